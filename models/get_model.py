@@ -1,0 +1,76 @@
+"""name -> network with its normalisation. `ARCHS` names the paper's backbones; any other name is a timm model."""
+import difflib
+from typing import NamedTuple
+
+import torchvision
+from torch import nn
+
+from models.weights import init_classifier, load_weights, read_state_dict
+from utils.common import InputError
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Arch(NamedTuple):
+    model: nn.Module  # with attributes n_classes and classifier_name (the last layer, which stage two may re-initialise)
+    mean: tuple
+    std: tuple
+
+
+def _torchvision(builder, classifier_name):
+    def build(n_classes, pretrained):
+        model = builder(weights='IMAGENET1K_V1' if pretrained else None)
+        parent, _, child = classifier_name.rpartition('.')
+        head = nn.Linear(model.get_submodule(classifier_name).in_features, n_classes)
+        setattr(model.get_submodule(parent), child, head)
+        return _arch(model, n_classes, classifier_name, *IMAGENET)
+    return build
+
+
+def _timm(name, zero_head=False):
+    def build(n_classes, pretrained):
+        import timm  # here, since it takes seconds and the torchvision backbones do without
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, [*ARCHS, *timm.list_models()], n=3, cutoff=0.4)
+            raise InputError(f"unknown --model_name {name}: did you mean {', '.join(near) or ', '.join(ARCHS)}?")
+        model = timm.create_model(name, pretrained=pretrained, num_classes=n_classes)
+        config = timm.data.resolve_model_data_config(model)
+        return _arch(model, n_classes, model.default_cfg['classifier'], config['mean'], config['std'], zero_head)
+    return build
+
+
+def _arch(model, n_classes, classifier_name, mean, std, zero_head=False):
+    model.n_classes, model.classifier_name, model.zero_head = n_classes, classifier_name, zero_head
+    init_classifier(model)
+    return Arch(model, tuple(mean), tuple(std))
+
+
+ARCHS = {
+    'mobilenetV2': _torchvision(torchvision.models.mobilenet_v2, 'classifier.1'),
+    'resnext50': _torchvision(torchvision.models.resnext50_32x4d, 'fc'),
+    'resnet_50': _torchvision(torchvision.models.resnet50, 'fc'),
+    'bit_resnext50_1': _timm('resnetv2_50x1_bit.goog_in21k', zero_head=True),
+}
+
+
+def get_arch(model_name, n_classes=5, init='none'):
+    """Build `model_name` for `n_classes`. -> Arch(model, mean, std)
+
+    init: 'imagenet' (downloads pretrained weights, or takes them from the local cache), 'none' (random), or the path of
+    a local state dict (.pth read with weights_only=True, or .safetensors) of this network, whose last layer may have
+    another number of classes. Raises `InputError` for an unknown name and for weights that cannot be had or do not fit.
+    """
+    build = ARCHS.get(model_name) or _timm(model_name)
+    if init != 'imagenet':
+        arch = build(n_classes, pretrained=False)
+        if init != 'none':
+            load_weights(arch.model, read_state_dict(init), init, skip_classifier_of_other_size=True)
+        return arch
+    try:
+        return build(n_classes, pretrained=True)
+    except InputError:
+        raise
+    except Exception as err:  # each hub client raises kinds of its own, for no network, a proxy, a full disk
+        reason = (str(err).strip() or type(err).__name__).splitlines()[0]
+        raise InputError(f'the ImageNet weights of {model_name} cannot be loaded ({reason}): train from scratch with '
+                         '--init none, or give a local state dict with --init PATH') from err

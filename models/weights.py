@@ -1,0 +1,51 @@
+"""Weights of a network: read, copied only where they fit, initialised anew."""
+import os
+
+import torch
+from torch import nn
+
+from utils.common import InputError
+
+
+def init_classifier(model):
+    """Initialise the last layer anew: torch's default, or zeros for BiT (Kolesnikov et al., ECCV 2020)."""
+    head = model.get_submodule(model.classifier_name)
+    head.reset_parameters()
+    if model.zero_head:
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
+
+
+def read_state_dict(path):
+    if not os.path.isfile(path):
+        raise InputError(f'no such file of weights: {path} (--init takes imagenet, none or the path of a state dict)')
+    try:
+        if path.endswith('.safetensors'):
+            from safetensors.torch import load_file
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as err:  # a damaged file ends in one of many kinds of error
+        raise InputError(f'{path} cannot be read as a state dict: {str(err).splitlines()[0]}') from err
+    for wrapper in ('state_dict', 'model'):
+        state = state.get(wrapper, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f'{path} holds no state dict (a dictionary of tensors)')
+    return {name.removeprefix('module.'): value for name, value in state.items()}
+
+
+def load_weights(model, state, source, skip_classifier_of_other_size=False):
+    """Copy `state` into `model`; every tensor must fit, except, where asked for, those of a classifier of another size.
+    -> names of the tensors left as they were. Raises `InputError` naming the first key that does not fit and `source`."""
+    own, head = model.state_dict(), model.classifier_name + '.'
+    skipped = [name for name in own if skip_classifier_of_other_size and name.startswith(head)
+               and (name not in state or state[name].shape != own[name].shape)]
+    wrong = [name for name in own if name not in skipped and (name not in state or state[name].shape != own[name].shape)]
+    strange = [name for name in state if name not in own and not (skipped and name.startswith(head))]
+    if wrong or strange:
+        name = (wrong or strange)[0]
+        what = ('is missing' if name not in state else 'is unknown to the network' if name not in own else
+                f'has shape {tuple(state[name].shape)}, the network needs {tuple(own[name].shape)}')
+        raise InputError(f'{source} does not fit the network: {name} {what} ({len(wrong) + len(strange)} of {len(own)} keys)')
+    model.load_state_dict({name: state[name] for name in own if name not in skipped}, strict=False)
+    return skipped

@@ -1,0 +1,87 @@
+"""Augmentation of a whole batch on its device, with one draw of parameters per image."""
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as torchvision's rgb_to_grayscale
+
+
+def draw_params(rng, n, width):
+    """One draw for each of `n` images of `width` pixels, the distribution of the original's training transforms: one of
+    scale 0.95..1.20, horizontal shift up to 5 % (whole pixels), rotation up to 45 degrees; brightness, contrast and
+    saturation factors 0.75..1.25 and a hue shift up to 0.01 turns, in random order; both flips with probability 1/2.
+
+    -> dict of arrays: `scale`, `shift` (pixels), `angle` (degrees, clockwise), `hflip`, `vflip`, the four jitter factors,
+    each (n,) float32, and `order` (n, 4): the position of each entry of JITTER.
+    """
+    kind = rng.integers(3, size=n)
+    shift = np.round(rng.uniform(-.05 * width, .05 * width, n))
+    params = {'scale': np.where(kind == 0, rng.uniform(.95, 1.20, n), 1), 'shift': np.where(kind == 1, shift, 0),
+              'angle': np.where(kind == 2, rng.uniform(-45, 45, n), 0)}
+    params |= {'hflip': rng.random(n) < .5, 'vflip': rng.random(n) < .5}
+    params |= {name: rng.uniform(.75, 1.25, n) for name in ('brightness', 'contrast', 'saturation')}
+    params['hue'] = rng.uniform(-.01, .01, n)
+    params = {name: value.astype(np.float32) for name, value in params.items()}
+    return params | {'order': rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1)}
+
+
+def move(x, params):
+    """Scale, shift, rotation and flips of float images (B, C, H, W) in one bilinear resampling, 0 outside.
+
+    The grid maps an output to an input position, in units of half the image: flips first, then the inverse of shift,
+    rotation and scale about the centre.
+    """
+    height, width = x.shape[-2:]
+    angle = params['angle'] * (math.pi / 180)
+    cos, sin = np.cos(angle) / params['scale'], np.sin(angle) / params['scale']
+    matrix = np.array([[cos, sin * (height / width), -cos * params['shift'] * 2 / width],
+                       [-sin * (width / height), cos, sin * params['shift'] * 2 / height]], np.float32)
+    matrix[:, 0] *= 1 - 2 * params['hflip']
+    matrix[:, 1] *= 1 - 2 * params['vflip']
+    theta = torch.from_numpy(matrix.transpose(2, 0, 1).copy()).to(x.device, non_blocking=True)
+    return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False)
+
+
+def _gray(x):
+    return (x * x.new_tensor(GRAY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def _brightness(x, factor):
+    return (factor * x).clamp_(0, 1)
+
+
+def _contrast(x, factor):
+    return torch.lerp(_gray(x).mean((2, 3), keepdim=True), x, factor).clamp_(0, 1)
+
+
+def _saturation(x, factor):
+    return torch.lerp(_gray(x), x, factor).clamp_(0, 1)
+
+
+def _hue(x, shift):
+    """Turn the hue, keep value and saturation of HSV: channel n = v - c max(0, min(k, 4 - k, 1)), k = (n + 6 h) mod 6."""
+    value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    chroma = value - low
+    red, green, blue = x.split(1, 1)
+    scale = torch.where(chroma > 0, chroma, 1).reciprocal()
+    h = torch.where(value == red, (green - blue) * scale,
+                    torch.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale))
+    k = (h + 6 * shift + x.new_tensor((5., 3., 1.)).view(1, 3, 1, 1)) % 6
+    return (value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)).clamp_(0, 1)
+
+
+JITTER = {'brightness': _brightness, 'contrast': _contrast, 'saturation': _saturation, 'hue': _hue}
+
+
+def jitter(x, params):
+    """Colour jitter of float images (B, 3, H, W) of 0..1, each image in its own order of the four operations."""
+    for position in range(len(JITTER)):
+        for i, (name, operation) in enumerate(JITTER.items()):
+            chosen = np.flatnonzero(params['order'][:, i] == position)
+            if len(chosen):
+                rows = torch.from_numpy(chosen).to(x.device, non_blocking=True)
+                factor = torch.from_numpy(params[name][chosen]).to(x.device, non_blocking=True).view(-1, 1, 1, 1)
+                x[rows] = operation(x[rows], factor)
+    return x

@@ -1,0 +1,68 @@
+"""Everything that can be known to be wrong with the csvs before the first step, in one message."""
+import os
+
+import numpy as np
+
+from .common import InputError
+
+
+def _some(items, n=5):
+    return ', '.join(map(str, items[:n])) + (', ...' if len(items) > n else '')
+
+
+def _problems_of_one(data, n_classes):
+    if not len(data):
+        yield 'no rows'
+    missing = [i for i, path in zip(data.im_list, data.paths, strict=True) if path is None]
+    if missing:
+        yield (f"{len(missing)} of {len(data)} images not found in {data.data_path or 'their folders'} "
+               f'(check --data_path): {_some(missing)}')
+    empty = [path for path in data.paths if path is not None and os.path.getsize(path) == 0]
+    if empty:
+        yield f'{len(empty)} empty image files: {_some(empty)}'
+    ids = data.table.image_id
+    twice = ids[ids.duplicated()].unique().tolist()
+    if twice:
+        yield f'{len(twice)} image ids stand in more than one row: {_some(twice)}'
+    bad = np.flatnonzero((data.dr < 0) | (data.dr >= n_classes)) if data.has_labels else []
+    if len(bad):
+        values = _some([f'{data.table.iloc[i, -1]} (row {i + 2})' for i in bad[:6]])
+        yield (f'{len(bad)} labels in the last column ({data.table.columns[-1]}) are no integers of 0..{n_classes - 1} '
+               f'(check --n_classes): {values}')
+
+
+def _problems_of_training(train, n_classes):
+    valid = train.dr[(train.dr >= 0) & (train.dr < n_classes)]
+    absent = np.flatnonzero(np.bincount(valid, minlength=n_classes) == 0)
+    if len(valid) and len(absent):
+        yield f'no training image of class {_some(absent.tolist())} (check --n_classes)'
+
+
+def _problems_of_pair(train, val):
+    for column, what in (('image_id', 'images'), ('patient_id', 'patients')):
+        if column in train.table and column in val.table:
+            both = sorted(set(train.table[column].dropna()) & set(val.table[column].dropna()))
+            if both:
+                yield f'{len(both)} {what} stand in {val.csv_path} too: {_some(both)}'
+
+
+def check_data(datasets, n_classes):
+    """Raise one `InputError` that lists all problems found in `datasets` (name -> ClassDataset), or return.
+
+    Each csv: no rows, images that are missing or empty, duplicate ids, labels that are no integer of 0..n_classes-1.
+    Those named 'train' and 'val' need labels; 'train' needs an image of every class and shares no image and (where both
+    have a `patient_id`) no patient with 'val'.
+    """
+    problems = []
+    for name, data in datasets.items():
+        problems += [(data, text) for text in _problems_of_one(data, n_classes)]
+        if name in ('train', 'val') and not data.has_labels:
+            problems.append((data, 'no labels: the last column must be the class'))
+    if 'train' in datasets:
+        train = datasets['train']
+        problems += [(train, text) for text in _problems_of_training(train, n_classes)]
+        if 'val' in datasets:
+            problems += [(train, text) for text in _problems_of_pair(train, datasets['val'])]
+    lines = [f'{data.csv_path}: {text}' for data, text in problems]
+    if lines:
+        raise InputError(lines[0] if len(lines) == 1 else '\n  - '.join(['the data cannot be used:', *lines]))

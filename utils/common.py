@@ -1,0 +1,67 @@
+"""What every script needs: one-line errors for what a user can fix, and files that appear whole or not at all."""
+import contextlib
+import hashlib
+import os
+import sys
+
+
+class InputError(ValueError):
+    """Something the user can fix (a file, a flag, a label): shown as one message, without a traceback."""
+
+
+def run_script(main):
+    """Call `main()`; an `InputError` ends the script with its message and exit status 1, Ctrl-C with 130."""
+    try:
+        main()
+    except InputError as err:
+        # Raised in a worker process, the message arrives behind that process's traceback.
+        sys.exit(f"error: {str(err).rsplit('InputError: ', 1)[-1].strip()}")
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Yield a temporary name beside `path`; when the block ends without an error it is synced and becomes `path`."""
+    temporary = f'{path}.{os.getpid()}.tmp'
+    try:
+        yield temporary
+        with open(temporary, 'rb') as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_text(path, text):
+    with whole_file(path) as temporary, open(temporary, 'w', encoding='utf-8') as f:
+        f.write(text)
+
+
+def file_sha256(path):
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def str2bool(value):
+    """Flag values as the original's users type them: --do_not_save, --do_not_save True, --do_not_save no."""
+    if isinstance(value, bool):
+        return value
+    if value.lower() in ('true', 'yes', '1'):
+        return True
+    if value.lower() in ('false', 'no', '0'):
+        return False
+    raise ValueError(f'true or false expected, not {value!r}')
+
+
+def parse_im_size(text):
+    """'512' -> (512, 512); '512,640' -> (512, 640): height, width in pixels."""
+    try:
+        size = [int(item) for item in str(text).split(',')]
+    except ValueError:
+        size = []
+    if len(size) not in (1, 2) or min(size) < 1:
+        raise ValueError(f'one size or height,width in pixels expected, not {text!r}')
+    return (size[0], size[-1])

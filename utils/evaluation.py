@@ -1,0 +1,83 @@
+"""Predictions -> metrics -> text."""
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from sklearn import metrics as sk
+
+SMALLER_IS_BETTER = ('loss',)
+
+
+class Metrics(NamedTuple):
+    """Fractions of 1, in the original's order; the scalar names are choices of --metric. Undefined values are NaN."""
+    auc: float  # mean of auc_all over the classes that have both positives and negatives
+    kappa: float  # quadratically weighted, on the scale 0..K-1: for ordered classes only
+    mcc: float
+    f1: float  # mean of f1_all over the classes that are present or predicted (scikit-learn's macro F1)
+    bacc: float  # mean recall over the present classes
+    auc_all: list  # one-vs-rest, per class (K,)
+    f1_all: list
+
+
+METRICS = (*(name for name in Metrics._fields if not name.endswith('_all')), 'loss')
+
+
+def is_better(metric, value, reference):
+    """The one place that knows the direction of a metric. Anything is better than NaN, NaN is better than nothing."""
+    if math.isnan(value) or math.isnan(reference):
+        return math.isnan(reference) and not math.isnan(value)
+    return value < reference if metric in SMALLER_IS_BETTER else value > reference
+
+
+def evaluate_multi_cls(y_true, y_pred, y_proba):
+    """y_true, y_pred: int (N,); y_proba: (N, K), used as they are, K counts absent classes too. -> Metrics"""
+    classes = np.arange(y_proba.shape[1])
+    present, shown = np.isin(classes, y_true), np.isin(classes, np.union1d(y_true, y_pred))
+    auc_all = [float(sk.roc_auc_score(y_true == c, y_proba[:, c])) if present[c] and not (y_true == c).all() else math.nan
+               for c in classes]
+    f1_all = sk.f1_score(y_true, y_pred, labels=classes, average=None, zero_division=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # a single class: kappa and the mean AUC are NaN, and said to be
+        kappa = sk.cohen_kappa_score(y_true, y_pred, labels=classes, weights='quadratic')
+        auc = float(np.nanmean(auc_all))
+    recall = sk.recall_score(y_true, y_pred, labels=classes[present], average=None)
+    return Metrics(auc, float(kappa), float(sk.matthews_corrcoef(y_true, y_pred)), float(f1_all[shown].mean()),
+                   float(recall.mean()), auc_all, [float(f) if s else math.nan for f, s in zip(f1_all, shown, strict=True)])
+
+
+def recall_per_class(y_true, y_pred, n_classes):
+    """(K,), NaN for a class without images."""
+    confusion = sk.confusion_matrix(y_true, y_pred, labels=range(n_classes))
+    with np.errstate(invalid='ignore'):
+        return confusion.diagonal() / confusion.sum(axis=1)
+
+
+def shot_recalls(recalls, train_count, many=100, few=20):
+    """Mean class recall of the classes with more than `many` TRAINING images, `few`..`many`, and less than `few` (Liu et
+    al., CVPR 2019). -> {'many': ., 'medium': ., 'few': .}, None for a group without a tested class."""
+    count, tested = np.asarray(train_count), ~np.isnan(recalls)
+    groups = {'many': count > many, 'medium': (count >= few) & (count <= many), 'few': count < few}
+    return {name: float(recalls[g & tested].mean()) if (g & tested).any() else None for name, g in groups.items()}
+
+
+def confusion_text(y_true, y_pred, class_names):
+    """Rows are true classes, columns predicted ones."""
+    confusion = sk.confusion_matrix(y_true, y_pred, labels=range(len(class_names)))
+    width = max(5, *(len(name) for name in class_names), len(str(confusion.max())))
+    rows = [['t/p', *class_names], *([name, *row] for name, row in zip(class_names, confusion, strict=True))]
+    return '\n'.join(' '.join(f'{cell!s:>{width}}' for cell in row) for row in rows)
+
+
+def per_class_text(what, values, class_names):
+    cells = ' - '.join(f'{name}={100 * value:.2f}' for name, value in zip(class_names, values, strict=True))
+    return f'{what}: {cells}'
+
+
+def performance_text(metrics, predictions, class_names, lr=None):
+    """The original's report, in percent: scores, AUC of each class, confusion matrix."""
+    m, rate = metrics, '' if lr is None else f' - LR={lr:.5f}'
+    head = (f'K={100 * m.kappa:.2f} - BACC={100 * m.bacc:.2f} - MCC={100 * m.mcc:.2f} - F1={100 * m.f1:.2f} - '
+            f'AUC={100 * m.auc:.2f} - Loss={predictions.loss:.4f}{rate}')
+    return '\n'.join([head, per_class_text('AUC', m.auc_all, class_names), '',
+                      confusion_text(predictions.labels, predictions.preds, class_names), ''])

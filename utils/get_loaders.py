@@ -1,0 +1,202 @@
+"""csv -> dataset -> sampler -> loader. Worker processes only decode and resize; everything random happens elsewhere."""
+import os
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from .check_data import check_data
+from .combo_loader import ComboLoader
+from .common import InputError
+
+EXTENSIONS = ('', '.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.JPG', '.JPEG', '.PNG', '.TIF', '.TIFF', '.BMP')
+NAME_COLUMNS = ('name', 'finding_name')
+NOT_LABELS = ('image_id', 'patient_id', *NAME_COLUMNS)
+
+
+def find_images(image_ids, data_path=None):
+    """The file of each image id, None where there is none. `data_path` is the folder (None: ids are paths); the
+    extension may be missing from an id. Each folder is listed once instead of trying to open names."""
+    listings, found = {}, []
+    for image_id in image_ids:
+        folder, name = os.path.split(os.path.join(data_path or '', image_id))
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
+        match = next((name + ext for ext in EXTENSIONS if name + ext in listings[folder]), None)
+        found.append(match and os.path.join(folder, match))
+    return found
+
+
+def read_image(path, tg_size):
+    """RGB uint8 tensor (3, H, W) of the image at `path`, `tg_size` = (H, W).
+
+    A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that still covers the target (`Image.draft`):
+    several times faster for full-size photographs, before the same antialiased bilinear resize.
+    """
+    with Image.open(path) as image:
+        image.draft('RGB', (max(tg_size), max(tg_size)))
+        image = ImageOps.exif_transpose(image).convert('RGB').resize(tg_size[::-1], Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+class ClassDataset(Dataset):
+    """Images of one csv: column `image_id`, last column the integer class, optional `patient_id` and `name`.
+
+    Items are (uint8 tensor (3, H, W), label, image_id). `dr` holds the labels (int64, (N,)); -1 stands for a value that
+    is no whole number, and for every row of a csv without labels (`has_labels` False). `check_data` names the rows.
+    """
+
+    def __init__(self, csv_path, data_path=None, tg_size=(512, 512), test=False):
+        if not os.path.isfile(csv_path):
+            raise InputError(f'no such csv: {csv_path}')
+        try:
+            table = pd.read_csv(csv_path, dtype={'image_id': str, 'patient_id': str})
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as err:
+            raise InputError(f'{csv_path} is no csv table: {err}') from err
+        if 'image_id' not in table.columns:
+            raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)})")
+        self.csv_path, self.data_path, self.tg_size, self.table = csv_path, data_path, tg_size, table
+        self.im_list = table.image_id.fillna('').tolist()
+        self.paths = find_images(self.im_list, data_path)
+        self.has_labels = not test and table.columns[-1] not in NOT_LABELS
+        labels = pd.to_numeric(table[table.columns[-1]], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
+        self.dr = labels.where(labels % 1 == 0, -1).to_numpy(np.int64)
+
+    def __len__(self):
+        return len(self.im_list)
+
+    def __getitem__(self, index):
+        try:
+            image = read_image(self.paths[index], self.tg_size)
+        except OSError as err:
+            raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err}') from err
+        return image, self.dr[index], self.im_list[index]
+
+    def class_names(self, n_classes):
+        """From a column `name` (or the original's `finding_name`); else DR0..DR4 for five classes, C0.. as the original."""
+        names = [f'DR{c}' if n_classes == 5 else f'C{c}' for c in range(n_classes)]
+        column = next((c for c in NAME_COLUMNS if c in self.table.columns), None)
+        if column and self.has_labels:
+            for c, name in zip(self.dr, self.table[column], strict=True):
+                if 0 <= c < n_classes:
+                    names[c] = str(name)
+        return names
+
+
+class EpochSampler(Sampler):
+    """Draws one epoch of N indices, `mode` a key of SAMPLING, as one global stream that depends only on (seed, stream,
+    epoch): worker processes, resuming and the number of processes (`rank` of `world_size`) do not change it.
+
+    `instance` is a shuffle without replacement; the other modes draw a class, then one of its images, with replacement.
+    """
+
+    def __init__(self, labels, mode='instance', n_epochs=1, seed=0, stream=0, rank=0, world_size=1):
+        self.labels, self.mode, self.n_epochs, self.seed, self.stream = np.asarray(labels), mode, n_epochs, seed, stream
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.class_count = np.bincount(self.labels)
+        self.by_class = np.argsort(self.labels, kind='stable')
+        self.first = np.cumsum(self.class_count) - self.class_count
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(range(self.rank, len(self.labels), self.world_size))
+
+    def __iter__(self):
+        rng, n = np.random.default_rng([self.seed, self.stream, self.epoch]), len(self.labels)
+        if self.mode == 'instance':
+            indices = rng.permutation(n)
+        else:
+            p = self.class_count * get_sampling_probabilities(self.class_count, self.mode, self.epoch, self.n_epochs)
+            classes = rng.choice(len(p), size=n, p=p / p.sum())
+            indices = self.by_class[self.first[classes] + (rng.random(n) * self.class_count[classes]).astype(np.int64)]
+        return iter(indices[self.rank::self.world_size].tolist())
+
+
+def _power(q):
+    return lambda n, ep, n_eps: n ** q
+
+
+def _progressive(n, ep, n_eps):
+    if ep is None or n_eps is None:
+        raise ValueError('progressive sampling needs ep and n_eps')
+    t = ep / max(n_eps - 1, 1)
+    return (1 - t) * n / n.sum() + t / len(n)
+
+
+# mode -> share of each class, up to a factor: p_c ~ n_c^q, or the way from instance to class over the epochs
+# (Kang et al., ICLR 2020, equations 1 and 2).
+SAMPLING = {'instance': _power(1), 'sqrt': _power(1 / 2), 'cbrt': _power(1 / 3), 'class': _power(0), 'prog': _progressive}
+
+
+def get_sampling_probabilities(class_count, mode='instance', ep=None, n_eps=None):
+    """Probability of ONE example of each class, float64 (K,): `class_count @ result` is 1. A class without examples
+    has probability 0. `ep` counts from 0 to `n_eps` - 1 and is needed by 'prog' only."""
+    count = np.asarray(class_count, np.float64)
+    present = count > 0
+    share = SAMPLING[mode](count[present], ep, n_eps)
+    result = np.zeros(len(count))
+    result[present] = share / share.sum() / count[present]
+    return result
+
+
+class Loaders(NamedTuple):
+    train: DataLoader
+    val: DataLoader
+
+
+def _make_loader(dataset, batch_size, num_workers, sampler=None, drop_last=False):
+    # A generator of its own: a loader draws a seed for its workers, which must not move the global random stream.
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, drop_last=drop_last,
+                      pin_memory=torch.cuda.is_available(), persistent_workers=num_workers > 0, generator=torch.Generator())
+
+
+def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batch_size=4, tg_size=(512, 512), n_classes=5,
+                              num_workers=0, seed=0, n_epochs=1, see_classes=True):
+    """The instance-sampled training loader (whole batches only) and the validation loader (every image once, in order).
+    Raises `InputError` with everything that is wrong with the csvs (`check_data`); prints the class table."""
+    train, val = (ClassDataset(path, data_path, tg_size) for path in (csv_path_train, csv_path_val))
+    check_data({'train': train, 'val': val}, n_classes)
+    if len(train) < batch_size:
+        raise InputError(f'{csv_path_train} has {len(train)} images, less than one batch of {batch_size} (--batch_size)')
+    if see_classes:
+        names, counts = train.class_names(n_classes), [np.bincount(d.dr, minlength=n_classes) for d in (train, val)]
+        for c in range(n_classes):
+            print(f'Found {counts[0][c]:d}/{counts[1][c]:d} train/val examples of class {c} ({names[c]})')
+    sampler = EpochSampler(train.dr, n_epochs=n_epochs, seed=seed)
+    return Loaders(_make_loader(train, batch_size, num_workers, sampler, drop_last=True), get_eval_loader(val, batch_size, num_workers))
+
+
+def modify_loader(loader, mode, ep=None, n_eps=None, stream=0):
+    """The training loader `loader` with another sampling `mode` (a key of SAMPLING), beginning at epoch `ep`."""
+    old = loader.sampler
+    sampler = EpochSampler(old.labels, mode, n_eps or old.n_epochs, old.seed, stream, old.rank, old.world_size)
+    sampler.set_epoch(ep or 0)
+    return _make_loader(loader.dataset, loader.batch_size, loader.num_workers, sampler, drop_last=True)
+
+
+def get_combo_loader(loader, base_sampling='instance'):
+    """Pairs a loader of `base_sampling` with a class-balanced one; their random streams are independent."""
+    return ComboLoader([modify_loader(loader, base_sampling), modify_loader(loader, 'class', stream=1)])
+
+
+def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0):
+    """Every image once, in order; or a fixed random sample of `n_images` in which each class keeps its share. Batches are
+    four times the training ones: without gradients they need less memory, and their size does not change the result."""
+    if n_images is not None and n_images < len(dataset):
+        shuffled = np.random.default_rng(seed).permutation(len(dataset))
+        by_class = shuffled[np.argsort(dataset.dr[shuffled], kind='stable')]
+        dataset = Subset(dataset, np.sort(by_class[np.arange(n_images) * len(dataset) // n_images]))
+    return _make_loader(dataset, 4 * batch_size, num_workers)
+
+
+def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None):
+    """Loader of a test csv; `test=True` reads no labels even if there are some. `n_classes`: check it first."""
+    dataset = ClassDataset(csv_path_test, data_path, tg_size, test)
+    if n_classes is not None:
+        check_data({'test': dataset}, n_classes)
+    return get_eval_loader(dataset, batch_size, num_workers)

@@ -1,0 +1,80 @@
+"""One checkpoint folder in and out: weights, and everything needed to use them without any flag."""
+import glob
+import os
+import shutil
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from models.get_model import get_arch
+from models.weights import load_weights
+
+from .common import InputError, whole_file
+from .evaluation import is_better
+
+FILE_NAME = 'model_checkpoint.pth'
+FIELDS = ('model_name', 'class_names', 'class_count', 'im_size', 'mean', 'std', 'epoch', 'metrics', 'config', 'state_dict')
+
+
+class LoadedModel(NamedTuple):
+    model: nn.Module
+    info: dict  # FIELDS without the weights
+    folder: str
+
+
+def save_model(folder, info):
+    """Write `info` (plain Python values and tensors, FIELDS at least) as `folder`/model_checkpoint.pth, whole or not at all."""
+    missing = [name for name in FIELDS if name not in info]
+    if missing:
+        raise ValueError(f'a checkpoint needs {missing}')
+    os.makedirs(folder, exist_ok=True)
+    with whole_file(os.path.join(folder, FILE_NAME)) as temporary:
+        torch.save(info, temporary)
+
+
+def read_checkpoint(path):
+    """The dictionary saved at `path`: a file, a checkpoint folder, or a run folder (then the best of its checkpoints)."""
+    file = path if os.path.isfile(path) else os.path.join(path, FILE_NAME)
+    if not os.path.isfile(file):
+        return _read_best(path)
+    try:
+        info = torch.load(file, map_location='cpu', weights_only=True)
+    except Exception as err:  # a damaged file, or a pickle that is no checkpoint: many kinds of error
+        raise InputError(f'{file} cannot be read as a checkpoint: {(str(err) or type(err).__name__).splitlines()[0]}') from err
+    missing = [name for name in FIELDS if name not in info] if isinstance(info, dict) else FIELDS
+    if missing:
+        raise InputError(f"{file} is no checkpoint of this project: it lacks {', '.join(missing)}")
+    return info | {'folder': os.path.dirname(file)}
+
+
+def _read_best(run):
+    if not os.path.isdir(run):
+        raise InputError(f'no such checkpoint or run folder: {run}')
+    found = [read_checkpoint(file) for file in sorted(glob.glob(os.path.join(glob.escape(run), 'epoch_*', FILE_NAME)))]
+    if not found:
+        raise InputError(f'no checkpoint in {run}: it holds no epoch_*/{FILE_NAME}')
+    metric, best = found[0]['config']['metric'], found[0]
+    for info in found[1:]:
+        if is_better(metric, info['metrics'][metric], best['metrics'][metric]):
+            best = info
+    return best
+
+
+def load_model(path, device='cpu'):
+    """Network and facts of the checkpoint at `path` (see `read_checkpoint`); downloads nothing. -> LoadedModel"""
+    info = read_checkpoint(path)
+    model = get_arch(info['model_name'], len(info['class_names'])).model
+    load_weights(model, info.pop('state_dict'), info['folder'])
+    return LoadedModel(model.to(device, memory_format=torch.channels_last), info, info['folder'])
+
+
+def prune_checkpoints(kept, n_checkpoints, metric):
+    """`kept`: folder -> score of the checkpoints on disk. Deletes the worst until `n_checkpoints` are left."""
+    while len(kept) > n_checkpoints:
+        worst = next(iter(kept))
+        for folder, score in kept.items():
+            if not is_better(metric, score, kept[worst]):
+                worst = folder
+        shutil.rmtree(worst)
+        del kept[worst]

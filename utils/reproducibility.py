@@ -1,0 +1,15 @@
+import random
+
+import numpy as np
+import torch
+
+
+def set_seeds(seed, use_cuda=False):
+    """Seed python, numpy and torch. `seed` is an integer or a sequence of integers such as (seed, epoch): every epoch
+    has its own stream, so that a resumed run draws what the uninterrupted one would have drawn."""
+    state = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)
+    torch.manual_seed(state)
+    if use_cuda:
+        torch.cuda.manual_seed_all(state)

@@ -1,0 +1,118 @@
+"""The folder of one training run: config.cfg, performance_epoch_NN.txt, log.jsonl, the best checkpoints, last/, val_metrics.txt."""
+import glob
+import json
+import math
+import os
+import re
+import shutil
+
+from .common import InputError, write_text
+from .evaluation import is_better
+from .model_saving_loading import FILE_NAME, prune_checkpoints, read_checkpoint, save_model
+
+HARMLESS = ('resume', 'overwrite', 'num_workers')  # flags that may differ when a run is resumed
+
+
+def _to_json(value):
+    """NaN, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {key: _to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _from_json(value):
+    return {key: _from_json(item) for key, item in value.items()} if isinstance(value, dict) else math.nan if value is None else value
+
+
+class RunFolder:
+    """`path` None (--do_not_save) keeps the history in memory and writes nothing. `history` has one record per epoch,
+    `kept` the score of each checkpoint folder on disk, `state` the content of last/ when a run is resumed, else None."""
+
+    def __init__(self, path, metric, n_checkpoints, flags, resume=False, overwrite=False):
+        self.path, self.metric, self.n_checkpoints = path, metric, n_checkpoints
+        self.history, self.kept, self.state = [], {}, None
+        if path is None:
+            return
+        if os.path.exists(self.file('config.cfg')):
+            if overwrite:
+                shutil.rmtree(path)
+            elif not resume:
+                raise InputError(f'{path} already holds a run: continue it with --resume, replace it with --overwrite, '
+                                 'or choose another --save_path')
+            else:
+                self._continue(flags)
+        elif resume:
+            raise InputError(f'nothing to resume: {path} holds no run')
+        os.makedirs(path, exist_ok=True)
+
+    def file(self, *names):
+        return os.path.join(self.path, *names)
+
+    def _continue(self, flags):
+        if os.path.exists(self.file('val_metrics.txt')):
+            raise InputError(f'{self.path} is finished: there is nothing to resume (--overwrite starts it anew)')
+        with open(self.file('config.cfg'), encoding='utf-8') as f:
+            saved = json.load(f)
+        differing = [f'--{name} {value} (saved: {saved.get(name)})' for name, value in _to_json(flags).items()
+                     if name not in HARMLESS and saved.get(name) != value]
+        if differing:
+            raise InputError(f"{self.path} was started with other flags: {', '.join(differing)}")
+        if not os.path.exists(self.file('last', FILE_NAME)):
+            return  # interrupted before its first epoch was done
+        self.state = read_checkpoint(self.file('last'))
+        with open(self.file('log.jsonl'), encoding='utf-8') as f:
+            self.history = [_from_json(json.loads(line)) for line in f][:self.state['epoch']]
+        for folder in glob.glob(self.file('epoch_*')):
+            epoch = int(re.match(r'epoch_(\d+)', os.path.basename(folder)).group(1))
+            if epoch > self.state['epoch'] or not os.path.exists(os.path.join(folder, FILE_NAME)):
+                shutil.rmtree(folder)
+            else:
+                self.kept[folder] = self.score(epoch)
+
+    def write_config(self, config):
+        if self.path is not None:
+            write_text(self.file('config.cfg'), json.dumps(_to_json(config), indent=2) + '\n')
+
+    def score(self, epoch):
+        return self.history[epoch - 1]['val'][self.metric]
+
+    def best_epoch(self):
+        """Counts from 1; the earliest of equals."""
+        best = 1
+        for epoch in range(2, len(self.history) + 1):
+            if is_better(self.metric, self.score(epoch), self.score(best)):
+                best = epoch
+        return best
+
+    def end_epoch(self, record, performance, checkpoint, state):
+        """Record, report and checkpoint one epoch. A crash in between repeats the epoch from the previous last/."""
+        self.history.append(record)
+        epoch, val = record['epoch'], record['val']
+        if self.path is None:
+            return
+        write_text(self.file(f'performance_epoch_{epoch:02d}.txt'), performance)
+        write_text(self.file('log.jsonl'), ''.join(json.dumps(_to_json(line)) + '\n' for line in self.history))
+        if len(self.kept) < self.n_checkpoints or any(is_better(self.metric, self.score(epoch), s) for s in self.kept.values()):
+            name = f'epoch_{epoch:02d}_K_{100 * val["kappa"]:.2f}_mAUC_{100 * val["auc"]:.2f}_MCC_{100 * val["mcc"]:.2f}'
+            save_model(self.file(name), checkpoint)
+            self.kept[self.file(name)] = self.score(epoch)
+        save_model(self.file('last'), checkpoint | state)
+        prune_checkpoints(self.kept, self.n_checkpoints, self.metric)
+
+    def finish(self):
+        """Write val_metrics.txt, which also marks the run as finished."""
+        best, hours = self.best_epoch(), sum(record['seconds'] for record in self.history) / 3600
+        val = self.history[best - 1]['val']
+        lines = [f'Best {name} = {100 * val[key]:.2f}'
+                 for name, key in (('K', 'kappa'), ('mAUC', 'auc'), ('MCC', 'mcc'), ('BACC', 'bacc'))]
+        lines += [f'Best epoch = {best}', '']
+        for record in self.history:
+            t, v = record['train'], record['val']
+            lines.append(f"Epoch = {record['epoch']} -> K={100 * t['kappa']:.2f}/{100 * v['kappa']:.2f}, "
+                         f"mAUC={100 * t['auc']:.2f}/{100 * v['auc']:.2f}, MCC={100 * t['mcc']:.2f}/{100 * v['mcc']:.2f}, "
+                         f"Loss={t['loss']:.4f}/{v['loss']:.4f},")
+        lines += ['', f'Training time: {int(hours):02d}h {int(hours * 60 % 60):02d}min {hours * 3600 % 60:05.2f}secs', '']
+        if self.path is not None:
+            write_text(self.file('val_metrics.txt'), '\n'.join(lines))
