@@ -1,0 +1,41 @@
+"""A picture of a csv's images, one row per class: look at your data before training on it."""
+import argparse
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from utils.common import InputError, run_script
+from utils.get_loaders import ClassDataset
+
+
+def contact_sheet(data, n_classes, columns=8, border=4, label_width=0):
+    """One row for each class with its first `columns` images. -> RGB Pillow image"""
+    height, width = data.tg_size
+    names = data.class_names(n_classes)
+    label_width = 12 + 7 * max(len(name) for name in names)
+    sheet = Image.new('RGB', (label_width + columns * (width + border), n_classes * (height + border)), 'white')
+    for c in range(n_classes):
+        top = c * (height + border)
+        ImageDraw.Draw(sheet).text((6, top + height // 2), names[c], fill='black')
+        for i, row in enumerate(np.flatnonzero(data.dr == c)[:columns]):
+            sheet.paste(Image.fromarray(data[row][0].permute(1, 2, 0).numpy()), (label_width + i * (width + border), top))
+    return sheet
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('csv', help='csv with image_id and, last, the class')
+    parser.add_argument('--data_path', default='data/images', help='folder of the images')
+    parser.add_argument('--out', default='contact_sheet.png', help='file to write')
+    parser.add_argument('--columns', type=int, default=8, help='images of each class')
+    parser.add_argument('--size', type=int, default=96, help='pixels of each image')
+    args = parser.parse_args()
+    data = ClassDataset(args.csv, args.data_path, (args.size, args.size))
+    if not data.has_labels or not len(data):
+        raise InputError(f'{args.csv} has no labelled images')
+    contact_sheet(data, int(data.dr.max()) + 1, args.columns).save(args.out)
+    print(f'wrote {args.out}')
+
+
+if __name__ == '__main__':
+    run_script(main)
