@@ -64,9 +64,13 @@ def shot_recalls(recalls, train_count, many=100, few=20):
 def confusion_text(y_true, y_pred, class_names):
     """Rows are true classes, columns predicted ones."""
     confusion = sk.confusion_matrix(y_true, y_pred, labels=range(len(class_names)))
-    width = max(5, *(len(name) for name in class_names), len(str(confusion.max())))
-    rows = [['t/p', *class_names], *([name, *row] for name, row in zip(class_names, confusion, strict=True))]
-    return '\n'.join(' '.join(f'{cell!s:>{width}}' for cell in row) for row in rows)
+    columns = class_names
+    if max(map(len, class_names)) > 8:  # long names would make wide tables: number the columns
+        columns = [str(c) for c in range(len(class_names))]
+        class_names = [f'{name} {c}' for c, name in enumerate(class_names)]
+    first, width = max(map(len, class_names)), max(5, *map(len, columns))
+    rows = [['t/p', *columns], *([name, *row] for name, row in zip(class_names, confusion, strict=True))]
+    return '\n'.join(' '.join([f'{row[0]:>{first}}', *(f'{cell!s:>{width}}' for cell in row[1:])]) for row in rows)
 
 
 def per_class_text(what, values, class_names):

@@ -61,12 +61,12 @@ def _read_best(run):
     return best
 
 
-def load_model(path, device='cpu'):
-    """Network and facts of the checkpoint at `path` (see `read_checkpoint`); downloads nothing. -> LoadedModel"""
+def load_model(path):
+    """Network (on the CPU) and facts of the checkpoint at `path` (see `read_checkpoint`); downloads nothing."""
     info = read_checkpoint(path)
     model = get_arch(info['model_name'], len(info['class_names'])).model
     load_weights(model, info.pop('state_dict'), info['folder'])
-    return LoadedModel(model.to(device, memory_format=torch.channels_last), info, info['folder'])
+    return LoadedModel(model.to(memory_format=torch.channels_last), info, info['folder'])
 
 
 def prune_checkpoints(kept, n_checkpoints, metric):

@@ -26,6 +26,15 @@ def _from_json(value):
     return {key: _from_json(item) for key, item in value.items()} if isinstance(value, dict) else math.nan if value is None else value
 
 
+def name_of_run(checkpoint_folder):
+    """experiments/a/b/epoch_07_.../ -> a/b: a run's results are filed under its own path below experiments/."""
+    path = os.path.abspath(checkpoint_folder)
+    run = os.path.dirname(path) if re.match(r'(epoch_\d+|last$)', os.path.basename(path)) else path
+    parts = run.split(os.sep)
+    below = parts[len(parts) - parts[::-1].index('experiments'):] if 'experiments' in parts else []
+    return os.path.join(*(below or parts[-1:]))
+
+
 class RunFolder:
     """`path` None (--do_not_save) keeps the history in memory and writes nothing. `history` has one record per epoch,
     `kept` the score of each checkpoint folder on disk, `state` the content of last/ when a run is resumed, else None."""

@@ -1,0 +1,111 @@
+"""What both test scripts share: a checkpoint and a csv in, report and per-image predictions out."""
+import argparse
+import os
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+
+from .batches import Normalise
+from .common import InputError, file_sha256, parse_im_size, whole_file, write_text
+from .evaluation import evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
+from .get_loaders import get_test_cls_loader
+from .inference import predict
+from .model_saving_loading import load_model
+from .run_folder import name_of_run
+
+
+def get_parser(description, splits, data_path, dihedral_tta):
+    """`splits`: name of a split -> default csv (None: only when given). The flags of the original test scripts."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--load_path', required=True, help='run folder (then its best epoch), checkpoint folder or file')
+    parser.add_argument('--data_path', default=data_path, help='folder of the images')
+    for split, csv in splits.items():
+        parser.add_argument(f'--csv_{split}', default=csv, help=f'{split} csv; without a label column only predictions are written')
+        parser.add_argument(f'--csv_out_{split}', default=f'results_{split}.csv', help='name of the per-image predictions')
+    parser.add_argument('--results_path', default='results/', help='folder that gets one folder per run')
+    parser.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
+                        help='mean of the probabilities over N rotations, each with and without vertical flip; 0 is off')
+    parser.add_argument('--batch_size', type=int, default=8, help='a quarter of the images of one step')
+    parser.add_argument('--num_workers', type=int, default=8, help='processes that decode images, at most one per CPU core')
+    checks = parser.add_argument_group('known from the checkpoint', 'not needed; another value than the checkpoint\'s is an error')
+    checks.add_argument('--model_name')
+    checks.add_argument('--n_classes', type=int)
+    checks.add_argument('--im_size', type=parse_im_size)
+    return parser
+
+
+def check_flags(args, info):
+    own = {'model_name': info['model_name'], 'n_classes': len(info['class_names']), 'im_size': tuple(info['im_size'])}
+    for name, value in own.items():
+        given = getattr(args, name)
+        if given is not None and given != value:
+            raise InputError(f'--{name} {given} contradicts the checkpoint, which has {value}: leave the flag out')
+    if args.dihedral_tta < 0 or args.batch_size < 1 or args.num_workers < 0:
+        raise InputError('--dihedral_tta and --num_workers must not be negative, --batch_size must be positive')
+
+
+def write_predictions(path, predictions, class_names):
+    """One row per image: image_id, label (where known), pred, p_<class> for each class."""
+    table = pd.DataFrame({'image_id': predictions.image_ids})
+    if predictions.labels is not None:
+        table['label'] = predictions.labels
+    table['pred'] = predictions.preds
+    columns = [f'p_{name}' for name in class_names]
+    table = pd.concat([table, pd.DataFrame(predictions.probs, columns=columns)], axis=1)
+    with whole_file(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def full_report(predictions, class_names, class_count):
+    """The original's report, then what it lacks: top-1, recall and F1 per class, recall of the shot groups."""
+    y, preds = predictions.labels, predictions.preds
+    metrics = evaluate_multi_cls(y, preds, predictions.probs)
+    recalls = recall_per_class(y, preds, len(class_names))
+    groups = ' - '.join(f"{name}={'none' if value is None else f'{100 * value:.2f}'}"
+                        for name, value in shot_recalls(recalls, class_count).items())
+    return metrics, '\n'.join([
+        performance_text(metrics, predictions, class_names),
+        per_class_text('Recall', recalls, class_names), per_class_text('F1', metrics.f1_all, class_names),
+        f'Recall by training images (many > 100, medium 20-100, few < 20): {groups}',
+        f'Top-1 = {100 * np.mean(y == preds):.2f} of {len(y)} images', ''])
+
+
+def run_split(split, csv, loaded, args, accelerator, folder):
+    info, name = loaded.info, getattr(args, f'csv_out_{split}')
+    workers = min(args.num_workers, os.cpu_count() or 1)
+    loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']))
+    for role, digest in info['config']['csv_sha256'].items():
+        if file_sha256(csv) == digest:
+            what = {'train': 'trained the network', 'val': 'chose the checkpoint'}[role]
+            print(f'* Note: {csv} is the csv that {what}: the result is optimistic')
+    normalise = Normalise(accelerator.device, info['mean'], info['std'])
+    predictions = predict(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, desc=split)
+    write_predictions(os.path.join(folder, name), predictions, info['class_names'])
+    if predictions.labels is None:
+        print(f'* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
+        return
+    m, report = full_report(predictions, info['class_names'], info['class_count'])
+    file = os.path.join(folder, f'performance_{split}.txt')
+    write_text(file, report)
+    print(report)
+    print(f'{split.capitalize()} - K: {100 * m.kappa:.2f} - mAUC: {100 * m.auc:.2f} - MCC: {100 * m.mcc:.2f} - '
+          f'F1: {100 * m.f1:.2f} - BalAcc: {100 * m.bacc:.2f}')
+    print(f'* Wrote {file} and {os.path.join(folder, name)}')
+
+
+def main(description, splits, data_path, dihedral_tta, argv=None):
+    args = get_parser(description, splits, data_path, dihedral_tta).parse_args(argv)
+    loaded = load_model(args.load_path)
+    check_flags(args, loaded.info)
+    bf16 = loaded.info['config']['mixed_precision'] == 'bf16' and torch.cuda.is_available()  # as in training
+    accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no')
+    loaded.model.to(accelerator.device)
+    print(f"* {loaded.info['model_name']} of {loaded.folder}, epoch {loaded.info['epoch']}")
+    folder = os.path.join(args.results_path, name_of_run(loaded.folder))
+    os.makedirs(folder, exist_ok=True)
+    for split in splits:
+        csv = getattr(args, f'csv_{split}')
+        if csv is not None:
+            run_split(split, csv, loaded, args, accelerator, folder)
