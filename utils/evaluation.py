@@ -41,9 +41,10 @@ def evaluate_multi_cls(y_true, y_pred, y_proba):
         warnings.simplefilter('ignore')  # a single class: kappa and the mean AUC are NaN, and said to be
         kappa = sk.cohen_kappa_score(y_true, y_pred, labels=classes, weights='quadratic')
         auc = float(np.nanmean(auc_all))
+        mcc = float(sk.matthews_corrcoef(y_true, y_pred))
     recall = sk.recall_score(y_true, y_pred, labels=classes[present], average=None)
-    return Metrics(auc, float(kappa), float(sk.matthews_corrcoef(y_true, y_pred)), float(f1_all[shown].mean()),
-                   float(recall.mean()), auc_all, [float(f) if s else math.nan for f, s in zip(f1_all, shown, strict=True)])
+    return Metrics(auc, float(kappa), mcc, float(f1_all[shown].mean()), float(recall.mean()), auc_all,
+                   [float(f) if s else math.nan for f, s in zip(f1_all, shown, strict=True)])
 
 
 def recall_per_class(y_true, y_pred, n_classes):

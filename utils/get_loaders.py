@@ -124,7 +124,7 @@ def _power(q):
 def _progressive(n, ep, n_eps):
     if ep is None or n_eps is None:
         raise ValueError('progressive sampling needs ep and n_eps')
-    t = ep / max(n_eps - 1, 1)
+    t = min(ep / max(n_eps - 1, 1), 1)
     return (1 - t) * n / n.sum() + t / len(n)
 
 

@@ -1,0 +1,86 @@
+import pandas as pd
+import pytest
+
+from utils.check_data import check_data
+from utils.common import InputError
+from utils.get_loaders import ClassDataset, get_train_val_cls_loaders
+
+
+@pytest.fixture
+def check(tiny, tmp_path):
+    def run(train=None, val=None, n_classes=3):
+        sets = {}
+        for name, change in (('train', train), ('val', val)):
+            table = pd.read_csv(tiny / f'{name}.csv', dtype=object)
+            (change(table) if change else table).to_csv(tmp_path / f'{name}.csv', index=False)
+            sets[name] = ClassDataset(tmp_path / f'{name}.csv', tiny / 'images')
+        check_data(sets, n_classes)
+    return run
+
+
+def put(column, row, value):
+    def change(table):
+        table.loc[row, column] = value
+        return table
+    return change
+
+
+def test_good(check):
+    check()
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (put('image_id', 0, 'lost'), r'1 of 22 images not found in .*images \(check --data_path\): lost'),
+    (put('label', 3, '7'), r'1 labels in the last column \(label\) are no integers of 0\.\.2 \(check --n_classes\): 7 \(row 5\)'),
+    (put('label', 3, 'x'), r'no integers of 0\.\.2 .*: x \(row 5\)'),
+    (put('label', 3, '1.5'), r': 1\.5 \(row 5\)'),
+    (put('label', 3, '-1'), r': -1 \(row 5\)'),
+    (put('label', 3, None), r': nan \(row 5\)'),
+    (lambda t: t[t.label != '2'], r'no training image of class 2 \(check --n_classes\)'),
+    (lambda t: t[:0], 'no rows'),
+    (lambda t: pd.concat([t, t[:1]]), r'1 image ids stand in more than one row'),
+    (lambda t: t[['image_id']], 'no labels: the last column must be the class'),
+])
+def test_one_problem(check, change, message):
+    with pytest.raises(InputError, match=message) as error:
+        check(change)
+    assert 'train.csv' in str(error.value)
+
+
+def test_overlap(check):
+    with pytest.raises(InputError, match=r'1 images stand in .*val\.csv too: val_0_0'):
+        check(put('image_id', 0, 'val_0_0'))
+
+    def patients(prefix):
+        return lambda t: t.assign(patient_id=[f'{prefix}{i % 9}' for i in range(len(t))])[['image_id', 'patient_id', 'label']]
+    check(patients('a'), patients('b'))
+    with pytest.raises(InputError, match=r'9 patients stand in .*: a0, a1, a2, a3, a4, \.\.\.'):
+        check(patients('a'), patients('a'))
+
+
+def test_all_problems_in_one_message(check):
+    with pytest.raises(InputError) as error:
+        check(lambda t: put('image_id', 0, 'lost')(put('label', 1, 'x')(t)), put('image_id', 0, 'gone'))
+    assert str(error.value).count('\n  - ') == 3
+    many = pytest.raises(InputError, check, lambda t: t.assign(image_id=[f'no{i}' for i in range(len(t))]))
+    assert 'no4, ...' in str(many.value) and 'no5' not in str(many.value)
+
+
+def test_empty_image(tmp_path):
+    (tmp_path / 'a.jpg').touch()
+    (tmp_path / 'a.csv').write_text('image_id,label\na,0\n')
+    with pytest.raises(InputError, match=r'1 empty image files: .*a\.jpg'):
+        check_data({'test': ClassDataset(tmp_path / 'a.csv', tmp_path)}, 2)
+
+
+@pytest.mark.parametrize(('text', 'message'), [(None, 'no such csv'), ('', 'is no csv table'), ('id,label\na,0\n', "no column 'image_id'")])
+def test_no_table(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / 'a.csv').write_text(text)
+    with pytest.raises(InputError, match=message):
+        ClassDataset(tmp_path / 'a.csv', tmp_path)
+
+
+def test_less_than_a_batch(tiny):
+    with pytest.raises(InputError, match='22 images, less than one batch of 23'):
+        get_train_val_cls_loaders(tiny / 'train.csv', tiny / 'val.csv', tiny / 'images', 23, n_classes=3)

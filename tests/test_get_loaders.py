@@ -1,0 +1,190 @@
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import chisquare
+
+from utils.get_loaders import (
+    SAMPLING,
+    ClassDataset,
+    EpochSampler,
+    find_images,
+    get_combo_loader,
+    get_eval_loader,
+    get_sampling_probabilities,
+    get_test_cls_loader,
+    get_train_val_cls_loaders,
+    modify_loader,
+    read_image,
+)
+
+EYEPACS = [25810, 2443, 5292, 873, 708]
+KVASIR = [1148, 1028, 1009, 1002, 999, 989, 932, 764, 646, 443, 403, 391, 260, 201, 133, 131, 53, 41, 35, 28, 11, 9, 6]
+EXPONENT = {'instance': 1, 'sqrt': 1 / 2, 'cbrt': 1 / 3, 'class': 0}
+
+
+@pytest.mark.parametrize('count', [EYEPACS, KVASIR, [3, 0, 9]])
+@pytest.mark.parametrize('mode', EXPONENT)
+def test_probabilities(mode, count):
+    n = np.array(count, float)
+    w = get_sampling_probabilities(count, mode)
+    share = np.where(n > 0, n ** EXPONENT[mode], 0)
+    np.testing.assert_allclose(w * n, share / share.sum(), rtol=1e-12)
+
+
+def test_progressive_goes_from_instance_to_class():
+    for ep, mode in ((0, 'instance'), (9, 'class')):
+        np.testing.assert_allclose(get_sampling_probabilities(EYEPACS, 'prog', ep, 10), get_sampling_probabilities(EYEPACS, mode))
+    ends = [get_sampling_probabilities(EYEPACS, 'prog', ep, 10) for ep in (0, 9)]
+    np.testing.assert_allclose(get_sampling_probabilities(EYEPACS, 'prog', 3, 10), 2 / 3 * ends[0] + 1 / 3 * ends[1])
+    np.testing.assert_allclose(get_sampling_probabilities(EYEPACS, 'prog', 0, 1), ends[0])  # a single epoch
+    with pytest.raises(ValueError, match='ep and n_eps'):
+        get_sampling_probabilities(EYEPACS, 'prog')
+
+
+@pytest.mark.parametrize('count', [EYEPACS, KVASIR])
+@pytest.mark.parametrize('mode', SAMPLING)
+def test_draw_frequencies(mode, count):
+    labels = np.random.default_rng(0).permutation(np.repeat(range(len(count)), count))
+    sampler = EpochSampler(labels, mode, n_epochs=5, seed=3)
+    sampler.set_epoch(2)
+    drawn = np.array(list(sampler))
+    assert len(drawn) == len(sampler) == len(labels)
+    if mode == 'instance':
+        assert sorted(drawn) == list(range(len(labels)))  # without replacement
+        return
+    p = get_sampling_probabilities(count, mode, 2, 5) * count
+    assert chisquare(np.bincount(labels[drawn], minlength=len(count)), p * len(drawn)).pvalue > 1e-4
+    within = np.bincount(drawn, minlength=len(labels))[labels == 0]  # images of a class are equally likely
+    assert chisquare(within).pvalue > 1e-4
+
+
+def test_stream_depends_on_seed_epoch_and_stream_only():
+    labels = np.repeat([0, 1, 2], [30, 10, 5])
+
+    def draw(epoch=0, **kwargs):
+        sampler = EpochSampler(labels, 'class', **kwargs)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+    assert draw(seed=1) == draw(seed=1)
+    assert len({tuple(draw(**kw)) for kw in ({'seed': 1}, {'seed': 2}, {'epoch': 1}, {'stream': 1})}) == 4
+    parts = [draw(rank=rank, world_size=4) for rank in range(4)]
+    assert [parts[i % 4][i // 4] for i in range(45)] == draw()  # all processes together draw the same epoch
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    for mode, name in (('RGB', 'rgb.jpg'), ('L', 'grey.png'), ('RGBA', 'alpha.png'), ('CMYK', 'cmyk.jpeg'), ('P', 'palette.png'),
+                       ('RGB', 'UPPER.JPG')):
+        Image.fromarray(pixels, 'RGBA').convert(mode).save(tmp_path / name)
+    return tmp_path
+
+
+def test_find_images(folder):
+    ids = ['rgb', 'rgb.jpg', 'grey', 'cmyk', 'UPPER', 'absent', 'rgb.png']
+    names = [path and os.path.basename(path) for path in find_images(ids, str(folder))]
+    assert names == ['rgb.jpg', 'rgb.jpg', 'grey.png', 'cmyk.jpeg', 'UPPER.JPG', None, None]
+    assert find_images([str(folder / 'rgb')]) == [str(folder / 'rgb.jpg')]
+    assert find_images(['x'], str(folder / 'nowhere')) == [None]
+
+
+@pytest.mark.parametrize('name', ['rgb.jpg', 'grey.png', 'alpha.png', 'cmyk.jpeg', 'palette.png'])
+def test_read_image(folder, name):
+    image = read_image(folder / name, (11, 17))
+    assert image.shape == (3, 11, 17) and image.dtype == torch.uint8
+    with Image.open(folder / name) as opened:
+        expected = np.asarray(opened.convert('RGB').resize((17, 11), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_draft_of_large_jpeg(tmp_path):
+    """Decoded at a reduced size that still covers the target: nearly the same pixels; also when EXIF turns the image."""
+    y, x = np.mgrid[:1200, :1600]
+    smooth = np.stack([128 + 100 * np.sin(x / 90), 128 + 100 * np.cos(y / 70), (x + y) / 12], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    for name, kwargs, array in (('plain.jpg', {}, smooth), ('turned.jpg', {'exif': exif}, np.rot90(smooth, -1))):
+        Image.fromarray(smooth).save(tmp_path / name, quality=95, **kwargs)
+        expected = np.asarray(Image.fromarray(array).resize((160, 96), Image.Resampling.BILINEAR), float)
+        difference = np.abs(read_image(tmp_path / name, (96, 160)).permute(1, 2, 0).numpy() - expected)
+        assert difference.mean() < 2 and difference.max() < 25
+
+
+def test_dataset(tiny):
+    data = ClassDataset(tiny / 'train.csv', tiny / 'images', (16, 24))
+    image, label, image_id = data[3]
+    assert image.shape == (3, 16, 24) and image_id == data.im_list[3] and int(image_id.split('_')[1]) == label
+    assert data.class_names(3) == ['class0', 'class1', 'class2']
+    assert data.class_names(4)[3] == 'C3'
+
+
+def test_ids_and_labels_keep_their_form(tmp_path):
+    pd.DataFrame({'image_id': ['007', '10'], 'level': [1.0, 2.5]}).to_csv(tmp_path / 'a.csv', index=False)
+    data = ClassDataset(tmp_path / 'a.csv', tmp_path)
+    assert data.im_list == ['007', '10'] and data.dr.tolist() == [1, -1]
+    assert data.class_names(5) == ['DR0', 'DR1', 'DR2', 'DR3', 'DR4']
+    (tmp_path / 'b.csv').write_text('image_id\n007\n')
+    assert not ClassDataset(tmp_path / 'b.csv', tmp_path).has_labels
+
+
+def loaders(tiny, num_workers=0, batch_size=4):
+    return get_train_val_cls_loaders(tiny / 'train.csv', tiny / 'val.csv', tiny / 'images', batch_size, (16, 16), 3, num_workers, seed=1)
+
+
+def test_loaders(tiny, capsys):
+    train, val = loaders(tiny)
+    assert 'Found 12/4 train/val examples of class 0 (class0)' in capsys.readouterr().out
+    assert [len(ids) for _, _, ids in train] == [4] * 5  # 22 images, whole batches only
+    assert [i for _, _, ids in val for i in ids] == val.dataset.im_list
+
+
+@pytest.mark.parametrize('base', SAMPLING)
+def test_combo_is_a_lockstep_pair(tiny, base):
+    combo = get_combo_loader(loaders(tiny)[0], base)
+    combo.set_epoch(3)
+    batches = list(combo)
+    assert len(batches) == len(combo) == 5
+    for pair in batches:
+        assert len(pair) == 2 and all(len(ids) == 4 and images.dtype == torch.uint8 for images, _, ids in pair)
+    assert [ids for _, (_, _, ids) in batches] != [ids for (_, _, ids), _ in batches]
+
+
+def test_same_batches_for_any_number_of_workers(tiny):
+    def epochs(num_workers):
+        combo = get_combo_loader(loaders(tiny, num_workers)[0], 'sqrt')
+        result = []
+        for epoch in (0, 1):
+            combo.set_epoch(epoch)
+            result += [(images, ids) for pair in combo for images, _, ids in pair]
+        return result
+    torch.manual_seed(0)
+    one = epochs(0)
+    torch.manual_seed(1)  # the global random state has no influence
+    two = epochs(2)
+    assert all(a[1] == b[1] and torch.equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
+
+
+def test_modify_loader(tiny):
+    train = loaders(tiny)[0]
+    changed = modify_loader(train, 'prog', ep=4, n_eps=5)
+    assert changed.sampler.mode == 'prog' and changed.sampler.epoch == 4 and changed.sampler.n_epochs == 5
+    assert changed.dataset is train.dataset and changed.batch_size == train.batch_size
+
+
+def test_eval_sample_is_stratified(tiny):
+    data = ClassDataset(tiny / 'train.csv', tiny / 'images', (16, 16))
+    loader = get_eval_loader(data, 4, n_images=11)
+    indices = loader.dataset.indices
+    assert len(set(indices)) == 11 and np.bincount(data.dr[indices]).tolist() == [6, 3, 2]
+    assert (get_eval_loader(data, 4, n_images=11).dataset.indices == indices).all()
+    assert len(get_eval_loader(data, 4, n_images=99).dataset) == 22
+
+
+def test_test_loader(tiny):
+    loader = get_test_cls_loader(tiny / 'test.csv', tiny / 'images', 1, (16, 16), test=True)
+    assert all((labels == -1).all() for _, labels, _ in loader)

@@ -1,0 +1,63 @@
+"""Download one file over HTTPS; an interrupted download goes on where it stopped."""
+import argparse
+import os
+import urllib.error
+import urllib.request
+
+from tqdm import tqdm
+
+from utils.common import InputError, file_sha256, run_script
+
+
+def _open(url, begin):
+    request = urllib.request.Request(url, headers={'Range': f'bytes={begin}-'} if begin else {})
+    return urllib.request.urlopen(request, timeout=60)
+
+
+def download(url, out):
+    """Write `url` to `out`, which appears only when it is complete; until then the bytes are in `out`.part.
+    Only https, and http of this machine (for tests and tunnels). Raises `InputError` that says how to go on."""
+    if not url.startswith(('https://', 'http://localhost', 'http://127.0.0.1')):
+        raise InputError(f'{url} is no https address')
+    part = f'{out}.part'
+    begin = os.path.getsize(part) if os.path.exists(part) else 0
+    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
+    try:
+        try:
+            answer = _open(url, begin)
+        except urllib.error.HTTPError as err:
+            if err.code != 416:  # the server has no bytes beyond `begin`: all are here, or the file is another one now
+                raise
+            begin, answer = 0, _open(url, 0)
+        if answer.status != 206:  # the server cannot continue: from the start
+            begin = 0
+        total = begin + int(answer.headers['Content-Length']) if answer.headers['Content-Length'] else None
+        with answer, open(part, 'ab' if begin else 'wb') as f, \
+                tqdm(total=total, initial=begin, unit='B', unit_scale=True, desc=os.path.basename(out), disable=None) as bar:
+            while chunk := answer.read(1 << 20):
+                f.write(chunk)
+                bar.update(len(chunk))
+    except (urllib.error.URLError, OSError) as err:
+        raise InputError(f'{url} cannot be downloaded ({err}); what has arrived is kept in {part}: run the command again to go on, '
+                         'or fetch the file with a browser') from err
+    if total is not None and os.path.getsize(part) != total:
+        raise InputError(f'{url}: {os.path.getsize(part)} of {total} bytes arrived: run the command again to go on')
+    os.replace(part, out)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('url')
+    parser.add_argument('--out', required=True, help='file to write; a complete one is not downloaded again')
+    parser.add_argument('--sha256', help='expected SHA-256 of the file')
+    args = parser.parse_args()
+    if not os.path.exists(args.out):
+        download(args.url, args.out)
+    digest = file_sha256(args.out)
+    print(f'* {args.out}: SHA-256 {digest}')
+    if args.sha256 and args.sha256.lower() != digest:
+        raise InputError(f'{args.out} is not the expected file: --sha256 says {args.sha256}; delete it to download it again')
+
+
+if __name__ == '__main__':
+    run_script(main)

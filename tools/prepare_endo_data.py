@@ -1,0 +1,138 @@
+"""Hyper-Kvasir's zip of labelled images -> resized images and the csvs of five folds.
+
+Images are read from the zip one by one, which checks their CRCs; nothing is unpacked, and the output folder gets its
+images and csvs only when all of them are good.
+"""
+import argparse
+import io
+import os
+import shutil
+import zipfile
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+from utils.common import InputError, run_script
+
+N_FINDINGS, N_FOLDS, SIZE = 23, 5, (640, 512)  # width, height, as the original prepared them
+_archive = None  # of a worker process
+
+
+def _open_archive(path):
+    global _archive
+    _archive = zipfile.ZipFile(path)
+
+
+def _resize(member, target):
+    """Read (and check) one member of the archive and save it resized. -> a problem or None"""
+    try:
+        with Image.open(io.BytesIO(_archive.read(member))) as image:
+            image.convert('RGB').resize(SIZE, Image.Resampling.BILINEAR).save(target, quality=95)
+    except (OSError, zipfile.BadZipFile, zlib.error) as err:
+        return f'{member}: {err}'
+
+
+def read_labels(archive, n_images):
+    """-> (DataFrame image_id, finding_name, finding in the order of image-labels.csv; image id -> archive member)"""
+    names = archive.namelist()
+    tables = [name for name in names if os.path.basename(name) == 'image-labels.csv']
+    if len(tables) != 1:
+        raise InputError(f'{archive.filename} holds {len(tables)} files image-labels.csv: it is not the labelled-images zip')
+    table = pd.read_csv(io.BytesIO(archive.read(tables[0])), dtype=str)
+    members = {os.path.splitext(os.path.basename(name))[0]: name for name in names if name.lower().endswith('.jpg')}
+    if not {'Video file', 'Finding'} <= set(table.columns):
+        raise InputError(f"{tables[0]} has no columns 'Video file' and 'Finding'")
+    ids = table['Video file'].str.removesuffix('.jpg')
+    findings = sorted(table.Finding.unique())
+    missing = sorted(set(ids) - set(members))
+    for what, found, expected in (('images', len(members), n_images), ('labels', len(table), n_images),
+                                  ('findings', len(findings), N_FINDINGS), ('labels without an image', len(missing), 0)):
+        if found != expected:
+            raise InputError(f'{archive.filename} has {found} {what}, {expected} expected: the file is incomplete or another one')
+    classes = table.Finding.map({name: c for c, name in enumerate(findings)})
+    return pd.DataFrame({'image_id': ids, 'finding_name': table.Finding, 'finding': classes}), members
+
+
+def original_folds(table):
+    """The original's five validation sets: a fifth of all images cut off four times from seed 0, stratified."""
+    rest, folds = table, []
+    for _ in range(N_FOLDS - 1):
+        rest, fold = train_test_split(rest, test_size=len(table) // N_FOLDS, random_state=0, stratify=rest.finding)
+        folds.append(fold)
+    # The original numbers the remainder as fold 5 and the last cut as fold 4.
+    return [*folds, rest]
+
+
+def official_folds(table, path):
+    """The dataset authors' folds, from their 5_fold_split.csv (file-name;class-name;split-index)."""
+    try:
+        official = pd.read_csv(path, sep=';', dtype={'file-name': str})
+    except (OSError, pd.errors.ParserError, UnicodeDecodeError) as err:
+        raise InputError(f'--splits official: {path} cannot be read: {err}') from err
+    if not {'file-name', 'split-index'} <= set(official.columns):
+        raise InputError(f'--splits official: {path} has no columns file-name and split-index')
+    index = table.image_id.map(dict(zip(official['file-name'].str.removesuffix('.jpg'), official['split-index'], strict=True)))
+    if index.isna().any() or sorted(index.unique()) != list(range(N_FOLDS)):
+        raise InputError(f'--splits official: {path} does not give each image one of {N_FOLDS} folds ({index.isna().sum()} have none)')
+    return [table[index == i] for i in range(N_FOLDS)]
+
+
+def write_folds(folds, out, select_fraction, seed=0):
+    for i, val in enumerate(folds, start=1):
+        train = pd.concat([fold for j, fold in enumerate(folds, start=1) if j != i])
+        if select_fraction:
+            train, select = train_test_split(train, test_size=select_fraction, random_state=seed, stratify=train.finding)
+            select.to_csv(os.path.join(out, f'select_endo{i}.csv'), index=False)
+        train.to_csv(os.path.join(out, f'train_endo{i}.csv'), index=False)
+        val.to_csv(os.path.join(out, f'val_endo{i}.csv'), index=False)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--zip', required=True, help='hyper-kvasir-labeled-images.zip')
+    parser.add_argument('--out', default='data', help='folder that gets images/ and {train,val}_endo{1..5}.csv')
+    parser.add_argument('--splits', nargs='+', default=['original'], metavar=('original|official', 'FILE'),
+                        help="'original', or 'official FILE' with the dataset authors' 5_fold_split.csv")
+    parser.add_argument('--select_fraction', type=float, default=0., help='share of each training fold cut out as select_endo{i}.csv, '
+                        'to choose the checkpoint on (--csv_val) instead of on the test fold')
+    parser.add_argument('--n_images', type=int, default=10662, help='images that a complete zip has')
+    parser.add_argument('--num_workers', type=int, default=os.cpu_count(), help='processes that resize')
+    args = parser.parse_args()
+    if args.splits[0] not in ('original', 'official') or len(args.splits) != 1 + (args.splits[0] == 'official'):
+        raise InputError("--splits takes 'original', or 'official' and a file")
+    if not 0 <= args.select_fraction < 1:
+        raise InputError('--select_fraction must be in 0..1')
+    try:
+        archive = zipfile.ZipFile(args.zip)
+    except (OSError, zipfile.BadZipFile) as err:
+        raise InputError(f'--zip {args.zip} cannot be read: {err}') from err
+    table, members = read_labels(archive, args.n_images)
+    folds = original_folds(table) if args.splits[0] == 'original' else official_folds(table, args.splits[1])
+
+    images, partial = os.path.join(args.out, 'images'), os.path.join(args.out, f'images.{os.getpid()}.tmp')
+    if os.path.exists(images):
+        raise InputError(f'{images} exists already: delete it to prepare the images anew')
+    os.makedirs(partial)
+    try:
+        with ProcessPoolExecutor(args.num_workers, initializer=_open_archive, initargs=(args.zip,)) as pool:
+            targets = [os.path.join(partial, f'{image_id}.jpg') for image_id in members]
+            results = pool.map(_resize, members.values(), targets, chunksize=16)
+            problems = [p for p in tqdm(results, total=len(members), unit='img', desc='resize', disable=None) if p]
+        if problems:
+            raise InputError(f"{args.zip}: {len(problems)} damaged images: {'; '.join(problems[:5])}")
+        write_folds(folds, args.out, args.select_fraction)
+        os.rename(partial, images)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    counts = np.bincount(table.finding)
+    print(f'* {len(table)} images of {N_FINDINGS} findings ({counts.max()} to {counts.min()} each) and five folds in {args.out}')
+    print('* Next: bash run_lt_experiments.sh endo')
+
+
+if __name__ == '__main__':
+    run_script(main)

@@ -1,0 +1,65 @@
+"""Kaggle's EyePACS labels -> train/val/test_eyepacs.csv, split by patient: both eyes of one stay together."""
+import argparse
+import os
+
+import numpy as np
+import pandas as pd
+
+from utils.common import InputError, run_script, write_text
+
+GRADES = 5
+
+
+def read_labels(path):
+    """Kaggle's csv (image, level[, Usage]), its image names <patient>_left|right. -> image_id, patient_id, name, level"""
+    try:
+        table = pd.read_csv(path, dtype={'image': str})
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as err:
+        raise InputError(f'{path} cannot be read: {err}') from err
+    if not {'image', 'level'} <= set(table.columns):
+        raise InputError(f"{path} has no columns 'image' and 'level'")
+    ids = table.image.str.replace(r'\.jpe?g$', '', regex=True)
+    if not table.level.isin(range(GRADES)).all():
+        raise InputError(f'{path}: levels must be 0..{GRADES - 1}')
+    return pd.DataFrame({'image_id': ids, 'patient_id': ids.str.replace(r'_(left|right)$', '', regex=True),
+                         'name': [f'DR{grade}' for grade in table.level], 'level': table.level})
+
+
+def split_patients(table, fractions, seed):
+    """Cut the fractions off `table`, patient by patient, stratified by the worse eye's grade.
+    -> one table for each fraction, then the rest"""
+    worse = table.groupby('patient_id')['level'].max()
+    rng, place = np.random.default_rng(seed), pd.Series(0., worse.index)
+    for _, patients in worse.groupby(worse):  # evenly spaced places in 0..1, in random order, within each grade
+        place[patients.index] = (rng.permutation(len(patients)) + .5) / len(patients)
+    edges = np.cumsum(fractions)
+    part = np.searchsorted(edges, place[table.patient_id].to_numpy())
+    return [table[part == i] for i in range(len(edges) + 1)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--labels', default='data/trainLabels.csv', help="Kaggle's trainLabels.csv")
+    parser.add_argument('--test_labels', help="labels of Kaggle's test images (retinopathy_solution.csv): all of them are the test set")
+    parser.add_argument('--val_fraction', type=float, default=.1, help='share of the patients for validation')
+    parser.add_argument('--test_fraction', type=float, default=.2, help='share for testing, without --test_labels')
+    parser.add_argument('--seed', type=int, default=0, help='random seed of the split')
+    parser.add_argument('--out', default='data', help='folder of the csvs')
+    args = parser.parse_args()
+    test_fraction = 0. if args.test_labels else args.test_fraction
+    if min(args.val_fraction, test_fraction) < 0 or args.val_fraction + test_fraction >= 1:
+        raise InputError('--val_fraction and --test_fraction must leave patients for training')
+    val, test, train = split_patients(read_labels(args.labels), (args.val_fraction, test_fraction), args.seed)
+    if args.test_labels:
+        test = read_labels(args.test_labels)
+    os.makedirs(args.out, exist_ok=True)
+    for name, part in (('train', train), ('val', val), ('test', test)):
+        path = os.path.join(args.out, f'{name}_eyepacs.csv')
+        write_text(path, part.to_csv(index=False))
+        counts = np.bincount(part.level, minlength=GRADES)
+        print(f"* {path}: {len(part)} images of {part.patient_id.nunique()} patients, grades {' / '.join(map(str, counts))}")
+    print('* Next: bash run_lt_experiments.sh eyepacs')
+
+
+if __name__ == '__main__':
+    run_script(main)
