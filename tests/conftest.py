@@ -3,10 +3,15 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from train_lt_mxp import get_parser
 from train_lt_mxp import main as train_main
+
+# Tiny tensors: threads cost more than they gain, and far more where another program wants the same cores.
+torch.set_num_threads(1)
+os.environ['OMP_NUM_THREADS'] = '1'  # of scripts that tests start
 
 COUNTS = {'train': (12, 6, 4), 'val': (4, 3, 2), 'test': (3, 3, 2)}
 

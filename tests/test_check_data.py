@@ -62,7 +62,8 @@ def test_all_problems_in_one_message(check):
     with pytest.raises(InputError) as error:
         check(lambda t: put('image_id', 0, 'lost')(put('label', 1, 'x')(t)), put('image_id', 0, 'gone'))
     assert str(error.value).count('\n  - ') == 3
-    many = pytest.raises(InputError, check, lambda t: t.assign(image_id=[f'no{i}' for i in range(len(t))]))
+    with pytest.raises(InputError) as many:
+        check(lambda t: t.assign(image_id=[f'no{i}' for i in range(len(t))]))
     assert 'no4, ...' in str(many.value) and 'no5' not in str(many.value)
 
 

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+
+from utils.augment import draw_params, jitter, move
+from utils.batches import BalancedMixUp, Normalise, Plain
+
+MEAN, STD = (.5, .4, .3), (.2, .25, .3)
+
+
+def batch(n, seed):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, 20, 26), dtype=torch.uint8, generator=g), torch.randint(0, 4, (n,), generator=g), ['id'] * n
+
+
+@pytest.fixture
+def normalise():
+    return Normalise('cpu', MEAN, STD)
+
+
+def test_normalise(normalise):
+    images = batch(3, 0)[0]
+    out = normalise(images)
+    expected = (images.numpy() / 255. - np.array(MEAN).reshape(3, 1, 1)) / np.array(STD).reshape(3, 1, 1)
+    np.testing.assert_allclose(out.numpy(), expected, atol=2e-6)
+    assert out.is_contiguous(memory_format=torch.channels_last) and out.dtype == torch.float32
+
+
+def test_plain(normalise):
+    images, labels, ids = batch(6, 1)
+    inputs, targets = Plain(normalise, seed=4)([(images, labels, ids)])
+    params = draw_params(np.random.default_rng([4, 2, 0]), 6, 26)
+    expected = jitter(move(images / 255, params), params)
+    torch.testing.assert_close(inputs * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1), expected)
+    assert torch.equal(targets, labels) and not torch.equal(images / 255, expected)
+
+
+@pytest.mark.parametrize('size', [1, 5])
+def test_balanced_mixup(normalise, size):
+    """x and y = (1 - l) instance + l balanced, with one l for the batch, in float64 from the same draws."""
+    instance, balanced = batch(size, 2), batch(size, 3)
+    prepare = BalancedMixUp(normalise, n_classes=4, alpha=.3, seed=7)
+    prepare.set_epoch(5)
+    inputs, targets = prepare([instance, balanced])
+    rng = np.random.default_rng([7, 2, 5])
+    params = draw_params(rng, 2 * size, 26)
+    weight = rng.beta(.3, 1)
+    x = jitter(move(torch.cat([instance[0], balanced[0]]) / 255, params), params).double().numpy()
+    x = (x - np.array(MEAN).reshape(3, 1, 1)) / np.array(STD).reshape(3, 1, 1)
+    y = np.eye(4)[torch.cat([instance[1], balanced[1]]).numpy()]
+    np.testing.assert_allclose(inputs.numpy(), (1 - weight) * x[:size] + weight * x[size:], atol=1e-5)
+    np.testing.assert_allclose(targets.numpy(), (1 - weight) * y[:size] + weight * y[size:], atol=1e-6)
+    assert inputs.shape == (size, 3, 20, 26) and targets.dtype == torch.float32
+
+
+@pytest.mark.parametrize('alpha', [.1, .3])
+def test_weight_of_the_balanced_batch_is_beta(normalise, alpha):
+    prepare = BalancedMixUp(normalise, n_classes=2, alpha=alpha, seed=1)
+    one = torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.tensor([0]), ['a']
+    other = one[0], torch.tensor([1]), ['b']
+    weights = np.array([prepare([one, other])[1][0, 1].item() for _ in range(1500)])
+    assert kstest(weights, lambda x: x ** alpha).pvalue > 1e-3  # the distribution function of Beta(alpha, 1)
+
+
+def test_epochs_are_reproducible_and_differ(normalise):
+    prepare, data = Plain(normalise, seed=0), [batch(4, 0)]
+
+    def draw(epoch):
+        prepare.set_epoch(epoch)
+        return prepare(data)[0]
+    assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
+    images, labels, ids = data[0]
+    same = Plain(normalise)([(images[:1].repeat(9, 1, 1, 1), labels, ids)])[0]
+    assert len({tuple(image.flatten().tolist()) for image in same}) == 9  # one draw per image

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+from models.get_model import ARCHS, get_arch
+from utils.common import InputError
+
+
+@pytest.mark.parametrize('name', [*ARCHS, 'resnet10t'])
+def test_arch(name):
+    model, mean, std = get_arch(name, n_classes=7)
+    head = model.get_submodule(model.classifier_name)
+    assert head.weight.shape[0] == 7 and model.n_classes == 7 and len(mean) == len(std) == 3
+    assert mean == ((.5, .5, .5) if name.startswith('bit') else (.485, .456, .406))
+    assert (head.weight == 0).all() == (name == 'bit_resnext50_1')
+    with torch.no_grad():
+        assert model.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_unknown_name():
+    with pytest.raises(InputError, match='unknown --model_name mobilnetV2: did you mean mobilenetV2'):
+        get_arch('mobilnetV2', 3)
+
+
+@pytest.mark.parametrize('form', ['plain', 'wrapped', 'safetensors'])
+def test_init_from_file(tmp_path, form):
+    """A local state dict with another number of classes gives the backbone; the head stays random."""
+    source = get_arch('mobilenetV2', 1000).model
+    state, path = source.state_dict(), str(tmp_path / 'weights.pth')
+    if form == 'safetensors':
+        from safetensors.torch import save_file
+        path = str(tmp_path / 'weights.safetensors')
+        save_file(state, path)
+    else:
+        torch.save({'state_dict': {f'module.{k}': v for k, v in state.items()}} if form == 'wrapped' else state, path)
+    model = get_arch('mobilenetV2', 4, init=path).model
+    own = model.state_dict()
+    assert all(torch.equal(own[name], state[name]) for name in own if not name.startswith('classifier'))
+    assert own['classifier.1.weight'].shape == (4, 1280)
+
+
+def test_init_errors(tmp_path):
+    with pytest.raises(InputError, match='no such file of weights'):
+        get_arch('mobilenetV2', 4, init=str(tmp_path / 'absent.pth'))
+    (tmp_path / 'text.pth').write_text('hello')
+    with pytest.raises(InputError, match=r'text\.pth cannot be read as a state dict'):
+        get_arch('mobilenetV2', 4, init=str(tmp_path / 'text.pth'))
+    torch.save(get_arch('resnet10t', 4).model.state_dict(), tmp_path / 'other.pth')
+    with pytest.raises(InputError, match=r'other\.pth does not fit the network: features\.0\.0\.weight is missing'):
+        get_arch('mobilenetV2', 4, init=str(tmp_path / 'other.pth'))
+    torch.save([1, 2], tmp_path / 'list.pth')
+    with pytest.raises(InputError, match='holds no state dict'):
+        get_arch('mobilenetV2', 4, init=str(tmp_path / 'list.pth'))
+
+
+def test_imagenet_without_network(monkeypatch):
+    """One line that says how to go on, whatever the hub's client raises."""
+    def offline(*args, **kwargs):
+        raise OSError('<urlopen error [Errno -3] Temporary failure in name resolution>\nmore')
+    monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', offline)
+    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', offline)
+    with pytest.raises(InputError, match=r'ImageNet weights of resnet_50 cannot be loaded .*--init none, or .* --init PATH') as error:
+        get_arch('resnet_50', 5, init='imagenet')
+    assert '\n' not in str(error.value)
+
+
+def test_imagenet_weights_are_used(monkeypatch):
+    """With --init imagenet the backbone gets what the hub returns; here a state dict of the same form."""
+    from torchvision.models import mobilenet_v2
+    state = mobilenet_v2().state_dict()
+    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', lambda *args, **kwargs: state)
+    own = get_arch('mobilenetV2', 5, init='imagenet').model.state_dict()
+    assert all(torch.equal(own[name], state[name]) for name in own if not name.startswith('classifier'))
+
+
+def test_head_of_every_arch_is_the_last_layer():
+    for name in ARCHS:
+        model = get_arch(name, 3).model
+        last = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+        assert last == model.classifier_name

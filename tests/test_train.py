@@ -1,0 +1,163 @@
+"""The real entry point on a tiny set."""
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from train_lt_mxp import get_parser, reached_min_lr, resolve
+from utils.common import InputError
+from utils.get_loaders import SAMPLING
+from utils.losses import LOSSES
+from utils.model_saving_loading import read_checkpoint
+
+
+def test_run_folder(train, capsys):
+    run = train('--n_epochs 3 --n_checkpoints 2 --do_mixup 0.2')
+    config = json.loads((run / 'config.cfg').read_text())
+    assert config['csv_val'].endswith('/val.csv') and config['class_count'] == [12, 6, 4] and config['min_lr'] == pytest.approx(1e-5)
+    log = [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
+    assert [line['epoch'] for line in log] == [1, 2, 3]
+    # the text files, in the form that scripts around the original read
+    scores = r'K=-?\d+\.\d\d - BACC=\d+\.\d\d - MCC=-?\d+\.\d\d - F1=\d+\.\d\d - AUC=\d+\.\d\d - Loss=\d+\.\d{4}'
+    for epoch in (1, 2, 3):
+        text = (run / f'performance_epoch_{epoch:02d}.txt').read_text()
+        assert len(re.findall(rf'^{scores}$', text, re.M)) == len(re.findall(rf'^{scores} - LR=0\.\d{{5}}$', text, re.M)) == 1
+        assert len(re.findall(r'^AUC: class0=\d+\.\d\d - class1=\d+\.\d\d - class2=\d+\.\d\d$', text, re.M)) == 2
+        assert f"MCC={100 * log[epoch - 1]['val']['mcc']:.2f}" in text
+    lines = (run / 'val_metrics.txt').read_text().splitlines()
+    best = max(log, key=lambda line: line['val']['mcc'])
+    assert [line.split(' = ')[0] for line in lines[:5]] == ['Best K', 'Best mAUC', 'Best MCC', 'Best BACC', 'Best epoch']
+    assert lines[2] == f"Best MCC = {100 * best['val']['mcc']:.2f}" and lines[4] == f"Best epoch = {best['epoch']}"
+    assert all(re.fullmatch(r'Epoch = \d -> (K|mAUC|MCC)=.*/.*, Loss=\d+\.\d{4}/\d+\.\d{4},', line) for line in lines[6:9])
+    assert re.fullmatch(r'Training time: 00h 00min \d\d\.\d\dsecs', lines[-1])
+    # the two best checkpoints, with all that is needed to use them
+    kept = sorted(folder.name for folder in run.glob('epoch_*'))
+    assert len(kept) == 2 and any(name.startswith(f"epoch_{best['epoch']:02d}_K_") for name in kept)
+    info = read_checkpoint(str(run))
+    assert info['epoch'] == best['epoch'] and info['class_names'] == ['class0', 'class1', 'class2'] and info['im_size'] == (32, 32)
+    out = capsys.readouterr().out
+    assert 'Train||Val Loss' in out and f"Best epoch {best['epoch']}" in out and 'python test_with_labels_eyepacs.py --load_path' in out
+
+
+@pytest.mark.parametrize('sampling', SAMPLING)
+def test_every_sampling_with_and_without_mixup(train, sampling):
+    for mixup in (0, .3):
+        train(f'--sampling {sampling} --do_mixup {mixup} --do_not_save --train_eval off')
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_every_loss_with_and_without_mixup(train, loss):
+    for mixup in (0, .3):
+        train(f'--weighting {loss.lower()} --do_mixup {mixup} --do_not_save --train_eval full --optimizer adam')
+
+
+def test_do_not_save_writes_nothing(train, tmp_path):
+    train('--do_not_save')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_same_seed_same_run_for_any_number_of_workers(train):
+    weights = []
+    for flags in ('--num_workers 0', '--num_workers 2', '--seed 1'):
+        weights.append(read_checkpoint(str(train(f'--overwrite --do_mixup 0.2 {flags}')))['state_dict'])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_resume_equals_the_uninterrupted_run(train, monkeypatch):
+    flags = '--n_epochs 4 --momentum 0.9 --sampling prog --do_mixup 0.2 --patience 0 --n_checkpoints 2'
+    whole = train(flags)
+    log, weights = (whole / 'log.jsonl').read_text(), read_checkpoint(str(whole / 'last'))
+    from utils import run_folder
+    original = run_folder.save_model
+
+    def die(folder, info):
+        if 'optimizer' in info and info['epoch'] == 3:
+            raise KeyboardInterrupt  # between the best checkpoint and last/ of epoch 3
+        original(folder, info)
+    monkeypatch.setattr(run_folder, 'save_model', die)
+    with pytest.raises(KeyboardInterrupt):
+        train(flags + ' --overwrite')
+    monkeypatch.setattr(run_folder, 'save_model', original)
+    with pytest.raises(InputError, match=r'other flags: --lr 0\.5 \(saved: 0\.01\)'):
+        train(flags + ' --resume --lr 0.5')
+    train(flags + ' --resume')
+
+    def timeless(text):
+        return [{k: v for k, v in json.loads(line).items() if k not in ('seconds', 'images_per_second')} for line in text.splitlines()]
+    assert timeless((whole / 'log.jsonl').read_text()) == timeless(log)
+    again = read_checkpoint(str(whole / 'last'))
+    assert all(torch.equal(again['state_dict'][name], tensor) for name, tensor in weights['state_dict'].items())
+    assert len(list(whole.glob('epoch_*'))) == 2
+    with pytest.raises(InputError, match='is finished'):
+        train(flags + ' --resume')
+
+
+def test_a_run_is_not_overwritten_by_accident(train):
+    run = train()
+    with pytest.raises(InputError, match='already holds a run: continue it with --resume, replace it with --overwrite'):
+        train()
+    (run / 'stale.txt').touch()
+    train('--overwrite')
+    assert not (run / 'stale.txt').exists()
+    with pytest.raises(InputError, match='nothing to resume'):
+        train('--resume --save_path other')
+
+
+def test_early_stopping_trains_at_the_minimum_rate(train, capsys):
+    run = train('--n_epochs 9 --lr 0.001 --min_lr 0.0001 --patience 0 --metric loss --train_eval off')
+    rates = [json.loads(line)['lr'] for line in (run / 'log.jsonl').read_text().splitlines()]
+    assert rates[-1] == pytest.approx(1e-4) and rates[:-1] == [1e-3] * (len(rates) - 1)
+    args = resolve_flags('--lr 0.01 --min_lr 0.01')
+    assert not reached_min_lr([{'lr': .01}], args)  # a constant rate is no reason to stop
+    assert not reached_min_lr([], args)
+
+
+def resolve_flags(flags):
+    args = get_parser().parse_args(flags.split())
+    resolve(args)
+    return args
+
+
+def test_defaults_of_the_original():
+    args = resolve_flags('')
+    original = {'csv_train': 'data/train_eyepacs.csv', 'csv_val': 'data/val_eyepacs.csv', 'data_path': 'data/eyepacs_all_ims/',
+                'sampling': 'instance', 'model_name': 'bit_resnext50_1', 'n_classes': 5, 'loss_fn': 'CE', 'do_mixup': 0, 'batch_size': 8,
+                'optimizer': 'sgd', 'patience': 2, 'lr': .01, 'min_lr': 1e-5, 'wd': 0, 'momentum': 0, 'n_epochs': 7, 'metric': 'auc',
+                'im_size': (512, 512), 'pretrained_weights': None, 'do_not_save': False, 'n_checkpoints': 1}
+    assert {name: getattr(args, name) for name in original} == original
+    assert resolve_flags('--csv_train training/train_endo1.csv').csv_val == 'training/val_endo1.csv'
+    assert resolve_flags('--im_size 512,640').im_size == (512, 640)
+    assert resolve_flags('--do_not_save yes').do_not_save and not resolve_flags('--do_not_save no').do_not_save
+
+
+@pytest.mark.parametrize('flags', ['--sampling calss', '--weighting BCSE', '--metric accuracy', '--im_size a', '--do_not_save maybe'])
+def test_typos_die_in_the_parser(flags):
+    with pytest.raises(SystemExit):
+        get_parser().parse_args(flags.split())
+
+
+@pytest.mark.parametrize(('flags', 'message'), [
+    ('--n_epochs 0', '--n_epochs must be positive'), ('--do_mixup -1', '--do_mixup must not be negative'),
+    ('--csv_train data/x.csv', "cannot be guessed from the name 'x.csv': give it with --csv_val"),
+    ('--trainable classifier --init none', 'would freeze a random backbone'), ('--lr nan', '--lr must be positive'),
+])
+def test_flags_that_cannot_work(flags, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        resolve_flags(flags)
+
+
+def test_diverging_training(train):
+    with pytest.raises(InputError, match=r'Epoch 1/2: the training loss is (nan|inf) .*a lower --lr|network returns NaN'):
+        train('--lr 1e30 --n_epochs 2')
+
+
+def test_one_class_in_validation(train, tiny, tmp_path):
+    (tmp_path / 'one.csv').write_text('image_id,label\nval_0_0,0\nval_0_1,0\n')
+    with pytest.raises(InputError, match='--metric auc is undefined'):
+        train(f'--csv_val {tmp_path}/one.csv --metric auc')
+    run = train(f'--csv_val {tmp_path}/one.csv --metric loss')
+    assert np.isnan(read_checkpoint(str(run))['metrics']['auc'])
+    assert json.loads((run / 'log.jsonl').read_text())['val']['auc'] is None
