@@ -1,0 +1,83 @@
+import os
+
+import pytest
+import torch
+
+from models.get_model import get_arch
+from utils.common import InputError
+from utils.model_saving_loading import FIELDS, FILE_NAME, load_model, prune_checkpoints, read_checkpoint, save_model
+
+
+def info(mcc=.5, epoch=1, **changes):
+    torch.manual_seed(epoch)
+    return {'model_name': 'mobilenetV2', 'class_names': ['a', 'b'], 'class_count': [3, 1], 'im_size': (32, 40), 'mean': (.5,) * 3,
+            'std': (.2,) * 3, 'epoch': epoch, 'metrics': {'mcc': mcc}, 'config': {'metric': 'mcc'},
+            'state_dict': get_arch('mobilenetV2', 2).model.state_dict()} | changes
+
+
+def test_round_trip_in_evaluation(tmp_path):
+    saved = info()
+    save_model(tmp_path / 'epoch_01_x', saved)
+    loaded = load_model(str(tmp_path / 'epoch_01_x'))
+    reference = get_arch('mobilenetV2', 2).model
+    reference.load_state_dict(saved['state_dict'])
+    x = torch.rand(2, 3, 32, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model.eval()(x), reference.eval()(x))
+    assert loaded.folder == str(tmp_path / 'epoch_01_x') and loaded.info['class_count'] == [3, 1] and 'state_dict' not in loaded.info
+
+
+@pytest.mark.parametrize(('metric', 'best'), [('mcc', 'epoch_02_x'), ('loss', 'epoch_03_x')])
+def test_a_run_folder_means_its_best(tmp_path, metric, best):
+    for epoch, value in ((1, .4), (2, .9), (3, -.3)):
+        save_model(tmp_path / f'epoch_{epoch:02d}_x', info(epoch=epoch, metrics={metric: value}, config={'metric': metric}))
+    assert os.path.basename(read_checkpoint(str(tmp_path))['folder']) == best
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f'touch {tmp_path}/ran',)
+    torch.save(info(config=Evil()), tmp_path / FILE_NAME)
+    with pytest.raises(InputError, match='cannot be read as a checkpoint: Weights only load failed'):
+        load_model(str(tmp_path / FILE_NAME))
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_damaged_and_strange_files(tmp_path):
+    save_model(tmp_path / 'whole', info())
+    content = (tmp_path / 'whole' / FILE_NAME).read_bytes()
+    for name, text in (('half', content[:len(content) // 2]), ('empty', b''), ('text', b'hello')):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(InputError, match=f'{name} cannot be read as a checkpoint'):
+            read_checkpoint(str(tmp_path / name))
+    torch.save({'epoch': 1}, tmp_path / 'other')
+    with pytest.raises(InputError, match='it lacks model_name'):
+        read_checkpoint(str(tmp_path / 'other'))
+    for field in FIELDS:
+        incomplete = info()
+        del incomplete[field]
+        with pytest.raises(ValueError, match=field):
+            save_model(tmp_path / 'never', incomplete)
+    assert not (tmp_path / 'never').exists()
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    save_model(tmp_path, info(mcc=.1))
+
+    def full(*args):
+        raise OSError('No space left on device')
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(OSError, match='No space'):
+        save_model(tmp_path, info(mcc=.2))
+    assert read_checkpoint(str(tmp_path))['metrics']['mcc'] == .1 and os.listdir(tmp_path) == [FILE_NAME]
+
+
+@pytest.mark.parametrize(('metric', 'left'), [('mcc', ['b', 'c']), ('loss', ['a', 'd'])])
+def test_prune(tmp_path, metric, left):
+    kept = {}
+    for name, score in (('a', .1), ('b', .9), ('c', .5), ('d', .1)):
+        (tmp_path / name).mkdir()
+        kept[str(tmp_path / name)] = score
+    prune_checkpoints(kept, 2, metric)
+    assert sorted(os.listdir(tmp_path)) == left == sorted(os.path.basename(folder) for folder in kept)

@@ -1,0 +1,107 @@
+"""The test scripts on a checkpoint of the real trainer."""
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import recall_score
+
+from utils.common import InputError
+from utils.run_folder import name_of_run
+from utils.run_test import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def test(train, tiny, tmp_path):
+    train('--save_path tiny/mobilenet')
+
+    def run(flags, splits=None):
+        argv = f'--load_path experiments/tiny/mobilenet --data_path {tiny}/images --num_workers 0 {flags}'.split()
+        main('test', splits or {'val': None, 'test': str(tiny / 'test.csv')}, 'data/images', 0, argv)
+        return tmp_path / 'results' / 'tiny' / 'mobilenet'
+    return run
+
+
+def test_report_and_predictions(test, tiny, capsys):
+    folder = test('')
+    table, truth = pd.read_csv(folder / 'results_test.csv'), pd.read_csv(tiny / 'test.csv')
+    assert list(table.columns) == ['image_id', 'label', 'pred', 'p_class0', 'p_class1', 'p_class2']
+    assert (table.image_id == truth.image_id).all() and (table.label == truth.label).all()
+    probs = table.filter(like='p_').to_numpy()
+    np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
+    assert (probs.argmax(1) == table.pred).all()
+    text = (folder / 'performance_test.txt').read_text()
+    recalls = recall_score(table.label, table.pred, average=None, zero_division=0)
+    assert 'Recall: ' + ' - '.join(f'class{c}={100 * r:.2f}' for c, r in enumerate(recalls)) in text
+    assert re.search(r'F1: class0=\d', text) and f'Top-1 = {100 * (table.label == table.pred).mean():.2f} of 8 images' in text
+    assert f'many=none - medium=none - few={100 * recalls.mean():.2f}' in text
+    out = capsys.readouterr().out
+    assert re.search(r'^Test - K: -?[\d.]+ - mAUC: [\d.]+ - MCC: -?[\d.]+ - F1: [\d.]+ - BalAcc: [\d.]+$', out, re.M)
+    assert 'optimistic' not in out
+
+
+def test_repeated_runs_write_the_same_whole_files(test):
+    folder = test('')
+    before = [(folder / name).read_bytes() for name in ('performance_test.txt', 'results_test.csv')]
+    test('')
+    assert before == [(folder / name).read_bytes() for name in ('performance_test.txt', 'results_test.csv')]
+
+
+def test_csv_that_chose_the_checkpoint(test, tiny, tmp_path, capsys):
+    copy = tmp_path / 'copy.csv'  # recognised by its content
+    copy.write_bytes((tiny / 'val.csv').read_bytes())
+    folder = test(f'--csv_val {copy}')
+    assert f'{copy} is the csv that chose the checkpoint: the result is optimistic' in capsys.readouterr().out
+    assert {'performance_val.txt', 'performance_test.txt', 'results_val.csv'} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize('content', ['image_id\ntest_0_0\ntest_1_1\n', 'image_id,patient_id\ntest_0_0,a\ntest_1_1,b\n'])
+def test_without_labels(test, tmp_path, capsys, content):
+    (tmp_path / 'new.csv').write_text(content)
+    folder = test(f'--csv_test {tmp_path}/new.csv --dihedral_tta 2')
+    table = pd.read_csv(folder / 'results_test.csv')
+    assert list(table.columns)[:2] == ['image_id', 'pred'] and len(table) == 2
+    assert not (folder / 'performance_test.txt').exists() and 'no labels' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('flags', 'message'), [
+    ('--model_name resnet_50', '--model_name resnet_50 contradicts the checkpoint, which has mobilenetV2'),
+    ('--n_classes 5', '--n_classes 5 contradicts'), ('--im_size 64', r'--im_size \(64, 64\) contradicts'),
+    ('--dihedral_tta -1', 'must not be negative'), ('--csv_test absent.csv', 'no such csv: absent.csv'),
+])
+def test_errors(test, flags, message):
+    with pytest.raises(InputError, match=message):
+        test(flags)
+    test('--model_name mobilenetV2 --n_classes 3 --im_size 32')  # what agrees is accepted
+
+
+@pytest.mark.parametrize(('script', 'flag'), [('endo', '--csv_val'), ('eyepacs', '--csv_test')])
+def test_scripts(train, tiny, tmp_path, script, flag):
+    train('--save_path a/b')
+    command = [sys.executable, ROOT / f'test_with_labels_{script}.py', '--load_path', 'experiments/a/b', '--data_path', tiny / 'images']
+    done = subprocess.run([*command, flag, tiny / 'test.csv'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'results/a/b' / f'performance_{flag[6:]}.txt').exists() and 'it/s' not in done.stderr  # no bar in a file
+    done = subprocess.run([*command, flag, 'absent.csv'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == 'error: no such csv: absent.csv\n'
+
+
+def test_broken_image_in_a_worker_is_one_line(train, tiny, tmp_path):
+    train('--save_path a')
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / 'x.jpg').write_text('not an image')
+    (tmp_path / 'x.csv').write_text('image_id,label\nx,0\n')
+    command = [sys.executable, ROOT / 'test_with_labels_endo.py', '--load_path', 'experiments/a', '--data_path', 'images',
+               '--csv_val', 'x.csv']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and re.fullmatch(r'error: images/x\.jpg \(from x\.csv\) cannot be read as an image: .*\n', done.stderr)
+
+
+def test_name_of_run():
+    assert name_of_run('experiments/eyepacs/2stage/BSCE/epoch_07_K_1') == 'eyepacs/2stage/BSCE'
+    assert name_of_run('/x/experiments/a/last') == 'a' and name_of_run('/models/best') == 'best'

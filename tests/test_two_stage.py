@@ -1,0 +1,86 @@
+"""Stage two starts from stage one, and a frozen backbone stays as it was: from the real entry point."""
+import json
+import re
+
+import pytest
+import torch
+
+import train_lt_mxp
+from utils.common import InputError
+from utils.model_saving_loading import read_checkpoint
+
+
+def weights_of(run, name=''):
+    return read_checkpoint(str(run / name))['state_dict']
+
+
+@pytest.fixture
+def stage_one(train):
+    return train('--save_path one --n_epochs 2').parent / 'one'
+
+
+def first_weights(monkeypatch):
+    """Record the network's tensors before the first training epoch."""
+    seen, original = {}, train_lt_mxp.run_one_epoch
+
+    def spy(loader, model, *args):
+        if not seen:
+            seen.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return original(loader, model, *args)
+    monkeypatch.setattr(train_lt_mxp, 'run_one_epoch', spy)
+    return seen
+
+
+def test_fine_tuning_starts_from_the_saved_weights(train, stage_one, monkeypatch, capsys):
+    seen = first_weights(monkeypatch)
+    run = train(f'--pretrained_weights {stage_one} --weighting BSCE --lr 0.003')
+    saved, best = weights_of(stage_one), read_checkpoint(str(stage_one))
+    assert seen.keys() == saved.keys() and all(torch.equal(seen[name], saved[name]) for name in saved)
+    assert not torch.equal(weights_of(run)['features.0.0.weight'], saved['features.0.0.weight'])
+    parent = json.loads((run / 'config.cfg').read_text())['parent']
+    assert parent == {'path': best['folder'], 'epoch': best['epoch'], 'metric': 'mcc', 'score': best['metrics']['mcc'],
+                      'loaded': len(saved)}
+    line = rf"stage two from \S*/epoch_0{best['epoch']}_\S+ \(epoch {best['epoch']}, mcc -?\d+\.\d\d\); {len(saved)} tensors loaded"
+    assert re.search(line, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('mixup', [0, .3])
+def test_classifier_alone(train, stage_one, monkeypatch, capsys, mixup):
+    seen = first_weights(monkeypatch)
+    run = train(f'--pretrained_weights {stage_one} --trainable classifier --sampling class --n_epochs 2 --do_mixup {mixup} --momentum 0.9')
+    saved, after = weights_of(stage_one), weights_of(run, 'last')
+    for name, tensor in saved.items():
+        head = name.startswith('classifier.')
+        assert torch.equal(seen[name], tensor) != head, name  # re-initialised: the head, nothing else
+        assert torch.equal(after[name], tensor) != head, name  # unchanged: all else, running statistics included
+        assert torch.equal(after[name], seen[name]) != head, name  # trained: the head
+    config = json.loads((run / 'config.cfg').read_text())
+    assert config['reinitialised'] == ['classifier.1.weight', 'classifier.1.bias'] and len(config['frozen']) == 156
+    assert 're-initialised: classifier.1.weight, classifier.1.bias; 156 parameter tensors frozen' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('path', 'flags', 'message'), [
+    ('absent/run', '', 'no such checkpoint or run folder: absent/run'),
+    ('.', '', r'no checkpoint in \.: it holds no epoch_'),
+    ('experiments/one', '--model_name resnet10t', 'was trained with --model_name mobilenetV2, this run has resnet10t'),
+    ('experiments/one', '--n_classes 2 --csv_train two_train.csv', 'was trained with --n_classes 3, this run has 2'),
+])
+def test_what_does_not_fit_is_named(train, stage_one, tmp_path, path, flags, message):
+    for split in ('train', 'val'):
+        rows = [f'{split}_{c}_{i},{c}' for c in (0, 1) for i in (0, 1, 2)]
+        (tmp_path / f'two_{split}.csv').write_text('\n'.join(['image_id,label', *rows]))
+    with pytest.raises(InputError, match=message):
+        train(f'--pretrained_weights {path} {flags}')
+
+
+def test_stage_two_never_downloads(train, stage_one, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError('a download')
+    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', fail)
+    train(f'--pretrained_weights {stage_one} --init imagenet')
+
+
+def test_stage_three_from_a_checkpoint_folder(train, stage_one):
+    two = train(f'--pretrained_weights {next(stage_one.glob("epoch_*"))} --save_path two').parent / 'two'
+    run = train(f'--pretrained_weights {two}')
+    assert '/two/epoch_01' in json.loads((run / 'config.cfg').read_text())['parent']['path']
