@@ -1,0 +1,52 @@
+"""Every line that the experiment script would run is a valid command."""
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import train_lt_mxp
+from utils import run_test
+
+ROOT = Path(__file__).parent.parent
+
+
+def lines(*arguments):
+    done = subprocess.run(['bash', 'run_lt_experiments.sh', *arguments, '--dry_run'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(('group', 'n_trainings'), [('demo', 4), ('eyepacs', 14), ('endo', 70)])
+def test_every_line_parses(group, n_trainings):
+    runs, tests = [], []
+    for words in lines(group):
+        assert words[0] == 'python'
+        if words[1] == 'train_lt_mxp.py':
+            args = train_lt_mxp.get_parser().parse_args(words[2:])
+            train_lt_mxp.resolve(args)
+            if args.pretrained_weights:  # stage two starts from a run that this series makes before it
+                assert args.pretrained_weights in runs and args.pretrained_weights.count('/instance/') == 1
+            runs.append(f'experiments/{args.save_path}')
+        elif words[1] == '-m':
+            assert (ROOT / (words[2].replace('.', '/') + '.py')).exists()
+        else:
+            assert (ROOT / words[1]).exists()
+            splits = {'val': 'x'} if 'endo' in words[1] else {'val': None, 'test': 'x'}
+            tests.append(run_test.get_parser('', splits, '', 0).parse_args(words[2:]).load_path)
+    assert runs == tests and len(runs) == len(set(runs)) == n_trainings
+
+
+def test_commands_of_the_original_are_accepted():
+    """The lines of its README and experiment script, with their misspellings corrected."""
+    for line in ('--do_mixup 0.1 --save_path eyepacs/mxp_1e-1/mobilenet --model_name mobilenetV2 --n_epochs 30 --metric kappa',
+                 '--save_path eyepacs/CDT/mobilenet --model_name mobilenetV2 --weighting CDT --n_epochs 30 --metric kappa',
+                 '--save_path endo/F1/2stage/mobilenetV2/BSCE --csv_train data/train_endo1.csv --data_path data/images '
+                 '--model_name mobilenetV2 --weighting BSCE --n_epochs 60 --metric mcc --n_classes 23 --lr 0.003 '
+                 '--pretrained_weights experiments/endo/F1/instance/mobilenetV2/'):
+        train_lt_mxp.resolve(train_lt_mxp.get_parser().parse_args(line.split()))
+
+
+def test_unknown_group():
+    done = subprocess.run(['bash', 'run_lt_experiments.sh', 'isic'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and 'unknown argument isic' in done.stderr

@@ -1,0 +1,63 @@
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tools import check_environment, compare_experiments, contact_sheet
+from utils.common import InputError, run_script, whole_file
+from utils.get_loaders import ClassDataset
+
+
+def write_results(folder, preds):
+    folder.mkdir(parents=True)
+    probs = pd.DataFrame([[.8 if c == p else .1 for c in range(3)] for p in preds], columns=['p_a', 'p_b', 'p_c'])
+    table = pd.DataFrame({'image_id': range(6), 'label': [0, 0, 0, 0, 1, 2], 'pred': preds})
+    pd.concat([table, probs], axis=1).to_csv(folder / 'results_test.csv', index=False)
+
+
+def test_compare(tmp_path):
+    write_results(tmp_path / 'good' / 'seed0', [0, 0, 0, 0, 1, 2])
+    write_results(tmp_path / 'good' / 'seed1', [0, 0, 0, 0, 1, 1])
+    write_results(tmp_path / 'one', [0, 0, 0, 0, 0, 0])
+    table = compare_experiments.compare(str(tmp_path), 'results_test.csv').set_index('method')
+    assert table.loc['good', ['runs', 'BACC', 'R c']].tolist() == [2, '83.3 ± 23.6', '50.0 ± 70.7']
+    assert table.loc['one', ['runs', 'BACC', 'R a', 'R b']].tolist() == [1, '33.3', '100.0', '0.0']
+    lines = compare_experiments.to_markdown(table.reset_index()).splitlines()
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    with pytest.raises(InputError, match=r'no results_val\.csv below'):
+        compare_experiments.compare(str(tmp_path), 'results_val.csv')
+
+
+def test_contact_sheet(tiny):
+    sheet = contact_sheet.contact_sheet(ClassDataset(tiny / 'train.csv', tiny / 'images', (20, 20)), 3, columns=5)
+    assert isinstance(sheet, Image.Image) and sheet.size[1] == 3 * 24
+
+
+def test_check_environment(tmp_path):
+    (tmp_path / 'r.txt').write_text('# comment\nnumpy==1\ntorch==2\nsurely-not-installed==1.0\n')
+    assert list(check_environment.missing([tmp_path / 'r.txt'])) == ['surely-not-installed']
+
+
+@pytest.mark.parametrize('tool', ['compare_experiments', 'contact_sheet', 'download_file', 'prepare_demo_data', 'prepare_endo_data',
+                                  'prepare_eyepacs_data'])
+def test_help(tool):
+    done = subprocess.run([sys.executable, '-m', f'tools.{tool}', '--help'], capture_output=True, text=True)
+    assert done.returncode == 0 and 'usage' in done.stdout, done.stderr
+
+
+def test_errors_are_one_line(capsys):
+    def fail():
+        raise InputError('x.csv: no rows')
+    with pytest.raises(SystemExit) as error:
+        run_script(fail)
+    assert error.value.code == 'error: x.csv: no rows'
+
+
+def test_whole_file(tmp_path):
+    with pytest.raises(OSError, match='full'), whole_file(tmp_path / 'a') as temporary:
+        with open(temporary, 'w') as f:
+            f.write('half')
+        raise OSError('full')
+    assert list(tmp_path.iterdir()) == []
