@@ -1,0 +1,46 @@
+"""Flags: the original's names and defaults, typos, and what cannot work."""
+import re
+
+import pytest
+
+from train_lt_mxp import get_parser, reached_min_lr, resolve
+from utils.common import InputError
+
+
+def resolve_flags(flags):
+    args = get_parser().parse_args(flags.split())
+    resolve(args)
+    return args
+
+
+def test_defaults_of_the_original():
+    args = resolve_flags('')
+    original = {'csv_train': 'data/train_eyepacs.csv', 'csv_val': 'data/val_eyepacs.csv', 'data_path': 'data/eyepacs_all_ims/',
+                'sampling': 'instance', 'model_name': 'bit_resnext50_1', 'n_classes': 5, 'loss_fn': 'CE', 'do_mixup': 0, 'batch_size': 8,
+                'optimizer': 'sgd', 'patience': 2, 'lr': .01, 'min_lr': 1e-5, 'wd': 0, 'momentum': 0, 'n_epochs': 7, 'metric': 'auc',
+                'im_size': (512, 512), 'pretrained_weights': None, 'do_not_save': False, 'n_checkpoints': 1}
+    assert {name: getattr(args, name) for name in original} == original
+    assert resolve_flags('--csv_train training/train_endo1.csv').csv_val == 'training/val_endo1.csv'
+    assert resolve_flags('--im_size 512,640').im_size == (512, 640)
+    assert resolve_flags('--do_not_save yes').do_not_save and not resolve_flags('--do_not_save no').do_not_save
+
+
+@pytest.mark.parametrize('flags', ['--sampling calss', '--weighting BCSE', '--metric accuracy', '--im_size a', '--do_not_save maybe'])
+def test_typos_die_in_the_parser(flags):
+    with pytest.raises(SystemExit):
+        get_parser().parse_args(flags.split())
+
+
+@pytest.mark.parametrize(('flags', 'message'), [
+    ('--n_epochs 0', '--n_epochs must be positive'), ('--do_mixup -1', '--do_mixup must not be negative'),
+    ('--csv_train data/x.csv', "cannot be guessed from the name 'x.csv': give it with --csv_val"),
+    ('--trainable classifier --init none', 'would freeze a random backbone'), ('--lr nan', '--lr must be positive'),
+])
+def test_flags_that_cannot_work(flags, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        resolve_flags(flags)
+
+
+def test_a_constant_rate_is_no_reason_to_stop():
+    args = resolve_flags('--lr 0.01 --min_lr 0.01')
+    assert not reached_min_lr([{'lr': .01}], args) and not reached_min_lr([], args)
