@@ -65,7 +65,7 @@ def get_parser():
     run = parser.add_argument_group('run')
     run.add_argument('--metric', default='auc', choices=METRICS, help='validation metric that picks the best epoch and lowers the rate')
     run.add_argument('--train_eval', default='sample', choices=('sample', 'full', 'off'),
-                     help='training images scored each epoch: a fixed sample as large as the validation set, all, none')
+                     help='training images scored each epoch, augmented: a fixed sample as large as the validation set, all, none')
     run.add_argument('--seed', type=int, default=0, help='random seed')
     run.add_argument('--save_path', default='date_time', help='name of the run, below experiments/')
     run.add_argument('--n_checkpoints', type=int, default=1, help='how many of the best epochs to keep')
@@ -202,6 +202,7 @@ def main(args):
     criterion = get_loss_fn(args.loss_fn, class_count, **params).to(accelerator.device)
     normalise = Normalise(accelerator.device, mean, std)
     prepare = BalancedMixUp(normalise, args.n_classes, args.do_mixup, args.seed) if args.do_mixup > 0 else Plain(normalise, args.seed)
+    as_trained = Plain(normalise, args.seed, stream=3)
 
     for epoch in range(len(run.history), args.n_epochs):
         if reached_min_lr(run.history, args):
@@ -216,7 +217,8 @@ def main(args):
         images_per_second = len(loader) * args.batch_size / (time.perf_counter() - start)
         train, train_report = dict.fromkeys(METRICS, math.nan), None
         if args.train_eval != 'off':
-            train, train_report = evaluate(model, train_eval_loader, normalise, accelerator, f'{desc} train')
+            as_trained.set_epoch(epoch)
+            train, train_report = evaluate(model, train_eval_loader, as_trained.inputs, accelerator, f'{desc} train')
         val, val_report = evaluate(model, val_loader, normalise, accelerator, f'{desc} val')
         if train_report is None or is_better(args.metric, train[args.metric], val[args.metric]):  # not while it underfits
             scheduler.step(val[args.metric])

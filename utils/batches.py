@@ -25,22 +25,28 @@ class Normalise:
 
 
 class Plain:
-    """prepare: a combo batch of one loader -> augmented inputs (B, 3, H, W) and hard targets (B,)."""
+    """prepare: a combo batch of one loader -> augmented inputs (B, 3, H, W) and hard targets (B,).
 
-    def __init__(self, normalise, seed=0):
-        self.normalise, self.seed = normalise, seed
+    The draws depend on (seed, stream, epoch) alone. `inputs` also serves to score training images as they are trained on.
+    """
+
+    def __init__(self, normalise, seed=0, stream=2):
+        self.normalise, self.seed, self.stream = normalise, seed, stream
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        self.rng = np.random.default_rng([self.seed, 2, epoch])
+        self.rng = np.random.default_rng([self.seed, self.stream, epoch])
 
     def augmented(self, images):
         params = draw_params(self.rng, len(images), images.shape[-1])
         return jitter(move(self.normalise.to_float(images), params), params)
 
+    def inputs(self, images):
+        return self.normalise.standardise(self.augmented(images))
+
     def __call__(self, batch):
         (images, labels, _), = batch
-        return self.normalise.standardise(self.augmented(images)), labels.to(self.normalise.device, non_blocking=True)
+        return self.inputs(images), labels.to(self.normalise.device, non_blocking=True)
 
 
 class BalancedMixUp(Plain):

@@ -40,8 +40,8 @@ def read_checkpoint(path):
         return _read_best(path)
     try:
         info = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as err:  # a damaged file, or a pickle that is no checkpoint: many kinds of error
-        raise InputError(f'{file} cannot be read as a checkpoint: {(str(err) or type(err).__name__).splitlines()[0]}') from err
+    except Exception as err:  # a damaged file, or a pickle of other objects, which could run code: many kinds of error
+        raise InputError(f'{file} cannot be read as a checkpoint: it is damaged, or holds more than weights and plain values') from err
     missing = [name for name in FIELDS if name not in info] if isinstance(info, dict) else FIELDS
     if missing:
         raise InputError(f"{file} is no checkpoint of this project: it lacks {', '.join(missing)}")
