@@ -39,7 +39,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         def __reduce__(self):
             return os.system, (f'touch {tmp_path}/ran',)
     torch.save(info(config=Evil()), tmp_path / FILE_NAME)
-    with pytest.raises(InputError, match='cannot be read as a checkpoint: .* holds more than weights'):
+    with pytest.raises(InputError, match=r'cannot be read as a checkpoint: .* holds more than weights'):
         load_model(str(tmp_path / FILE_NAME))
     assert not (tmp_path / 'ran').exists()
 
