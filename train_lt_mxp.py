@@ -99,7 +99,7 @@ def resolve(args):
 def run_one_epoch(loader, model, prepare, criterion, optimizer, accelerator, desc):
     """One pass of training. -> mean training loss; raises `InputError` when it is not finite."""
     train_mode(accelerator.unwrap_model(model))
-    total, n_images, lr = torch.zeros((), device=accelerator.device), 0, optimizer.param_groups[0]['lr']
+    total, lr = torch.zeros((), device=accelerator.device), optimizer.param_groups[0]['lr']
     batch_size = loader.loaders[0].batch_size
     with tqdm(total=len(loader) * batch_size, desc=desc, unit='img', leave=False, disable=None) as bar:
         for step, batch in enumerate(loader, start=1):
@@ -111,7 +111,6 @@ def run_one_epoch(loader, model, prepare, criterion, optimizer, accelerator, des
             optimizer.step()
             optimizer.zero_grad()
             total += loss.detach()
-            n_images += batch_size
             if step % CHECK_EVERY == 0 or step == len(loader):
                 mean = total.item() / step
                 if not math.isfinite(mean):
