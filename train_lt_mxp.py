@@ -186,7 +186,7 @@ def main(args):
         'class_names': class_names, 'class_count': class_count.tolist(), 'parent': parent, 'frozen': frozen,
         'reinitialised': reinitialised, 'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},
         'torch': str(torch.__version__), 'device': accelerator.device.type, 'mixed_precision': accelerator.mixed_precision}
-    run.write_config(config)
+    run.start(config)
 
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     model, optimizer = accelerator.prepare(model, OPTIMIZERS[args.optimizer](trainable, args))

@@ -1,6 +1,9 @@
 """The real entry point on a tiny set."""
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from utils.common import InputError
 from utils.get_loaders import SAMPLING
 from utils.losses import LOSSES
 from utils.model_saving_loading import read_checkpoint
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_run_folder(train, capsys):
@@ -99,10 +104,14 @@ def test_a_run_is_not_overwritten_by_accident(train):
     with pytest.raises(InputError, match='already holds a run: continue it with --resume, replace it with --overwrite'):
         train()
     (run / 'stale.txt').touch()
+    with pytest.raises(InputError, match='no such csv'):
+        train('--overwrite --csv_train absent_train.csv')
+    assert (run / 'val_metrics.txt').exists()  # a mistake costs nothing
     train('--overwrite')
     assert not (run / 'stale.txt').exists()
     with pytest.raises(InputError, match='nothing to resume'):
         train('--resume --save_path other')
+    assert not run.with_name('other').exists()
 
 
 def test_early_stopping_trains_at_the_minimum_rate(train, capsys):
@@ -123,3 +132,15 @@ def test_one_class_in_validation(train, tiny, tmp_path):
     run = train(f'--csv_val {tmp_path}/one.csv --metric loss')
     assert np.isnan(read_checkpoint(str(run))['metrics']['auc'])
     assert json.loads((run / 'log.jsonl').read_text())['val']['auc'] is None
+
+
+def test_bf16(tiny, tmp_path):
+    """Mixed precision, the default on CUDA: same form of results, weights saved in fp32."""
+    command = [sys.executable, ROOT / 'train_lt_mxp.py', *f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 '
+               '--model_name mobilenetV2 --init none --batch_size 4 --n_epochs 1 --num_workers 0 --precision bf16 --do_mixup 0.2 '
+               '--save_path bf16'.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    info = read_checkpoint(str(tmp_path / 'experiments' / 'bf16'))
+    assert info['config']['mixed_precision'] == 'bf16' and np.isfinite(info['metrics']['loss'])
+    assert {tensor.dtype for tensor in info['state_dict'].values()} == {torch.float32, torch.int64}

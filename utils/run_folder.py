@@ -41,20 +41,20 @@ class RunFolder:
 
     def __init__(self, path, metric, n_checkpoints, flags, resume=False, overwrite=False):
         self.path, self.metric, self.n_checkpoints = path, metric, n_checkpoints
-        self.history, self.kept, self.state = [], {}, None
+        self.history, self.kept, self.state, self.replaces = [], {}, None, False
         if path is None:
             return
-        if os.path.exists(self.file('config.cfg')):
-            if overwrite:
-                shutil.rmtree(path)
-            elif not resume:
-                raise InputError(f'{path} already holds a run: continue it with --resume, replace it with --overwrite, '
-                                 'or choose another --save_path')
-            else:
-                self._continue(flags)
-        elif resume:
+        exists = os.path.exists(self.file('config.cfg'))
+        if resume and overwrite:
+            raise InputError('--resume and --overwrite exclude each other')
+        if resume and not exists:
             raise InputError(f'nothing to resume: {path} holds no run')
-        os.makedirs(path, exist_ok=True)
+        if exists and not (resume or overwrite):
+            raise InputError(f'{path} already holds a run: continue it with --resume, replace it with --overwrite, '
+                             'or choose another --save_path')
+        self.replaces = exists and overwrite
+        if resume:
+            self._continue(flags)
 
     def file(self, *names):
         return os.path.join(self.path, *names)
@@ -80,9 +80,14 @@ class RunFolder:
             else:
                 self.kept[folder] = self.score(epoch)
 
-    def write_config(self, config):
-        if self.path is not None:
-            write_text(self.file('config.cfg'), json.dumps(_to_json(config), indent=2) + '\n')
+    def start(self, config):
+        """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg."""
+        if self.path is None:
+            return
+        if self.replaces:
+            shutil.rmtree(self.path)
+        os.makedirs(self.path, exist_ok=True)
+        write_text(self.file('config.cfg'), json.dumps(_to_json(config), indent=2) + '\n')
 
     def score(self, epoch):
         return self.history[epoch - 1]['val'][self.metric]
