@@ -18,7 +18,7 @@ from models.weights import load_weights
 from utils.batches import BalancedMixUp, Normalise, Plain
 from utils.combo_loader import ComboLoader
 from utils.common import InputError, file_sha256, parse_im_size, run_script, str2bool
-from utils.evaluation import METRICS, SMALLER_IS_BETTER, evaluate_multi_cls, is_better, performance_text
+from utils.evaluation import METRICS, SMALLER_IS_BETTER, evaluate_multi_cls, performance_text, training_is_ahead
 from utils.get_loaders import SAMPLING, get_combo_loader, get_eval_loader, get_train_val_cls_loaders, modify_loader
 from utils.inference import predict
 from utils.losses import LOSSES, get_loss_fn
@@ -169,6 +169,7 @@ def main(args):
         raise InputError(f'--metric auc is undefined: {args.csv_val} has images of one class only')
     sample = len(val_set) if args.train_eval == 'sample' else None
     train_eval_loader = get_eval_loader(train_set, args.batch_size, args.num_workers, sample, args.seed)
+    n_train_eval = len(train_eval_loader.dataset)
     if args.do_mixup > 0:
         loader = get_combo_loader(train_loader, args.sampling)
     else:
@@ -219,7 +220,7 @@ def main(args):
             as_trained.set_epoch(epoch)
             train, train_report = evaluate(model, train_eval_loader, as_trained.inputs, accelerator, f'{desc} train')
         val, val_report = evaluate(model, val_loader, normalise, accelerator, f'{desc} val')
-        if train_report is None or is_better(args.metric, train[args.metric], val[args.metric]):  # not while it underfits
+        if train_report is None or training_is_ahead(args.metric, train[args.metric], val[args.metric], n_train_eval, len(val_set)):
             scheduler.step(val[args.metric])
         record = {'epoch': epoch + 1, 'lr': lr, 'training_loss': train_loss, 'train': train, 'val': val,
                   'images_per_second': images_per_second, 'seconds': time.perf_counter() - start}

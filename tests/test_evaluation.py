@@ -6,7 +6,15 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from utils.evaluation import confusion_text, evaluate_multi_cls, is_better, performance_text, recall_per_class, shot_recalls
+from utils.evaluation import (
+    confusion_text,
+    evaluate_multi_cls,
+    is_better,
+    performance_text,
+    recall_per_class,
+    shot_recalls,
+    training_is_ahead,
+)
 from utils.inference import Predictions
 
 
@@ -58,6 +66,15 @@ def test_one_class_and_one_image():
 def test_direction():
     assert is_better('mcc', .5, .4) and not is_better('mcc', .4, .4) and is_better('loss', .4, .5) and not is_better('loss', .5, .4)
     assert is_better('kappa', -.2, math.nan) and not is_better('kappa', math.nan, -.2) and is_better('mcc', 0., -.1)
+
+
+def test_training_is_ahead_beyond_chance():
+    assert not training_is_ahead('mcc', .53, .50, 319, 319) and training_is_ahead('mcc', .55, .50, 319, 319)
+    assert training_is_ahead('kappa', .52, .50, 3500, 3500)
+    assert training_is_ahead('loss', .49, .50, 319, 319) and not training_is_ahead('loss', .51, .50, 319, 319)
+    difference = np.diff(np.random.default_rng(0).binomial(319, .5, (4000, 2)) / 319)  # two equal fractions of 319 images
+    ahead = np.mean([training_is_ahead('bacc', float(d), 0., 319, 319) for d in difference.ravel()])
+    assert ahead == pytest.approx(.16, abs=.03)  # one standard error
 
 
 def test_shot_groups_by_training_counts():

@@ -136,9 +136,9 @@ def test_one_class_in_validation(train, tiny, tmp_path):
 
 def test_bf16(tiny, tmp_path):
     """Mixed precision, the default on CUDA: same form of results, weights saved in fp32."""
-    command = [sys.executable, ROOT / 'train_lt_mxp.py', *f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 '
-               '--model_name mobilenetV2 --init none --batch_size 4 --n_epochs 1 --num_workers 0 --precision bf16 --do_mixup 0.2 '
-               '--save_path bf16'.split()]
+    command = [sys.executable, ROOT / 'train_lt_mxp.py', *f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 '
+               '--im_size 32 --model_name mobilenetV2 --init none --batch_size 4 --n_epochs 1 --num_workers 0 --precision bf16 '
+               '--do_mixup 0.2 --save_path bf16'.split()]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     info = read_checkpoint(str(tmp_path / 'experiments' / 'bf16'))

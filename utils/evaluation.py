@@ -30,6 +30,16 @@ def is_better(metric, value, reference):
     return value < reference if metric in SMALLER_IS_BETTER else value > reference
 
 
+def training_is_ahead(metric, train, val, n_train, n_val):
+    """The original's condition for telling the plateau scheduler about an epoch: training scores better than validation.
+
+    Better by more than one standard error of the difference, at most (1 / 4n + 1 / 4m)^(1/2) for fractions of n and m
+    images: with a small sample, chance alone would else lower the rate while the network still underfits. No margin for the loss.
+    """
+    margin = 0 if metric in SMALLER_IS_BETTER else math.sqrt(1 / (4 * n_train) + 1 / (4 * n_val))
+    return is_better(metric, train - margin, val)
+
+
 def evaluate_multi_cls(y_true, y_pred, y_proba):
     """y_true, y_pred: int (N,); y_proba: (N, K), used as they are, K counts absent classes too. -> Metrics"""
     classes = np.arange(y_proba.shape[1])
