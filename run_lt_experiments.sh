@@ -50,19 +50,23 @@ both_stages() {
     done < <(methods two)
 }
 demo() {
-    local seed common
+    local seed common one two
     do_ "$PYTHON" -m tools.prepare_demo_data
     for seed in ${SEEDS:-0}; do
         common=(--csv_train data/demo/train_demo.csv --data_path data/demo/images --im_size 96 --model_name mobilenetV2 --init none
-                --metric bacc --batch_size 16 --lr 0.03 --momentum 0.9 --num_workers 2 --seed "$seed")
+                --metric bacc --batch_size 16 --optimizer adam --num_workers 2 --seed "$seed")
+        one=(--n_epochs 7 --lr 0.002)
+        two=(--n_epochs 3 --loss_fn BSCE --pretrained_weights "experiments/demo/instance/seed$seed")
         run() { local method=$1; shift; experiment "demo/$method/seed$seed" eyepacs --csv_test data/demo/test_demo.csv \
-            --data_path data/demo/images --dihedral_tta 0 -- "${common[@]}" "$@"; }
-        run instance --n_epochs 8
-        run mxp_0.2 --n_epochs 8 --do_mixup 0.2
-        run BSCE --n_epochs 8 --loss_fn BSCE
-        run 2stage_BSCE --n_epochs 3 --loss_fn BSCE --lr 0.003 --pretrained_weights "experiments/demo/instance/seed$seed"
+            --data_path data/demo/images --dihedral_tta 0 --num_workers 2 -- "${common[@]}" "$@"; }
+        run instance "${one[@]}"
+        run mxp_0.2 "${one[@]}" --do_mixup 0.2
+        run BSCE "${one[@]}" --loss_fn BSCE
+        run 2stage_BSCE "${two[@]}" --lr 0.0003
+        run 2stage_cRT_BSCE "${two[@]}" --lr 0.002 --trainable classifier
     done
     do_ "$PYTHON" -m tools.compare_experiments results/demo
+    echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
 }
 eyepacs() {
     both_stages eyepacs mobilenetV2 eyepacs -- --metric kappa

@@ -17,7 +17,7 @@ def lines(*arguments):
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(('group', 'n_trainings'), [('demo', 4), ('eyepacs', 14), ('endo', 70)])
+@pytest.mark.parametrize(('group', 'n_trainings'), [('demo', 5), ('eyepacs', 14), ('endo', 70)])
 def test_every_line_parses(group, n_trainings):
     runs, tests = [], []
     for words in lines(group):
