@@ -21,8 +21,7 @@ do_() {
 experiment() {
     local name=$1 tester=$2 test_flags=() resume=()
     shift 2
-    while [ "$1" != -- ]; do test_flags+=("$1"); shift; done
-    shift
+    while [ "$1" != -- ]; do test_flags+=("$1"); shift; done; shift
     if [ ! -f "experiments/$name/val_metrics.txt" ]; then
         [ ! -f "experiments/$name/config.cfg" ] || resume=(--resume)
         do_ "$PYTHON" train_lt_mxp.py --save_path "$name" "$@" ${resume[@]+"${resume[@]}"}
@@ -30,7 +29,7 @@ experiment() {
     compgen -G "results/$name/performance_*.txt" >/dev/null ||
         do_ "$PYTHON" "test_with_labels_$tester.py" --load_path "experiments/$name" "${test_flags[@]}"
 }
-# The methods of the paper and its extension; $1 is the dataset's stage: one or two
+# methods one|two: name and flags of each method of the paper and its extension, in that stage
 methods() {
     local alpha sampling loss
     for sampling in instance sqrt class; do echo "$sampling --sampling $sampling"; done
@@ -66,7 +65,7 @@ demo() {
         run 2stage_cRT_BSCE "${two[@]}" --lr 0.002 --trainable classifier
     done
     do_ "$PYTHON" -m tools.compare_experiments results/demo
-    echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
+    [ -n "$dry" ] || echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
 }
 eyepacs() {
     both_stages eyepacs mobilenetV2 eyepacs -- --metric kappa
