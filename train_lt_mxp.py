@@ -133,11 +133,11 @@ def reached_min_lr(history, args):
     return bool(history) and history[-1]['lr'] <= args.min_lr * (1 + 1e-6) < args.lr
 
 
-def epoch_line(record):
+def epoch_line(record, n_epochs):
     t, v = record['train'], record['val']
     scores = ' - '.join(f'{name}: {100 * t[key]:.2f}||{100 * v[key]:.2f}'
                         for name, key in (('K', 'kappa'), ('mAUC', 'auc'), ('MCC', 'mcc'), ('BACC', 'bacc')))
-    return (f"Epoch {record['epoch']} Train||Val Loss: {t['loss']:.4f}||{v['loss']:.4f} - {scores} - LR: {record['lr']:g} - "
+    return (f"Epoch {record['epoch']}/{n_epochs} Train||Val Loss: {t['loss']:.4f}||{v['loss']:.4f} - {scores} - LR: {record['lr']:g} - "
             f"{record['images_per_second']:.0f} img/s - {record['seconds']:.1f} s")
 
 
@@ -182,7 +182,7 @@ def main(args):
     frozen, reinitialised = set_trainable(model, args.trainable)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     print(f'* {args.model_name}: {sum(p.numel() for p in trainable):,} trainable parameters; '
-          + describe_start(parent, frozen, reinitialised))
+          + describe_start(args.init, parent, frozen, reinitialised))
     config = vars(args) | {
         'class_names': class_names, 'class_count': class_count.tolist(), 'parent': parent, 'frozen': frozen,
         'reinitialised': reinitialised, 'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},
@@ -231,7 +231,7 @@ def main(args):
         run.end_epoch(record, '\n'.join(reports), checkpoint,
                       {'optimizer': optimizer.state_dict(), 'scheduler': scheduler.state_dict()})
         best = f' - best {args.metric} so far' if run.best_epoch() == epoch + 1 else ''
-        print(epoch_line(record) + best, flush=True)
+        print(epoch_line(record, args.n_epochs) + best, flush=True)
 
     run.finish()
     best = run.best_epoch()

@@ -38,7 +38,7 @@ def test_good(check):
     (put('label', 3, None), r': nan \(row 5\)'),
     (lambda t: t[t.label != '2'], r'no training image of class 2 \(check --n_classes\)'),
     (lambda t: t[:0], 'no rows'),
-    (lambda t: pd.concat([t, t[:1]]), r'1 image ids stand in more than one row'),
+    (lambda t: pd.concat([t, t[:1]]), r'1 images stand in more than one row'),
     (lambda t: t[['image_id']], 'no labels: the last column must be the class'),
 ])
 def test_one_problem(check, change, message):
@@ -48,8 +48,9 @@ def test_one_problem(check, change, message):
 
 
 def test_overlap(check):
-    with pytest.raises(InputError, match=r'1 images stand in .*val\.csv too: val_0_0'):
-        check(put('image_id', 0, 'val_0_0'))
+    for same in ('val_0_0', 'val_0_0.jpg'):
+        with pytest.raises(InputError, match=r'1 images stand in .*val\.csv too: .*val_0_0'):
+            check(put('image_id', 0, same))
 
     def patients(prefix):
         return lambda t: t.assign(patient_id=[f'{prefix}{i % 9}' for i in range(len(t))])[['image_id', 'patient_id', 'label']]

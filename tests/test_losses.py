@@ -80,4 +80,6 @@ def test_class_without_training_images(name, soft):
 
 def test_unknown_parameter():
     with pytest.raises(InputError, match=r'loss CDT has no parameter tau \(it has: gamma\)'):
-        get_loss_fn('CDT', [3, 2], tau=1)
+        get_loss_fn('cdt', [3, 2], tau=1)
+    with pytest.raises(InputError, match='unknown loss BCSE'):
+        get_loss_fn('BCSE', [3, 2])

@@ -1,5 +1,6 @@
 """Everything that can be known to be wrong with the csvs before the first step, in one message."""
 import os
+from collections import Counter
 
 import numpy as np
 
@@ -8,6 +9,11 @@ from .common import InputError
 
 def _some(items, n=5):
     return ', '.join(map(str, items[:n])) + (', ...' if len(items) > n else '')
+
+
+def _images(data):
+    """What identifies each image: its file, since `a` and `a.jpg` may be the same one; the id where there is no file."""
+    return [path or image_id for image_id, path in zip(data.im_list, data.paths, strict=True)]
 
 
 def _problems_of_one(data, n_classes):
@@ -20,10 +26,9 @@ def _problems_of_one(data, n_classes):
     empty = [path for path in data.paths if path is not None and os.path.getsize(path) == 0]
     if empty:
         yield f'{len(empty)} empty image files: {_some(empty)}'
-    ids = data.table.image_id
-    twice = ids[ids.duplicated()].unique().tolist()
+    twice = [image for image, n in Counter(_images(data)).items() if n > 1]
     if twice:
-        yield f'{len(twice)} image ids stand in more than one row: {_some(twice)}'
+        yield f'{len(twice)} images stand in more than one row: {_some(twice)}'
     bad = np.flatnonzero((data.dr < 0) | (data.dr >= n_classes)) if data.has_labels else []
     if len(bad):
         values = _some([f'{data.table.iloc[i, -1]} (row {i + 2})' for i in bad[:6]])
@@ -39,11 +44,12 @@ def _problems_of_training(train, n_classes):
 
 
 def _problems_of_pair(train, val):
-    for column, what in (('image_id', 'images'), ('patient_id', 'patients')):
-        if column in train.table and column in val.table:
-            both = sorted(set(train.table[column].dropna()) & set(val.table[column].dropna()))
-            if both:
-                yield f'{len(both)} {what} stand in {val.csv_path} too: {_some(both)}'
+    shared = {'images': set(_images(train)) & set(_images(val))}
+    if 'patient_id' in train.table and 'patient_id' in val.table:
+        shared['patients'] = set(train.table.patient_id.dropna()) & set(val.table.patient_id.dropna())
+    for what, both in shared.items():
+        if both:
+            yield f'{len(both)} {what} stand in {val.csv_path} too: {_some(sorted(both))}'
 
 
 def check_data(datasets, n_classes):

@@ -69,8 +69,11 @@ LOSSES = {'CE': CrossEntropy, 'BSCE': BalancedSoftmax, 'CDT': ClassDependentTemp
 
 
 def get_loss_fn(name, class_count, **params):
-    """The loss `name` (a key of LOSSES) for TRAIN counts `class_count` (K,); `params` are its hyper-parameters, and one
+    """The loss `name` (a key of LOSSES, in any case) for TRAIN counts `class_count` (K,); `params` are its hyper-parameters, and one
     that it does not have raises `InputError`."""
+    name = name.upper()
+    if name not in LOSSES:
+        raise InputError(f"unknown loss {name} (there are: {', '.join(LOSSES)})")
     known = list(inspect.signature(LOSSES[name]).parameters)[1:]
     unknown = [param for param in params if param not in known]
     if unknown:

@@ -37,9 +37,9 @@ def train_mode(model):
     model.get_submodule(model.classifier_name).train()
 
 
-def describe_start(parent, frozen, reinitialised):
+def describe_start(init, parent, frozen, reinitialised):
     """What a run starts from, in one line."""
-    parts = ['initial weights as --init says']
+    parts = [f'initial weights: {init}']
     if parent:
         parts = [f"stage two from {parent['path']} (epoch {parent['epoch']}, {parent['metric']} {100 * parent['score']:.2f})",
                  f"{parent['loaded']} tensors loaded"]
