@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tools import prepare_endo_data
+from tools import endo_folds, prepare_endo_data
 from utils.common import InputError
 
 PER_FINDING, N_FINDINGS = 10, 23
@@ -84,6 +84,6 @@ def test_real_official_folds(real_data):
     official = pd.read_csv(os.path.join(real_data, 'labels', 'hyper_kvasir_5_fold_split.csv'), sep=';')
     table = pd.DataFrame({'image_id': official['file-name'].str.removesuffix('.jpg'),
                           'finding': official['class-name'].astype('category').cat.codes}).sample(frac=1, random_state=1)
-    folds = prepare_endo_data.official_folds(table, os.path.join(real_data, 'labels', 'hyper_kvasir_5_fold_split.csv'))
+    folds = endo_folds.official_folds(table, os.path.join(real_data, 'labels', 'hyper_kvasir_5_fold_split.csv'))
     assert sum(map(len, folds)) == 10662 and all(table.drop(fold.index).finding.nunique() == 23 for fold in folds)
-    assert [len(fold) for fold in prepare_endo_data.original_folds(table)] == [2132] * 4 + [2134]
+    assert [len(fold) for fold in endo_folds.original_folds(table)] == [2132] * 4 + [2134]

@@ -14,12 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pandas as pd
 from PIL import Image
-from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
+from tools.endo_folds import official_folds, original_folds, write_folds
 from utils.common import InputError, run_script
 
-N_FINDINGS, N_FOLDS, SIZE = 23, 5, (640, 512)  # width, height, as the original prepared them
+N_FINDINGS, SIZE = 23, (640, 512)  # width, height, as the original prepared them
 _archive = None  # of a worker process
 
 
@@ -56,40 +56,6 @@ def read_labels(archive, n_images):
             raise InputError(f'{archive.filename} has {found} {what}, {expected} expected: the file is incomplete or another one')
     classes = table.Finding.map({name: c for c, name in enumerate(findings)})
     return pd.DataFrame({'image_id': ids, 'finding_name': table.Finding, 'finding': classes}), members
-
-
-def original_folds(table):
-    """The original's five validation sets: a fifth of all images cut off four times from seed 0, stratified."""
-    rest, folds = table, []
-    for _ in range(N_FOLDS - 1):
-        rest, fold = train_test_split(rest, test_size=len(table) // N_FOLDS, random_state=0, stratify=rest.finding)
-        folds.append(fold)
-    # The original numbers the remainder as fold 5 and the last cut as fold 4.
-    return [*folds, rest]
-
-
-def official_folds(table, path):
-    """The dataset authors' folds, from their 5_fold_split.csv (file-name;class-name;split-index)."""
-    try:
-        official = pd.read_csv(path, sep=';', dtype={'file-name': str})
-    except (OSError, pd.errors.ParserError, UnicodeDecodeError) as err:
-        raise InputError(f'--splits official: {path} cannot be read: {err}') from err
-    if not {'file-name', 'split-index'} <= set(official.columns):
-        raise InputError(f'--splits official: {path} has no columns file-name and split-index')
-    index = table.image_id.map(dict(zip(official['file-name'].str.removesuffix('.jpg'), official['split-index'], strict=True)))
-    if index.isna().any() or sorted(index.unique()) != list(range(N_FOLDS)):
-        raise InputError(f'--splits official: {path} does not give each image one of {N_FOLDS} folds ({index.isna().sum()} have none)')
-    return [table[index == i] for i in range(N_FOLDS)]
-
-
-def write_folds(folds, out, select_fraction, seed=0):
-    for i, val in enumerate(folds, start=1):
-        train = pd.concat([fold for j, fold in enumerate(folds, start=1) if j != i])
-        if select_fraction:
-            train, select = train_test_split(train, test_size=select_fraction, random_state=seed, stratify=train.finding)
-            select.to_csv(os.path.join(out, f'select_endo{i}.csv'), index=False)
-        train.to_csv(os.path.join(out, f'train_endo{i}.csv'), index=False)
-        val.to_csv(os.path.join(out, f'val_endo{i}.csv'), index=False)
 
 
 def main():

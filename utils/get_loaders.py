@@ -5,41 +5,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from .check_data import check_data
 from .combo_loader import ComboLoader
 from .common import InputError
+from .images import find_images, read_image
 
-EXTENSIONS = ('', '.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.JPG', '.JPEG', '.PNG', '.TIF', '.TIFF', '.BMP')
 NAME_COLUMNS = ('name', 'finding_name')
 NOT_LABELS = ('image_id', 'patient_id', *NAME_COLUMNS)
-
-
-def find_images(image_ids, data_path=None):
-    """The file of each image id, None where there is none. `data_path` is the folder (None: ids are paths); the
-    extension may be missing from an id. Each folder is listed once instead of trying to open names."""
-    listings, found = {}, []
-    for image_id in image_ids:
-        folder, name = os.path.split(os.path.join(data_path or '', image_id))
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
-        match = next((name + ext for ext in EXTENSIONS if name + ext in listings[folder]), None)
-        found.append(match and os.path.join(folder, match))
-    return found
-
-
-def read_image(path, tg_size):
-    """RGB uint8 tensor (3, H, W) of the image at `path`, `tg_size` = (H, W).
-
-    A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that still covers the target (`Image.draft`):
-    several times faster for full-size photographs, before the same antialiased bilinear resize.
-    """
-    with Image.open(path) as image:
-        image.draft('RGB', (max(tg_size), max(tg_size)))
-        image = ImageOps.exif_transpose(image).convert('RGB').resize(tg_size[::-1], Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 class ClassDataset(Dataset):
@@ -77,13 +51,9 @@ class ClassDataset(Dataset):
 
     def class_names(self, n_classes):
         """From a column `name` (or the original's `finding_name`); else DR0..DR4 for five classes, C0.. as the original."""
-        names = [f'DR{c}' if n_classes == 5 else f'C{c}' for c in range(n_classes)]
         column = next((c for c in NAME_COLUMNS if c in self.table.columns), None)
-        if column and self.has_labels:
-            for c, name in zip(self.dr, self.table[column], strict=True):
-                if 0 <= c < n_classes:
-                    names[c] = str(name)
-        return names
+        names = dict(zip(self.dr, self.table[column], strict=True)) if column else {}
+        return [str(names.get(c, f'DR{c}' if n_classes == 5 else f'C{c}')) for c in range(n_classes)]
 
 
 class EpochSampler(Sampler):
@@ -117,10 +87,6 @@ class EpochSampler(Sampler):
         return iter(indices[self.rank::self.world_size].tolist())
 
 
-def _power(q):
-    return lambda n, ep, n_eps: n ** q
-
-
 def _progressive(n, ep, n_eps):
     if ep is None or n_eps is None:
         raise ValueError('progressive sampling needs ep and n_eps')
@@ -130,7 +96,13 @@ def _progressive(n, ep, n_eps):
 
 # mode -> share of each class, up to a factor: p_c ~ n_c^q, or the way from instance to class over the epochs
 # (Kang et al., ICLR 2020, equations 1 and 2).
-SAMPLING = {'instance': _power(1), 'sqrt': _power(1 / 2), 'cbrt': _power(1 / 3), 'class': _power(0), 'prog': _progressive}
+SAMPLING = {
+    'instance': lambda n, ep, n_eps: n,
+    'sqrt': lambda n, ep, n_eps: n ** (1 / 2),
+    'cbrt': lambda n, ep, n_eps: n ** (1 / 3),
+    'class': lambda n, ep, n_eps: n ** 0,
+    'prog': _progressive,
+}
 
 
 def get_sampling_probabilities(class_count, mode='instance', ep=None, n_eps=None):
@@ -197,6 +169,6 @@ def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0)
 def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None):
     """Loader of a test csv; `test=True` reads no labels even if there are some. `n_classes`: check it first."""
     dataset = ClassDataset(csv_path_test, data_path, tg_size, test)
-    if n_classes is not None:
+    if n_classes:
         check_data({'test': dataset}, n_classes)
     return get_eval_loader(dataset, batch_size, num_workers)

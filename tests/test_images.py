@@ -1,0 +1,48 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.images import find_images, read_image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    for mode, name in (('RGB', 'rgb.jpg'), ('L', 'grey.png'), ('RGBA', 'alpha.png'), ('CMYK', 'cmyk.jpeg'), ('P', 'palette.png'),
+                       ('RGB', 'UPPER.JPG')):
+        Image.fromarray(pixels, 'RGBA').convert(mode).save(tmp_path / name)
+    return tmp_path
+
+
+def test_find_images(folder):
+    ids = ['rgb', 'rgb.jpg', 'grey', 'cmyk', 'UPPER', 'absent', 'rgb.png']
+    names = [path and os.path.basename(path) for path in find_images(ids, str(folder))]
+    assert names == ['rgb.jpg', 'rgb.jpg', 'grey.png', 'cmyk.jpeg', 'UPPER.JPG', None, None]
+    assert find_images([str(folder / 'rgb')]) == [str(folder / 'rgb.jpg')]
+    assert find_images(['x'], str(folder / 'nowhere')) == [None]
+
+
+@pytest.mark.parametrize('name', ['rgb.jpg', 'grey.png', 'alpha.png', 'cmyk.jpeg', 'palette.png'])
+def test_read_image(folder, name):
+    image = read_image(folder / name, (11, 17))
+    assert image.shape == (3, 11, 17) and image.dtype == torch.uint8
+    with Image.open(folder / name) as opened:
+        expected = np.asarray(opened.convert('RGB').resize((17, 11), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_draft_of_large_jpeg(tmp_path):
+    """Decoded at a reduced size that still covers the target: nearly the same pixels; also when EXIF turns the image."""
+    y, x = np.mgrid[:1200, :1600]
+    smooth = np.stack([128 + 100 * np.sin(x / 90), 128 + 100 * np.cos(y / 70), (x + y) / 12], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    for name, kwargs, array in (('plain.jpg', {}, smooth), ('turned.jpg', {'exif': exif}, np.rot90(smooth, -1))):
+        Image.fromarray(smooth).save(tmp_path / name, quality=95, **kwargs)
+        expected = np.asarray(Image.fromarray(array).resize((160, 96), Image.Resampling.BILINEAR), float)
+        difference = np.abs(read_image(tmp_path / name, (96, 160)).permute(1, 2, 0).numpy() - expected)
+        assert difference.mean() < 2 and difference.max() < 25

@@ -1,0 +1,108 @@
+"""Drawing one synthetic fundus photograph: a disc with vessels, optic disc, macula, uneven light, noise and lesions."""
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+SIZE, SCALE = 96, 2  # pixels of the image; drawn SCALE times larger and reduced, for smooth edges
+#         severity:    0    1    2    3    4
+RATES = {'dots':     (0.3, 7., 8., 14., 9.),
+         'blots':    (0.0, .3, 5., 14., 6.),
+         'exudates': (0.0, .1, 3., 5., 4.),
+         'tangles':  (0.0, .0, .0, .2, 3.2)}  # mean number of each kind of lesion
+
+
+def _curve(rng, start, angle, length, bend, steps=24):
+    """Points of a vessel that leaves `start` at `angle` and keeps turning by about `bend` in all."""
+    turns = angle + np.cumsum(rng.normal(bend / steps, .09, steps))
+    return start + np.cumsum(np.stack([np.cos(turns), np.sin(turns)], 1) * (length / steps), 0), turns
+
+
+def _line(draw, points, width):
+    draw.line([tuple(p) for p in points], fill=255, width=max(1, round(width)), joint='curve')
+
+
+def _vessels(rng, draw, disc, radius, side):
+    """Arcades above and below that leave the optic disc towards the macula, and nasal vessels; each with branches."""
+    for vertical in (-1, 1):
+        for temporal, length, bend in ((1, 2.0, 1.5), (1, 1.5, .7), (-1, .9, .5)):
+            heading = np.array([side * temporal, vertical * rng.uniform(1.2, 2.2)])
+            angle = np.arctan2(heading[1], heading[0])
+            turn = -side * temporal * vertical * bend * rng.uniform(.8, 1.2)
+            points, turns = _curve(rng, disc, angle, length * radius, turn)
+            width = rng.uniform(.025, .04) * radius * (1.2 if temporal > 0 else .8)
+            for i in range(0, len(points) - 1, 3):
+                _line(draw, points[i:i + 4], width * (1 - .6 * i / len(points)))
+            for i in rng.choice(np.arange(3, len(points) - 3), 4, replace=False):
+                branch, _ = _curve(rng, points[i], turns[i] + rng.choice([-1, 1]) * rng.uniform(.5, 1), rng.uniform(.3, .7) * radius, 0.)
+                _line(draw, branch, .4 * width)
+
+
+def _lesions(rng, severity, radius, centre, disc, side):
+    """Masks (dark, bright) of the lesions; positions avoid the rim."""
+    size = SIZE * SCALE
+    dark, bright = (Image.new('L', (size, size)) for _ in range(2))
+    dark_draw, bright_draw = ImageDraw.Draw(dark), ImageDraw.Draw(bright)
+    number = {kind: rng.poisson(np.interp(severity, range(5), rates)) for kind, rates in RATES.items()}
+
+    def position(spread=.85):
+        angle, r = rng.uniform(0, 2 * np.pi), spread * radius * np.sqrt(rng.random())
+        return centre + r * np.array([np.cos(angle), np.sin(angle)])
+
+    def blob(draw, at, r):
+        rx, ry = r * rng.uniform(.7, 1.3, 2)
+        draw.ellipse([at[0] - rx, at[1] - ry, at[0] + rx, at[1] + ry], fill=255)
+
+    for _ in range(number['dots']):
+        blob(dark_draw, position(), rng.uniform(.9, 1.3) * SCALE)
+    for _ in range(number['blots']):
+        at = position()
+        for _ in range(rng.integers(2, 5)):
+            blob(dark_draw, at + rng.normal(0, 1.3 * SCALE, 2), rng.uniform(1.2, 2.4) * SCALE)
+    for _ in range(number['exudates']):
+        at = position(.7)
+        for _ in range(rng.integers(3, 8)):
+            blob(bright_draw, at + rng.normal(0, 2.2 * SCALE, 2), rng.uniform(.6, 1.2) * SCALE)
+    for _ in range(number['tangles']):  # new vessels: fine knots, half of them at the disc
+        at = disc + rng.normal(0, .1 * radius, 2) if rng.random() < .5 else position(.75)
+        for _ in range(rng.integers(5, 9)):
+            loop, _ = _curve(rng, at, rng.uniform(0, 2 * np.pi), rng.uniform(.25, .5) * radius, rng.choice([-1, 1]) * rng.uniform(3, 7))
+            _line(dark_draw, loop, .55 * SCALE)
+    return dark, bright
+
+
+def fundus_image(grade, rng):
+    """One RGB photograph of `grade` (0..4), SIZE x SIZE pixels."""
+    size, side = SIZE * SCALE, rng.choice([-1, 1])
+    radius, centre = size * rng.uniform(.45, .48), size / 2 + rng.normal(0, .01 * size, 2)
+    disc = centre + radius * np.array([-side * rng.uniform(.5, .6), rng.normal(0, .05)])
+    vessels = Image.new('L', (size, size))
+    _vessels(rng, ImageDraw.Draw(vessels), disc, radius, side)
+    severity = np.clip(grade + rng.normal(0, .22), 0, 4)
+    dark, bright = _lesions(rng, severity, radius, centre, disc, side)
+
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    offset = np.stack([x - centre[0], y - centre[1]]) / radius
+    tilt = rng.normal(0, .13, 2)
+    light = 1 - .3 * (offset ** 2).sum(0) + np.tensordot(tilt, offset, 1)
+    colour = (np.array([.80, .40, .20]) * rng.uniform(.85, 1.15, 3) * rng.uniform(.8, 1.1)).astype(np.float32)
+    lamp = np.clip(light, .3, 1.3)[..., None].astype(np.float32)
+    picture = colour * lamp
+
+    def paint(mask, rgb, strength, blur):
+        nonlocal picture
+        soft = mask if isinstance(mask, np.ndarray) else np.asarray(mask.filter(ImageFilter.GaussianBlur(blur * SCALE)), np.float32) / 255
+        weight = np.clip(np.float32(strength) * soft, 0, 1)[..., None]
+        picture += weight * (np.array(rgb, np.float32) * lamp - picture)
+
+    def spot(at, r):
+        return np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / (2 * r ** 2))
+
+    paint(spot(centre + radius * np.array([side * .12, rng.normal(.03, .03)]), .16 * radius), colour * .5, .6, 0)  # macula
+    paint(np.clip(2.2 * spot(disc, .11 * radius), 0, 1), (.98, .82, .55), .9, 0)
+    paint(vessels, colour * (.62, .42, .45), rng.uniform(.7, .95), .35)
+    paint(bright, (1., .92, .5), rng.uniform(.75, 1.), .4)
+    paint(dark, colour * (.55, .3, .32), rng.uniform(.75, 1.), .35)
+    picture *= np.clip((1 - np.hypot(*offset)) * radius / (1.2 * SCALE), 0, 1)[..., None]  # black around the disc
+    image = Image.fromarray((255 * np.clip(picture, 0, 1)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(0, .35) * SCALE))
+    small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), np.float32)
+    noisy = small + rng.normal(0, rng.uniform(2, 6), small.shape) * (small.max(-1, keepdims=True) > 12)
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
