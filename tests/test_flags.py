@@ -25,10 +25,15 @@ def test_defaults_of_the_original():
     assert resolve_flags('--do_not_save yes').do_not_save and not resolve_flags('--do_not_save no').do_not_save
 
 
-@pytest.mark.parametrize('flags', ['--sampling calss', '--weighting BCSE', '--metric accuracy', '--im_size a', '--do_not_save maybe'])
-def test_typos_die_in_the_parser(flags):
+@pytest.mark.parametrize(('flags', 'message'), [
+    ('--sampling calss', "invalid choice: 'calss'"), ('--weighting BCSE', "invalid choice: 'BCSE'"),
+    ('--metric accuracy', "invalid choice: 'accuracy'"), ('--im_size 512x512', "pixels expected, not '512x512'"),
+    ('--im_size 0', "pixels expected, not '0'"), ('--do_not_save maybe', "true or false expected, not 'maybe'"),
+])
+def test_typos_die_in_the_parser(capsys, flags, message):
     with pytest.raises(SystemExit):
         get_parser().parse_args(flags.split())
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('flags', 'message'), [

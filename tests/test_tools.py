@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -53,6 +54,13 @@ def test_errors_are_one_line(capsys):
     with pytest.raises(SystemExit) as error:
         run_script(fail)
     assert error.value.code == 'error: x.csv: no rows'
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit) as error:
+        run_script(lambda: (tmp_path / 'file' / 'run').mkdir())
+    assert re.fullmatch(r"error: \[Errno 20\] Not a directory: '.*/file/run'", error.value.code)
 
 
 def test_whole_file(tmp_path):

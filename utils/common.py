@@ -1,4 +1,5 @@
 """What every script needs: one-line errors for what a user can fix, and files that appear whole or not at all."""
+import argparse
 import contextlib
 import hashlib
 import os
@@ -10,12 +11,15 @@ class InputError(ValueError):
 
 
 def run_script(main):
-    """Call `main()`; an `InputError` ends the script with its message and exit status 1, Ctrl-C with 130."""
+    """Call `main()`; an `InputError`, or a file that cannot be read or written, ends the script with one message and exit
+    status 1, Ctrl-C with 130."""
     try:
         main()
     except InputError as err:
         # Raised in a worker process, the message arrives behind that process's traceback.
         sys.exit(f"error: {str(err).rsplit('InputError: ', 1)[-1].strip()}")
+    except OSError as err:  # no permission, a full disk: its text names the file
+        sys.exit(f'error: {err}')
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
@@ -53,7 +57,7 @@ def str2bool(value):
         return True
     if value.lower() in ('false', 'no', '0'):
         return False
-    raise ValueError(f'true or false expected, not {value!r}')
+    raise argparse.ArgumentTypeError(f'true or false expected, not {value!r}')
 
 
 def parse_im_size(text):
@@ -63,5 +67,5 @@ def parse_im_size(text):
     except ValueError:
         size = []
     if len(size) not in (1, 2) or min(size) < 1:
-        raise ValueError(f'one size or height,width in pixels expected, not {text!r}')
+        raise argparse.ArgumentTypeError(f'one size or height,width in pixels expected, not {text!r}')
     return (size[0], size[-1])
