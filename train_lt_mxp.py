@@ -1,4 +1,7 @@
 """Train a classifier on long-tailed images: re-sampling, Balanced-MixUp, re-weighted losses, one or two stages."""
+import utils  # noqa: F401  first of all: how threads wait has to be set before torch is imported
+
+# isort: split
 import argparse
 import math
 import os
@@ -90,6 +93,8 @@ def resolve(args):
         args.csv_val = os.path.join(folder, name.replace('train', 'val'))
     if args.trainable == 'classifier' and args.init == 'none' and not args.pretrained_weights:
         raise InputError('--trainable classifier would freeze a random backbone: give --pretrained_weights or --init')
+    if args.loss_fn == 'BSCE' and args.sampling == 'class' and not args.do_mixup:
+        print('* Note: BSCE with --sampling class corrects for the imbalance twice')
     if args.save_path == 'date_time':
         args.save_path = datetime.now().strftime('%Y-%m-%d-%H-%M-%S')
     args.num_workers = min(args.num_workers, os.cpu_count() or 1)

@@ -10,6 +10,7 @@ from .common import InputError, write_text
 from .evaluation import is_better
 from .model_saving_loading import FILE_NAME, prune_checkpoints, read_checkpoint, save_model
 
+OWN = ('config.cfg', 'log.jsonl', 'val_metrics.txt', 'performance_epoch_*.txt', 'epoch_*', 'last')  # what a run writes
 HARMLESS = ('resume', 'overwrite', 'num_workers')  # flags that may differ when a run is resumed
 
 
@@ -41,9 +42,15 @@ class RunFolder:
 
     def __init__(self, path, metric, n_checkpoints, flags, resume=False, overwrite=False):
         self.path, self.metric, self.n_checkpoints = path, metric, n_checkpoints
-        self.history, self.kept, self.state, self.replaces = [], {}, None, False
+        self.history, self.kept, self.state, self.replaces, self.saved = [], {}, None, False, None
         if path is None:
             return
+        if os.path.normpath(path) in ('.', 'experiments'):
+            raise InputError('--save_path names no folder below experiments/')
+        nested = [above for above in self._above() if os.path.exists(os.path.join(above, 'config.cfg'))]
+        nested += [os.path.dirname(file) for file in glob.glob(os.path.join(glob.escape(path), '*', '**', 'config.cfg'), recursive=True)]
+        if nested:
+            raise InputError(f'--save_path: {path} lies within or around another run, {nested[0]}: choose another name')
         exists = os.path.exists(self.file('config.cfg'))
         if resume and overwrite:
             raise InputError('--resume and --overwrite exclude each other')
@@ -59,18 +66,28 @@ class RunFolder:
     def file(self, *names):
         return os.path.join(self.path, *names)
 
+    def _above(self):
+        """The folders between this run and the working folder, experiments/ included."""
+        folder = os.path.dirname(os.path.normpath(self.path))
+        while folder not in ('', '/'):
+            yield folder
+            folder = os.path.dirname(folder)
+
     def _continue(self, flags):
         if os.path.exists(self.file('val_metrics.txt')):
             raise InputError(f'{self.path} is finished: there is nothing to resume (--overwrite starts it anew)')
         with open(self.file('config.cfg'), encoding='utf-8') as f:
-            saved = json.load(f)
-        differing = [f'--{name} {value} (saved: {saved.get(name)})' for name, value in _to_json(flags).items()
-                     if name not in HARMLESS and saved.get(name) != value]
+            self.saved = json.load(f)
+        differing = [f'--{name} {value} (saved: {self.saved.get(name)})' for name, value in _to_json(flags).items()
+                     if name not in HARMLESS and self.saved.get(name) != value]
         if differing:
             raise InputError(f"{self.path} was started with other flags: {', '.join(differing)}")
         if not os.path.exists(self.file('last', FILE_NAME)):
             return  # interrupted before its first epoch was done
-        self.state = read_checkpoint(self.file('last'))
+        try:
+            self.state = read_checkpoint(self.file('last'))
+        except InputError as err:
+            raise InputError(f'{err}: the run cannot be resumed, --overwrite starts it anew') from err
         with open(self.file('log.jsonl'), encoding='utf-8') as f:
             self.history = [_from_json(json.loads(line)) for line in f][:self.state['epoch']]
         for folder in glob.glob(self.file('epoch_*')):
@@ -81,11 +98,20 @@ class RunFolder:
                 self.kept[folder] = self.score(epoch)
 
     def start(self, config):
-        """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg."""
+        """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg. A run that is resumed
+        must still find the csvs that it was started with."""
         if self.path is None:
             return
+        if self.saved:
+            changed = [f"--csv_{name} {config[f'csv_{name}']}" for name, digest in config['csv_sha256'].items()
+                       if self.saved['csv_sha256'][name] != digest]
+            if changed:
+                raise InputError(f"{self.path} cannot be resumed: {' and '.join(changed)} changed since it was started")
         if self.replaces:
-            shutil.rmtree(self.path)
+            if config['parent'] and os.path.abspath(config['parent']['path']).startswith(os.path.abspath(self.path) + os.sep):
+                raise InputError(f'--overwrite would delete the run that --pretrained_weights starts from, {self.path}')
+            for path in [path for pattern in OWN for path in glob.glob(os.path.join(glob.escape(self.path), pattern))]:
+                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
         os.makedirs(self.path, exist_ok=True)
         write_text(self.file('config.cfg'), json.dumps(_to_json(config), indent=2) + '\n')
 
