@@ -26,7 +26,7 @@ def read_state_dict(path):
         else:
             state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as err:  # a damaged file ends in one of many kinds of error
-        raise InputError(f'{path} cannot be read as a state dict: {str(err).splitlines()[0]}') from err
+        raise InputError(f'{path} cannot be read as a state dict: it is damaged, or no file of weights') from err
     for wrapper in ('state_dict', 'model'):
         state = state.get(wrapper, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -39,6 +39,10 @@ def test_good(check):
     (lambda t: t[t.label != '2'], r'no training image of class 2 \(check --n_classes\)'),
     (lambda t: t[:0], 'no rows'),
     (lambda t: pd.concat([t, t[:1]]), r'1 images stand in more than one row'),
+    (put('name', 2, 'class9'), r'classes with several names \(is the last column the class\?\): \d: class\d and class9'),
+    (lambda t: t.assign(name='x'), r'names of several classes \(is the last column the class\?\): x: 0 and 1 and 2'),
+    (lambda t: t.assign(name=t.name.str.replace('class', 'grade')), r'classes with several names .*: 0: class0 and grade0'),
+    (lambda t: t.assign(label=t.label.map({'0': '1', '1': '2', '2': '3'})), r'no integers of 0\.\.2 \(classes start at 0\): 3'),
     (lambda t: t[['image_id']], 'no labels: the last column must be the class'),
 ])
 def test_one_problem(check, change, message):

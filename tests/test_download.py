@@ -66,7 +66,7 @@ def test_download_continues(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(('url', 'message'), [('http://example.org/a', 'no https address'), ('file:///etc/passwd', 'no https address'),
-                                              ('http://127.0.0.1:1/a', 'cannot be downloaded .*or fetch the file with a browser')])
+                                              ('http://127.0.0.1:1/a', 'cannot be downloaded .* with a browser and put it at')])
 def test_download_errors(tmp_path, url, message):
     with pytest.raises(InputError, match=message):
         download_file.download(url, str(tmp_path / 'a'))

@@ -39,6 +39,7 @@ def test_report_and_predictions(test, tiny, capsys):
     recalls = recall_score(table.label, table.pred, average=None, zero_division=0)
     assert 'Recall: ' + ' - '.join(f'class{c}={100 * r:.2f}' for c, r in enumerate(recalls)) in text
     assert re.search(r'F1: class0=\d', text) and f'Top-1 = {100 * (table.label == table.pred).mean():.2f} of 8 images' in text
+    assert re.search(r'^Checkpoint experiments/tiny/mobilenet/epoch_01_\S+, epoch 1; csv \S+/test\.csv, SHA-256 [0-9a-f]{64}$', text, re.M)
     assert f'many=none - medium=none - few={100 * recalls.mean():.2f}' in text
     out = capsys.readouterr().out
     assert re.search(r'^Test - K: -?[\d.]+ - mAUC: [\d.]+ - MCC: -?[\d.]+ - F1: [\d.]+ - BalAcc: [\d.]+$', out, re.M)
@@ -72,7 +73,8 @@ def test_without_labels(test, tmp_path, capsys, content):
 @pytest.mark.parametrize(('flags', 'message'), [
     ('--model_name resnet_50', '--model_name resnet_50 contradicts the checkpoint, which has mobilenetV2'),
     ('--n_classes 5', '--n_classes 5 contradicts'), ('--im_size 64', r'--im_size \(64, 64\) contradicts'),
-    ('--dihedral_tta -1', 'must not be negative'), ('--csv_test absent.csv', 'no such csv: absent.csv'),
+    ('--dihedral_tta -1', 'must not be negative'), ('--csv_out_val a/b.csv', 'names of csv files'),
+    ('--csv_out_val results_test.csv', 'different names'), ('--csv_test absent.csv', 'no such csv: absent.csv'),
 ])
 def test_errors(test, flags, message):
     with pytest.raises(InputError, match=message):

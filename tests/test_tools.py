@@ -25,6 +25,7 @@ def test_compare(tmp_path):
     table = compare_experiments.compare(str(tmp_path), 'results_test.csv').set_index('method')
     assert table.loc['good', ['runs', 'BACC', 'R c']].tolist() == [2, '83.3 ± 23.6', '50.0 ± 70.7']
     assert table.loc['one', ['runs', 'BACC', 'R a', 'R b']].tolist() == [1, '33.3', '100.0', '0.0']
+    assert set(table.images) == {'6'}
     lines = compare_experiments.to_markdown(table.reset_index()).splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     with pytest.raises(InputError, match=r'no results_val\.csv below'):

@@ -21,15 +21,15 @@ def scores_of(csv):
         raise InputError(f'{csv} is no csv of labelled predictions: it needs label, pred and p_<class> columns')
     metrics = evaluate_multi_cls(table.label.to_numpy(), table.pred.to_numpy(), table[columns].to_numpy())
     recalls = recall_per_class(table.label, table.pred, len(columns))
-    row = {name.upper(): getattr(metrics, name) for name in SCORES}
+    row = {name.upper(): 100 * getattr(metrics, name) for name in SCORES}
     if len(columns) <= 10:
-        row |= {f'R {name[2:]}': recall for name, recall in zip(columns, recalls, strict=True)}
-    return {name: 100 * value for name, value in row.items()}
+        row |= {f'R {name[2:]}': 100 * recall for name, recall in zip(columns, recalls, strict=True)}
+    return {'images': len(table)} | row
 
 
 def compare(folder, file_name):
     """Rows of `folder`/<method>/[seed*/]`file_name`: runs that differ only in a folder seed* are one method.
-    -> DataFrame: method, runs, and each score as mean or mean +- standard deviation."""
+    -> DataFrame: method, runs, images of a run, and each score as mean or mean +- standard deviation."""
     methods = {}
     for csv in sorted(glob.glob(os.path.join(glob.escape(folder), '**', file_name), recursive=True), key=os.path.getmtime):
         parts = os.path.relpath(os.path.dirname(csv), folder).split(os.sep)
@@ -38,12 +38,12 @@ def compare(folder, file_name):
         raise InputError(f'no {file_name} below {folder}: test some runs first')
     rows = []
     for method, scores in methods.items():
-        row = {'method': method, 'runs': len(scores)}
+        row = {'method': method, 'runs': len(scores), 'images': '/'.join(sorted({str(score.pop('images')) for score in scores}))}
         for name in scores[0]:
             values = [score.get(name, math.nan) for score in scores]
             row[name] = f'{np.mean(values):.1f}' + (f' ± {np.std(values, ddof=1):.1f}' if len(values) > 1 else '')
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna('')
 
 
 def to_markdown(table):
@@ -56,9 +56,13 @@ def to_markdown(table):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('folder', help='folder of results, e.g. results/demo')
-    parser.add_argument('--file', default='results_test.csv', help='name of the per-image csvs')
+    parser.add_argument('--file', help='name of the per-image csvs (default: results_test.csv, or results_val.csv where there is none)')
     args = parser.parse_args()
-    print(to_markdown(compare(args.folder, args.file)))
+    tested = glob.glob(os.path.join(glob.escape(args.folder), '**', 'results_test.csv'), recursive=True)
+    table = compare(args.folder, args.file or ('results_test.csv' if tested else 'results_val.csv'))
+    print(to_markdown(table))
+    if table.images.nunique() > 1:
+        print('Note: the numbers of images differ: not all runs were tested on the same csv.')
     print('In percent. R: recall of a class; ±: standard deviation over runs that differ only in a folder seed*.')
 
 

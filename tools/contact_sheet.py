@@ -4,11 +4,12 @@ import argparse
 import numpy as np
 from PIL import Image, ImageDraw
 
+from utils.check_data import check_data
 from utils.common import InputError, run_script
 from utils.get_loaders import ClassDataset
 
 
-def contact_sheet(data, n_classes, columns=8, border=4, label_width=0):
+def contact_sheet(data, n_classes, columns=8, border=4):
     """One row for each class with its first `columns` images. -> RGB Pillow image"""
     height, width = data.tg_size
     names = data.class_names(n_classes)
@@ -31,8 +32,11 @@ def main():
     parser.add_argument('--size', type=int, default=96, help='pixels of each image')
     args = parser.parse_args()
     data = ClassDataset(args.csv, args.data_path, (args.size, args.size))
+    if min(args.columns, args.size) < 1:
+        raise InputError('--columns and --size must be positive')
     if not data.has_labels or not len(data):
-        raise InputError(f'{args.csv} has no labelled images')
+        raise InputError(f'{args.csv} has no labelled images: the last column must be the class')
+    check_data({'csv': data}, int(data.dr.max()) + 1)
     contact_sheet(data, int(data.dr.max()) + 1, args.columns).save(args.out)
     print(f'wrote {args.out}')
 

@@ -38,8 +38,8 @@ def download(url, out):
                 f.write(chunk)
                 bar.update(len(chunk))
     except (urllib.error.URLError, OSError) as err:
-        raise InputError(f'{url} cannot be downloaded ({err}); what has arrived is kept in {part}: run the command again to go on, '
-                         'or fetch the file with a browser') from err
+        raise InputError(f'{url} cannot be downloaded ({err}): run the command again to go on where it stopped, or fetch the file '
+                         f'with a browser and put it at {out} (get_endo_data.sh: --zip FILE)') from err
     if total is not None and os.path.getsize(part) != total:
         raise InputError(f'{url}: {os.path.getsize(part)} of {total} bytes arrived: run the command again to go on')
     os.replace(part, out)

@@ -32,8 +32,22 @@ def _problems_of_one(data, n_classes):
     bad = np.flatnonzero((data.dr < 0) | (data.dr >= n_classes)) if data.has_labels else []
     if len(bad):
         values = _some([f'{data.table.iloc[i, -1]} (row {i + 2})' for i in bad[:6]])
+        hint = 'classes start at 0' if data.dr.min() == 1 and data.dr.max() == n_classes else 'check --n_classes'
         yield (f'{len(bad)} labels in the last column ({data.table.columns[-1]}) are no integers of 0..{n_classes - 1} '
-               f'(check --n_classes): {values}')
+               f'({hint}): {values}')
+    else:
+        yield from _problems_of_names(data.named_classes())
+
+
+def _problems_of_names(pairs):
+    """Classes and names must belong together one to one: else the last column is not the class, or one is mistyped."""
+    for of, by in ((0, 1), (1, 0)):
+        several = {}
+        for pair in pairs:
+            several.setdefault(pair[of], set()).add(pair[by])
+        wrong = [f"{key}: {' and '.join(map(str, sorted(values)))}" for key, values in several.items() if len(values) > 1]
+        if wrong:
+            yield f"{('classes with several names', 'names of several classes')[of]} (is the last column the class?): {_some(wrong)}"
 
 
 def _problems_of_training(train, n_classes):
@@ -45,6 +59,8 @@ def _problems_of_training(train, n_classes):
 
 def _problems_of_pair(train, val):
     shared = {'images': set(_images(train)) & set(_images(val))}
+    if not list(_problems_of_names(train.named_classes())) and not list(_problems_of_names(val.named_classes())):
+        yield from _problems_of_names(sorted({*train.named_classes(), *val.named_classes()}))
     if 'patient_id' in train.table and 'patient_id' in val.table:
         shared['patients'] = set(train.table.patient_id.dropna()) & set(val.table.patient_id.dropna())
     for what, both in shared.items():
@@ -63,7 +79,7 @@ def check_data(datasets, n_classes):
     for name, data in datasets.items():
         problems += [(data, text) for text in _problems_of_one(data, n_classes)]
         if name in ('train', 'val') and not data.has_labels:
-            problems.append((data, 'no labels: the last column must be the class'))
+            problems.append((data, f'no labels: the last column must be the class, it is {data.table.columns[-1]}'))
     if 'train' in datasets:
         train = datasets['train']
         problems += [(train, text) for text in _problems_of_training(train, n_classes)]

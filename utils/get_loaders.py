@@ -35,7 +35,7 @@ class ClassDataset(Dataset):
         self.csv_path, self.data_path, self.tg_size, self.table = csv_path, data_path, tg_size, table
         self.im_list = table.image_id.fillna('').tolist()
         self.paths = find_images(self.im_list, data_path)
-        self.has_labels = not test and table.columns[-1] not in NOT_LABELS
+        self.has_labels = not test and table.columns[-1] not in NOT_LABELS and not (len(table) and table.iloc[:, -1].isna().all())
         labels = pd.to_numeric(table[table.columns[-1]], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
         self.dr = labels.where(labels % 1 == 0, -1).to_numpy(np.int64)
 
@@ -51,9 +51,13 @@ class ClassDataset(Dataset):
 
     def class_names(self, n_classes):
         """From a column `name` (or the original's `finding_name`); else DR0..DR4 for five classes, C0.. as the original."""
+        names = dict(self.named_classes())
+        return [names.get(c, f'DR{c}' if n_classes == 5 else f'C{c}') for c in range(n_classes)]
+
+    def named_classes(self):
+        """The pairs (class, name) that stand in the csv."""
         column = next((c for c in NAME_COLUMNS if c in self.table.columns), None)
-        names = dict(zip(self.dr, self.table[column], strict=True)) if column else {}
-        return [str(names.get(c, f'DR{c}' if n_classes == 5 else f'C{c}')) for c in range(n_classes)]
+        return sorted(set(zip(self.dr.tolist(), self.table[column].astype(str), strict=True))) if column and self.has_labels else []
 
 
 class EpochSampler(Sampler):

@@ -42,6 +42,9 @@ def check_flags(args, info):
         given = getattr(args, name)
         if given is not None and given != value:
             raise InputError(f'--{name} {given} contradicts the checkpoint, which has {value}: leave the flag out')
+    outputs = [value for name, value in vars(args).items() if name.startswith('csv_out_')]
+    if len(set(outputs)) < len(outputs) or any(os.path.basename(name) != name or not name.endswith('.csv') for name in outputs):
+        raise InputError(f"--csv_out_*: different names of csv files in the results folder expected, not {', '.join(outputs)}")
     if args.dihedral_tta < 0 or args.batch_size < 1 or args.num_workers < 0:
         raise InputError('--dihedral_tta and --num_workers must not be negative, --batch_size must be positive')
 
@@ -87,6 +90,8 @@ def run_split(split, csv, loaded, args, accelerator, folder):
         print(f'* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
         return
     m, report = full_report(predictions, info['class_names'], info['class_count'])
+    tta = f', mean over {2 * args.dihedral_tta} views' if args.dihedral_tta else ''
+    report += f"Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{tta}\n"
     file = os.path.join(folder, f'performance_{split}.txt')
     write_text(file, report)
     print(report)
