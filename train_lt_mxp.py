@@ -182,7 +182,7 @@ def main(args):
     class_count = np.bincount(train_set.dr, minlength=args.n_classes)
     class_names = train_set.class_names(args.n_classes)
 
-    model, mean, std = get_arch(args.model_name, args.n_classes, 'none' if args.pretrained_weights else args.init)
+    model, mean, std = get_arch(args.model_name, args.n_classes, 'none' if args.pretrained_weights else args.init, args.im_size)
     parent = load_stage_one(model, args.pretrained_weights, args.model_name, args.n_classes) if args.pretrained_weights else None
     frozen, reinitialised = set_trainable(model, args.trainable)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

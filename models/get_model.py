@@ -18,7 +18,7 @@ class Arch(NamedTuple):
 
 
 def _torchvision(builder, classifier_name):
-    def build(n_classes, pretrained):
+    def build(n_classes, pretrained, im_size):
         model = builder(weights='IMAGENET1K_V1' if pretrained else None)
         parent, _, child = classifier_name.rpartition('.')
         head = nn.Linear(model.get_submodule(classifier_name).in_features, n_classes)
@@ -28,12 +28,13 @@ def _torchvision(builder, classifier_name):
 
 
 def _timm(name, zero_head=False):
-    def build(n_classes, pretrained):
+    def build(n_classes, pretrained, im_size):
         import timm  # here, since it takes seconds and the torchvision backbones do without
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, [*ARCHS, *timm.list_models()], n=3, cutoff=0.4)
             raise InputError(f"unknown --model_name {name}: did you mean {', '.join(near) or ', '.join(ARCHS)}?")
-        model = timm.create_model(name, pretrained=pretrained, num_classes=n_classes)
+        fixed = im_size and timm.get_pretrained_cfg(name).fixed_input_size  # such as ViT: built for one size
+        model = timm.create_model(name, pretrained=pretrained, num_classes=n_classes, **({'img_size': im_size} if fixed else {}))
         config = timm.data.resolve_model_data_config(model)
         return _arch(model, n_classes, model.default_cfg['classifier'], config['mean'], config['std'], zero_head)
     return build
@@ -53,21 +54,22 @@ ARCHS = {
 }
 
 
-def get_arch(model_name, n_classes=5, init='none'):
+def get_arch(model_name, n_classes=5, init='none', im_size=None):
     """Build `model_name` for `n_classes`. -> Arch(model, mean, std)
 
+    im_size: (height, width) of the input, for networks that are built for one size (timm's own where it is None).
     init: 'imagenet' (downloads pretrained weights, or takes them from the local cache), 'none' (random), or the path of
     a local state dict (.pth read with weights_only=True, or .safetensors) of this network, whose last layer may have
     another number of classes. Raises `InputError` for an unknown name and for weights that cannot be had or do not fit.
     """
     build = ARCHS.get(model_name) or _timm(model_name)
     if init != 'imagenet':
-        arch = build(n_classes, pretrained=False)
+        arch = build(n_classes, False, im_size)
         if init != 'none':
             load_weights(arch.model, read_state_dict(init), init, skip_classifier_of_other_size=True)
         return arch
     try:
-        return build(n_classes, pretrained=True)
+        return build(n_classes, True, im_size)
     except InputError:
         raise
     except Exception as err:  # each hub client raises kinds of its own, for no network, a proxy, a full disk

@@ -17,6 +17,11 @@ def test_arch(name):
         assert model.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 7)
 
 
+def test_network_built_for_one_size():
+    with torch.no_grad():
+        assert get_arch('vit_tiny_patch16_224', 3, im_size=(48, 64)).model.eval()(torch.rand(1, 3, 48, 64)).shape == (1, 3)
+
+
 def test_unknown_name():
     with pytest.raises(InputError, match='unknown --model_name mobilnetV2: did you mean mobilenetV2'):
         get_arch('mobilnetV2', 3)
