@@ -27,7 +27,7 @@ experiment() {
         do_ "$PYTHON" train_lt_mxp.py --save_path "$name" "$@" ${resume[@]+"${resume[@]}"}
     fi
     compgen -G "results/$name/performance_*.txt" >/dev/null ||
-        do_ "$PYTHON" "test_with_labels_$tester.py" --load_path "experiments/$name" "${test_flags[@]}"
+        do_ "$PYTHON" "test_with_labels_$tester.py" --load_path "experiments/$name" ${test_flags[@]+"${test_flags[@]}"}
 }
 # methods one|two: name and flags of each method of the paper and its extension, in that stage
 methods() {
