@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torchvision
 from torch import nn
 
+from models.heads import set_head
 from models.weights import init_classifier, load_weights, read_state_dict
 from utils.common import InputError
 
@@ -54,22 +55,27 @@ ARCHS = {
 }
 
 
-def get_arch(model_name, n_classes=5, init='none', im_size=None):
+def get_arch(model_name, n_classes=5, init='none', im_size=None, head='linear'):
     """Build `model_name` for `n_classes`. -> Arch(model, mean, std)
 
+    head: kind of the last layer, a key of models.heads.HEADS.
     im_size: (height, width) of the input, for networks that are built for one size (timm's own where it is None).
     init: 'imagenet' (downloads pretrained weights, or takes them from the local cache), 'none' (random), or the path of
     a local state dict (.pth read with weights_only=True, or .safetensors) of this network, whose last layer may have
     another number of classes. Raises `InputError` for an unknown name and for weights that cannot be had or do not fit.
     """
     build = ARCHS.get(model_name) or _timm(model_name)
+
+    def with_head(arch):
+        set_head(arch.model, head)
+        return arch
     if init != 'imagenet':
         arch = build(n_classes, False, im_size)
         if init != 'none':
             load_weights(arch.model, read_state_dict(init), init, skip_classifier_of_other_size=True)
-        return arch
+        return with_head(arch)
     try:
-        return build(n_classes, True, im_size)
+        return with_head(build(n_classes, True, im_size))
     except InputError:
         raise
     except Exception as err:  # each hub client raises kinds of its own, for no network, a proxy, a full disk

@@ -4,14 +4,15 @@ import os
 import torch
 from torch import nn
 
+from models.heads import CosineClassifier, get_head
 from utils.common import InputError
 
 
 def init_classifier(model):
     """Initialise the last layer anew: torch's default, or zeros for BiT (Kolesnikov et al., ECCV 2020)."""
-    head = model.get_submodule(model.classifier_name)
+    head = get_head(model)
     head.reset_parameters()
-    if model.zero_head:
+    if model.zero_head and not isinstance(head, CosineClassifier):  # a vector of zeros has no direction
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
 

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch on its device, with one draw of parameters per image."""
+"""Operations of augmentation on a whole batch on its device, and the original's draw of parameters, one per image."""
 import math
 
 import numpy as np
@@ -27,40 +27,43 @@ def draw_params(rng, n, width):
     return params | {'order': rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1)}
 
 
-def move(x, params):
-    """Scale, shift, rotation and flips of float images (B, C, H, W) in one bilinear resampling, 0 outside.
-
-    The grid maps an output to an input position, in units of half the image: flips first, then the inverse of shift,
-    rotation and scale about the centre.
-    """
+def warp(x, matrix):
+    """Bilinear resampling of float images (B, C, H, W), 0 outside. `matrix` (B, 2, 3) maps the position (x, y) of an output pixel to
+    that of an input pixel, both in pixels from the centre of the image."""
     height, width = x.shape[-2:]
-    angle = params['angle'] * (math.pi / 180)
-    cos, sin = np.cos(angle) / params['scale'], np.sin(angle) / params['scale']
-    matrix = np.array([[cos, sin * (height / width), -cos * params['shift'] * 2 / width],
-                       [-sin * (width / height), cos, sin * params['shift'] * 2 / height]], np.float32)
-    matrix[:, 0] *= 1 - 2 * params['hflip']
-    matrix[:, 1] *= 1 - 2 * params['vflip']
-    theta = torch.from_numpy(matrix.transpose(2, 0, 1).copy()).to(x.device, non_blocking=True)
+    units = np.array([[1, height / width, 2 / width], [width / height, 1, 2 / height]])  # affine_grid counts in halves of the image
+    theta = torch.from_numpy((matrix * units).astype(np.float32)).to(x.device, non_blocking=True)
     return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False)
 
 
-def _gray(x):
+def move(x, params):
+    """Scale, shift, rotation and flips of float images (B, C, H, W) in one resampling: an output position is mapped by the flips
+    first, then by the inverse of shift, rotation and scale about the centre."""
+    angle = params['angle'] * (math.pi / 180)
+    cos, sin = np.cos(angle) / params['scale'], np.sin(angle) / params['scale']
+    matrix = np.array([[cos, sin, -cos * params['shift']], [-sin, cos, sin * params['shift']]])
+    matrix[:, 0] *= 1 - 2 * params['hflip']
+    matrix[:, 1] *= 1 - 2 * params['vflip']
+    return warp(x, matrix.transpose(2, 0, 1))
+
+
+def gray(x):
     return (x * x.new_tensor(GRAY).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def _brightness(x, factor):
+def brightness(x, factor):
     return (factor * x).clamp_(0, 1)
 
 
-def _contrast(x, factor):
-    return torch.lerp(_gray(x).mean((2, 3), keepdim=True), x, factor).clamp_(0, 1)
+def contrast(x, factor):
+    return torch.lerp(gray(x).mean((2, 3), keepdim=True), x, factor).clamp_(0, 1)
 
 
-def _saturation(x, factor):
-    return torch.lerp(_gray(x), x, factor).clamp_(0, 1)
+def saturation(x, factor):
+    return torch.lerp(gray(x), x, factor).clamp_(0, 1)
 
 
-def _hue(x, shift):
+def hue(x, shift):
     """Turn the hue, keep value and saturation of HSV: channel n = v - c max(0, min(k, 4 - k, 1)), k = (n + 6 h) mod 6."""
     value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     chroma = value - low
@@ -72,16 +75,21 @@ def _hue(x, shift):
     return (value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)).clamp_(0, 1)
 
 
-JITTER = {'brightness': _brightness, 'contrast': _contrast, 'saturation': _saturation, 'hue': _hue}
+def apply_to(x, chosen, operation, factor):
+    """x[i] = operation(x[i], factor[i]) for the images i where `chosen` (B,) is true; `factor` (B,)."""
+    rows = np.flatnonzero(chosen)
+    if len(rows):
+        index = torch.from_numpy(rows).to(x.device, non_blocking=True)
+        factor = torch.from_numpy(factor[rows].astype(np.float32)).to(x.device, non_blocking=True).view(-1, 1, 1, 1)
+        x[index] = operation(x[index], factor)
+
+
+JITTER = {'brightness': brightness, 'contrast': contrast, 'saturation': saturation, 'hue': hue}
 
 
 def jitter(x, params):
     """Colour jitter of float images (B, 3, H, W) of 0..1, each image in its own order of the four operations."""
     for position in range(len(JITTER)):
         for i, (name, operation) in enumerate(JITTER.items()):
-            chosen = np.flatnonzero(params['order'][:, i] == position)
-            if len(chosen):
-                rows = torch.from_numpy(chosen).to(x.device, non_blocking=True)
-                factor = torch.from_numpy(params[name][chosen]).to(x.device, non_blocking=True).view(-1, 1, 1, 1)
-                x[rows] = operation(x[rows], factor)
+            apply_to(x, params['order'][:, i] == position, operation, params[name])
     return x

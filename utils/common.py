@@ -69,3 +69,12 @@ def parse_im_size(text):
     if len(size) not in (1, 2) or min(size) < 1:
         raise argparse.ArgumentTypeError(f'one size or height,width in pixels expected, not {text!r}')
     return (size[0], size[-1])
+
+
+def parse_parameter(text):
+    """'gamma=2' -> ('gamma', 2.0)."""
+    name, _, value = text.partition('=')
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'NAME=NUMBER expected, such as gamma=2, not {text!r}') from None

@@ -64,7 +64,7 @@ def _read_best(run):
 def load_model(path):
     """Network (on the CPU) and facts of the checkpoint at `path` (see `read_checkpoint`); downloads nothing."""
     info = read_checkpoint(path)
-    model = get_arch(info['model_name'], len(info['class_names']), im_size=info['im_size']).model
+    model = get_arch(info['model_name'], len(info['class_names']), im_size=info['im_size'], head=info['config'].get('head', 'linear')).model
     load_weights(model, info.pop('state_dict'), info['folder'])
     return LoadedModel(model.to(memory_format=torch.channels_last), info, info['folder'])
 

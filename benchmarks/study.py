@@ -1,0 +1,131 @@
+"""Methods x seeds at equal compute: trains, tests and tabulates; what is finished is not done again.
+
+    python -m benchmarks.study --data DIR --jobs 2
+
+DIR holds images/, train_isic8_lt.csv, val_isic8_lt.csv and train_isic8.csv (or other names: see --help). Images of the full training
+csv that the long-tailed one leaves out are never trained on: they are the test set. A class that the long-tailed csv takes whole
+has none of these, so that half of its validation images move to the test set and out of the validation set.
+"""
+import argparse
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+
+from utils.common import InputError, run_script, write_text
+
+COMMON = ('--model_name mobilenetV2 --init none --optimizer adamw --lr 0.002 --wd 0.01 --schedule onecycle --ema 0.998 --batch_size 16 '
+          '--augment rotate --train_eval off --metric bacc --num_workers 0').split()
+STAGE_ONE, STAGE_TWO = 2 / 3, 1 / 3  # of the epochs
+ONE_STAGE = {  # name -> flags
+    'CE': '', 'BSCE': '--loss_fn BSCE', 'class sampling': '--sampling class', 'WCE': '--loss_fn WCE', 'FOCAL': '--loss_fn FOCAL',
+    'CE-DRW': '--defer 0.8', 'LDAM-DRW': '--loss_fn LDAM --defer 0.8', 'CDT': '--loss_fn CDT', 'VS': '--loss_fn VS',
+    'LADE': '--loss_fn LADE', 'SEESAW': '--loss_fn SEESAW', 'Balanced-MixUp': '--do_mixup 0.2',
+    'MixUp + BSCE': '--mixing mixup --mix_alpha 0.4 --mixup_off_epochs 3 --loss_fn BSCE',
+}
+TWO_STAGE = {  # name -> flags of stage two, from plain cross-entropy
+    'CE, cRT': '--trainable classifier --sampling class', 'CE, LWS': '--trainable scale --sampling class',
+    'CE, cRT BSCE': '--trainable classifier --loss_fn BSCE', 'CE, BSCE': '--loss_fn BSCE --lr 0.0005',
+}
+POST_HOC = {'CE + tau-norm': ('CE', '--tau_norm'), 'CE + logit adjustment': ('CE', '--logit_adjust')}  # name -> run, test flags
+METHODS = [*ONE_STAGE, *TWO_STAGE, *POST_HOC]
+BASELINE = 'CE'
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', required=True, metavar='DIR', help='folder of images/ and the csvs')
+    parser.add_argument('--train', default='train_isic8_lt.csv', help='long-tailed training csv in DIR')
+    parser.add_argument('--val', default='val_isic8_lt.csv', help='validation csv in DIR')
+    parser.add_argument('--pool', default='train_isic8.csv', help='csv in DIR of all that could be trained on')
+    parser.add_argument('--im_size', default='128')
+    parser.add_argument('--n_epochs', type=int, default=30, help='epochs of a one-stage method; two stages share as many')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--methods', nargs='+', default=METHODS, choices=METHODS)
+    parser.add_argument('--jobs', type=int, default=1, help='runs side by side, each with one thread if more than one')
+    parser.add_argument('--name', default='study', help='runs go to experiments/NAME, results and csv to results/NAME')
+    return parser
+
+
+def split_held_out(train, val, pool):
+    """Tables in the contract -> (validation, test): see the module's text."""
+    test = pool[~pool.image_id.isin([*train.image_id, *val.image_id])]
+    label = val.columns[-1]
+    moved = val[~val[label].isin(test[label])].sort_values('image_id').groupby(label).nth(slice(None, None, 2))
+    return val.drop(moved.index), pd.concat([test, moved])
+
+
+class Study:
+    def __init__(self, args):
+        self.args, self.folder = args, os.path.join('results', args.name)
+        os.makedirs(self.folder, exist_ok=True)
+        train, val, pool = (pd.read_csv(os.path.join(args.data, name), dtype={'image_id': str}) for name in (args.train, args.val, args.pool))
+        self.n_classes = int(train.iloc[:, -1].max()) + 1
+        self.val, self.test = os.path.join(self.folder, 'val.csv'), os.path.join(self.folder, 'test.csv')
+        for path, table in zip((self.val, self.test), split_held_out(train, val, pool), strict=True):
+            write_text(path, table.to_csv(index=False))
+        self.locks, self.lock = {}, threading.Lock()
+
+    def call(self, log, *command):
+        environment = os.environ | ({'OMP_NUM_THREADS': '1'} if self.args.jobs > 1 else {})
+        os.makedirs(os.path.dirname(log), exist_ok=True)
+        with open(log, 'a', encoding='utf-8') as f:
+            done = subprocess.run([sys.executable, *command], stdout=f, stderr=subprocess.STDOUT, env=environment)
+        if done.returncode:
+            raise InputError(f'a command failed, see {log}: {" ".join(command)}')
+
+    def train(self, name, flags, n_epochs):
+        """-> the run folder, trained once however many methods need it."""
+        run = os.path.join('experiments', self.args.name, name)
+        with self.lock:
+            lock = self.locks.setdefault(run, threading.Lock())
+        with lock:
+            if not os.path.exists(os.path.join(run, 'val_metrics.txt')):
+                resume = ['--resume'] if os.path.exists(os.path.join(run, 'last')) else ['--overwrite']
+                a = self.args
+                self.call(os.path.join(self.folder, name, 'train.log'), 'train_lt_mxp.py', '--csv_train', os.path.join(a.data, a.train),
+                          '--csv_val', self.val, '--data_path', os.path.join(a.data, 'images'), '--n_classes', str(self.n_classes),
+                          '--im_size', a.im_size, *COMMON, '--n_epochs', str(n_epochs), *flags, '--save_path', f'{a.name}/{name}', *resume)
+        return run
+
+    def predictions(self, method, seed):
+        """Path of the per-image csv of the test set."""
+        slug, seed_flags, n = f"{method.replace(' ', '_').replace(',', '')}/seed{seed}", ['--seed', str(seed)], self.args.n_epochs
+        test_flags = []
+        if method in ONE_STAGE:
+            run = self.train(slug, ONE_STAGE[method].split() + seed_flags, n)
+        elif method in TWO_STAGE:
+            first = self.train(f'stage_one/seed{seed}', seed_flags, round(STAGE_ONE * n))
+            run = self.train(slug, TWO_STAGE[method].split() + seed_flags + ['--pretrained_weights', first], round(STAGE_TWO * n))
+        else:
+            parent, test_flags = POST_HOC[method]
+            run = os.path.dirname(self.predictions(parent, seed)).replace('results', 'experiments', 1)
+        out = os.path.join(self.folder, slug)
+        csv = os.path.join(out, 'results_test.csv')
+        if not os.path.exists(csv):
+            target = os.path.join(out, 'test')
+            self.call(os.path.join(out, 'test.log'), 'test_with_labels_eyepacs.py', '--load_path', run, '--csv_test', self.test,
+                      '--data_path', os.path.join(self.args.data, 'images'), '--num_workers', '0', '--results_path', target, *test_flags.split()
+                      if test_flags else [])
+            produced = os.path.join(target, run.removeprefix('experiments' + os.sep))
+            for file in os.listdir(produced):
+                os.replace(os.path.join(produced, file), os.path.join(out, file))
+        return csv
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    study = Study(args)
+    tasks = [(method, seed) for seed in args.seeds for method in args.methods]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        done = 0
+        for task, _ in zip(tasks, pool.map(lambda task: study.predictions(*task), tasks), strict=True):
+            done += 1
+            print(f'{done}/{len(tasks)}: {task[0]}, seed {task[1]}', flush=True)
+
+
+if __name__ == '__main__':
+    run_script(main)

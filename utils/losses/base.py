@@ -1,0 +1,74 @@
+"""Cross-entropy on hard or soft targets, and what all the losses share."""
+import numpy as np
+import torch
+from torch import nn
+
+
+class CrossEntropy(nn.Module):
+    """CE(z, (1 - epsilon) y + epsilon / K): with `epsilon`, label smoothing (Szegedy et al., CVPR 2016). The base of the other losses.
+
+    class_count: TRAIN images of each class, (K,). forward(logits (B, K), targets) -> scalar; targets are hard (int64, (B,)) or
+    soft (float, (B, K)). Every loss is linear in its targets, sum_c y_c l_c(z) with l_c the loss of the hard target c, times a
+    weight w_c in some; the mean is over the images of the batch, so that the weight of an image does not depend on its neighbours.
+    """
+    drw = True  # under --defer: class weights are switched on late (the others start with equal counts instead)
+    corrects_prior = False  # makes up for the class frequencies; class-balanced sampling as well would do it twice
+    head = 'linear'  # the kind of last layer it needs, a key of models.heads.HEADS
+
+    def __init__(self, class_count, epsilon=0.):
+        super().__init__()
+        self.count = np.asarray(class_count, np.float64)
+        self.epsilon = epsilon
+        self.class_weight = None
+
+    def constant(self, name, values):
+        """A per-class constant, computed in float64, as a float32 buffer that moves with the module."""
+        self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    def set_class_weight(self, values):
+        del self.class_weight
+        self.constant('class_weight', values)
+
+    def adjust(self, logits):
+        """The logits that the loss sees."""
+        return logits
+
+    def class_losses(self, logits):
+        """(B, K): the loss of each image for each class that could be its target."""
+        return -self.adjust(logits).log_softmax(dim=1)
+
+    def smooth(self, targets):
+        return (1 - self.epsilon) * targets + self.epsilon / len(self.count) if self.epsilon else targets
+
+    def forward(self, logits, targets):
+        losses = self.class_losses(logits.float())
+        if self.class_weight is not None:
+            losses = losses * self.class_weight
+        if not targets.is_floating_point():
+            if not self.epsilon:
+                return losses.gather(1, targets[:, None]).mean()
+            targets = nn.functional.one_hot(targets, len(self.count)).float()
+        targets = self.smooth(targets)
+        # A class without training images may cost inf, which must not meet a target of 0 (0 * inf is NaN).
+        return (targets * losses.masked_fill(targets == 0, 0)).sum(dim=1).mean()
+
+
+class TargetDependent(CrossEntropy):
+    """A softmax cross-entropy whose logits are changed in a way that depends on the target class."""
+
+    def adjust_for(self, logits, classes):
+        """Logits (M, K) as the loss sees them when the targets are `classes` (M,)."""
+        raise NotImplementedError
+
+    def forward(self, logits, targets):
+        logits = logits.float()
+        weight = logits.new_full((len(logits),), 1 / len(logits))
+        if targets.is_floating_point():  # one row for each class that an image is, by its share
+            rows, classes = targets.nonzero(as_tuple=True)
+            weight, logits = weight[rows] * targets[rows, classes], logits[rows]
+        else:
+            classes = targets
+        if self.class_weight is not None:
+            weight = weight * self.class_weight[classes]
+        losses = nn.functional.cross_entropy(self.adjust_for(logits, classes), classes, reduction='none')
+        return (weight * losses).sum()

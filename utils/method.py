@@ -1,0 +1,60 @@
+"""What trains in which epoch: loader, batch preparation and loss, as the flags combine them."""
+from typing import NamedTuple
+
+from torch import nn
+
+from .batches import MIXING, Plain
+from .combo_loader import ComboLoader
+from .get_loaders import get_combo_loader, modify_loader
+from .losses import LOSSES, get_deferred_loss_fns, get_loss_fn
+
+
+class Phase(NamedTuple):
+    loader: ComboLoader
+    prepare: Plain
+    criterion: nn.Module
+
+
+class Method:
+    """`phase(epoch)` gives the parts of the batch loop for an epoch (from 0).
+
+    With `defer` F, re-balancing begins after round(F n_epochs) epochs: until then images are drawn instance-wise, and the loss is
+    the one of `get_deferred_loss_fns`; the mixing stays, since it is not what corrects. In the last `mixup_off_epochs`
+    epochs nothing is mixed. Loaders are built once each, so that their worker processes stay.
+    """
+
+    def __init__(self, args, train_loader, class_count, normalise):
+        mixing = MIXING[args.mixing]
+        self.n_mixed = args.n_epochs - args.mixup_off_epochs
+        self.n_deferred = round(args.defer * args.n_epochs)
+        self.plain = Plain(normalise, args.augment, args.seed)
+        self.mixed = mixing(normalise, class_count, args.mix_alpha, args.augment, args.seed) if mixing else self.plain
+        paired = mixing is not None and mixing.n_loaders == 2
+
+        def loader_of(sampling):
+            return get_combo_loader(train_loader, sampling) if paired else ComboLoader([modify_loader(train_loader, sampling)])
+        self.loaders = [loader_of(args.sampling)] * 2
+        if self.n_deferred and args.sampling != 'instance':
+            self.loaders[0] = loader_of('instance')
+        if self.n_deferred:
+            self.losses = get_deferred_loss_fns(args.loss_fn, class_count, args.sampling == 'instance', **args.loss_params)
+        else:
+            self.losses = [get_loss_fn(args.loss_fn, class_count, **args.loss_params)] * 2
+        self.losses = [loss.to(normalise.device) for loss in self.losses]
+
+    def phase(self, epoch):
+        balancing, mixing = epoch >= self.n_deferred, epoch < self.n_mixed
+        loader, prepare = self.loaders[balancing], self.mixed if mixing else self.plain
+        if not mixing:
+            loader = ComboLoader(loader.loaders[:1])  # a second one would be decoded in vain
+        loader.set_epoch(epoch)
+        prepare.set_epoch(epoch)
+        return Phase(loader, prepare, self.losses[balancing])
+
+
+def corrects_twice(args):
+    """What the flags do twice about the class frequencies, in words; None if nothing."""
+    loss, sampler = LOSSES[args.loss_fn], args.sampling
+    if loss.corrects_prior and sampler != 'instance':
+        return f'{args.loss_fn} corrects for the class frequencies, and so does --sampling {sampler}: use one of them'
+    return None
