@@ -1,85 +1,113 @@
-"""Losses against float64 formulas: values and gradients."""
+"""Losses against float64 formulas of the papers: values, and gradients by central differences."""
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from utils.common import InputError
-from utils.losses import LOSSES, get_loss_fn
+from utils.losses import LOSSES, get_deferred_loss_fns, get_loss_fn, loss_parameters
 
-COUNTS = {'tail': [1000, 300, 90, 27, 8], 'eyepacs': [25810, 2443, 5292, 873, 708], 'uniform': [7] * 5, 'one': [3, 3, 3, 3, 1]}
+from .loss_formulas import reference
 
-
-def reference_logits(name, z, count):
-    n = np.array(count, np.float64)
-    return {'CE': z, 'BSCE': z + np.log(n), 'CDT': z / (n.max() / n) ** .2}[name]
-
-
-def reference_loss(name, z, y, count):
-    """Mean soft cross-entropy of the adjusted logits and its gradient with respect to z, in float64."""
-    adjusted = reference_logits(name, z, count)
-    shifted = adjusted - adjusted.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    gradient = (np.exp(log_p) * y.sum(1, keepdims=True) - y) / len(z)
-    if name == 'CDT':
-        n = np.array(count, np.float64)
-        gradient = gradient / (n.max() / n) ** .2
-    return -(y * log_p).sum(1).mean(), gradient
+COUNTS = {'tail': [1000, 300, 90, 27, 8], 'eyepacs': [25810, 2443, 5292, 873, 708], 'uniform': [7] * 5, 'zero': [50, 9, 0, 4, 30]}
+PARAMS = {'CE': {'epsilon': .1}, 'SEQL': {'gamma': 1., 'lam': .05}, 'WCE': {'gamma': .7}, 'FOCAL': {'gamma': .5}, 'LA': {'tau': 1.3},
+          'CB': {'beta': .99}, 'LDAM': {'s': 4.}}  # other than the defaults; SEQL without chance
 
 
 @pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize('count', COUNTS.values(), ids=COUNTS)
 @pytest.mark.parametrize('case', ['random', 'extreme', 'batch of one', 'soft'])
 def test_value_and_gradient(name, count, case):
-    rng = np.random.default_rng(list(case.encode()))
-    size = 1 if case == 'batch of one' else 16
-    z = rng.choice([-90., 90.], (size, 5)) if case == 'extreme' else rng.normal(0, 3, (size, 5))
-    z = z.astype(np.float32)
-    hard = rng.integers(0, 5, size)
-    y = rng.dirichlet([.4] * 5, size) if case == 'soft' else np.eye(5)[hard]
-    logits = torch.tensor(z, requires_grad=True)
-    targets = torch.tensor(y, dtype=torch.float32) if case == 'soft' else torch.tensor(hard)
-    loss = get_loss_fn(name, count)(logits, targets)
+    rng, n = np.random.default_rng(list((case + name).encode())), np.array(count, np.float64)
+    size = 1 if case == 'batch of one' else 6
+    z = rng.choice([-90., 90.], (size, 5)) if case == 'extreme' else rng.normal(0, 3, (size, 5)).astype(np.float32).astype(float)
+    present = np.flatnonzero(n)
+    hard = rng.choice(present, size)
+    y = rng.dirichlet([.4] * 5, size) * (n > 0) if case == 'soft' else np.eye(5)[hard]
+    y = (y / y.sum(1, keepdims=True)).astype(np.float32)
+    params = loss_parameters(name) | PARAMS.get(name, {})
+    logits = torch.tensor(z, dtype=torch.float32, requires_grad=True)
+    loss = get_loss_fn(name, count, **params)(logits, torch.tensor(y) if case == 'soft' else torch.tensor(hard))
     loss.backward()
-    value, gradient = reference_loss(name, z.astype(np.float64), y, count)
-    assert loss.item() == pytest.approx(value, rel=2e-5, abs=1e-6)
-    np.testing.assert_allclose(logits.grad.numpy(), gradient, atol=3e-6)
+    y = y.astype(float)
+    expected, h = reference(name, z, y, n, z, params), 1e-5
+    gradient = np.empty_like(z)
+    for i in np.ndindex(z.shape):
+        step = np.zeros_like(z)
+        step[i] = h
+        gradient[i] = (reference(name, z + step, y, n, z, params) - reference(name, z - step, y, n, z, params)) / (2 * h)
+    np.testing.assert_allclose(loss.item(), expected, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(logits.grad.numpy(), gradient, rtol=1e-4, atol=2e-5)
+
+
+@pytest.fixture
+def batch():
+    g = torch.Generator().manual_seed(2)
+    return torch.randn(9, 5, generator=g) * 4, torch.randint(0, 5, (9,), generator=g)
 
 
 @pytest.mark.parametrize('name', LOSSES)
-def test_identities(name):
-    g = torch.Generator().manual_seed(2)
-    z, y = torch.randn(9, 5, generator=g) * 4, torch.randint(0, 5, (9,), generator=g)
-    one_hot = torch.nn.functional.one_hot(y, 5).float()
-    tail, uniform = get_loss_fn(name, COUNTS['tail']), get_loss_fn(name, COUNTS['uniform'])
-    torch.testing.assert_close(tail(z, y), tail(z, one_hot))  # soft targets of one class = hard targets
-    torch.testing.assert_close(uniform(z, y), torch.nn.functional.cross_entropy(z, y))  # uniform counts = CE
-    torch.testing.assert_close(get_loss_fn(name, [10 * n for n in COUNTS['tail']])(z, y), tail(z, y))  # only ratios matter
-    torch.testing.assert_close(tail(z.bfloat16(), y), tail(z.bfloat16().float(), y))
+def test_one_hot_targets_are_hard_targets(name, batch):
+    z, y = batch
+    loss = get_loss_fn(name, COUNTS['tail'], **({'gamma': 1.} if name == 'SEQL' else {}))
+    torch.testing.assert_close(loss(z, y), loss(z, F.one_hot(y, 5).float()))
+    torch.testing.assert_close(loss(z.bfloat16(), y), loss(z.bfloat16().float(), y))
+
+
+def test_identities(batch):
+    z, y = batch
+    tail, uniform = COUNTS['tail'], COUNTS['uniform']
+    ce = F.cross_entropy(z, y)
+    for name in ('CE', 'WCE', 'CB', 'BSCE', 'LA', 'CDT', 'VS', 'LAS'):
+        torch.testing.assert_close(get_loss_fn(name, uniform)(z, y), ce)
+
+    def equal(name, params, other, other_params):
+        torch.testing.assert_close(get_loss_fn(name, tail, **params)(z, y), get_loss_fn(other, tail, **other_params)(z, y))
+    equal('LA', {'tau': 1}, 'BSCE', {})
+    equal('VS', {'gamma': 0, 'tau': .7}, 'LA', {'tau': .7})
+    equal('VS', {'gamma': .4, 'tau': 0}, 'CDT', {'gamma': .4})
+    equal('CBFOCAL', {'gamma': 0, 'beta': .99}, 'CB', {'beta': .99})
+    equal('LADE', {'alpha': 0}, 'BSCE', {})
+    for name, params in (('FOCAL', {'gamma': 0}), ('WCE', {'gamma': 0}), ('CB', {'beta': 0}), ('LA', {'tau': 0}), ('SEQL', {'gamma': 0}),
+                         ('SEESAW', {'p': 0, 'q': 0}), ('ORDINAL', {'alpha': 0}), ('LDAM', {'max_m': 0, 's': 1})):
+        equal(name, params, 'CE', {})
+    torch.testing.assert_close(get_loss_fn('CE', tail, epsilon=.1)(z, y), F.cross_entropy(z, y, label_smoothing=.1))
+    assert get_loss_fn('CB', tail).class_weight.sum().item() == pytest.approx(5)
 
 
 def test_direction_of_cdt():
     """The tail has the largest temperature, so that at equal logits it needs larger decision values (a mistake of the original)."""
-    temperature = get_loss_fn('CDT', COUNTS['tail']).per_class
+    temperature = get_loss_fn('CDT', COUNTS['tail']).temperature
     assert temperature[0] == 1 and (temperature.diff() > 0).all()
-    torch.testing.assert_close(get_loss_fn('CDT', COUNTS['tail'], gamma=0.).per_class, torch.ones(5))
 
 
-@pytest.mark.parametrize('name', LOSSES)
-@pytest.mark.parametrize('soft', [False, True])
-def test_class_without_training_images(name, soft):
-    """Finite, as long as no target asks for that class; BSCE gives it probability 0, so the others see their own loss."""
-    loss_fn, z = get_loss_fn(name, [50, 0, 5]), torch.randn(4, 3, requires_grad=True)
-    y = torch.tensor([0, 2, 0, 2])
-    loss = loss_fn(z, torch.nn.functional.one_hot(y, 3).float() if soft else y)
-    loss.backward()
-    assert loss.isfinite() and z.grad.isfinite().all()
-    if name == 'BSCE':
-        torch.testing.assert_close(loss, get_loss_fn(name, [50, 5])(z[:, [0, 2]], y // 2))
-        assert (z.grad[:, 1] == 0).all()
+def test_equalisation_draws_with_the_given_probability():
+    torch.manual_seed(0)
+    z, y = torch.zeros(4000, 5), torch.zeros(4000, dtype=torch.long)
+    left_out = get_loss_fn('SEQL', COUNTS['tail'], gamma=.9, lam=.02).adjust_for(z, y).isinf()
+    assert not left_out[:, :3].any() and abs(left_out[:, 3:].float().mean().item() - .9) < .01
 
 
-def test_unknown_parameter():
-    with pytest.raises(InputError, match=r'loss CDT has no parameter tau \(it has: gamma\)'):
-        get_loss_fn('cdt', [3, 2], tau=1)
-    with pytest.raises(InputError, match='unknown loss BCSE'):
-        get_loss_fn('BCSE', [3, 2])
+def test_deferred(batch):
+    """DRW: class weights late, on top of CE and of LDAM's margins; other losses start as if the counts were equal."""
+    z, y = batch
+    tail = COUNTS['tail']
+    before, after = get_deferred_loss_fns('CE', tail)
+    torch.testing.assert_close(before(z, y), F.cross_entropy(z, y))
+    torch.testing.assert_close(after(z, y), get_loss_fn('CB', tail, beta=.9999)(z, y))
+    before, after = get_deferred_loss_fns('LDAM', tail)
+    torch.testing.assert_close(before(z, y), get_loss_fn('LDAM', tail)(z, y))
+    weight = get_loss_fn('CB', tail).class_weight
+    each = torch.stack([before(z[i:i + 1], y[i:i + 1]) * weight[y[i]] for i in range(len(y))])
+    torch.testing.assert_close(after(z, y), each.mean())
+    torch.testing.assert_close(get_deferred_loss_fns('LDAM', tail, rebalance=False)[1](z, y), before(z, y))
+    before, after = get_deferred_loss_fns('BSCE', tail)
+    torch.testing.assert_close(before(z, y), F.cross_entropy(z, y))
+    torch.testing.assert_close(after(z, y), get_loss_fn('BSCE', tail)(z, y))
+
+
+def test_bad_parameters():
+    for name, params, message in (('cdt', {'tau': 1}, r'loss CDT has no parameter tau \(it has: gamma\)'), ('BCSE', {}, 'unknown loss BCSE'),
+                                  ('CB', {'beta': 1.}, 'beta must lie between 0 and 1'), ('FOCAL', {'gamma': -1}, 'gamma must lie')):
+        with pytest.raises(InputError, match=message):
+            get_loss_fn(name, [3, 2], **params)
