@@ -1,0 +1,107 @@
+"""What trains in which epoch."""
+import argparse
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from train_lt_mxp import get_parser, resolve
+from utils.batches import BalancedMixUp, CutMix, Normalise, Plain
+from utils.common import InputError
+from utils.get_loaders import get_train_val_cls_loaders
+from utils.losses import LOSSES
+from utils.method import Method, corrects_twice
+from utils.recipes import RECIPES
+
+
+@pytest.fixture
+def method(tiny):
+    def build(flags=''):
+        args = get_parser().parse_args(f'--csv_train {tiny}/train.csv --n_classes 3 --n_epochs 10 --do_not_save {flags}'.split())
+        resolve(args)
+        loader = get_train_val_cls_loaders(args.csv_train, args.csv_val, f'{tiny}/images', 4, (8, 8), 3, n_epochs=10, see_classes=False).train
+        return Method(args, loader, np.bincount(loader.dataset.dr), Normalise('cpu', (0, 0, 0), (1, 1, 1)))
+    return build
+
+
+def modes(method, epochs=range(10)):
+    return [[loader.sampler.mode for loader in method.phase(epoch).loader.loaders] for epoch in epochs]
+
+
+def test_plain(method):
+    m = method()
+    assert modes(m) == [['instance']] * 10 and type(m.phase(3).prepare) is Plain and m.phase(0).criterion is m.phase(9).criterion
+    assert m.phase(0).loader.loaders[0] is m.phase(9).loader.loaders[0]  # built once, with its worker processes
+
+
+def test_deferred_sampling_and_loss(method):
+    m = method('--sampling class --loss_fn BSCE --defer 0.8')
+    assert modes(m) == [['instance']] * 8 + [['class']] * 2
+    z, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    torch.testing.assert_close(m.phase(7).criterion(z, y), torch.nn.functional.cross_entropy(z, y))
+    torch.testing.assert_close(m.phase(8).criterion(z, y),
+                               torch.nn.functional.cross_entropy(z + torch.tensor([12., 6., 4.]).log(), y))
+    assert method('--sampling class --defer 0.8').phase(9).criterion.class_weight is None  # DRS alone: no weights on top
+    assert method('--defer 0.8').phase(9).criterion.class_weight is not None  # DRW
+
+
+def test_mixing_is_switched_off(method):
+    m = method('--do_mixup 0.2 --sampling sqrt --mixup_off_epochs 3')
+    assert modes(m) == [['sqrt', 'class']] * 7 + [['sqrt']] * 3
+    assert [type(m.phase(e).prepare) for e in (6, 7)] == [BalancedMixUp, Plain]
+    m = method('--mixing cutmix --mixup_off_epochs 10')
+    assert type(m.phase(0).prepare) is Plain and type(method('--mixing cutmix').phase(9).prepare) is CutMix
+    for epoch in (0, 9):
+        phase = m.phase(epoch)
+        batch = next(iter(phase.loader))
+        assert phase.prepare(batch)[0].shape == (4, 3, 8, 8)
+
+
+def args_of(flags):
+    args = get_parser().parse_args(flags.split())
+    resolve(args)
+    return args
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_warning_of_a_double_correction(loss, capsys):
+    twice = loss in ('WCE', 'CB', 'CBFOCAL', 'BSCE', 'LA', 'CDT', 'VS', 'LADE')
+    for sampling in ('instance', 'class'):
+        said = corrects_twice(SimpleNamespace(loss_fn=loss, sampling=sampling))
+        assert bool(said) == (twice and sampling == 'class')
+    args_of(f'--loss_fn {loss} --sampling class')
+    assert ('Warning' in capsys.readouterr().out) == twice
+
+
+def test_flags_of_methods():
+    args = args_of('--loss_fn vs --loss_params gamma=.1')
+    assert args.loss_params == {'gamma': .1, 'tau': 1.}  # published defaults are written out
+    assert args_of('--loss_fn CDT --cdt_gamma 0.3').loss_params == {'gamma': .3}
+    args = args_of('--do_mixup 0.3')
+    assert (args.mixing, args.mix_alpha) == ('balanced_mixup', .3) and args_of('--mixing remix').mix_alpha == 1.
+    for flags, message in (('--loss_fn CE --loss_params gamma=2', 'loss CE has no parameter gamma'),
+                           ('--do_mixup 0.2 --mixing mixup', '--do_mixup is Balanced-MixUp'), ('--defer 1', '--defer must lie in 0..1'),
+                           ('--mixing mixup --mix_alpha 0', '--mix_alpha must be positive'), ('--ema 1', '--ema must lie'),
+                           ('--trainable scale', 'belongs to stage two'),
+                           ('--trainable scale --loss_fn LDAM --pretrained_weights x', 'needs a cosine classifier')):
+        with pytest.raises(InputError, match=message):
+            args_of(flags)
+
+
+def test_bad_loss_parameter(capsys):
+    with pytest.raises(SystemExit):
+        get_parser().parse_args(['--loss_params', 'gamma'])
+    assert 'NAME=NUMBER expected' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_recipes(name):
+    args = get_parser().parse_args(['--recipe', name, '--n_epochs', '3', '--lr', '0.5'])
+    assert isinstance(args, argparse.Namespace) and args.n_epochs == 3 and args.lr == .5  # given by hand
+    for flag, value in RECIPES[name].items():
+        assert getattr(args, flag) == value or flag in ('n_epochs', 'lr')
+    plain = get_parser().parse_args([])
+    assert set(RECIPES[name]) <= set(vars(plain))
+    assert {k: v for k, v in vars(args).items() if k not in {*RECIPES[name], 'recipe', 'n_epochs', 'lr'}} == {
+        k: v for k, v in vars(plain).items() if k not in {*RECIPES[name], 'recipe', 'n_epochs', 'lr'}}

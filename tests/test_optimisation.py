@@ -1,0 +1,97 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from utils.optimisation import OPTIMIZERS, SCHEDULES, Schedule, average_weights
+
+
+def rates(name, warmup, n_steps=100, values=None, **kwargs):
+    """The rate of each step; one epoch is ten steps."""
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], .5)
+    schedule = Schedule(name, optimizer, warmup, n_steps, .5, .001, 1, 'mcc', **kwargs)
+    result = []
+    for step in range(n_steps):
+        result.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        schedule.after_step()
+        if step % 10 == 9 and values:
+            schedule.after_epoch(values[step // 10])
+    return result
+
+
+def test_cosine():
+    got = rates('cosine', .2)
+    for step, rate in enumerate(got):
+        expected = .5 * (.01 + .99 * step / 20) if step < 20 else .001 + .499 * (1 + math.cos(math.pi * (step - 20) / 80)) / 2
+        assert rate == pytest.approx(expected)
+
+
+def test_onecycle():
+    got = rates('onecycle', .3)
+    assert got[0] == pytest.approx(.5 / 25) and max(got) == pytest.approx(.5, rel=1e-3) and 29 <= got.index(max(got)) <= 31 and got[-1] < .002
+
+
+def test_plateau_with_and_without_warmup():
+    values = [.1, .2, .2, .2, None, None, .2, .2, .2, .2]
+    plain = rates('plateau', 0., values=values)
+    assert plain[:40] == [.5] * 40 and plain[40] == pytest.approx(.05)  # two epochs without improvement, patience 1
+    assert plain[-1] == pytest.approx(.005)  # None says nothing
+    warm = rates('plateau', .15, values=values)
+    assert warm[0] == pytest.approx(.005) and warm[14] < .5 and warm[15:40] == pytest.approx([.5] * 25)
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_resuming_a_schedule(name):
+    def build():
+        parameter = nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([parameter], .5, momentum=.9)
+        return optimizer, Schedule(name, optimizer, .25, 40, .5, .001, 1, 'mcc')
+
+    def run(optimizer, schedule, steps):
+        for step in steps:
+            optimizer.step()
+            schedule.after_step()
+            if step % 4 == 3:
+                schedule.after_epoch(.1)
+        return optimizer.param_groups[0]['lr']
+    whole = run(*build(), range(30))
+    optimizer, schedule = build()
+    run(optimizer, schedule, range(16))
+    resumed_optimizer, resumed = build()
+    resumed_optimizer.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(schedule.state_dict())
+    assert run(resumed_optimizer, resumed, range(16, 30)) == whole
+
+
+def test_adamw_spares_biases_and_normalisation():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    model[2].bias.requires_grad_(False)
+    groups = OPTIMIZERS['adamw'](model, SimpleNamespace(lr=.1, wd=.3)).param_groups
+    assert [group['weight_decay'] for group in groups] == [.3, 0.]
+    assert [len(group['params']) for group in groups] == [2, 3]  # two weights; conv bias and both of BatchNorm
+    for name in ('sgd', 'adam'):
+        group, = OPTIMIZERS[name](model, SimpleNamespace(lr=.1, wd=.3, momentum=.9)).param_groups
+        assert group['weight_decay'] == .3 and len(group['params']) == 5
+
+
+def test_average_weights():
+    """Against the recursion in float64; statistics of BatchNorm are averaged too, its counter is copied."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    averaged, expected = average_weights(model, .9), None
+    for n in range(40):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        model(torch.randn(5, 3))
+        averaged.update_parameters(model)
+        state = {name: tensor.double().clone() for name, tensor in model.state_dict().items()}
+        decay = 0 if n == 0 else min(.9, (1 + n) / (10 + n))
+        expected = state if expected is None else {name: decay * expected[name] + (1 - decay) * state[name] for name in state}
+        expected['1.num_batches_tracked'] = state['1.num_batches_tracked']
+    for name, tensor in averaged.module.state_dict().items():
+        torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-5)
