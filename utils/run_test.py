@@ -49,9 +49,11 @@ def check_flags(args, info):
         raise InputError('--dihedral_tta and --num_workers must not be negative, --batch_size must be positive')
 
 
-def write_predictions(path, predictions, class_names):
-    """One row per image: image_id, label (where known), pred, p_<class> for each class."""
+def write_predictions(path, predictions, class_names, patient_ids=None):
+    """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class."""
     table = pd.DataFrame({'image_id': predictions.image_ids})
+    if patient_ids is not None:
+        table['patient_id'] = list(patient_ids)
     if predictions.labels is not None:
         table['label'] = predictions.labels
     table['pred'] = predictions.preds
@@ -85,7 +87,7 @@ def run_split(split, csv, loaded, args, accelerator, folder):
             print(f'* Note: {csv} is the csv that {what}: the result is optimistic')
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
     predictions = predict(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, desc=split)
-    write_predictions(os.path.join(folder, name), predictions, info['class_names'])
+    write_predictions(os.path.join(folder, name), predictions, info['class_names'], loader.dataset.table.get('patient_id'))
     if predictions.labels is None:
         print(f'* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
         return
