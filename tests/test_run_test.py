@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import recall_score
 
 from utils.common import InputError
+from utils.prediction_table import read_predictions
 from utils.run_folder import name_of_run
 from utils.run_test import main
 
@@ -61,12 +62,21 @@ def test_csv_that_chose_the_checkpoint(test, tiny, tmp_path, capsys):
     assert {'performance_val.txt', 'performance_test.txt', 'results_val.csv'} <= {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize('content', ['image_id\ntest_0_0\ntest_1_1\n', 'image_id,patient_id\ntest_0_0,a\ntest_1_1,b\n'])
-def test_without_labels(test, tmp_path, capsys, content):
+def test_patients_travel_into_the_predictions(test, tmp_path):
+    (tmp_path / 'new.csv').write_text('image_id,patient_id,label\ntest_0_0,007,0\ntest_1_1,,1\n')
+    table = read_predictions(test(f'--csv_test {tmp_path}/new.csv') / 'results_test.csv')
+    assert table.patient_ids == ['007', 'image test_1_1'] and table.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(('content', 'first'), [
+    ('image_id\ntest_0_0\ntest_1_1\n', ['image_id', 'pred']),
+    ('image_id,patient_id\ntest_0_0,a\ntest_1_1,b\n', ['image_id', 'patient_id', 'pred']),
+])
+def test_without_labels(test, tmp_path, capsys, content, first):
     (tmp_path / 'new.csv').write_text(content)
     folder = test(f'--csv_test {tmp_path}/new.csv --dihedral_tta 2')
     table = pd.read_csv(folder / 'results_test.csv')
-    assert list(table.columns)[:2] == ['image_id', 'pred'] and len(table) == 2
+    assert list(table.columns) == [*first, 'p_class0', 'p_class1', 'p_class2'] and len(table) == 2
     assert not (folder / 'performance_test.txt').exists() and 'no labels' in capsys.readouterr().out
 
 

@@ -64,12 +64,17 @@ def recall_per_class(y_true, y_pred, n_classes):
         return confusion.diagonal() / confusion.sum(axis=1)
 
 
-def shot_recalls(recalls, train_count, many=100, few=20):
-    """Mean class recall of the classes with more than `many` TRAINING images, `few`..`many`, and less than `few` (Liu et
-    al., CVPR 2019). -> {'many': ., 'medium': ., 'few': .}, None for a group without a tested class."""
-    count, tested = np.asarray(train_count), ~np.isnan(recalls)
-    groups = {'many': count > many, 'medium': (count >= few) & (count <= many), 'few': count < few}
-    return {name: float(recalls[g & tested].mean()) if (g & tested).any() else None for name, g in groups.items()}
+def shot_groups(train_count, many=100, few=20):
+    """Classes with more than `many` TRAINING images, `few`..`many`, and less than `few` (Liu et al., CVPR 2019).
+    -> {'many': bool (K,), 'medium': ., 'few': .}"""
+    count = np.asarray(train_count)
+    return {'many': count > many, 'medium': (count >= few) & (count <= many), 'few': count < few}
+
+
+def shot_recalls(recalls, train_count):
+    """Mean class recall of each of the `shot_groups`, None for a group without a tested class."""
+    tested = ~np.isnan(recalls)
+    return {name: float(recalls[g & tested].mean()) if (g & tested).any() else None for name, g in shot_groups(train_count).items()}
 
 
 def confusion_text(y_true, y_pred, class_names):

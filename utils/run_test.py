@@ -8,9 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from .batches import Normalise
+from .calibration import Calibration, calibrated, fit_temperature, validation_csv
 from .common import InputError, file_sha256, parse_im_size, whole_file, write_text
 from .evaluation import evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
-from .get_loaders import get_test_cls_loader
+from .get_loaders import ClassDataset, get_test_cls_loader
 from .inference import predict
 from .model_saving_loading import load_model
 from .run_folder import name_of_run
@@ -27,6 +28,9 @@ def get_parser(description, splits, data_path, dihedral_tta):
     parser.add_argument('--results_path', default='results/', help='folder that gets one folder per run')
     parser.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
                         help='mean of the probabilities over N rotations, each with and without vertical flip; 0 is off')
+    parser.add_argument('--calibrate', nargs='?', const=True, metavar='CSV',
+                        help='temperature scaling of the test probabilities, fitted on CSV (default: --csv_val beside a test csv, else '
+                             'the validation csv of the training); the predicted classes stay the same')
     parser.add_argument('--batch_size', type=int, default=8, help='a quarter of the images of one step')
     parser.add_argument('--num_workers', type=int, default=8, help='processes that decode images, at most one per CPU core')
     checks = parser.add_argument_group('known from the checkpoint', 'not needed; another value than the checkpoint\'s is an error')
@@ -49,9 +53,11 @@ def check_flags(args, info):
         raise InputError('--dihedral_tta and --num_workers must not be negative, --batch_size must be positive')
 
 
-def write_predictions(path, predictions, class_names):
-    """One row per image: image_id, label (where known), pred, p_<class> for each class."""
+def write_predictions(path, predictions, class_names, patient_ids=None):
+    """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class."""
     table = pd.DataFrame({'image_id': predictions.image_ids})
+    if patient_ids is not None:
+        table['patient_id'] = list(patient_ids)
     if predictions.labels is not None:
         table['label'] = predictions.labels
     table['pred'] = predictions.preds
@@ -75,23 +81,50 @@ def full_report(predictions, class_names, class_count):
         f'Top-1 = {100 * np.mean(y == preds):.2f} of {len(y)} images', ''])
 
 
-def run_split(split, csv, loaded, args, accelerator, folder):
-    info, name = loaded.info, getattr(args, f'csv_out_{split}')
-    workers = min(args.num_workers, os.cpu_count() or 1)
+def predict_csv(csv, loaded, args, accelerator, desc):
+    """-> Predictions of every image of `csv`, and its patient_id column (None where there is none)."""
+    info, workers = loaded.info, min(args.num_workers, os.cpu_count() or 1)
     loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']))
+    normalise = Normalise(accelerator.device, info['mean'], info['std'])
+    predictions = predict(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, desc=desc)
+    return predictions, loader.dataset.table.get('patient_id')
+
+
+def fit_calibration(csvs, loaded, args, accelerator):
+    """The temperature from validation images. `InputError` if one of them stands in a csv to report (`csvs`: split -> csv); only
+    beside a test may the validation csv be reported, as it is."""
+    csv = validation_csv(args.calibrate, csvs, loaded.info['config'])
+    images = set(ClassDataset(csv, args.data_path).paths) - {None}
+    for split, reported in csvs.items():
+        shared = images & set(ClassDataset(reported, args.data_path).paths)
+        if shared and not (split == 'val' and reported == csv and 'test' in csvs):
+            raise InputError(f'--calibrate: {len(shared)} images of {csv} stand in {reported} too, which is to be reported: '
+                             'name another validation csv with --calibrate CSV')
+    predictions, _ = predict_csv(csv, loaded, args, accelerator, 'calibrate')
+    if predictions.labels is None:
+        raise InputError(f'--calibrate: {csv} has no labels')
+    return Calibration(fit_temperature(predictions.probs, predictions.labels), csv, len(predictions.labels))
+
+
+def run_split(split, csv, loaded, args, accelerator, folder, calibration):
+    info, name = loaded.info, getattr(args, f'csv_out_{split}')
+    predictions, patient_ids = predict_csv(csv, loaded, args, accelerator, split)
     for role, digest in info['config']['csv_sha256'].items():
         if file_sha256(csv) == digest:
             what = {'train': 'trained the network', 'val': 'chose the checkpoint'}[role]
             print(f'* Note: {csv} is the csv that {what}: the result is optimistic')
-    normalise = Normalise(accelerator.device, info['mean'], info['std'])
-    predictions = predict(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, desc=split)
-    write_predictions(os.path.join(folder, name), predictions, info['class_names'])
+    calibration_line = ''
+    if calibration is not None and calibration.csv == csv:
+        print(f'* Note: {csv} is not calibrated, since the temperature is fitted on it')
+    elif calibration is not None:
+        predictions, calibration_line = calibrated(predictions, calibration, info['class_names'])
+    write_predictions(os.path.join(folder, name), predictions, info['class_names'], patient_ids)
     if predictions.labels is None:
         print(f'* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
         return
     m, report = full_report(predictions, info['class_names'], info['class_count'])
     tta = f', mean over {2 * args.dihedral_tta} views' if args.dihedral_tta else ''
-    report += f"Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{tta}\n"
+    report += f"{calibration_line}Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{tta}\n"
     file = os.path.join(folder, f'performance_{split}.txt')
     write_text(file, report)
     print(report)
@@ -110,7 +143,7 @@ def main(description, splits, data_path, dihedral_tta, argv=None):
     print(f"* {loaded.info['model_name']} of {loaded.folder}, epoch {loaded.info['epoch']}")
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     os.makedirs(folder, exist_ok=True)
-    for split in splits:
-        csv = getattr(args, f'csv_{split}')
-        if csv is not None:
-            run_split(split, csv, loaded, args, accelerator, folder)
+    csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
+    calibration = fit_calibration(csvs, loaded, args, accelerator) if args.calibrate else None
+    for split, csv in csvs.items():
+        run_split(split, csv, loaded, args, accelerator, folder, calibration)

@@ -1,0 +1,77 @@
+"""Temperature scaling: one number, fitted on validation predictions, that makes the probabilities of a test honest."""
+import os
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+
+from .common import InputError
+from .prediction_table import PredictionTable
+from .statistics import WeightedMetrics
+
+SMALLEST = 1e-38  # about the smallest normal float32: what a softmax rounds to 0 is no certainty
+RANGE = (.05, 20.)  # of the temperature; validation images without any mistake would ask for 0
+
+
+class Calibration(NamedTuple):
+    temperature: float
+    csv: str  # where it was fitted
+    n_images: int
+
+
+def apply_temperature(probs, temperature):
+    """(N, K) -> softmax(log(probs) / temperature), float64: p^(1/T), normalised. The predicted class does not change."""
+    logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST)) / temperature
+    scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return scaled / scaled.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(probs, labels):
+    """The temperature T in 0.05..20 with the smallest negative log-likelihood of `labels` (N,) under softmax(log(probs) / T)
+    (Guo et al., ICML 2017). It is convex in 1/T, so the root of its slope is the one minimum; without a root in the range,
+    the minimum is the end to which the slope leads. Where every T is as good (all probabilities equal) it is 1."""
+    labels = np.asarray(labels)
+    logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST))
+    of_label = logits[np.arange(len(labels)), labels].mean()
+
+    def slope(log_t):
+        return (apply_temperature(probs, np.exp(log_t)) * logits).sum(axis=1).mean() - of_label
+
+    low, high = np.log(RANGE)
+    ends = slope(low), slope(high)
+    if max(map(abs, ends)) < 1e-12:
+        return 1.
+    if ends[0] <= 0 or ends[1] >= 0:
+        return RANGE[0] if ends[0] <= 0 else RANGE[1]
+    return float(np.exp(brentq(slope, low, high, xtol=1e-10)))
+
+
+def validation_csv(flag, csvs, config):
+    """Which csv --calibrate means: the one that it names, else --csv_val beside a test csv, else the one of the training.
+    `flag`: True or a path; `csvs`: split -> csv to report; `config`: of the checkpoint."""
+    if flag is not True:
+        return flag
+    if 'test' in csvs and 'val' in csvs:
+        return csvs['val']
+    if not os.path.isfile(config['csv_val']):
+        raise InputError(f"--calibrate: the validation csv of the training, {config['csv_val']}, is not here: use --calibrate CSV")
+    return config['csv_val']
+
+
+def calibrated(predictions, calibration, class_names):
+    """-> `Predictions` with scaled probabilities and their loss, and the line that the report gets ('' without labels)."""
+    scaled = apply_temperature(predictions.probs, calibration.temperature)
+    after = predictions._replace(probs=scaled.astype(predictions.probs.dtype))
+    if predictions.labels is None:
+        return after, ''
+    nll, ece = zip(*(_nll_and_ece(p, class_names) for p in (predictions, after)), strict=True)
+    return after._replace(loss=nll[1]), (
+        f'Calibrated with temperature {calibration.temperature:.3f}, fitted on the {calibration.n_images} images of {calibration.csv}: '
+        f'ECE {100 * ece[0]:.2f} -> {100 * ece[1]:.2f}, NLL {nll[0]:.4f} -> {nll[1]:.4f}\n')
+
+
+def _nll_and_ece(predictions, class_names):
+    probs = np.asarray(predictions.probs, np.float64)
+    table = PredictionTable(predictions.image_ids, predictions.labels, predictions.preds, probs, class_names, None, '')
+    values = WeightedMetrics(table)(np.ones((len(probs), 1)))
+    return float(values['metrics', 'nll'][0]), float(values['metrics', 'ece'][0])

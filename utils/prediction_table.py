@@ -1,0 +1,85 @@
+"""The per-image csv that the test scripts write: one file in, checked, as arrays out."""
+import os
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .common import InputError
+
+TOLERANCE = 0.01  # of the sum of one row: files of others round to three digits
+
+
+class PredictionTable(NamedTuple):
+    image_ids: list  # str, unique
+    labels: np.ndarray | None  # int64 (N,) in 0..K-1
+    preds: np.ndarray  # int64 (N,) in 0..K-1
+    probs: np.ndarray  # float64 (N, K), as they stand in the file
+    class_names: list  # (K,)
+    patient_ids: list | None  # str (N,); an image whose patient is not known is a patient of its own
+    path: str
+
+
+def _read(path):
+    if not os.path.isfile(path):
+        raise InputError(f'no such csv of predictions: {path}')
+    try:
+        return pd.read_csv(path, dtype={'image_id': str, 'patient_id': str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as err:
+        raise InputError(f'{path} is no csv table: {err}') from err
+
+
+def _classes(table, column, k, path):
+    """Integers of 0..k-1, or an error that names the first row that is none."""
+    values = pd.to_numeric(table[column], errors='coerce').to_numpy(np.float64)
+    bad = np.flatnonzero(~(np.isin(values, np.arange(k))))
+    if len(bad):
+        raise InputError(f"{path}: {len(bad)} values of '{column}' are no class of 0..{k - 1} (the file has {k} columns p_<class>), "
+                         f'the first is {table[column].iloc[bad[0]]} in row {bad[0] + 2}')
+    return values.astype(np.int64)
+
+
+def _probabilities(table, columns, path):
+    probs = table[columns].apply(pd.to_numeric, errors='coerce').to_numpy(np.float64)
+    total = probs.sum(axis=1)
+    for what, bad in (('are missing or no number', ~np.isfinite(probs).all(axis=1)), ('are negative', (probs < 0).any(axis=1)),
+                      ('do not add up to 1', ~(np.abs(total - 1) <= TOLERANCE))):
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise InputError(f'{path}: probabilities p_<class> {what} in {bad.sum()} of {len(table)} rows, the first is row {row + 2} '
+                             f'({table.image_id.iloc[row]}, sum {total[row]:.4g})')
+    return probs
+
+
+def read_predictions(path):
+    """Columns `image_id`, `pred`, `p_<class>` for each class, and optionally `label` and `patient_id` -> PredictionTable.
+
+    Raises `InputError` for what is missing, repeated, out of range, no number, or a row whose probabilities do not add up to 1.
+    """
+    table = _read(path)
+    columns = [name for name in table.columns if name.startswith('p_')]
+    missing = [name for name in ('image_id', 'pred') if name not in table.columns]
+    if missing or len(columns) < 2:
+        raise InputError(f'{path} is no csv of predictions as the test scripts write it: '
+                         f"it has no column {', '.join([*missing, *(['p_<class> for each class'] if len(columns) < 2 else [])])}")
+    if not len(table):
+        raise InputError(f'{path} has no rows')
+    twice = table.image_id[table.image_id.duplicated()]
+    if len(twice) or table.image_id.isna().any():
+        what = f'{len(twice)} images stand in more than one row, the first is {twice.iloc[0]}' if len(twice) else 'rows without image_id'
+        raise InputError(f'{path}: {what}')
+    k = len(columns)
+    patients = None
+    if 'patient_id' in table.columns and table.patient_id.notna().any():
+        patients = table.patient_id.fillna('image ' + table.image_id).tolist()
+    return PredictionTable(table.image_id.tolist(), _classes(table, 'label', k, path) if 'label' in table.columns else None,
+                           _classes(table, 'pred', k, path), _probabilities(table, columns, path), [name[2:] for name in columns],
+                           patients, str(path))
+
+
+def read_labelled(path):
+    """`read_predictions` of a file that has labels, as every figure but the predictions themselves needs them."""
+    table = read_predictions(path)
+    if table.labels is None:
+        raise InputError(f"{path} has no column 'label': test on a csv with labels to evaluate the predictions")
+    return table

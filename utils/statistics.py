@@ -1,0 +1,132 @@
+"""Predictions -> figures, for any weights of the images: ones give the value itself, bootstrap draws its distribution."""
+import re
+import warnings
+
+import numpy as np
+from scipy.sparse import coo_array
+
+from .evaluation import shot_groups
+from .ranking import Ranking
+
+# Names of the overall metrics in files, and as people read them; of nll, brier and both ece, smaller is better.
+METRIC_NAMES = {'bacc': 'balanced accuracy', 'mcc': 'MCC', 'kappa': 'quadratic kappa', 'f1': 'macro F1', 'auc': 'macro AUC',
+                'ap': 'macro average precision', 'nll': 'NLL', 'brier': 'Brier', 'ece': 'ECE', 'classwise_ece': 'classwise ECE'}
+CLASS_METRICS = ('recall', 'precision', 'f1', 'auc', 'ap')
+N_BINS = 15
+
+
+def are_grades(class_names):
+    """Whether the names tell that the classes are ordered: DR0, DR1, ... or grade 0, grade 1, ..."""
+    return any(all(re.fullmatch(rf'{word}[ _]?{c}', name, re.I) for c, name in enumerate(class_names)) for word in ('dr', 'grade'))
+
+
+def class_groups(class_count):
+    """{name: classes, bool (K,)}: the shot groups, and the thirds of the classes in the order of their training images."""
+    thirds = np.array_split(np.argsort(-np.asarray(class_count), kind='stable'), 3)
+    return shot_groups(class_count) | {f'{name} third': np.isin(np.arange(len(class_count)), third)
+                                       for name, third in zip(('head', 'medium', 'tail'), thirds, strict=True)}
+
+
+def mean_of_defined(values):
+    """Mean over the first axis without NaN; NaN where nothing is left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)
+        return np.nanmean(values, axis=0)
+
+
+def confusion_metrics(confusion):
+    """(K, K, B), rows true and columns predicted -> {'bacc', 'mcc', 'kappa': (B,), 'recall', 'precision', 'f1': (K, B)}.
+
+    NaN: recall of an absent class, precision of one never predicted, F1 of one that is neither (scikit-learn leaves it out of
+    the macro F1), kappa of a single class. MCC of a constant is 0, as scikit-learn's; kappa is on the scale 0..K-1.
+    """
+    true, predicted, n = confusion.sum(axis=1), confusion.sum(axis=0), confusion.sum(axis=(0, 1))
+    hits = np.einsum('kkb->kb', confusion)
+    distance = np.subtract.outer(np.arange(len(hits)), np.arange(len(hits))) ** 2
+    with np.errstate(invalid='ignore', divide='ignore'):
+        recall, precision, f1 = hits / true, hits / predicted, 2 * hits / (true + predicted)
+        expected = np.einsum('ij,ib,jb->b', distance, true, predicted) / n
+        kappa = 1 - np.einsum('ij,ijb->b', distance, confusion) / expected
+        spread = np.sqrt((n ** 2 - (true ** 2).sum(axis=0)) * (n ** 2 - (predicted ** 2).sum(axis=0)))
+        mcc = np.where(spread > 0, (hits.sum(axis=0) * n - (true * predicted).sum(axis=0)) / spread, 0)
+    return {'bacc': mean_of_defined(recall), 'mcc': mcc, 'kappa': kappa, 'recall': recall, 'precision': precision, 'f1': f1}
+
+
+def _bins(confidence):
+    """Index of the bin of equal width, closed above: (0, 1/15] is 0 (Guo et al., ICML 2017)."""
+    return np.clip(np.ceil(confidence * N_BINS) - 1, 0, N_BINS - 1).astype(np.int64)
+
+
+class WeightedMetrics:
+    """Every figure of one labelled `PredictionTable`. `ordered`: the classes are grades, so that kappa has a meaning (else
+    NaN), and `referable` > 0 gives operating points of grade >= referable; `class_count`: TRAINING images (K,), for the
+    groups; `levels`: the sensitivities and specificities of the operating points.
+
+    What is a sum over images is one sparse product with the weights. NLL clips probabilities at 2.2e-16 (as scikit-learn),
+    Brier is the sum over the classes (0..2), ECE takes the confidence in the predicted class.
+    """
+
+    def __init__(self, table, ordered=False, class_count=None, levels=(), referable=0):
+        y, preds, probs = table.labels, table.preds, table.probs
+        n, k = probs.shape
+        self.names, self.ordered, self.levels, self.shape = table.class_names, ordered, levels, (n, k)
+        self.groups = {} if class_count is None else class_groups(class_count)
+        self.rankings = {name: Ranking(probs[:, c], y == c) for c, name in enumerate(self.names)}
+        self.points = dict(self.rankings) if levels else {}
+        if levels and ordered and 0 < referable < k:
+            self.points[f'{self.names[referable]} or worse'] = Ranking(probs[:, referable:].sum(axis=1), y >= referable)
+        self.true, self.predicted = np.bincount(y, minlength=k), np.bincount(preds, minlength=k)
+        self.sums, self.parts = self._linear(y, preds, probs)
+
+    @staticmethod
+    def _linear(y, preds, probs):
+        """-> sparse (R, N), and where in R stand the confusion matrix, NLL, Brier, the bins of ECE and of classwise ECE."""
+        n, k = probs.shape
+        images, one, top, truth = np.arange(n), np.zeros(n, np.int64), probs[np.arange(n), preds], np.eye(k)[y]
+        entries = [(k * k, y * k + preds, images, one + 1.),
+                   (1, one, images, -np.log(np.maximum(probs[images, y], np.finfo(float).eps))),
+                   (1, one, images, ((probs - truth) ** 2).sum(axis=1)),
+                   (N_BINS, _bins(top), images, top - (y == preds)),
+                   (N_BINS * k, (_bins(probs) + np.arange(k) * N_BINS).ravel(), images.repeat(k), (probs - truth).ravel())]
+        ends = np.cumsum([entry[0] for entry in entries])
+        row = np.concatenate([end - size + rows for end, (size, rows, _, _) in zip(ends, entries, strict=True)])
+        image, value = (np.concatenate([entry[i] for entry in entries]) for i in (2, 3))
+        return coo_array((value, (row, image)), shape=(ends[-1], n)).tocsr(), ends[:-1]
+
+    def __call__(self, weights):
+        """Whole-number weights (N, B) -> {('metrics', name) | ('classes', class, metric) | ('groups', group, metric) |
+        ('operating_points', positives, name, level): float64 (B,)}, NaN where undefined."""
+        k, n = self.shape[1], weights.sum(axis=0)
+        confusion, nll, brier, gaps, class_gaps = np.split(self.sums @ weights, self.parts)
+        by_confusion = confusion_metrics(confusion.reshape(k, k, -1))
+        if not self.ordered:
+            by_confusion['kappa'] = np.full(len(n), np.nan)
+        ranked = {name: self.rankings[name](weights, self.levels) for name in self.names}
+        classes = {name: by_confusion[name] for name in ('recall', 'precision', 'f1')} | {
+            name: np.stack([ranked[c][name,] for c in self.names]) for name in ('auc', 'ap')}
+        overall = {name: by_confusion[name] for name in ('bacc', 'mcc', 'kappa')} | {
+            name: mean_of_defined(classes[name]) for name in ('f1', 'auc', 'ap')} | {
+            'nll': nll[0] / n, 'brier': brier[0] / n, 'ece': np.abs(gaps).sum(axis=0) / n,
+            'classwise_ece': np.abs(class_gaps).sum(axis=0) / n / k}
+        result = {('metrics', name): overall[name] for name in METRIC_NAMES}
+        result |= {('classes', c, name): classes[name][i] for i, c in enumerate(self.names) for name in CLASS_METRICS}
+        result |= {('groups', group, name): mean_of_defined(classes[name][mask]) if mask.any() else np.full(len(n), np.nan)
+                   for group, mask in self.groups.items() for name in CLASS_METRICS}
+        for positives, ranking in self.points.items():
+            values = ranked[positives] if positives in ranked else ranking(weights, self.levels)
+            result |= {('operating_points', positives, *key): value for key, value in values.items() if len(key) == 2}
+        return result
+
+    def count(self, key):
+        """The images behind a figure: of a precision those predicted as the class, of another figure of a class (group) those
+        of the class (group), of an operating point all."""
+        section, name, metric = (*key, None)[:3]
+        if section in ('metrics', 'operating_points'):
+            return self.shape[0]
+        mask = self.groups[name] if section == 'groups' else np.array(self.names) == name
+        return int((self.predicted if metric == 'precision' else self.true)[mask].sum())
+
+    def thresholds(self):
+        """{('operating_points', positives, name, level): score at or above which an image is called positive, or None}."""
+        return {('operating_points', positives, *key): value for positives, ranking in self.points.items()
+                for key, value in ranking.thresholds(self.levels).items()}
