@@ -17,8 +17,7 @@ import pandas as pd
 
 from utils.common import InputError, run_script, write_text
 
-COMMON = ('--model_name mobilenetV2 --init none --optimizer adamw --lr 0.002 --wd 0.01 --schedule onecycle --ema 0.998 --batch_size 16 '
-          '--augment rotate --train_eval off --metric bacc --num_workers 0').split()
+COMMON = ['--model_name', 'mobilenetV2', '--init', 'none', '--optimizer', 'adamw', '--lr', '0.002', '--wd', '0.01', '--schedule', 'onecycle', '--ema', '0.998', '--batch_size', '16', '--augment', 'rotate', '--train_eval', 'off', '--metric', 'bacc', '--num_workers', '0']
 STAGE_ONE, STAGE_TWO = 2 / 3, 1 / 3  # of the epochs
 ONE_STAGE = {  # name -> flags
     'CE': '', 'BSCE': '--loss_fn BSCE', 'class sampling': '--sampling class', 'WCE': '--loss_fn WCE', 'FOCAL': '--loss_fn FOCAL',

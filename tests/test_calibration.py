@@ -78,7 +78,7 @@ def test_validation_csv_beside_a_test_is_reported_as_it_is(test, tiny, tmp_path,
     folder = test(f'--csv_val {tmp_path}/half.csv')
     raw = (folder / 'results_val.csv').read_bytes()
     test(f'--csv_val {tmp_path}/half.csv --calibrate')
-    assert raw == (folder / 'results_val.csv').read_bytes() and 'half.csv is not calibrated' in capsys.readouterr().out
+    assert raw == (folder / 'results_val.csv').read_bytes() and 'half.csv is reported without correction' in capsys.readouterr().out
     assert 'on the 5 images of' in (folder / 'performance_test.txt').read_text()
 
 
@@ -86,15 +86,15 @@ def test_calibrates_without_test_labels(test, tiny, tmp_path):
     pd.read_csv(tiny / 'test.csv')[['image_id']].to_csv(tmp_path / 'new.csv', index=False)
     folder = test(f'--csv_test {tmp_path}/new.csv')
     raw = read_predictions(folder / 'results_test.csv').probs
-    test(f'--csv_test {tmp_path}/new.csv --calibrate {tiny}/val.csv')
+    test(f'--csv_test {tmp_path}/new.csv --calibrate --csv_tune {tiny}/val.csv')
     assert np.abs(read_predictions(folder / 'results_test.csv').probs - raw).max() > 1e-4
 
 
 @pytest.mark.parametrize(('flags', 'splits', 'message'), [
-    ('--csv_val {tiny}/val.csv --calibrate', {'val': None}, r'--calibrate: 9 images of \S+val\.csv stand in \S+val\.csv too'),
-    ('--calibrate {tiny}/test.csv', None, r'--calibrate: 8 images of \S+test\.csv stand in \S+test\.csv too'),
-    ('--csv_val {tiny}/test.csv --calibrate', None, '--calibrate: 8 images'), ('--calibrate absent.csv', None, 'no such csv: absent'),
-    ('--calibrate {tmp}/unlabelled.csv', None, r'--calibrate: \S+unlabelled\.csv has no labels'),
+    ('--csv_val {tiny}/val.csv --calibrate', {'val': None}, r'9 images of \S+val\.csv stand in \S+val\.csv too'),
+    ('--calibrate --csv_tune {tiny}/test.csv', None, r'8 images of \S+test\.csv stand in \S+test\.csv too'),
+    ('--csv_val {tiny}/test.csv --calibrate', None, '8 images'), ('--calibrate --csv_tune absent.csv', None, 'no such csv: absent'),
+    ('--calibrate --csv_tune {tmp}/unlabelled.csv', None, r'\S+unlabelled\.csv has no labels'),
 ])
 def test_refuses(test, tiny, tmp_path, flags, splits, message):
     pd.read_csv(tiny / 'val.csv')[['image_id']].to_csv(tmp_path / 'unlabelled.csv', index=False)

@@ -107,7 +107,8 @@ def test_deferred(batch):
 
 
 def test_bad_parameters():
-    for name, params, message in (('cdt', {'tau': 1}, r'loss CDT has no parameter tau \(it has: gamma\)'), ('BCSE', {}, 'unknown loss BCSE'),
+    for name, params, message in (('cdt', {'tau': 1}, r'loss CDT has no parameter tau \(it has: gamma\)'),
+                                  ('BCSE', {}, 'unknown loss BCSE'),
                                   ('CB', {'beta': 1.}, 'beta must lie between 0 and 1'), ('FOCAL', {'gamma': -1}, 'gamma must lie')):
         with pytest.raises(InputError, match=message):
             get_loss_fn(name, [3, 2], **params)

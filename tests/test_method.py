@@ -20,7 +20,8 @@ def method(tiny):
     def build(flags=''):
         args = get_parser().parse_args(f'--csv_train {tiny}/train.csv --n_classes 3 --n_epochs 10 --do_not_save {flags}'.split())
         resolve(args)
-        loader = get_train_val_cls_loaders(args.csv_train, args.csv_val, f'{tiny}/images', 4, (8, 8), 3, n_epochs=10, see_classes=False).train
+        loaders = get_train_val_cls_loaders(args.csv_train, args.csv_val, f'{tiny}/images', 4, (8, 8), 3, n_epochs=10, see_classes=False)
+        loader = loaders.train
         return Method(args, loader, np.bincount(loader.dataset.dr), Normalise('cpu', (0, 0, 0), (1, 1, 1)))
     return build
 

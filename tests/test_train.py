@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from utils.batches import MIXING
 from utils.common import InputError
 from utils.get_loaders import SAMPLING
 from utils.losses import LOSSES
 from utils.model_saving_loading import read_checkpoint
+from utils.policies import AUGMENT
+from utils.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,8 +56,38 @@ def test_every_sampling_with_and_without_mixup(train, sampling):
 
 @pytest.mark.parametrize('loss', LOSSES)
 def test_every_loss_with_and_without_mixup(train, loss):
-    for mixup in (0, .3):
-        train(f'--weighting {loss.lower()} --do_mixup {mixup} --do_not_save --train_eval full --optimizer adam')
+    for flags in ('', '--do_mixup 0.3', '--defer 0.5 --n_epochs 2'):
+        train(f'--weighting {loss.lower()} --do_not_save --train_eval off --optimizer adam {flags}')
+
+
+@pytest.mark.parametrize('mixing', MIXING)
+@pytest.mark.parametrize('loss', ['LDAM', 'LADE', 'CBFOCAL'])
+def test_every_mixing(train, mixing, loss):
+    train(f'--mixing {mixing} --loss_fn {loss} --mixup_off_epochs 1 --n_epochs 2 --do_not_save --train_eval off')
+
+
+@pytest.mark.parametrize('augment', AUGMENT)
+def test_every_policy(train, augment):
+    train(f'--augment {augment} --do_not_save --train_eval full --schedule cosine')
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_every_recipe(train, recipe, tmp_path):
+    """Apart from size, epochs and batch, given by hand, as it stands."""
+    stage_two = '--pretrained_weights experiments/one' if recipe.startswith('stage_two') else ''
+    if stage_two:
+        train('--save_path one')
+    config = json.loads((train(f'--recipe {recipe} {stage_two}') / 'config.cfg').read_text())
+    given = ('n_epochs', 'batch_size', 'do_mixup', 'metric', 'im_size')
+    assert all(config[flag] == value for flag, value in RECIPES[recipe].items() if flag not in given) and config['n_epochs'] == 1
+
+
+def test_moving_average_is_what_is_evaluated_and_saved(train):
+    """Resuming included: the network itself goes on, its average is the model."""
+    whole = train('--n_epochs 3 --ema 0.9 --schedule onecycle --optimizer adamw --save_path whole --train_eval off').parent / 'whole'
+    state = torch.load(whole / 'last' / 'model_checkpoint.pth', weights_only=True)
+    assert not torch.equal(state['state_dict']['classifier.1.weight'], state['trained']['classifier.1.weight'])
+    assert state['n_averaged'] == 15
 
 
 def test_do_not_save_writes_nothing(train, tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 import train_lt_mxp
 from utils.common import InputError
-from utils.model_saving_loading import read_checkpoint
+from utils.model_saving_loading import load_model, read_checkpoint
 
 
 def weights_of(run, name=''):
@@ -42,6 +42,37 @@ def test_fine_tuning_starts_from_the_saved_weights(train, stage_one, monkeypatch
                       'loaded': len(saved)}
     line = rf"stage two from \S*/epoch_0{best['epoch']}_\S+ \(epoch {best['epoch']}, mcc -?\d+\.\d\d\); {len(saved)} tensors loaded"
     assert re.search(line, capsys.readouterr().out)
+
+
+def test_scale_alone(train, stage_one, monkeypatch, capsys):
+    """LWS: the saved network, inside a scale per class, which alone is trained; it comes back from the checkpoint."""
+    seen = first_weights(monkeypatch)
+    run = train(f'--pretrained_weights {stage_one} --trainable scale --sampling class --lr 0.5')
+    saved, after = weights_of(stage_one), weights_of(run)
+    inside = {name.replace('classifier.1.', 'classifier.1.classifier.'): tensor for name, tensor in saved.items()}
+    assert after.keys() == inside.keys() | {'classifier.1.scale'}
+    assert all(torch.equal(after[name], tensor) and torch.equal(seen[name], tensor) for name, tensor in inside.items())
+    assert torch.equal(seen['classifier.1.scale'], torch.ones(3)) and not torch.equal(after['classifier.1.scale'], torch.ones(3))
+    assert 'its scale per class trained; 158 parameter tensors frozen' in capsys.readouterr().out
+    x = torch.randn(2, 3, 32, 32)
+    plain, scaled = load_model(str(stage_one)).model.eval(), load_model(str(run)).model.eval()
+    torch.testing.assert_close(scaled(x), plain(x) * after['classifier.1.scale'])
+    three = train(f'--pretrained_weights {run} --trainable scale --save_path three')  # one scale, not a scale of a scale
+    assert weights_of(three.parent / 'three').keys() == after.keys()
+
+
+def test_ldam_before_and_after_a_linear_classifier(train, stage_one):
+    ldam = train(f'--pretrained_weights {stage_one} --loss_fn LDAM --save_path ldam').parent / 'ldam'
+    state = weights_of(ldam)
+    assert 'classifier.1.bias' not in state and state['classifier.1.scale'] == 30
+    model, x = load_model(str(ldam)).model, torch.randn(2, 3, 32, 32)
+    features = model.eval().features(x).mean((2, 3))
+    cosines = torch.nn.functional.cosine_similarity(features[:, None], state['classifier.1.weight'][None], dim=2)
+    torch.testing.assert_close(model(x), 30 * cosines, rtol=1e-4, atol=1e-4)  # scaled at test
+    back = train(f'--pretrained_weights {ldam} --loss_fn CE --save_path back').parent / 'back'
+    assert 'classifier.1.bias' in weights_of(back)
+    with pytest.raises(InputError, match='--trainable scale: .*ldam.* was trained with LDAM'):
+        train(f'--pretrained_weights {ldam} --trainable scale')
 
 
 @pytest.mark.parametrize('mixup', [0, .3])

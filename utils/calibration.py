@@ -1,11 +1,9 @@
 """Temperature scaling: one number, fitted on validation predictions, that makes the probabilities of a test honest."""
-import os
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
 
-from .common import InputError
 from .prediction_table import PredictionTable
 from .statistics import WeightedMetrics
 
@@ -44,18 +42,6 @@ def fit_temperature(probs, labels):
     if ends[0] <= 0 or ends[1] >= 0:
         return RANGE[0] if ends[0] <= 0 else RANGE[1]
     return float(np.exp(brentq(slope, low, high, xtol=1e-10)))
-
-
-def validation_csv(flag, csvs, config):
-    """Which csv --calibrate means: the one that it names, else --csv_val beside a test csv, else the one of the training.
-    `flag`: True or a path; `csvs`: split -> csv to report; `config`: of the checkpoint."""
-    if flag is not True:
-        return flag
-    if 'test' in csvs and 'val' in csvs:
-        return csvs['val']
-    if not os.path.isfile(config['csv_val']):
-        raise InputError(f"--calibrate: the validation csv of the training, {config['csv_val']}, is not here: use --calibrate CSV")
-    return config['csv_val']
 
 
 def calibrated(predictions, calibration, class_names):

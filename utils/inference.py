@@ -29,31 +29,45 @@ def dihedral_views(images, n):
         yield view.flip(2)
 
 
-@torch.inference_mode()
-def predict(model, loader, normalise, autocast, dihedral_tta=0, desc='evaluate'):
-    """Every image of `loader` exactly once, in its order -> Predictions.
+class Logits(NamedTuple):
+    values: torch.Tensor  # float32 (V, N, K), on the CPU: raw logits of each view of each image
+    labels: torch.Tensor  # int64 (N,), -1 where unknown
+    image_ids: list
 
-    Probabilities are the softmax of the raw logits; with `dihedral_tta` n > 0 their mean over 2n views, and the loss is
-    the cross-entropy of that mean. `normalise`: uint8 batch -> input on the device; `autocast`: makes a context.
-    """
+
+@torch.inference_mode()
+def collect_logits(model, loader, normalise, autocast, dihedral_tta=0, desc='evaluate'):
+    """Every image of `loader` exactly once, in its order -> Logits, of one view or with `dihedral_tta` n > 0 of 2n.
+    `normalise`: uint8 batch -> input on the device; `autocast`: makes a context."""
     model.eval()
-    log_probs, labels, image_ids = [], [], []
+    logits, labels, image_ids = [], [], []
     with tqdm(total=len(loader.dataset), desc=desc, unit='img', leave=False, disable=None) as bar:
         for images, batch_labels, ids in loader:
             views = dihedral_views(images, dihedral_tta) if dihedral_tta else [images]
             with autocast():
-                logits = [model(normalise(view)) for view in views]
-            log_p = torch.stack([z.float().log_softmax(dim=1) for z in logits]).logsumexp(0) - np.log(len(logits))
-            log_probs.append(log_p)
+                logits.append(torch.stack([model(normalise(view)).float() for view in views]))
             labels.append(batch_labels)
             image_ids += ids
             bar.update(len(ids))
-    log_probs, labels = torch.cat(log_probs).cpu(), torch.cat(labels)
+    logits = torch.cat(logits, dim=1).cpu()
     if len(image_ids) != len(loader.dataset):
         raise RuntimeError(f'{len(image_ids)} predictions for {len(loader.dataset)} images')
-    if log_probs.isnan().any():
+    if logits.isnan().any():
         raise InputError(f'{desc}: the network returns NaN: training has diverged (a lower --lr usually helps)')
-    has_labels = bool((labels >= 0).all())
-    loss = F.nll_loss(log_probs, labels).item() if has_labels else float('nan')
-    probs = log_probs.exp().numpy()
-    return Predictions(probs.argmax(axis=1), probs, labels.numpy() if has_labels else None, loss, image_ids)
+    return Logits(logits, torch.cat(labels), image_ids)
+
+
+def to_predictions(logits, adjust=None):
+    """Logits -> Predictions. Probabilities are the mean over the views of the softmax of the logits, which `adjust` may change
+    before (float (V, N, K) -> the same); the loss is the cross-entropy of that mean."""
+    values = logits.values if adjust is None else adjust(logits.values)
+    log_p = values.log_softmax(dim=2).logsumexp(dim=0) - np.log(len(values))
+    has_labels = bool((logits.labels >= 0).all())
+    loss = F.nll_loss(log_p, logits.labels).item() if has_labels else float('nan')
+    probs = log_p.exp().numpy()
+    return Predictions(probs.argmax(axis=1), probs, logits.labels.numpy() if has_labels else None, loss, logits.image_ids)
+
+
+def predict(model, loader, normalise, autocast, dihedral_tta=0, desc='evaluate'):
+    """`collect_logits`, then `to_predictions`: the probabilities are those of the raw logits."""
+    return to_predictions(collect_logits(model, loader, normalise, autocast, dihedral_tta, desc))

@@ -8,13 +8,14 @@ import torch
 from accelerate import Accelerator
 
 from .batches import Normalise
-from .calibration import Calibration, calibrated, fit_temperature, validation_csv
+from .calibration import calibrated
 from .common import InputError, file_sha256, parse_im_size, whole_file, write_text
 from .evaluation import evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
-from .get_loaders import ClassDataset, get_test_cls_loader
-from .inference import predict
+from .get_loaders import get_test_cls_loader
+from .inference import collect_logits, to_predictions
 from .model_saving_loading import load_model
 from .run_folder import name_of_run
+from .tuning import add_flags, tune
 
 
 def get_parser(description, splits, data_path, dihedral_tta):
@@ -28,11 +29,9 @@ def get_parser(description, splits, data_path, dihedral_tta):
     parser.add_argument('--results_path', default='results/', help='folder that gets one folder per run')
     parser.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
                         help='mean of the probabilities over N rotations, each with and without vertical flip; 0 is off')
-    parser.add_argument('--calibrate', nargs='?', const=True, metavar='CSV',
-                        help='temperature scaling of the test probabilities, fitted on CSV (default: --csv_val beside a test csv, else '
-                             'the validation csv of the training); the predicted classes stay the same')
     parser.add_argument('--batch_size', type=int, default=8, help='a quarter of the images of one step')
     parser.add_argument('--num_workers', type=int, default=8, help='processes that decode images, at most one per CPU core')
+    add_flags(parser)
     checks = parser.add_argument_group('known from the checkpoint', 'not needed; another value than the checkpoint\'s is an error')
     checks.add_argument('--model_name')
     checks.add_argument('--n_classes', type=int)
@@ -81,50 +80,38 @@ def full_report(predictions, class_names, class_count):
         f'Top-1 = {100 * np.mean(y == preds):.2f} of {len(y)} images', ''])
 
 
-def predict_csv(csv, loaded, args, accelerator, desc):
-    """-> Predictions of every image of `csv`, and its patient_id column (None where there is none)."""
+def logits_of_csv(csv, loaded, args, accelerator, desc):
+    """-> Logits of every image of `csv`, and its patient_id column (None where there is none)."""
     info, workers = loaded.info, min(args.num_workers, os.cpu_count() or 1)
     loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']))
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
-    predictions = predict(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, desc=desc)
-    return predictions, loader.dataset.table.get('patient_id')
+    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, desc)
+    return logits, loader.dataset.table.get('patient_id')
 
 
-def fit_calibration(csvs, loaded, args, accelerator):
-    """The temperature from validation images. `InputError` if one of them stands in a csv to report (`csvs`: split -> csv); only
-    beside a test may the validation csv be reported, as it is."""
-    csv = validation_csv(args.calibrate, csvs, loaded.info['config'])
-    images = set(ClassDataset(csv, args.data_path).paths) - {None}
-    for split, reported in csvs.items():
-        shared = images & set(ClassDataset(reported, args.data_path).paths)
-        if shared and not (split == 'val' and reported == csv and 'test' in csvs):
-            raise InputError(f'--calibrate: {len(shared)} images of {csv} stand in {reported} too, which is to be reported: '
-                             'name another validation csv with --calibrate CSV')
-    predictions, _ = predict_csv(csv, loaded, args, accelerator, 'calibrate')
-    if predictions.labels is None:
-        raise InputError(f'--calibrate: {csv} has no labels')
-    return Calibration(fit_temperature(predictions.probs, predictions.labels), csv, len(predictions.labels))
-
-
-def run_split(split, csv, loaded, args, accelerator, folder, calibration):
+def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     info, name = loaded.info, getattr(args, f'csv_out_{split}')
-    predictions, patient_ids = predict_csv(csv, loaded, args, accelerator, split)
     for role, digest in info['config']['csv_sha256'].items():
         if file_sha256(csv) == digest:
             what = {'train': 'trained the network', 'val': 'chose the checkpoint'}[role]
             print(f'* Note: {csv} is the csv that {what}: the result is optimistic')
-    calibration_line = ''
-    if calibration is not None and calibration.csv == csv:
-        print(f'* Note: {csv} is not calibrated, since the temperature is fitted on it')
-    elif calibration is not None:
-        predictions, calibration_line = calibrated(predictions, calibration, info['class_names'])
+    logits, patient_ids = logits_of_csv(csv, loaded, args, accelerator, split)
+    text = ''
+    if csv == tuning.csv:
+        print(f'* Note: {csv} is reported without correction, since the corrections are chosen on it')
+        predictions = to_predictions(logits)
+    else:
+        predictions, text = to_predictions(logits, tuning.adjust), tuning.text
+        if tuning.calibration:
+            predictions, line = calibrated(predictions, tuning.calibration, info['class_names'])
+            text += line
     write_predictions(os.path.join(folder, name), predictions, info['class_names'], patient_ids)
     if predictions.labels is None:
         print(f'* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
         return
     m, report = full_report(predictions, info['class_names'], info['class_count'])
     tta = f', mean over {2 * args.dihedral_tta} views' if args.dihedral_tta else ''
-    report += f"{calibration_line}Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{tta}\n"
+    report += f"{text}Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{tta}\n"
     file = os.path.join(folder, f'performance_{split}.txt')
     write_text(file, report)
     print(report)
@@ -144,6 +131,6 @@ def main(description, splits, data_path, dihedral_tta, argv=None):
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     os.makedirs(folder, exist_ok=True)
     csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
-    calibration = fit_calibration(csvs, loaded, args, accelerator) if args.calibrate else None
+    tuning = tune(args, csvs, loaded, lambda csv, desc: logits_of_csv(csv, loaded, args, accelerator, desc)[0])
     for split, csv in csvs.items():
-        run_split(split, csv, loaded, args, accelerator, folder, calibration)
+        run_split(split, csv, loaded, args, accelerator, folder, tuning)

@@ -24,6 +24,10 @@ class LogitAdjustment(CrossEntropy):
     def adjust(self, logits):
         return logits + self.shift
 
+    def implied_prior(self, seen):
+        shift = self.shift.cpu().double().numpy()
+        return np.where(np.isfinite(shift), seen / np.exp(shift), 0)
+
 
 class BalancedSoftmax(LogitAdjustment):
     """CE(z + log n, y): the softmax of the training prior (Ren et al., NeurIPS 2020, equation 4). Written with
@@ -44,6 +48,9 @@ class VectorScaling(LogitAdjustment):
 
     def adjust(self, logits):
         return super().adjust(logits / self.temperature)
+
+    def implied_prior(self, seen):
+        return None
 
 
 class ClassDependentTemperature(VectorScaling):

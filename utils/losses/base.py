@@ -33,6 +33,11 @@ class CrossEntropy(nn.Module):
         """The logits that the loss sees."""
         return logits
 
+    def implied_prior(self, seen):
+        """The class prior that the raw logits carry after training on classes in the shares `seen` (K,), up to a factor; None
+        where the loss changes them otherwise than by a prior."""
+        return seen if self.class_weight is None else seen * self.class_weight.cpu().double().numpy()
+
     def class_losses(self, logits):
         """(B, K): the loss of each image for each class that could be its target."""
         return -self.adjust(logits).log_softmax(dim=1)
@@ -55,6 +60,9 @@ class CrossEntropy(nn.Module):
 
 class TargetDependent(CrossEntropy):
     """A softmax cross-entropy whose logits are changed in a way that depends on the target class."""
+
+    def implied_prior(self, seen):
+        return None
 
     def adjust_for(self, logits, classes):
         """Logits (M, K) as the loss sees them when the targets are `classes` (M,)."""

@@ -1,0 +1,89 @@
+"""What a test chooses on validation images: the strength of a post-hoc correction, and the temperature of the calibration."""
+import os
+from typing import NamedTuple
+
+from .calibration import Calibration, fit_temperature
+from .common import InputError
+from .get_loaders import ClassDataset
+from .inference import to_predictions
+from .post_hoc import choose_strength, logit_adjuster, prior_changer, tau_normaliser
+
+VALIDATION = 'val'  # value of --tau_norm and --logit_adjust without a number
+
+
+class Tuning(NamedTuple):
+    adjust: object = None  # function of logits, see `to_predictions`
+    text: str = ''  # what it is, for the report
+    calibration: Calibration | None = None
+    csv: str | None = None  # on which something was chosen
+
+
+def parse_strength(text):
+    return text if text == VALIDATION else float(text)
+
+
+def add_flags(parser):
+    group = parser.add_argument_group('corrections without training', 'at most one of the first three')
+    group.add_argument('--tau_norm', nargs='?', const=VALIDATION, type=parse_strength, metavar='TAU',
+                       help='divide each class vector of the classifier by its norm to the TAU, after plain training '
+                            '(without TAU: chosen on --csv_tune)')
+    group.add_argument('--logit_adjust', nargs='?', const=VALIDATION, type=parse_strength, metavar='TAU',
+                       help='subtract TAU times the log class frequency, after plain training (without TAU: chosen on --csv_tune)')
+    group.add_argument('--target_prior', metavar='train|uniform|FILE',
+                       help='expect other class frequencies than those the network learnt: those of the training csv, equal ones, '
+                            'or a csv of label,prior')
+    group.add_argument('--calibrate', action='store_true',
+                       help='temperature scaling, fitted on --csv_tune; the predicted classes stay the same')
+    group.add_argument('--csv_tune', metavar='CSV', help='where strengths and temperature are chosen (default: --csv_val beside a test '
+                                                         'csv, else the validation csv of the training)')
+
+
+def validation_csv(csv_tune, csvs, config):
+    """The csv to choose on. `csvs`: split -> csv to report; `config`: of the checkpoint."""
+    if csv_tune:
+        return csv_tune
+    if 'test' in csvs and 'val' in csvs:
+        return csvs['val']
+    if not os.path.isfile(config['csv_val']):
+        raise InputError(f"the validation csv of the training, {config['csv_val']}, is not here to choose on: name one with --csv_tune")
+    return config['csv_val']
+
+
+def check_apart(csv, csvs, data_path):
+    """`InputError` if an image of `csv` stands in a csv to report; only beside a test may the validation csv be reported, as it is."""
+    images = set(ClassDataset(csv, data_path).paths) - {None}
+    for split, reported in csvs.items():
+        shared = images & set(ClassDataset(reported, data_path).paths)
+        if shared and not (split == 'val' and reported == csv and 'test' in csvs):
+            raise InputError(f'{len(shared)} images of {csv}, on which --tau_norm, --logit_adjust or --calibrate would choose, stand in '
+                             f'{reported} too, which is to be reported: name another csv with --csv_tune')
+
+
+def tune(args, csvs, loaded, collect):
+    """-> Tuning. `csvs`: split -> csv to report; `collect(csv, desc)` -> `Logits` of a csv."""
+    given = [name for name in ('tau_norm', 'logit_adjust', 'target_prior') if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise InputError(f"--{' and --'.join(given)} correct for the class frequencies twice: give one of them")
+    info, adjust, text, csv, logits = loaded.info, None, '', None, None
+    if args.calibrate or VALIDATION in (args.tau_norm, args.logit_adjust):
+        csv = validation_csv(args.csv_tune, csvs, info['config'])
+        check_apart(csv, csvs, args.data_path)
+        logits = collect(csv, 'tune')
+        if (logits.labels < 0).any():
+            raise InputError(f'{csv} has no labels to choose a strength or temperature by (--csv_tune)')
+    if args.target_prior is not None:
+        adjust = prior_changer(info['config'], info['class_count'], args.target_prior)
+        text = f'Class prior changed to: {args.target_prior}\n'
+    elif given:
+        name, = given
+        adjuster = tau_normaliser(loaded.model) if name == 'tau_norm' else logit_adjuster(info['class_count'])
+        tau, chosen = getattr(args, name), ''
+        if tau == VALIDATION:
+            tau, after, before = choose_strength(adjuster, logits)
+            chosen = f', chosen on {csv} (balanced accuracy {100 * before:.2f} -> {100 * after:.2f})'
+        adjust, text = adjuster(tau), f"{'Tau-normalisation' if name == 'tau_norm' else 'Logit adjustment'} with tau {tau:g}{chosen}\n"
+    calibration = None
+    if args.calibrate:
+        predictions = to_predictions(logits, adjust)
+        calibration = Calibration(fit_temperature(predictions.probs, predictions.labels), csv, len(predictions.labels))
+    return Tuning(adjust, text, calibration, csv)
