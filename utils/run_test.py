@@ -91,11 +91,11 @@ def logits_of_csv(csv, loaded, args, accelerator, desc):
 
 def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     info, name = loaded.info, getattr(args, f'csv_out_{split}')
+    logits, patient_ids = logits_of_csv(csv, loaded, args, accelerator, split)
     for role, digest in info['config']['csv_sha256'].items():
         if file_sha256(csv) == digest:
             what = {'train': 'trained the network', 'val': 'chose the checkpoint'}[role]
             print(f'* Note: {csv} is the csv that {what}: the result is optimistic')
-    logits, patient_ids = logits_of_csv(csv, loaded, args, accelerator, split)
     text = ''
     if csv == tuning.csv:
         print(f'* Note: {csv} is reported without correction, since the corrections are chosen on it')
