@@ -70,7 +70,7 @@ def bootstrap_figures(tables, draws=1000, seed=0, **options):
     for weights in weights_of_draws(tables[0].labels, tables[0].patient_ids, draws, seed):
         for of_file, m in zip(blocks, metrics, strict=True):
             of_file.append(m(weights))
-    return [Figures(v, {key: np.concatenate([block[key] for block in of_file]) for key in v} if draws else {},
+    return [Figures(v, {key: np.concatenate([block[key] for block in of_file]) for key in v},
                     {key: m.count(key) for key in v}, m.thresholds())
             for v, of_file, m in zip(values, blocks, metrics, strict=True)]
 
