@@ -73,11 +73,10 @@ def main(argv=None):
     for table in tables:
         print(f'{table.path}: {len(table.labels)} images, {len(class_names)} classes'
               + (f', {len(set(table.patient_ids))} patients' if table.patient_ids else ''))
-    by_patient = all(table.patient_ids for table in tables)
-    print(report_text(result, len(tables), args.draws, 'patients' if by_patient else 'images'))
+    print(report_text(result, len(tables), args.draws))
     if args.json:
         settings = {'files': args.csvs, 'n_images': len({i for table in tables for i in table.image_ids}), 'class_names': class_names,
-                    'ordered': ordered, 'draws': args.draws, 'seed': args.seed, 'by_patient': by_patient}
+                    'ordered': ordered, 'draws': args.draws, 'seed': args.seed}
         write_text(args.json, json.dumps(settings | result, indent=1, ensure_ascii=False) + '\n')
         print(f'* Wrote {args.json}')
 

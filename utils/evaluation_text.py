@@ -68,21 +68,30 @@ def spread_text(n_files, result):
     return to_text(rows)
 
 
-def few_images_note(classes):
-    """A warning that names the classes whose intervals are not to be trusted, or ''."""
-    few = [name for name, cells in classes.items() if 0 < cells['recall']['n'] < FEW]
-    return f"Note: less than {FEW} images of {', '.join(few)}: their intervals are too narrow, most of all at 0 and 100 %." if few else ''
+def notes(result):
+    """What a reader must know about the intervals of this result; '' where there is nothing."""
+    lines = []
+    few = [name for name, cells in result['classes'].items() if 0 < cells['recall']['n'] < FEW]
+    if few:
+        lines.append(f"Note: less than {FEW} images of {', '.join(few)}: their intervals are too narrow, most of all at 0 and 100 %.")
+    outside = [METRIC_NAMES[name] for name, c in result['metrics'].items()
+               if c['low'] is not None and not c['low'] - 1e-9 <= c['value'] <= c['high'] + 1e-9]
+    if outside:
+        lines.append(f"Note: {', '.join(outside)} outside of the interval: drawing images twice makes small calibration errors larger, and "
+                     'the average precision of few images too. Read the width, not the place.')
+    return '\n'.join(lines)
 
 
-def report_text(result, n_files, draws, unit):
-    """The whole of `pooling.evaluate_files` for the console; `unit`: what was drawn, images or patients."""
+def report_text(result, n_files, draws):
+    """The whole of `pooling.evaluate_files` for the console."""
+    unit = 'patients' if result['by_patient'] else 'images'
     parts = [f'Percent (NLL, Brier: as they are) [95 % interval from {draws} bootstrap draws of {unit} within classes]; n: images']
     if 'difference' in result:
         first, second = (run['metrics'] for run in result['runs'])
         parts += [metrics_text({'first': first, 'second': second, 'difference': result['difference']['metrics']}),
                   'Differences are second - first, paired: an interval without 0 is more than the chance of these images.',
                   classes_text('difference', result['difference']['classes'], '+')]
-        return '\n\n'.join([*parts, *filter(None, [few_images_note(result['classes'])])])
+        return '\n\n'.join([*parts, *filter(None, [notes(result)])])
     header = {'file': 'value', 'pooled': 'pooled', 'mean': f'mean of {n_files}'}[result['of']]
     parts.append(metrics_text({header: result['metrics']}))
     if 'spread' in result:
@@ -93,4 +102,4 @@ def report_text(result, n_files, draws, unit):
                      + '\nMeans over the classes. many: more than 100 training images, few: less than 20; thirds of the classes by rank.')
     if result['operating_points']:
         parts.append(operating_points_text(result['operating_points']))
-    return '\n\n'.join([*parts, *filter(None, [few_images_note(result['classes'])])])
+    return '\n\n'.join([*parts, *filter(None, [notes(result)])])

@@ -43,20 +43,24 @@ def spread(values):
 
 
 def evaluate_files(tables, draws=1000, seed=0, **options):
-    """Labelled tables -> `bootstrap.nested` of the one file, of the pooled folds, or of the mean of repeats; which of them is 'of'.
+    """Labelled tables -> `bootstrap.nested` of the one file, of the pooled folds, or of the mean of repeats; which of them
+    is 'of', and 'by_patient' tells what was drawn.
 
     Several files also have 'runs' (each file), 'spread' ({metric: mean, sd, min, max} over them), and two repeats 'difference':
     the second less the first, paired. `options`: of `statistics.WeightedMetrics`.
     """
-    if len(tables) == 1:
-        return {'of': 'file'} | nested(bootstrap_figures(tables, draws, seed, **options)[0])
     if are_repeats(tables):
         figures = bootstrap_figures(tables, draws, seed, **options)
-        result = {'of': 'mean'} | nested(combine(figures, [1 / len(tables)] * len(tables)))
+        result = {'of': 'mean', 'by_patient': any(table.patient_ids is not None for table in tables)}
+        if len(tables) == 1:
+            return result | {'of': 'file'} | nested(figures[0])
+        result |= nested(combine(figures, [1 / len(tables)] * len(tables)))
         if len(tables) == 2:
             result['difference'] = nested(combine(figures, (-1, 1)))
     else:
-        result = {'of': 'pooled'} | nested(bootstrap_figures([pool(tables)], draws, seed, **options)[0])
+        pooled = pool(tables)
+        result = {'of': 'pooled', 'by_patient': pooled.patient_ids is not None}
+        result |= nested(bootstrap_figures([pooled], draws, seed, **options)[0])
         figures = [bootstrap_figures([table], draws, seed, **options)[0] for table in tables]
     result['runs'] = [{'file': table.path} | nested(f) for table, f in zip(tables, figures, strict=True)]
     result['spread'] = {name: spread([f.values['metrics', name] for f in figures]) for name in result['metrics']}
