@@ -32,7 +32,7 @@ def get_parser():
     counts.add_argument('--run', help='run folder below experiments/, instead of --train_csv')
     parser.add_argument('--at', nargs='*', type=float, default=[.9], metavar='LEVEL',
                         help='operating points: specificities to give the sensitivity at, and the reverse (default: 0.9)')
-    parser.add_argument('--referable', type=int, default=2, metavar='K', help='operating points of grade >= K, too (default: 2; 0: none)')
+    parser.add_argument('--referable', type=int, metavar='K', help='operating points of grade >= K, too (default: 2; 0: none)')
     parser.add_argument('--draws', type=int, default=1000, help='bootstrap draws (default: 1000)')
     parser.add_argument('--seed', type=int, default=0, help='of the draws (default: 0)')
     return parser
@@ -66,10 +66,11 @@ def main(argv=None):
     tables = [read_labelled(csv) for csv in args.csvs]
     class_names = tables[0].class_names
     ordered = are_grades(class_names) if args.ordered is None else args.ordered
-    if ordered and not 0 <= args.referable < len(class_names):
-        raise InputError(f'--referable {args.referable} is no grade of 1..{len(class_names) - 1}')
+    referable = min(2, len(class_names) - 1) if args.referable is None else args.referable
+    if ordered and not 0 <= referable < len(class_names):
+        raise InputError(f'--referable {referable} is no grade of 1..{len(class_names) - 1}')
     result = evaluate_files(tables, args.draws, args.seed, ordered=ordered, class_count=training_counts(args, len(class_names)),
-                            levels=args.at, referable=args.referable)
+                            levels=args.at, referable=referable)
     for table in tables:
         print(f'{table.path}: {len(table.labels)} images, {len(class_names)} classes'
               + (f', {len(set(table.patient_ids))} patients' if table.patient_ids else ''))
