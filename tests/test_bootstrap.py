@@ -45,6 +45,17 @@ def test_one_image_a_patient_is_the_bootstrap_of_images():
     assert alone == bootstrap_metrics(table, draws=50)
 
 
+def test_copies_of_an_image_in_one_patient_prove_nothing_more():
+    table = random_table(0)
+    twice = table._replace(image_ids=list(map(str, range(160))), patient_ids=[f'{i % 80:03}' for i in range(160)],
+                           **{name: np.concatenate([getattr(table, name)] * 2) for name in ('labels', 'preds', 'probs')})
+    alone, copied = (bootstrap_metrics(t, draws=100, ordered=True)['metrics'] for t in (table, twice))
+    for name, cell in alone.items():
+        assert [copied[name][end] for end in ('value', 'low', 'high')] == pytest.approx([cell[end] for end in ('value', 'low', 'high')])
+    narrower = bootstrap_metrics(twice._replace(patient_ids=None), draws=100)['metrics']['bacc']
+    assert narrower['high'] - narrower['low'] < .85 * (alone['bacc']['high'] - alone['bacc']['low'])
+
+
 def test_interval_of_a_recall_is_binomial():
     labels = np.repeat([0, 1], [200, 40])
     preds = np.where(np.arange(240) % 4 == 0, 1 - labels, labels)

@@ -127,7 +127,7 @@ def test_operating_points(level, ties):
         for name, of in (('sensitivity_at_specificity', truth), ('specificity_at_sensitivity', ~truth)):
             key = ('operating_points', positives, name, level)
             cut = 2 if thresholds[key] is None else thresholds[key]  # none: nothing is called positive
-            assert found[key][0] == pytest.approx(((score >= cut) == truth)[of].mean())
+            assert found[key][0] == pytest.approx(((score >= cut) == truth)[of].mean()) and m.count(key) == of.sum()
 
 
 def test_grades_by_name():

@@ -2,34 +2,12 @@ import re
 import subprocess
 import sys
 
-import pandas as pd
 import pytest
 from PIL import Image
 
-from tools import check_environment, compare_experiments, contact_sheet
+from tools import check_environment, contact_sheet
 from utils.common import InputError, run_script, whole_file
 from utils.get_loaders import ClassDataset
-
-
-def write_results(folder, preds):
-    folder.mkdir(parents=True)
-    probs = pd.DataFrame([[.8 if c == p else .1 for c in range(3)] for p in preds], columns=['p_a', 'p_b', 'p_c'])
-    table = pd.DataFrame({'image_id': range(6), 'label': [0, 0, 0, 0, 1, 2], 'pred': preds})
-    pd.concat([table, probs], axis=1).to_csv(folder / 'results_test.csv', index=False)
-
-
-def test_compare(tmp_path):
-    write_results(tmp_path / 'good' / 'seed0', [0, 0, 0, 0, 1, 2])
-    write_results(tmp_path / 'good' / 'seed1', [0, 0, 0, 0, 1, 1])
-    write_results(tmp_path / 'one', [0, 0, 0, 0, 0, 0])
-    table = compare_experiments.compare(str(tmp_path), 'results_test.csv').set_index('method')
-    assert table.loc['good', ['runs', 'BACC', 'R c']].tolist() == [2, '83.3 ± 23.6', '50.0 ± 70.7']
-    assert table.loc['one', ['runs', 'BACC', 'R a', 'R b']].tolist() == [1, '33.3', '100.0', '0.0']
-    assert set(table.images) == {'6'}
-    lines = compare_experiments.to_markdown(table.reset_index()).splitlines()
-    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
-    with pytest.raises(InputError, match=r'no results_val\.csv below'):
-        compare_experiments.compare(str(tmp_path), 'results_val.csv')
 
 
 def test_contact_sheet(tiny):
@@ -42,8 +20,8 @@ def test_check_environment(tmp_path):
     assert list(check_environment.missing([tmp_path / 'r.txt'])) == ['surely-not-installed']
 
 
-@pytest.mark.parametrize('tool', ['compare_experiments', 'contact_sheet', 'download_file', 'prepare_demo_data', 'prepare_endo_data',
-                                  'prepare_eyepacs_data'])
+@pytest.mark.parametrize('tool', ['compare_experiments', 'contact_sheet', 'download_file', 'evaluate_predictions', 'prepare_demo_data',
+                                  'prepare_endo_data', 'prepare_eyepacs_data'])
 def test_help(tool):
     done = subprocess.run([sys.executable, '-m', f'tools.{tool}', '--help'], capture_output=True, text=True)
     assert done.returncode == 0 and 'usage' in done.stdout, done.stderr

@@ -1,69 +1,83 @@
-"""One table of tested runs, from the per-image csvs that the test scripts write."""
-import argparse
-import glob
-import math
-import os
+"""One table of tested runs, from the per-image csvs that the test scripts write: methods x folds x seeds.
 
-import numpy as np
-import pandas as pd
+Runs that differ only in a folder seed* (repeats) or F1, fold1, ... (folds) are one method.
+
+  python -m tools.compare_experiments results/demo --baseline instance
+  python -m tools.compare_experiments results/endo --format latex > table.tex
+"""
+import argparse
+import csv
+import glob
+import os
+import sys
 
 from utils.common import InputError, run_script
-from utils.evaluation import evaluate_multi_cls, recall_per_class
-
-SCORES = ('bacc', 'mcc', 'kappa', 'f1', 'auc')
-
-
-def scores_of(csv):
-    """{'BACC': ., ..., 'R <class>': recall} in percent of one per-image csv with labels."""
-    table = pd.read_csv(csv)
-    columns = [name for name in table.columns if name.startswith('p_')]
-    if not columns or not {'label', 'pred'} <= set(table.columns):
-        raise InputError(f'{csv} is no csv of labelled predictions: it needs label, pred and p_<class> columns')
-    metrics = evaluate_multi_cls(table.label.to_numpy(), table.pred.to_numpy(), table[columns].to_numpy())
-    recalls = recall_per_class(table.label, table.pred, len(columns))
-    row = {name.upper(): 100 * getattr(metrics, name) for name in SCORES}
-    if len(columns) <= 10:
-        row |= {f'R {name[2:]}': 100 * recall for name, recall in zip(columns, recalls, strict=True)}
-    return {'images': len(table)} | row
+from utils.comparison import columns_of, difference, find_csvs, load_methods, mean_ranks, summary, tidy_rows
+from utils.evaluation_text import show
+from utils.tables import TABLES
 
 
-def compare(folder, file_name):
-    """Rows of `folder`/<method>/[seed*/]`file_name`: runs that differ only in a folder seed* are one method.
-    -> DataFrame: method, runs, images of a run, and each score as mean or mean +- standard deviation."""
-    methods = {}
-    for csv in sorted(glob.glob(os.path.join(glob.escape(folder), '**', file_name), recursive=True), key=os.path.getmtime):
-        parts = os.path.relpath(os.path.dirname(csv), folder).split(os.sep)
-        methods.setdefault('/'.join(part for part in parts if not part.startswith('seed')), []).append(scores_of(csv))
-    if not methods:
-        raise InputError(f'no {file_name} below {folder}: test some runs first')
-    rows = []
-    for method, scores in methods.items():
-        row = {'method': method, 'runs': len(scores), 'images': '/'.join(sorted({str(score.pop('images')) for score in scores}))}
-        for name in scores[0]:
-            values = [score.get(name, math.nan) for score in scores]
-            row[name] = f'{np.mean(values):.1f}' + (f' ± {np.std(values, ddof=1):.1f}' if len(values) > 1 else '')
-        rows.append(row)
-    return pd.DataFrame(rows).fillna('')
-
-
-def to_markdown(table):
-    rows = [list(table.columns), *table.astype(str).to_numpy().tolist()]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + ' |' for row in rows]
-    return '\n'.join([lines[0], '|' + '|'.join('-' * (width + 2) for width in widths) + '|', *lines[1:]])
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('folder', help='folder of results, e.g. results/demo')
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folders', nargs='+', metavar='folder', help='folder of results, e.g. results/demo')
     parser.add_argument('--file', help='name of the per-image csvs (default: results_test.csv, or results_val.csv where there is none)')
-    args = parser.parse_args()
-    tested = glob.glob(os.path.join(glob.escape(args.folder), '**', 'results_test.csv'), recursive=True)
-    table = compare(args.folder, args.file or ('results_test.csv' if tested else 'results_val.csv'))
-    print(to_markdown(table))
-    if table.images.nunique() > 1:
-        print('Note: the numbers of images differ: not all runs were tested on the same csv.')
-    print('In percent. R: recall of a class; ±: standard deviation over runs that differ only in a folder seed*.')
+    parser.add_argument('--baseline', metavar='METHOD', help='give the difference of each method to this one, paired on the same images')
+    parser.add_argument('--format', choices=(*TABLES, 'csv'), default='markdown',
+                        help='csv: a row for each method and figure, all figures, as fractions (default: markdown)')
+    parser.add_argument('--ordered', action=argparse.BooleanOptionalAction,
+                        help='the classes are grades: kappa has a meaning (default: when they are called DR0, DR1, ... or grade 0, ...)')
+    parser.add_argument('--draws', type=int, default=1000, help='bootstrap draws (default: 1000)')
+    parser.add_argument('--seed', type=int, default=0, help='of the draws (default: 0)')
+    return parser
+
+
+def mean_and_sd(cell):
+    if cell is None or cell['value'] is None:
+        return '-'
+    return f"{100 * cell['value']:.1f}" + ('' if cell['sd'] is None else f" ± {100 * cell['sd']:.1f}")
+
+
+def tables_of(methods, summaries, ranks, differences, baseline):
+    """-> {what the table shows: rows of text}; the rows of a method follow those of the one before."""
+    overall, recalls = columns_of(summaries)
+    scores = [['method', 'runs', 'images', 'rank', *overall, *recalls]]
+    intervals = [['method', *overall]]
+    for method, cells, rank in zip(methods, summaries, ranks, strict=True):
+        sizes = '/'.join(map(str, sorted(set(method.sizes))))
+        scores.append([method.name, str(len(method.runs)), sizes, '-' if rank is None else f'{rank:.1f}',
+                       *(mean_and_sd(cells.get(key)) for key in (overall | recalls).values())])
+        intervals.append([method.name, *(show(cells[key]) for key in overall.values())])
+    result = {'Percent, mean ± standard deviation over the runs. R: recall of a class; rank: mean over the scores and test sets, 1 is '
+              'the best.': scores,
+              'Mean [95 % interval from drawing other test images, patients where known; another training is not in it]:': intervals}
+    if baseline:
+        rows = [['method', *overall]]
+        rows += [[method.name, *('-' if cells is None else show(cells[key], sign='+') for key in overall.values())]
+                 for method, cells in zip(methods, differences, strict=True) if method.name != baseline]
+        result[f'Difference to {baseline} [95 % interval], paired on the same images:'] = rows
+    return result
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    if args.draws < 100 or args.seed < 0:
+        raise InputError('--draws must be 100 or more, --seed 0 or more')
+    tested = any(glob.glob(os.path.join(glob.escape(folder), '**', 'results_test.csv'), recursive=True) for folder in args.folders)
+    csvs = find_csvs(args.folders, args.file or ('results_test.csv' if tested else 'results_val.csv'))
+    if args.baseline and args.baseline not in csvs:
+        raise InputError(f"--baseline {args.baseline}: no such method; there are {', '.join(csvs)}")
+    methods = load_methods(csvs, args.draws, args.seed, args.ordered)
+    summaries, ranks = [summary(method) for method in methods], mean_ranks(methods)
+    baseline = next((method for method in methods if method.name == args.baseline), None)
+    differences = [baseline and difference(method, baseline) for method in methods]
+    if args.format == 'csv':
+        csv.writer(sys.stdout, lineterminator='\n').writerows(tidy_rows(methods, summaries, ranks, differences))
+    else:
+        comment = '% ' if args.format == 'latex' else ''
+        for what, rows in tables_of(methods, summaries, ranks, differences, args.baseline).items():
+            print(f'{comment}{what}\n\n{TABLES[args.format](rows)}\n')
+    if len({frozenset(method.image_sets) for method in methods}) > 1:
+        print('Note: not all methods were tested on the same images.', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -51,7 +51,8 @@ def align(tables):
             names = '; '.join(', '.join(t.class_names) for t in (table, first))
             raise InputError(f'{table.path} and {first.path} differ in their classes: {names}')
         order = np.argsort([place[image] for image in table.image_ids])
-        table = table._replace(image_ids=first.image_ids, labels=table.labels[order], preds=table.preds[order], probs=table.probs[order])
+        table = table._replace(image_ids=first.image_ids, labels=table.labels[order], preds=table.preds[order], probs=table.probs[order],
+                               patient_ids=table.patient_ids and [table.patient_ids[i] for i in order])
         wrong = np.flatnonzero(table.labels != first.labels)
         if len(wrong):
             raise InputError(f'{table.path} and {first.path} differ in {len(wrong)} labels, the first is that of '
@@ -63,16 +64,15 @@ def align(tables):
 def bootstrap_figures(tables, draws=1000, seed=0, **options):
     """`Figures` of each of the labelled `tables`, which hold the same images: draw i is the same images in all of them, so
     that differences and means of their `draws` are paired. `options`: of `WeightedMetrics`."""
-    tables = align(tables)
-    metrics = [WeightedMetrics(table, **options) for table in tables]
-    values = [{key: float(value[0]) for key, value in m(np.ones((m.shape[0], 1))).items()} for m in metrics]
-    blocks = [[] for _ in metrics]
-    for weights in weights_of_draws(tables[0].labels, tables[0].patient_ids, draws, seed):
-        for of_file, m in zip(blocks, metrics, strict=True):
-            of_file.append(m(weights))
-    return [Figures(v, {key: np.concatenate([block[key] for block in of_file]) for key in v} if draws else {},
-                    {key: m.count(key) for key in v}, m.thresholds())
-            for v, of_file, m in zip(values, blocks, metrics, strict=True)]
+    tables, result = align(tables), []
+    patients = next((table.patient_ids for table in tables if table.patient_ids), None)
+    for table in tables:
+        metrics = WeightedMetrics(table, **options)
+        values = {key: float(value[0]) for key, value in metrics(np.ones((len(table.labels), 1))).items()}
+        blocks = [metrics(weights) for weights in weights_of_draws(table.labels, patients, draws, seed)]
+        result.append(Figures(values, {key: np.concatenate([block[key] for block in blocks]) for key in values},
+                              {key: metrics.count(key) for key in values}, metrics.thresholds()))
+    return result
 
 
 def interval(draws):

@@ -15,6 +15,7 @@ class Ranking:
     """
 
     def __init__(self, score, positive):
+        self.n_positive = int(positive.sum())
         order = np.argsort(-score, kind='stable')
         score, positive = score[order], positive[order]
         tie = np.cumsum(np.append(0, score[1:] != score[:-1]))

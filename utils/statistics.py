@@ -118,11 +118,14 @@ class WeightedMetrics:
         return result
 
     def count(self, key):
-        """The images behind a figure: of a precision those predicted as the class, of another figure of a class (group) those
-        of the class (group), of an operating point all."""
+        """The images behind a figure: of a class or group, those of it; of a precision, those predicted as it; of a sensitivity
+        the positives, of a specificity the negatives."""
         section, name, metric = (*key, None)[:3]
-        if section in ('metrics', 'operating_points'):
+        if section == 'metrics':
             return self.shape[0]
+        if section == 'operating_points':
+            positives = self.points[name].n_positive
+            return positives if metric == 'sensitivity_at_specificity' else self.shape[0] - positives
         mask = self.groups[name] if section == 'groups' else np.array(self.names) == name
         return int((self.predicted if metric == 'precision' else self.true)[mask].sum())
 

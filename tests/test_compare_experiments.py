@@ -1,0 +1,94 @@
+"""Methods x folds x seeds: which csvs belong together, means, ranks, paired differences, and the formats."""
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from tools.compare_experiments import main
+from utils.common import InputError
+from utils.comparison import difference, find_csvs, load_methods, mean_ranks, summary
+from utils.tables import to_latex, to_markdown, to_text
+
+from .test_evaluate_predictions import write
+from .test_statistics import random_table
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two folds; `good` with two seeds in each, `bad` with one, `half` tested on the first fold alone."""
+    for fold in (1, 2):
+        table = random_table(fold)
+        table = table._replace(image_ids=[f'{fold}_{i}' for i in range(80)])
+        noise = np.random.default_rng(fold).permutation(80)
+        for name, seed, n_wrong in (('good', 0, 5), ('good', 1, 15), ('bad', 0, 50), ('half', 0, 30)):
+            if name != 'half' or fold == 1:
+                preds = table.labels.copy()
+                preds[noise[:n_wrong]] = 0
+                write(tmp_path / f'F{fold}' / name / 'net' / f'seed{seed}' / 'results_test.csv', table._replace(preds=preds))
+    return str(tmp_path)
+
+
+def test_finds_methods(results, tmp_path):
+    found = find_csvs([results], 'results_test.csv')
+    assert {name: len(csvs) for name, csvs in found.items()} == {'good/net': 4, 'bad/net': 2, 'half/net': 1}
+    assert set(find_csvs([f'{results}/F1/good', f'{results}/F1/bad'], 'results_test.csv')) == {'good/net', 'bad/net'}
+    assert set(find_csvs([f'{results}/F1/good/net'], 'results_test.csv')) == {'net'}
+    with pytest.raises(InputError, match=r'no results_val\.csv below'):
+        find_csvs([results], 'results_val.csv')
+
+
+def test_means_ranks_and_differences(results):
+    methods = {m.name[:-4]: m for m in load_methods(find_csvs([results], 'results_test.csv'), draws=200)}
+    good, bad, half = (methods[name] for name in ('good', 'bad', 'half'))
+    assert (len(good.runs), good.n_images, good.sizes, half.n_images) == (4, 160, [80] * 4, 80)
+    values = [run.values['metrics', 'mcc'] for run in good.runs]
+    mcc = summary(good)['metrics', 'mcc']
+    assert mcc['value'] == pytest.approx(np.mean(values)) and mcc['sd'] == pytest.approx(np.std(values, ddof=1)) and mcc['n'] == 160
+    assert mcc['low'] < mcc['value'] < mcc['high']
+    both = difference(good, bad)['metrics', 'mcc']
+    assert both['value'] == pytest.approx(mcc['value'] - summary(bad)['metrics', 'mcc']['value']) and both['low'] > 0
+    on_fold = np.mean([v for v, s in zip(values, good.image_sets, strict=True) if s == half.image_sets[0]])  # that both have
+    assert difference(good, half)['metrics', 'mcc']['value'] == pytest.approx(on_fold - half.runs[0].values['metrics', 'mcc'])
+    assert difference(good, good)['metrics', 'bacc'] == {'value': 0, 'low': 0, 'high': 0, 'n': 160}
+    order = mean_ranks([good, bad])  # the AUC is the same: each has 1.5
+    assert order == pytest.approx([1.1, 1.9]) and mean_ranks([good]) == [None]
+
+
+def test_folds_are_drawn_independently_and_repeats_together(results):
+    methods = {m.name[:-4]: m for m in load_methods(find_csvs([results], 'results_test.csv'), draws=400)}
+    draws = {s: [r.draws['metrics', 'bacc'] for r, k in zip(methods['good'].runs, methods['good'].image_sets, strict=True) if k == s]
+             for s in set(methods['good'].image_sets)}
+    (a, b), (c, _) = draws.values()
+    assert np.corrcoef(a, b)[0, 1] > .3 and abs(np.corrcoef(a, c)[0, 1]) < .2
+
+
+def test_markdown(results, capsys):
+    main([results, '--baseline', 'bad/net', '--draws', '100'])
+    out, err = capsys.readouterr()
+    lines = [line for line in out.splitlines() if line.startswith('|')]
+    assert len(lines) == 5 + 5 + 4 and lines[0].split('|')[1].strip() == 'method' and 'not all methods' in err
+    assert {len(line) for line in lines[:5]} == {len(lines[0])} and lines[0].endswith(' R DR4 |')
+    assert lines[-1].count('+') > 4 and 'Difference to bad/net' in out
+
+
+def test_csv(results, capsys):
+    main([results, '--format', 'csv', '--baseline', 'bad/net', '--draws', '100'])
+    rows = {(row['method'], row['metric']): row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert len(rows) == 3 * (10 + 5 * 5)
+    row = rows['good/net', 'bacc']
+    assert float(row['low']) < float(row['mean']) < float(row['high']) and float(row['difference_low']) > 0 and row['runs'] == '4'
+    assert rows['bad/net', 'bacc']['difference'] == '0.0' and 'recall DR3' in {metric for _, metric in rows}
+
+
+def test_errors(results):
+    with pytest.raises(InputError, match=r'--baseline best: no such method; there are .*good/net'):
+        main([results, '--baseline', 'best'])
+
+
+def test_tables():
+    rows = [['a_b', 'c'], ['x|y', '1 ± 2'], ['50 %', '-']]
+    assert to_text(rows).splitlines() == ['a_b       c', '-----------', 'x|y   1 ± 2', '50 %      -']
+    assert to_markdown(rows).splitlines()[:3] == ['| a_b  |     c |', '|------|------:|', r'| x\|y | 1 ± 2 |']
+    assert r'a\_b & c \\' in to_latex(rows) and r'x|y & 1 $\pm$ 2 \\' in to_latex(rows) and r'50 \% & - \\' in to_latex(rows)
+    assert to_latex(rows).startswith(r'\begin{tabular}{lr}')

@@ -1,0 +1,115 @@
+"""The tool on real files: one, folds, repeats, two to compare; what it prints and what it writes."""
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tools.evaluate_predictions import main
+from utils.bootstrap import bootstrap_metrics
+from utils.common import InputError
+from utils.pooling import pool, spread
+from utils.prediction_table import read_predictions
+
+from .test_statistics import random_table
+
+
+def write(path, table, rows=slice(None)):
+    frame = pd.DataFrame({'image_id': table.image_ids, 'label': table.labels, 'pred': table.preds})
+    if table.patient_ids:
+        frame.insert(1, 'patient_id', table.patient_ids)
+    frame = pd.concat([frame, pd.DataFrame(table.probs, columns=[f'p_{name}' for name in table.class_names])], axis=1)[rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False)
+    return str(path)
+
+
+def run(*args):
+    file = args[0] + '.json'
+    main([*args, '--draws', '100', '--json', file])
+    with open(file, encoding='utf-8') as f:
+        return json.load(f, parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
+
+
+def test_one_file(tmp_path, capsys):
+    table = random_table(0, absent=(3,))._replace(patient_ids=[f'p{i // 2}' for i in range(80)])
+    csv = write(tmp_path / 'a.csv', table)
+    (tmp_path / 'train.csv').write_text('image_id,label\n' + ''.join(f'{i},{c}\n' for i, c in enumerate([0] * 101 + [1] * 20 + [2, 3, 4])))
+    result, out = run(csv, '--train_csv', str(tmp_path / 'train.csv')), capsys.readouterr().out
+    expected = bootstrap_metrics(read_predictions(csv), 100, ordered=True, class_count=[101, 20, 1, 1, 1], levels=[.9], referable=2)
+    assert {name: result[name] for name in expected} == expected
+    assert (result['n_images'], result['by_patient'], result['ordered'], result['of']) == (80, True, True, 'file')
+    bacc = expected['metrics']['bacc']
+    assert f"{100 * bacc['value']:.2f} [{100 * bacc['low']:.2f}, {100 * bacc['high']:.2f}]" in out
+    assert '80 images, 5 classes, 40 patients' in out and 'draws of patients' in out and 'quadratic kappa' in out
+    assert 'DR2 or worse' in out and 'tail third' in out and 'less than 30 images of DR0, DR1' in out
+    assert result['operating_points']['DR2 or worse']['sensitivity_at_specificity']['0.9']['n'] == (table.labels >= 2).sum()
+
+
+def test_unordered_classes_have_no_kappa(tmp_path, capsys):
+    csv = write(tmp_path / 'a.csv', random_table(0, names=['cat', 'dog', 'cow']))
+    assert run(csv)['metrics']['kappa']['value'] is None and 'kappa' not in capsys.readouterr().out
+    assert run(csv, '--ordered')['metrics']['kappa']['value'] is not None and 'cow or worse' in capsys.readouterr().out
+
+
+def test_folds_are_pooled(tmp_path, capsys):
+    table = random_table(1, n=90)
+    parts = [write(tmp_path / f'{i}.csv', table, slice(30 * i, 30 * i + 30)) for i in range(3)]
+    result, out = run(*parts), capsys.readouterr().out
+    assert result['of'] == 'pooled' and result['metrics'] == bootstrap_metrics(table, 100, ordered=True)['metrics']
+    values = [run_['metrics']['mcc']['value'] for run_ in result['runs']]
+    assert (result['spread']['mcc']['mean'], result['spread']['mcc']['sd']) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert result['runs'][2]['metrics']['mcc']['n'] == 30 and 'over 3 files' in out and 'pooled' in out
+    assert pool([table._replace(patient_ids=['a'] * 90), table]).patient_ids is None
+
+
+def test_repeats_and_the_difference_of_two(tmp_path, capsys):
+    a = random_table(2)
+    files = [write(tmp_path / f'{i}.csv', a._replace(preds=np.where(np.arange(80) < 5 * i, 0, a.preds)), slice(None, None, 1 - 2 * (i % 2)))
+             for i in range(3)]  # the second file is in another order
+    result = run(*files)
+    values = [run_['metrics']['bacc']['value'] for run_ in result['runs']]
+    assert result['of'] == 'mean' and result['metrics']['bacc']['value'] == pytest.approx(np.mean(values)) and 'difference' not in result
+    assert 'mean of 3' in capsys.readouterr().out
+    result = run(*files[:2])
+    difference = result['difference']['metrics']['bacc']
+    assert difference['value'] == pytest.approx(values[1] - values[0]) and difference['low'] <= difference['value'] <= difference['high']
+    assert 'second - first, paired' in capsys.readouterr().out
+
+
+def test_a_value_outside_of_its_interval_is_explained(tmp_path, capsys):
+    """Four groups of 20 images, each as often right as its confidence says: no error at all, but some in every draw."""
+    confidence = np.repeat([.55, .65, .75, .85], 20)
+    labels = (np.tile(np.arange(20), 4) >= np.round(20 * confidence)).astype(int)
+    probs = np.stack([confidence, 1 - confidence], axis=1)
+    table = random_table(0, names=['a', 'b'])._replace(labels=labels, preds=0 * labels, probs=probs)
+    ece = run(write(tmp_path / 'a.csv', table))['metrics']['ece']
+    assert ece['value'] == pytest.approx(0, abs=1e-12) and ece['low'] > .001
+    assert 'Note: ECE, classwise ECE outside of the interval' in capsys.readouterr().out
+
+
+def test_spread():
+    assert spread([1., np.nan, 3.]) == {'mean': 2, 'sd': pytest.approx(2 ** .5), 'min': 1, 'max': 3}
+    assert spread([1.])['sd'] is None and spread([np.nan])['mean'] is None
+
+
+@pytest.mark.parametrize(('flags', 'message'), [
+    (['{a}', '{part}'], 'share some of their images'), (['{a}', '--referable', '5'], r'--referable 5 is no grade of 1\.\.4'),
+    (['{a}', '--at', '90'], 'each --at between 0 and 1'), (['{a}', '--run', '{tmp}'], 'is no run folder: it has no config.cfg'),
+    (['{a}', '--train_csv', '{part}'], r'the last column must be the class, 0\.\.4'), (['{a}', '--train_csv', 'x'], 'no such csv: x'),
+    (['{a}', '{other}'], 'share some'),
+])
+def test_errors(tmp_path, flags, message):
+    table = random_table(3)
+    names = {'a': write(tmp_path / 'a.csv', table), 'part': write(tmp_path / 'b.csv', table, slice(40)), 'tmp': tmp_path,
+             'other': write(tmp_path / 'c.csv', random_table(3, n=90))}
+    with pytest.raises(InputError, match=message):
+        main([flag.format(**names) for flag in flags])
+
+
+def test_needs_no_torch(tmp_path):
+    csv = write(tmp_path / 'a.csv', random_table(0))
+    code = f"import sys; from tools.evaluate_predictions import main; main(['{csv}']); assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True).returncode == 0

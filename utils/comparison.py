@@ -1,0 +1,124 @@
+"""Methods x folds x seeds -> means, deviations, intervals, ranks, and paired differences to a baseline."""
+import glob
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+from .bootstrap import bootstrap_figures, cell, combine
+from .common import InputError
+from .pooling import spread
+from .prediction_table import read_labelled
+from .statistics import are_grades
+
+REPEAT = re.compile(r'seed.*|(F|fold[_-]?)\d+')  # folders that tell the runs of one method apart
+RANKED = ('bacc', 'mcc', 'kappa', 'f1', 'auc')  # shown in the table, and ranked
+
+
+class Method(NamedTuple):
+    name: str
+    runs: list  # Figures of each csv
+    image_sets: list  # of each csv: which images it holds, as a number
+    n_images: int  # over all its csvs
+    sizes: list  # images of each csv
+
+
+def find_csvs(folders, file_name):
+    """{method: csvs}: below `folders` every `file_name`; the method is the path from what the folders have in common,
+    without folders seed* (repeats) and F1, fold1, ... (folds). In the order in which they were written."""
+    csvs = {csv for folder in folders for csv in glob.glob(os.path.join(glob.escape(folder), '**', file_name), recursive=True)}
+    base, methods = os.path.commonpath([os.path.abspath(folder) for folder in folders]), {}
+    for csv in sorted(csvs, key=lambda csv: (os.path.getmtime(csv), csv)):
+        parts = os.path.relpath(os.path.dirname(os.path.abspath(csv)), base).split(os.sep)
+        name = '/'.join(part for part in parts if part != '.' and not REPEAT.fullmatch(part))
+        methods.setdefault(name or os.path.basename(base), []).append(csv)
+    if not methods:
+        raise InputError(f"no {file_name} below {', '.join(folders)}: test some runs first")
+    return methods
+
+
+def load_methods(csvs, draws=1000, seed=0, ordered=None):
+    """{method: csvs} -> list of `Method`. Csvs of the same images share their bootstrap draws; different sets of images
+    (folds) are drawn independently. `ordered` None: by the names of the classes."""
+    tables = [(name, read_labelled(csv)) for name, of_method in csvs.items() for csv in of_method]
+    sets = {}
+    for i, (_, table) in enumerate(tables):
+        sets.setdefault(frozenset(table.image_ids), []).append(i)
+    figures, number = {}, {}
+    for k, members in enumerate(sets.values()):
+        of_set = [tables[i][1] for i in members]
+        kappa = are_grades(of_set[0].class_names) if ordered is None else ordered
+        figures |= dict(zip(members, bootstrap_figures(of_set, draws, [seed, k], ordered=kappa), strict=True))
+        number |= dict.fromkeys(members, k)
+    methods = []
+    for name in csvs:
+        mine = [i for i, (of, _) in enumerate(tables) if of == name]
+        images = {image for i in mine for image in tables[i][1].image_ids}
+        methods.append(Method(name, [figures[i] for i in mine], [number[i] for i in mine], len(images),
+                              [len(tables[i][1].image_ids) for i in mine]))
+    return methods
+
+
+def mean_of(runs):
+    return combine(runs, [1 / len(runs)] * len(runs))
+
+
+def _on(method, image_set):
+    """The mean of the method's runs on one set of images."""
+    return mean_of([run for run, s in zip(method.runs, method.image_sets, strict=True) if s == image_set])
+
+
+def _cells(mean, runs, n_images):
+    """A mean over `runs` -> {key: cell}; a class has an interval only where every run has two images of it."""
+    return {key: cell(value, mean.draws[key], n_images if key[0] == 'metrics' else min(run.counts[key] for run in runs))
+            for key, value in mean.values.items()}
+
+
+def summary(method):
+    """-> {key: cell, with the 'sd' over the runs}: the mean over the runs, with the interval of that mean."""
+    cells = _cells(mean_of(method.runs), method.runs, method.n_images)
+    return {key: c | {'sd': spread([run.values[key] for run in method.runs])['sd']} for key, c in cells.items()}
+
+
+def difference(method, baseline):
+    """-> {key: cell} of `method` less `baseline`, paired: on each set of images that both have, then the mean over the sets;
+    None when they have none in common."""
+    shared = [k for k in dict.fromkeys(method.image_sets) if k in baseline.image_sets]
+    if not shared:
+        return None
+    of_set = [combine([_on(method, k), _on(baseline, k)], (1, -1)) for k in shared]
+    return _cells(mean_of(of_set), of_set, min(method.n_images, baseline.n_images))
+
+
+def mean_ranks(methods):
+    """The rank of each method (1 is the best, equals share theirs) in each of RANKED on each set of images that all methods
+    have, as the mean over both; None where there is nothing to rank."""
+    ranks = []
+    for k in set.intersection(*(set(method.image_sets) for method in methods)):
+        means = [_on(method, k).values for method in methods]
+        for name in RANKED:
+            values = np.array([mean['metrics', name] for mean in means])
+            if np.isfinite(values).all():
+                ranks.append(rankdata(-values.round(12)))
+    return np.mean(ranks, axis=0).tolist() if ranks and len(methods) > 1 else [None] * len(methods)
+
+
+def columns_of(summaries, max_classes=10):
+    """{heading: key} of the table: RANKED where some method defines it, and the recalls (R) of up to `max_classes` classes."""
+    overall = {name.upper(): ('metrics', name) for name in RANKED if any(s['metrics', name]['value'] is not None for s in summaries)}
+    recalls = {f'R {key[1]}': key for s in summaries for key in s if key[0] == 'classes' and key[2] == 'recall'}
+    return overall, recalls if len(recalls) <= max_classes else {}
+
+
+def tidy_rows(methods, summaries, ranks, differences):
+    """For a csv: one row for each method and figure, fractions; None where undefined."""
+    rows = [['method', 'metric', 'runs', 'images', 'mean', 'sd', 'low', 'high', 'mean_rank',
+             'difference', 'difference_low', 'difference_high']]
+    for method, figures, rank, diff in zip(methods, summaries, ranks, differences, strict=True):
+        for key, c in figures.items():
+            d = (diff or {}).get(key, {})
+            rows.append([method.name, ' '.join(reversed(key[1:])), len(method.runs), method.n_images,
+                         *(c[name] for name in ('value', 'sd', 'low', 'high')), rank, *(d.get(name) for name in ('value', 'low', 'high'))])
+    return rows

@@ -1,0 +1,105 @@
+"""Figures with intervals, as `bootstrap.nested` gives them, as tables that people read."""
+from .statistics import CLASS_METRICS, METRIC_NAMES
+from .tables import to_text
+
+NOT_PERCENT = ('nll', 'brier')
+FEW = 30  # images of a class, below which a percentile interval is not to be trusted
+
+
+def show(cell, digits=1, scale=100, sign=''):
+    """{'value', 'low', 'high'} -> '52.2 [51.4, 53.0]', in percent; '-' where it is undefined, no interval where there is none."""
+    if cell['value'] is None:
+        return '-'
+    value, *ends = (None if cell[name] is None else f'{scale * cell[name]:{sign}.{digits}f}' for name in ('value', 'low', 'high'))
+    return value if None in ends else f'{value} [{ends[0]}, {ends[1]}]'
+
+
+def _scale(name):
+    """-> digits, factor"""
+    return (3, 1) if name in NOT_PERCENT else (2, 100)
+
+
+def _defined(metrics):
+    """Without kappa where the classes are not ordered."""
+    return [name for name in METRIC_NAMES if name != 'kappa' or metrics[name]['value'] is not None]
+
+
+def metrics_text(columns):
+    """`columns`: header -> {metric: cell}; a column 'difference' has signs."""
+    first = next(iter(columns.values()))
+    rows = [['', *columns, 'n']]
+    for name in _defined(first):
+        cells = [show(column[name], *_scale(name), '+' if header == 'difference' else '') for header, column in columns.items()]
+        rows.append([METRIC_NAMES[name], *cells, str(first[name]['n'])])
+    return to_text(rows)
+
+
+def classes_text(what, classes, sign=''):
+    """{class or group: {metric: cell}} -> table; n are the images of the class (group)."""
+    rows = [[what, 'n', *CLASS_METRICS]]
+    rows += [[name, str(cells['recall']['n']), *(show(cells[metric], sign=sign) for metric in CLASS_METRICS)]
+             for name, cells in classes.items()]
+    return to_text(rows)
+
+
+def operating_points_text(points):
+    """{positives: {name: {level: cell, with 'threshold' where it is one file's}}} -> one table for each level."""
+    tables = []
+    for level in next(iter(points.values()))['sensitivity_at_specificity']:
+        at = f'≥ {100 * float(level):g} %'
+        rows = [['positive', 'n', f'sensitivity at specificity {at}', 'threshold', f'specificity at sensitivity {at}', 'threshold']]
+        for positives, of_name in points.items():
+            cells = [of_name[name][level] for name in ('sensitivity_at_specificity', 'specificity_at_sensitivity')]
+            rows.append([positives, str(cells[0]['n'])])
+            for cell in cells:
+                threshold = cell.get('threshold')
+                rows[-1] += [show(cell), '-' if threshold is None else f'{threshold:.4f}']
+        tables.append(to_text(rows))
+    return '\n\n'.join(tables) + ('\nA threshold applies to p_<class> (for "or worse", summed from that grade on). Chosen on these very '
+                                  'images, it will do worse on others.')
+
+
+def spread_text(n_files, result):
+    rows = [[f'over {n_files} files', 'mean', 'sd', 'min', 'max']]
+    for name in _defined(result['metrics']):
+        digits, factor = _scale(name)
+        values = result['spread'][name].values()
+        rows.append([METRIC_NAMES[name], *('-' if value is None else f'{factor * value:.{digits}f}' for value in values)])
+    return to_text(rows)
+
+
+def notes(result):
+    """What a reader must know about the intervals of this result; '' where there is nothing."""
+    lines = []
+    few = [name for name, cells in result['classes'].items() if 0 < cells['recall']['n'] < FEW]
+    if few:
+        lines.append(f"Note: less than {FEW} images of {', '.join(few)}: their intervals are too narrow, most of all at 0 and 100 %.")
+    outside = [METRIC_NAMES[name] for name, c in result['metrics'].items()
+               if c['low'] is not None and not c['low'] - 1e-9 <= c['value'] <= c['high'] + 1e-9]
+    if outside:
+        lines.append(f"Note: {', '.join(outside)} outside of the interval: drawing images twice makes small calibration errors larger, and "
+                     'the average precision of few images too. Read the width, not the place.')
+    return '\n'.join(lines)
+
+
+def report_text(result, n_files, draws):
+    """The whole of `pooling.evaluate_files` for the console."""
+    unit = 'patients' if result['by_patient'] else 'images'
+    parts = [f'Percent (NLL, Brier: as they are) [95 % interval from {draws} bootstrap draws of {unit} within classes]; n: images']
+    if 'difference' in result:
+        first, second = (run['metrics'] for run in result['runs'])
+        parts += [metrics_text({'first': first, 'second': second, 'difference': result['difference']['metrics']}),
+                  'Differences are second - first, paired: an interval without 0 is more than the chance of these images.',
+                  classes_text('difference', result['difference']['classes'], '+')]
+        return '\n\n'.join([*parts, *filter(None, [notes(result)])])
+    header = {'file': 'value', 'pooled': 'pooled', 'mean': f'mean of {n_files}'}[result['of']]
+    parts.append(metrics_text({header: result['metrics']}))
+    if 'spread' in result:
+        parts.append(spread_text(n_files, result))
+    parts.append(classes_text('class', result['classes']))
+    if result['groups']:
+        parts.append(classes_text('classes by training images', result['groups'])
+                     + '\nMeans over the classes. many: more than 100 training images, few: less than 20; thirds of the classes by rank.')
+    if result['operating_points']:
+        parts.append(operating_points_text(result['operating_points']))
+    return '\n\n'.join([*parts, *filter(None, [notes(result)])])
