@@ -6,6 +6,7 @@ from .calibration import Calibration, fit_temperature
 from .common import InputError
 from .get_loaders import ClassDataset
 from .inference import to_predictions
+from .losses import LOSSES
 from .post_hoc import choose_strength, logit_adjuster, prior_changer, tau_normaliser
 
 VALIDATION = 'val'  # value of --tau_norm and --logit_adjust without a number
@@ -76,6 +77,8 @@ def tune(args, csvs, loaded, collect):
         text = f'Class prior changed to: {args.target_prior}\n'
     elif given:
         name, = given
+        if LOSSES[info['config']['loss_fn']].corrects_prior:
+            print(f"* Warning: {info['config']['loss_fn']} has corrected for the class frequencies in training, and --{name} does it again")
         adjuster = tau_normaliser(loaded.model) if name == 'tau_norm' else logit_adjuster(info['class_count'])
         tau, chosen = getattr(args, name), ''
         if tau == VALIDATION:
