@@ -23,6 +23,7 @@ from utils.combo_loader import ComboLoader
 from utils.common import InputError, file_sha256, parse_im_size, run_script, str2bool
 from utils.evaluation import METRICS, SMALLER_IS_BETTER, evaluate_multi_cls, performance_text, training_is_ahead
 from utils.get_loaders import SAMPLING, get_combo_loader, get_eval_loader, get_train_val_cls_loaders, modify_loader
+from utils.images import DECODER
 from utils.inference import predict
 from utils.losses import LOSSES, get_loss_fn
 from utils.reproducibility import set_seeds
@@ -44,7 +45,9 @@ def get_parser():
     data.add_argument('--data_path', default='data/eyepacs_all_ims/', help='folder of the images')
     data.add_argument('--n_classes', type=int, default=5, help='number of classes')
     data.add_argument('--im_size', default='512,512', type=parse_im_size, help='input size in pixels: 512 or height,width')
-    data.add_argument('--num_workers', type=int, default=8, help='processes that decode images, at most one per CPU core')
+    data.add_argument('--num_workers', type=int, default=8, help='processes or threads that decode images, at most one per CPU core')
+    data.add_argument('--cache_dir', default='data/cache', help='folder for the decoded and resized images, written once')
+    data.add_argument('--no_cache', action='store_true', help='decode every image anew in each epoch')
     method = parser.add_argument_group('method')
     method.add_argument('--sampling', default='instance', choices=SAMPLING, help='how training images are drawn')
     method.add_argument('--do_mixup', type=float, default=0., metavar='ALPHA', help='Balanced-MixUp with Beta(ALPHA, 1), 0 is off')
@@ -72,7 +75,7 @@ def get_parser():
     run.add_argument('--seed', type=int, default=0, help='random seed')
     run.add_argument('--save_path', default='date_time', help='name of the run, below experiments/')
     run.add_argument('--n_checkpoints', type=int, default=1, help='how many of the best epochs to keep')
-    run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, help='write nothing')
+    run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, help='write no run folder')
     run.add_argument('--resume', action='store_true', help='continue an interrupted run')
     run.add_argument('--overwrite', action='store_true', help='replace a run of the same name')
     return parser
@@ -168,12 +171,13 @@ def main(args):
 
     train_loader, val_loader = get_train_val_cls_loaders(
         args.csv_train, args.csv_val, args.data_path, args.batch_size, args.im_size, args.n_classes, args.num_workers,
-        args.seed, args.n_epochs)
+        args.seed, args.n_epochs, cache_dir=None if args.no_cache else args.cache_dir)
     train_set, val_set = train_loader.dataset, val_loader.dataset
+    num_workers = train_loader.num_workers  # fewer where images come from the cache
     if args.metric == 'auc' and len(np.unique(val_set.dr)) < 2:
         raise InputError(f'--metric auc is undefined: {args.csv_val} has images of one class only')
     sample = len(val_set) if args.train_eval == 'sample' else None
-    train_eval_loader = get_eval_loader(train_set, args.batch_size, args.num_workers, sample, args.seed)
+    train_eval_loader = get_eval_loader(train_set, args.batch_size, num_workers, sample, args.seed)
     n_train_eval = len(train_eval_loader.dataset)
     if args.do_mixup > 0:
         loader = get_combo_loader(train_loader, args.sampling)
@@ -191,7 +195,8 @@ def main(args):
     config = vars(args) | {
         'class_names': class_names, 'class_count': class_count.tolist(), 'parent': parent, 'frozen': frozen,
         'reinitialised': reinitialised, 'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},
-        'torch': str(torch.__version__), 'device': accelerator.device.type, 'mixed_precision': accelerator.mixed_precision}
+        'decoder': DECODER, 'torch': str(torch.__version__), 'device': accelerator.device.type,
+        'mixed_precision': accelerator.mixed_precision}
     run.start(config)
 
     model = model.to(accelerator.device, memory_format=torch.channels_last)

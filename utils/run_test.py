@@ -28,7 +28,8 @@ def get_parser(description, splits, data_path, dihedral_tta):
     parser.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
                         help='mean of the probabilities over N rotations, each with and without vertical flip; 0 is off')
     parser.add_argument('--batch_size', type=int, default=8, help='a quarter of the images of one step')
-    parser.add_argument('--num_workers', type=int, default=8, help='processes that decode images, at most one per CPU core')
+    parser.add_argument('--num_workers', type=int, default=8, help='processes or threads that decode images, at most one per CPU core')
+    parser.add_argument('--cache_dir', help='keep the decoded images in this folder: pays when several runs are tested on them')
     checks = parser.add_argument_group('known from the checkpoint', 'not needed; another value than the checkpoint\'s is an error')
     checks.add_argument('--model_name')
     checks.add_argument('--n_classes', type=int)
@@ -78,7 +79,8 @@ def full_report(predictions, class_names, class_count):
 def run_split(split, csv, loaded, args, accelerator, folder):
     info, name = loaded.info, getattr(args, f'csv_out_{split}')
     workers = min(args.num_workers, os.cpu_count() or 1)
-    loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']))
+    loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']),
+                                 cache_dir=args.cache_dir)
     for role, digest in info['config']['csv_sha256'].items():
         if file_sha256(csv) == digest:
             what = {'train': 'trained the network', 'val': 'chose the checkpoint'}[role]
