@@ -46,7 +46,7 @@ def train(tiny, tmp_path, monkeypatch):
 
     def run(flags=''):
         flags = (f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --model_name mobilenetV2 --init none '
-                 f'--batch_size 4 --n_epochs 1 --num_workers 0 --metric mcc --save_path run {flags}')
+                 f'--batch_size 4 --n_epochs 1 --num_workers 0 --metric mcc --save_path run --cache_dir {tiny}/cache {flags}')
         train_main(get_parser().parse_args(flags.split()))
         return tmp_path / 'experiments' / 'run'
     return run

@@ -8,7 +8,7 @@ from torch import nn
 from train_lt_mxp import get_parser, resolve
 from utils import run_test
 from utils.common import InputError
-from utils.inference import Logits, to_predictions
+from utils.inference import Logits
 from utils.losses import LOSSES, loss_parameters
 from utils.post_hoc import choose_strength, implied_prior, logit_adjuster, prior_changer, read_prior, tau_normaliser
 
@@ -51,7 +51,8 @@ WEIGHTS = (1 - .9999) / (1 - .9999 ** np.array(COUNT, float))
 @pytest.mark.parametrize(('flags', 'prior'), [
     ('', PI), ('--loss_fn FOCAL', PI), ('--loss_fn BSCE', np.ones(5)), ('--loss_fn LADE', np.ones(5)),
     ('--loss_fn LA --loss_params tau=.6', PI ** .4), ('--sampling sqrt', PI ** .5), ('--sampling prog', np.ones(5)),
-    ('--sampling class --loss_fn BSCE', 1 / PI), ('--loss_fn WCE', np.ones(5)), ('--loss_fn CB', PI * WEIGHTS), ('--defer .8', PI * WEIGHTS),
+    ('--sampling class --loss_fn BSCE', 1 / PI), ('--loss_fn WCE', np.ones(5)), ('--loss_fn CB', PI * WEIGHTS),
+    ('--defer .8', PI * WEIGHTS),
     ('--defer .8 --sampling class', np.ones(5)), ('--defer .8 --loss_fn BSCE', np.ones(5)),
     ('--do_mixup .25', .8 * PI + .2 / 5), ('--do_mixup .25 --mixup_off_epochs 2', PI), ('--mixing mixup', PI),
 ])

@@ -71,7 +71,7 @@ def test_ldam_before_and_after_a_linear_classifier(train, stage_one):
     torch.testing.assert_close(model(x), 30 * cosines, rtol=1e-4, atol=1e-4)  # scaled at test
     back = train(f'--pretrained_weights {ldam} --loss_fn CE --save_path back').parent / 'back'
     assert 'classifier.1.bias' in weights_of(back)
-    with pytest.raises(InputError, match='--trainable scale: .*ldam.* was trained with LDAM'):
+    with pytest.raises(InputError, match=r'--trainable scale: .*ldam.* was trained with LDAM'):
         train(f'--pretrained_weights {ldam} --trainable scale')
 
 

@@ -1,5 +1,6 @@
 """csv -> dataset -> sampler -> loader. Worker processes only decode and resize; everything random happens elsewhere."""
 import os
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from .check_data import check_data
 from .combo_loader import ComboLoader
 from .common import InputError
-from .images import find_images, read_image
+from .image_cache import use_cache
+from .images import find_images, read_image, stat_images
 
 NAME_COLUMNS = ('name', 'finding_name')
 NOT_LABELS = ('image_id', 'patient_id', *NAME_COLUMNS)
@@ -38,16 +40,30 @@ class ClassDataset(Dataset):
         self.has_labels = not test and table.columns[-1] not in NOT_LABELS and not (len(table) and table.iloc[:, -1].isna().all())
         labels = pd.to_numeric(table[table.columns[-1]], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
         self.dr = labels.where(labels % 1 == 0, -1).to_numpy(np.int64)
+        self.cache = None  # see `use_cache`
 
     def __len__(self):
         return len(self.im_list)
 
     def __getitem__(self, index):
+        images, labels, image_ids = self.__getitems__([index])
+        return images[0], labels[0], image_ids[0]
+
+    def __getitems__(self, indices):
+        """What a loader asks for: a whole batch, uint8 (B, 3, H, W), int64 (B,) and a list of B ids."""
+        images = self.cache.read(indices) if self.cache else torch.stack([self.decode(i) for i in indices])
+        return images, torch.from_numpy(self.dr[indices]), [self.im_list[i] for i in indices]
+
+    def decode(self, index):
+        """The image, read from its own file."""
         try:
-            image = read_image(self.paths[index], self.tg_size)
+            return read_image(self.paths[index], self.tg_size)
         except OSError as err:
             raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err}') from err
-        return image, self.dr[index], self.im_list[index]
+
+    @cached_property
+    def stats(self):
+        return stat_images(self.paths)
 
     def class_names(self, n_classes):
         """From a column `name` (or the original's `finding_name`); else DR0..DR4 for five classes, C0.. as the original."""
@@ -126,15 +142,17 @@ class Loaders(NamedTuple):
 
 
 def _make_loader(dataset, batch_size, num_workers, sampler=None, drop_last=False):
-    # A generator of its own: a loader draws a seed for its workers, which must not move the global random stream.
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, drop_last=drop_last,
+    # The dataset gives whole batches. A generator of its own: a loader draws a seed for its workers, which must not move the
+    # global random stream.
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, drop_last=drop_last, collate_fn=tuple,
                       pin_memory=torch.cuda.is_available(), persistent_workers=num_workers > 0, generator=torch.Generator())
 
 
 def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batch_size=4, tg_size=(512, 512), n_classes=5,
-                              num_workers=0, seed=0, n_epochs=1, see_classes=True):
+                              num_workers=0, seed=0, n_epochs=1, see_classes=True, cache_dir=None):
     """The instance-sampled training loader (whole batches only) and the validation loader (every image once, in order).
-    Raises `InputError` with everything that is wrong with the csvs (`check_data`); prints the class table."""
+    Raises `InputError` with everything that is wrong with the csvs (`check_data`); prints the class table. `cache_dir`: read
+    images from an array there (`use_cache`)."""
     train, val = (ClassDataset(path, data_path, tg_size) for path in (csv_path_train, csv_path_val))
     check_data({'train': train, 'val': val}, n_classes)
     if len(train) < batch_size:
@@ -143,6 +161,7 @@ def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batc
         names, counts = train.class_names(n_classes), [np.bincount(d.dr, minlength=n_classes) for d in (train, val)]
         for c in range(n_classes):
             print(f'Found {counts[0][c]:d}/{counts[1][c]:d} train/val examples of class {c} ({names[c]})')
+    num_workers = use_cache([train, val], cache_dir, num_workers)
     sampler = EpochSampler(train.dr, n_epochs=n_epochs, seed=seed)
     return Loaders(_make_loader(train, batch_size, num_workers, sampler, drop_last=True), get_eval_loader(val, batch_size, num_workers))
 
@@ -170,9 +189,11 @@ def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0)
     return _make_loader(dataset, 4 * batch_size, num_workers)
 
 
-def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None):
-    """Loader of a test csv; `test=True` reads no labels even if there are some. `n_classes`: check it first."""
+def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None,
+                        cache_dir=None):
+    """Loader of a test csv; `test=True` reads no labels even if there are some. `n_classes`: check it first. `cache_dir`: as for
+    training."""
     dataset = ClassDataset(csv_path_test, data_path, tg_size, test)
     if n_classes:
         check_data({'test': dataset}, n_classes)
-    return get_eval_loader(dataset, batch_size, num_workers)
+    return get_eval_loader(dataset, batch_size, use_cache([dataset], cache_dir, num_workers))

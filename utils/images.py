@@ -3,9 +3,11 @@ import os
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, __version__, features
 
 EXTENSIONS = ('', '.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.JPG', '.JPEG', '.PNG', '.TIF', '.TIFF', '.BMP')
+# All that decides about the pixels of an image beside its file and the target size.
+DECODER = f"Pillow {__version__}, libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}, draft, bilinear"
 
 
 def find_images(image_ids, data_path=None):
@@ -30,4 +32,10 @@ def read_image(path, tg_size):
     with Image.open(path) as image:
         image.draft('RGB', (max(tg_size), max(tg_size)))
         image = ImageOps.exif_transpose(image).convert('RGB').resize(tg_size[::-1], Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+
+def stat_images(paths):
+    """Size in bytes and time of the last change in nanoseconds of each file, int64 (N, 2); -1 for None."""
+    stats = (None if path is None else os.stat(path) for path in paths)
+    return np.fromiter(((-1, -1) if s is None else (s.st_size, s.st_mtime_ns) for s in stats), np.dtype((np.int64, 2)), len(paths))

@@ -11,7 +11,7 @@ from .evaluation import is_better
 from .model_saving_loading import FILE_NAME, prune_checkpoints, read_checkpoint, save_model
 
 OWN = ('config.cfg', 'log.jsonl', 'val_metrics.txt', 'performance_epoch_*.txt', 'epoch_*', 'last')  # what a run writes
-HARMLESS = ('resume', 'overwrite', 'num_workers')  # flags that may differ when a run is resumed
+HARMLESS = ('resume', 'overwrite', 'num_workers', 'cache_dir', 'no_cache')  # flags that may differ when a run is resumed
 
 
 def _to_json(value):

@@ -30,7 +30,8 @@ def get_parser(description, splits, data_path, dihedral_tta):
     parser.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
                         help='mean of the probabilities over N rotations, each with and without vertical flip; 0 is off')
     parser.add_argument('--batch_size', type=int, default=8, help='a quarter of the images of one step')
-    parser.add_argument('--num_workers', type=int, default=8, help='processes that decode images, at most one per CPU core')
+    parser.add_argument('--num_workers', type=int, default=8, help='processes or threads that decode images, at most one per CPU core')
+    parser.add_argument('--cache_dir', help='keep the decoded images in this folder: pays when several runs are tested on them')
     add_flags(parser)
     checks = parser.add_argument_group('known from the checkpoint', 'not needed; another value than the checkpoint\'s is an error')
     checks.add_argument('--model_name')
@@ -83,7 +84,8 @@ def full_report(predictions, class_names, class_count):
 def logits_of_csv(csv, loaded, args, accelerator, desc):
     """-> Logits of every image of `csv`, and its patient_id column (None where there is none)."""
     info, workers = loaded.info, min(args.num_workers, os.cpu_count() or 1)
-    loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']))
+    loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']),
+                                 cache_dir=args.cache_dir)
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
     logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, desc)
     return logits, loader.dataset.table.get('patient_id')

@@ -1,0 +1,164 @@
+"""Cached pixels are the decoded ones; nothing stale, nothing half written, nothing lost when the disk is full."""
+import multiprocessing
+import os
+import pickle
+import shutil
+from collections import namedtuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from utils import image_cache
+from utils.common import InputError
+from utils.get_loaders import ClassDataset, get_test_cls_loader, get_train_val_cls_loaders
+from utils.image_cache import use_cache
+
+SIZE = (12, 20)
+
+
+@pytest.fixture
+def images(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / 'set', ignore=shutil.ignore_patterns('cache'))
+    return tmp_path / 'set'
+
+
+def datasets(folder, *names):
+    return [ClassDataset(folder / f'{name}.csv', str(folder / 'images'), SIZE) for name in names or ('train', 'val')]
+
+
+def cached(folder, *names, to=None):
+    sets = datasets(folder, *names)
+    use_cache(sets, str(to or folder / 'cache'))
+    return sets
+
+
+def arrays(folder):
+    return sorted((folder / 'cache').glob('*.npy'))
+
+
+def same_pixels(cached_sets, plain_sets):
+    return all(torch.equal(a.__getitems__(range(len(a)))[0], b.__getitems__(range(len(b)))[0])
+               for a, b in zip(cached_sets, plain_sets, strict=True))
+
+
+def test_pixels_are_those_of_the_files(images, capsys):
+    sets, plain = cached(images), datasets(images)
+    assert all(data.cache for data in sets) and same_pixels(sets, plain)
+    image, label, image_id = sets[1][3]
+    assert torch.equal(image, plain[1][3][0]) and (label, image_id) == plain[1][3][1:]
+    images_, labels, ids = sets[0].__getitems__([5, 0, 5])  # any order, repeated
+    assert torch.equal(images_, torch.stack([plain[0][i][0] for i in (5, 0, 5)]))
+    assert labels.tolist() == plain[0].dr[[5, 0, 5]].tolist() and ids == [plain[0].im_list[i] for i in (5, 0, 5)]
+    images_ += 1  # a copy: the file is not changed by what is done to a batch
+    assert same_pixels(cached(images), plain)
+    file, = arrays(images)
+    assert file.stat().st_size == 128 + 31 * 3 * 12 * 20
+    assert capsys.readouterr().out.count('* Decoding 31 images once, to 12x20: 0.0 MB') == 1
+
+
+def test_shared_between_runs_and_places(images, tmp_path, monkeypatch):
+    cached(images)
+    monkeypatch.setattr(ClassDataset, 'decode', None)  # nothing may be decoded any more
+    cached(images, 'val', 'train')  # the set of images counts, not which csv names them
+    shutil.copytree(images / 'images', tmp_path / 'moved' / 'images', copy_function=shutil.copy2)
+    for name in ('train', 'val'):
+        shutil.copy(images / f'{name}.csv', tmp_path / 'moved')
+    assert all(data.cache for data in cached(tmp_path / 'moved', to=images / 'cache'))
+    assert len(arrays(images)) == 1
+
+
+@pytest.mark.parametrize('n_workers', [0, 2])
+def test_loaders(images, n_workers, monkeypatch):
+    monkeypatch.setattr(image_cache, 'WORKERS', 2)
+    args = images / 'train.csv', images / 'val.csv', images / 'images', 4, SIZE, 3, n_workers
+    both = [get_train_val_cls_loaders(*args, cache_dir=cache) for cache in (None, images / 'cache')]
+    for plain, from_cache in zip(*both, strict=True):
+        assert from_cache.num_workers == n_workers and from_cache.dataset.cache
+        for a, b in zip(plain, from_cache, strict=True):
+            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2] == b[2]
+    assert get_test_cls_loader(images / 'test.csv', images / 'images', 4, SIZE, cache_dir=images / 'cache').dataset.cache
+    assert len(arrays(images)) == 2
+
+
+def test_a_worker_gets_the_path_and_no_pixels(images):
+    data = cached(images)[0]
+    data[0]
+    assert len(pickle.dumps(data.cache)) < 2000
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        assert torch.equal(pool.apply(data.cache.read, ([3],))[0], datasets(images)[0][3][0])
+
+
+def test_a_changed_image_makes_a_new_array(images, capsys):
+    cached(images)
+    before, = arrays(images)
+    file = sorted((images / 'images').glob('train*'))[0]
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(file)
+    assert same_pixels(cached(images), datasets(images))
+    after, = arrays(images)
+    assert after != before and f'* Removed {before}, made before images changed' in capsys.readouterr().out
+    stat = file.stat()
+    Image.fromarray(np.full((20, 20, 3), 255, np.uint8)).save(file)
+    assert file.stat().st_size == stat.st_size  # the same size: the time tells
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert same_pixels(cached(images), datasets(images)) and arrays(images) != [after]
+
+
+def test_other_sizes_and_other_decoders_stay_beside(images, monkeypatch):
+    cached(images)
+    monkeypatch.setattr(image_cache, 'DECODER', 'another')
+    cached(images)
+    use_cache([ClassDataset(images / 'train.csv', str(images / 'images'), (8, 8))], str(images / 'cache'))
+    assert len(arrays(images)) == 3
+
+
+def _run(folder, barrier):
+    barrier.wait()
+    assert same_pixels(cached(folder), datasets(folder))
+
+
+def test_two_runs_at_once(images):
+    context = multiprocessing.get_context('fork')
+    barrier = context.Barrier(3)
+    runs = [context.Process(target=_run, args=(images, barrier)) for _ in range(3)]
+    [run.start() for run in runs]
+    [run.join() for run in runs]
+    assert [run.exitcode for run in runs] == [0] * 3
+    assert [path.suffix for path in (images / 'cache').iterdir()] == ['.npy']
+
+
+def test_broken_image_and_broken_array(images):
+    file = images / 'images' / 'val_2_1.jpg'
+    whole = file.read_bytes()
+    file.write_bytes(whole[:300])
+    with pytest.raises(InputError, match=r'images/val_2_1\.jpg \(from .*val\.csv\) cannot be read as an image: '):
+        cached(images)
+    assert list((images / 'cache').iterdir()) == []
+    file.write_bytes(whole)
+    cached(images)
+    os.truncate(arrays(images)[0], 5000)
+    assert same_pixels(cached(images), datasets(images))
+
+
+def test_no_room_and_no_permission(images, monkeypatch, capsys):
+    usage = namedtuple('usage', 'free')
+    with monkeypatch.context() as m:
+        m.setattr(shutil, 'disk_usage', lambda folder: usage(image_cache.SPARE + 31 * 720 - 1))
+        assert not any(data.cache for data in cached(images))
+        out = capsys.readouterr().out
+        assert '* No cache: it would take 0.0 MB' in out and 'images are decoded as they are needed' in out
+        m.setattr(shutil, 'disk_usage', lambda folder: usage(image_cache.SPARE + 31 * 720))
+        assert all(data.cache for data in cached(images))
+    (images / 'file').write_text('')
+    sets = cached(images, to=images / 'file' / 'cache')
+    assert not any(data.cache for data in sets) and '* No cache (' in capsys.readouterr().out and same_pixels(sets, datasets(images))
+
+
+def test_ids_that_are_paths_and_repeated_rows(images):
+    names = [str(images / 'images' / f'train_0_{i}') for i in (2, 0, 2)]
+    pd.DataFrame({'image_id': names}).to_csv(images / 'paths.csv', index=False)
+    data, plain = (ClassDataset(images / 'paths.csv', None, SIZE) for _ in range(2))
+    use_cache([data], str(images / 'cache'))
+    assert data.cache.rows.tolist() == [1, 0, 1] and same_pixels([data], [plain])

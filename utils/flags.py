@@ -1,0 +1,121 @@
+"""The flags of the train script, and what depends on several of them."""
+import argparse
+import os
+from datetime import datetime
+
+from models.get_model import ARCHS
+
+from .batches import MIXING
+from .common import InputError, parse_im_size, parse_parameter, str2bool
+from .evaluation import METRICS
+from .get_loaders import SAMPLING
+from .losses import LOSSES, get_loss_fn, loss_parameters
+from .method import corrects_twice
+from .optimisation import OPTIMIZERS, SCHEDULES
+from .policies import AUGMENT
+from .recipes import RECIPES, RecipeParser
+
+
+def get_parser(description=None):
+    parser = RecipeParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    data = parser.add_argument_group('data')
+    data.add_argument('--csv_train', default='data/train_eyepacs.csv', help='training csv: column image_id, last column the class')
+    data.add_argument('--csv_val', help='validation csv (default: the name of csv_train with train -> val)')
+    data.add_argument('--data_path', default='data/eyepacs_all_ims/', help='folder of the images')
+    data.add_argument('--n_classes', type=int, default=5, help='number of classes')
+    data.add_argument('--im_size', default='512,512', type=parse_im_size, help='input size in pixels: 512 or height,width')
+    data.add_argument('--num_workers', type=int, default=8, help='processes or threads that decode images, at most one per CPU core')
+    data.add_argument('--cache_dir', default='data/cache', help='folder for the decoded and resized images, written once')
+    data.add_argument('--no_cache', action='store_true', help='decode every image anew in each epoch')
+    method = parser.add_argument_group('method')
+    method.add_argument('--recipe', choices=RECIPES, help='a named set of flags; those given by hand win')
+    method.add_argument('--sampling', default='instance', choices=SAMPLING, help='how training images are drawn')
+    method.add_argument('--mixing', default='none', choices=MIXING, help='how images and labels of a batch are mixed')
+    method.add_argument('--mix_alpha', type=float, metavar='A', help='of the Beta distribution of the mixing (default: as published)')
+    method.add_argument('--do_mixup', type=float, default=0., metavar='ALPHA',
+                        help='Balanced-MixUp with Beta(ALPHA, 1): --mixing balanced_mixup --mix_alpha ALPHA; 0 is off')
+    method.add_argument('--mixup_off_epochs', type=int, default=0, metavar='N', help='mix nothing in the last N epochs')
+    method.add_argument('--augment', default='original', choices=AUGMENT, help='random changes of each image')
+    method.add_argument('--loss_fn', '--weighting', dest='loss_fn', type=str.upper, default='CE', choices=LOSSES, help='training loss')
+    method.add_argument('--loss_params', nargs='*', default=[], type=parse_parameter, metavar='NAME=VALUE',
+                        help='its parameters, such as gamma=2 tau=1 (default: as published)')
+    method.add_argument('--cdt_gamma', type=float, help='the same as --loss_params gamma=... of CDT')
+    method.add_argument('--defer', type=float, default=0., metavar='FRACTION',
+                        help='begin re-balancing, by loss (DRW) or sampler (DRS), after this share of the epochs')
+    method.add_argument('--pretrained_weights', metavar='PATH', help='stage two: start from this checkpoint or run folder')
+    method.add_argument('--trainable', default='all', choices=('all', 'classifier', 'scale'),
+                        help='classifier: freeze the backbone, initialise the last layer anew (cRT); scale: one factor per class (LWS)')
+    model = parser.add_argument_group('network and optimisation')
+    model.add_argument('--model_name', default='bit_resnext50_1', help=f"{', '.join(ARCHS)}, or a timm model")
+    model.add_argument('--init', default='imagenet', help='imagenet, none, or the path of a local state dict')
+    model.add_argument('--optimizer', default='sgd', choices=OPTIMIZERS, help='optimizer')
+    model.add_argument('--lr', type=float, default=.01, help='learning rate')
+    model.add_argument('--schedule', default='plateau', choices=SCHEDULES, help='course of the learning rate')
+    model.add_argument('--warmup', type=float, metavar='FRACTION',
+                       help='share of the training in which the rate rises (default: 0, cosine .05, onecycle .3)')
+    model.add_argument('--min_lr', type=float, default=-1, help='plateau: stop after training at it; cosine: the last rate (-1: lr / 1000)')
+    model.add_argument('--patience', type=int, default=2, help='plateau: epochs without improvement before the rate is divided by 10')
+    model.add_argument('--ema', type=float, default=0., metavar='DECAY', help='test and save the moving average of the weights; 0 is off')
+    model.add_argument('--momentum', type=float, default=0., help='of sgd')
+    model.add_argument('--wd', type=float, default=0., help='weight decay')
+    model.add_argument('--batch_size', type=int, default=8, help='images of a training step')
+    model.add_argument('--n_epochs', type=int, default=7, help='epochs')
+    model.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='auto: bf16 on CUDA, fp32 elsewhere')
+    run = parser.add_argument_group('run')
+    run.add_argument('--metric', default='auc', choices=METRICS, help='validation metric that picks the best epoch and lowers the rate')
+    run.add_argument('--train_eval', default='sample', choices=('sample', 'full', 'off'),
+                     help='training images scored each epoch, augmented: a fixed sample as large as the validation set, all, none')
+    run.add_argument('--seed', type=int, default=0, help='random seed')
+    run.add_argument('--save_path', default='date_time', help='name of the run, below experiments/')
+    run.add_argument('--n_checkpoints', type=int, default=1, help='how many of the best epochs to keep')
+    run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, help='write no run folder')
+    run.add_argument('--resume', action='store_true', help='continue an interrupted run')
+    run.add_argument('--overwrite', action='store_true', help='replace a run of the same name')
+    return parser
+
+
+def resolve(args):
+    """Fill in what depends on other flags, and refuse what cannot work. Changes `args`."""
+    for name in ('n_classes', 'batch_size', 'n_epochs', 'n_checkpoints', 'lr'):
+        if not getattr(args, name) > 0:
+            raise InputError(f'--{name} must be positive, not {getattr(args, name)}')
+    for name in ('do_mixup', 'num_workers', 'patience', 'momentum', 'wd', 'seed', 'mixup_off_epochs'):
+        if not getattr(args, name) >= 0:
+            raise InputError(f'--{name} must not be negative, got {getattr(args, name)}')
+    for name in ('defer', 'warmup', 'ema'):
+        if getattr(args, name) is not None and not 0 <= getattr(args, name) < 1:
+            raise InputError(f'--{name} must lie in 0..1 (1 excluded), got {getattr(args, name)}')
+    if args.csv_val is None:
+        folder, name = os.path.split(args.csv_train)
+        if 'train' not in name:
+            raise InputError(f"the validation csv cannot be guessed from the name '{name}': give it with --csv_val")
+        args.csv_val = os.path.join(folder, name.replace('train', 'val'))
+    if not args.pretrained_weights and (args.trainable == 'scale' or (args.trainable == 'classifier' and args.init == 'none')):
+        raise InputError(f'--trainable {args.trainable} would freeze a random backbone: it belongs to stage two, give --pretrained_weights')
+    resolve_method(args)
+    args.warmup = SCHEDULES[args.schedule] if args.warmup is None else args.warmup
+    if args.save_path == 'date_time':
+        args.save_path = datetime.now().strftime('%Y-%m-%d-%H-%M-%S')
+    args.num_workers = min(args.num_workers, os.cpu_count() or 1)
+    args.min_lr = args.lr * 1e-3 if args.min_lr == -1 else args.min_lr
+
+
+def resolve_method(args):
+    """The part of `resolve` about loss and mixing, with published defaults written out."""
+    if args.do_mixup > 0:
+        if args.mixing not in ('none', 'balanced_mixup'):
+            raise InputError(f'--do_mixup is Balanced-MixUp: leave it out with --mixing {args.mixing} (--mix_alpha sets its alpha)')
+        args.mixing, args.mix_alpha = 'balanced_mixup', args.do_mixup
+    if args.mixing != 'none':
+        args.mix_alpha = MIXING[args.mixing].alpha if args.mix_alpha is None else args.mix_alpha
+        if not args.mix_alpha > 0:
+            raise InputError(f'--mix_alpha must be positive, got {args.mix_alpha}')
+    given = dict(args.loss_params)
+    if args.cdt_gamma is not None and args.loss_fn == 'CDT':
+        given.setdefault('gamma', args.cdt_gamma)
+    get_loss_fn(args.loss_fn, [1] * args.n_classes, **given)  # refuses unknown names and values without meaning
+    args.loss_params = loss_parameters(args.loss_fn) | given
+    if args.trainable == 'scale' and LOSSES[args.loss_fn].head != 'linear':
+        raise InputError(f'--trainable scale scales the last layer as it is, but {args.loss_fn} needs a cosine classifier')
+    if warning := corrects_twice(args):
+        print(f'* Warning: {warning}')

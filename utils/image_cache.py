@@ -1,0 +1,169 @@
+"""Images decoded and resized once: one uint8 array (N, 3, H, W) on disk for the images of a run, mapped into memory."""
+import contextlib
+import glob
+import hashlib
+import math
+import os
+import shutil
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .common import whole_file
+from .images import DECODER
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: two runs that start together both write, and the last one stays
+    fcntl = None
+
+# Processes that copy rows out of an array: on a GPU they prepare the next batch; on a CPU they would take it from the network.
+WORKERS = 2 if torch.cuda.is_available() else 0
+SPARE = 1 << 30  # bytes left free on the disk, for checkpoints
+
+
+class CachedImages:
+    """Row `rows[i]` of the array at `path` is image i. Opened on first use, so that worker processes, forked or spawned,
+    map the same file and share its pages."""
+
+    def __init__(self, path, rows):
+        self.path, self.rows, self.array = path, rows, None
+
+    def __getstate__(self):
+        return vars(self) | {'array': None}
+
+    def read(self, indices):
+        """-> uint8 tensor (B, 3, H, W), a copy"""
+        if self.array is None:
+            self.array = np.asarray(np.load(self.path, mmap_mode='r'))
+        return torch.from_numpy(self.array[self.rows[indices]])
+
+
+def use_cache(datasets, folder, num_workers=0):
+    """Let `datasets` (ClassDatasets of one image size and folder, checked) read from one array in `folder`, which is written
+    first unless a run before did. Where that is impossible a line says why, and images are decoded as they are needed, as with
+    `folder` None.
+
+    A file that changes makes another array, so nothing stale is ever read; the array from before the change is removed.
+    An image that cannot be decoded is an `InputError` that names it. -> how many of `num_workers` processes loaders still need
+    """
+    if folder is None:
+        return num_workers
+    array = _Array(datasets, folder)
+    try:
+        path = array.find() or array.build(max(1, num_workers))
+    except OSError as err:
+        print(f'* No cache ({err}): images are decoded as they are needed (--cache_dir names another folder)')
+        path = None
+    if path is None:
+        return num_workers
+    row = {file: i for i, file in enumerate(array.files)}
+    for data in datasets:
+        data.cache = CachedImages(path, np.fromiter(map(row.__getitem__, data.paths), np.int64, len(data)))
+    return min(num_workers, WORKERS)
+
+
+class _Array:
+    """The array of the distinct images of `datasets`, sorted by name: known before it is written.
+
+    `content` is a hash of paths below the data folder, sizes and times of change, image size and decoder, so that a set that
+    moves to another disk keeps its array; `place` one of where the images are, which does not change when they do.
+    """
+
+    def __init__(self, datasets, folder):
+        self.folder, self.csv_path = folder, datasets[0].csv_path
+        self.source = {path: (data, i) for data in datasets for i, path in enumerate(data.paths)}
+        self.files = sorted(self.source)
+        self.shape = (len(self.files), 3, *datasets[0].tg_size)
+        data_path, stats = datasets[0].data_path or '', np.array([data.stats[i] for data, i in map(self.source.get, self.files)])
+        below, self.size = os.path.join(data_path, ''), '{2}x{3}'.format(*self.shape)
+        kind, names = f'{self.size} {DECODER}', '\0'.join(file.removeprefix(below) for file in self.files)
+        self.place = _digest(kind, os.path.realpath(data_path), names)
+        self.content = _digest(kind, names, stats.tobytes())
+
+    def _others(self, pattern):
+        return glob.glob(os.path.join(glob.escape(self.folder), pattern))
+
+    def find(self):
+        """Its file, None if there is none. One that is not whole (a broken copy) does not count."""
+        for path in self._others(f'*_{self.content}.npy'):
+            with contextlib.suppress(OSError, ValueError):
+                if np.load(path, mmap_mode='r').shape == self.shape:
+                    return path
+        return None
+
+    def build(self, n_threads):
+        """-> its file, which another run may have written meanwhile; None where the disk lacks room"""
+        os.makedirs(self.folder, exist_ok=True)
+        with _locked(os.path.join(self.folder, f'{self.content}.lock')):
+            return self.find() or (self._write(n_threads) if self._fits() else None)
+
+    def _fits(self):
+        n_bytes, free = math.prod(self.shape), shutil.disk_usage(self.folder).free
+        if n_bytes + SPARE > free:
+            print(f'* No cache: it would take {_gigabytes(n_bytes)}, {self.folder} has {_gigabytes(free)} free, of which '
+                  f'{_gigabytes(SPARE)} must stay: images are decoded as they are needed (--cache_dir names another folder)')
+            return False
+        others = sum(map(os.path.getsize, self._others('*.npy')))
+        print(f'* Decoding {len(self.files):,} images once, to {self.size}: {_gigabytes(n_bytes)} in {self.folder} '
+              f'({_gigabytes(free)} free, other caches there {_gigabytes(others)}; --no_cache does without)', flush=True)
+        return True
+
+    def _write(self, n_threads):
+        csv = os.path.splitext(os.path.basename(self.csv_path))[0]
+        path = os.path.join(self.folder, f'{csv}_{self.size}_{self.place}_{self.content}.npy')
+        reads = (partial(data.decode, i) for data, i in map(self.source.get, self.files))
+        with whole_file(path) as temporary, open(temporary, 'wb') as f:
+            np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': self.shape})
+            for image in tqdm(_in_threads(reads, n_threads), total=len(self.files), desc='cache', unit='img', leave=False, disable=None):
+                f.write(image.numpy().data)
+        for old in self._others(f'*_{self.place}_*.npy'):
+            if old != path:
+                print(f'* Removed {old}, made before images changed')
+                os.remove(old)
+        return path
+
+
+def _digest(*parts):
+    return hashlib.sha256(b'\0\0'.join(part if isinstance(part, bytes) else os.fsencode(part) for part in parts)).hexdigest()[:16]
+
+
+def _gigabytes(n):
+    return f'{n / 1e9:.1f} GB' if n >= 1e8 else f'{n / 1e6:.1f} MB'
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """One process at a time; the others wait. A process that dies frees the lock."""
+    with open(path, 'w') as f:
+        try:
+            if fcntl:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print('* Waiting for another run that is writing the cache of these images', flush=True)
+            fcntl.flock(f, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+
+
+def _in_threads(functions, n_threads):
+    """The result of each of `functions`, in order (Pillow decodes outside Python's lock, so threads do)."""
+    pool, pending = ThreadPoolExecutor(n_threads), deque()
+    try:
+        for function in functions:
+            pending.append(pool.submit(function))
+            if len(pending) > 4 * n_threads:  # not more than that in memory, however slow the disk is
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
