@@ -8,6 +8,8 @@ has none of these, so that half of its validation images move to the test set an
 """
 import argparse
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,13 +19,14 @@ import pandas as pd
 
 from utils.common import InputError, run_script, write_text
 
-COMMON = ['--model_name', 'mobilenetV2', '--init', 'none', '--optimizer', 'adamw', '--lr', '0.002', '--wd', '0.01', '--schedule', 'onecycle', '--ema', '0.998', '--batch_size', '16', '--augment', 'rotate', '--train_eval', 'off', '--metric', 'bacc', '--num_workers', '0']
+COMMON = '--model_name mobilenetV2 --init none --recipe modern --metric bacc --num_workers 0'
 STAGE_ONE, STAGE_TWO = 2 / 3, 1 / 3  # of the epochs
 ONE_STAGE = {  # name -> flags
-    'CE': '', 'BSCE': '--loss_fn BSCE', 'class sampling': '--sampling class', 'WCE': '--loss_fn WCE', 'FOCAL': '--loss_fn FOCAL',
-    'CE-DRW': '--defer 0.8', 'LDAM-DRW': '--loss_fn LDAM --defer 0.8', 'CDT': '--loss_fn CDT', 'VS': '--loss_fn VS',
-    'LADE': '--loss_fn LADE', 'SEESAW': '--loss_fn SEESAW', 'Balanced-MixUp': '--do_mixup 0.2',
-    'MixUp + BSCE': '--mixing mixup --mix_alpha 0.4 --mixup_off_epochs 3 --loss_fn BSCE',
+    'CE': '', 'BSCE': '--loss_fn BSCE', 'class sampling': '--sampling class', 'CDT': '--loss_fn CDT', 'CE-DRW': '--defer 0.8',
+    'LDAM-DRW': '--loss_fn LDAM --defer 0.8', 'Balanced-MixUp': '--do_mixup 0.2', 'sqrt sampling + LA 0.5':
+    '--sampling sqrt --loss_fn LA --loss_params tau=0.5', 'FOCAL': '--loss_fn FOCAL', 'VS': '--loss_fn VS', 'WCE': '--loss_fn WCE',
+    'MixUp + BSCE': '--mixing mixup --mix_alpha 0.4 --mixup_off_epochs 3 --loss_fn BSCE', 'LADE': '--loss_fn LADE',
+    'SEESAW': '--loss_fn SEESAW',
 }
 TWO_STAGE = {  # name -> flags of stage two, from plain cross-entropy
     'CE, cRT': '--trainable classifier --sampling class', 'CE, LWS': '--trainable scale --sampling class',
@@ -32,6 +35,10 @@ TWO_STAGE = {  # name -> flags of stage two, from plain cross-entropy
 POST_HOC = {'CE + tau-norm': ('CE', '--tau_norm'), 'CE + logit adjustment': ('CE', '--logit_adjust')}  # name -> run, test flags
 METHODS = [*ONE_STAGE, *TWO_STAGE, *POST_HOC]
 BASELINE = 'CE'
+
+
+def slug_of(method):
+    return re.sub(r'[ ,+]+', '_', method)
 
 
 def get_parser():
@@ -61,7 +68,8 @@ class Study:
     def __init__(self, args):
         self.args, self.folder = args, os.path.join('results', args.name)
         os.makedirs(self.folder, exist_ok=True)
-        train, val, pool = (pd.read_csv(os.path.join(args.data, name), dtype={'image_id': str}) for name in (args.train, args.val, args.pool))
+        names = (args.train, args.val, args.pool)
+        train, val, pool = (pd.read_csv(os.path.join(args.data, name), dtype={'image_id': str}) for name in names)
         self.n_classes = int(train.iloc[:, -1].max()) + 1
         self.val, self.test = os.path.join(self.folder, 'val.csv'), os.path.join(self.folder, 'test.csv')
         for path, table in zip((self.val, self.test), split_held_out(train, val, pool), strict=True):
@@ -87,31 +95,32 @@ class Study:
                 a = self.args
                 self.call(os.path.join(self.folder, name, 'train.log'), 'train_lt_mxp.py', '--csv_train', os.path.join(a.data, a.train),
                           '--csv_val', self.val, '--data_path', os.path.join(a.data, 'images'), '--n_classes', str(self.n_classes),
-                          '--im_size', a.im_size, *COMMON, '--n_epochs', str(n_epochs), *flags, '--save_path', f'{a.name}/{name}', *resume)
+                          '--im_size', a.im_size, *COMMON.split(), '--n_epochs', str(n_epochs), *flags, '--save_path', f'{a.name}/{name}', *resume)
         return run
 
     def predictions(self, method, seed):
-        """Path of the per-image csv of the test set."""
-        slug, seed_flags, n = f"{method.replace(' ', '_').replace(',', '')}/seed{seed}", ['--seed', str(seed)], self.args.n_epochs
-        test_flags = []
+        """Path of the per-image csv of the test set, tested once."""
+        slug, seed_flags, n = f'{slug_of(method)}/seed{seed}', ['--seed', str(seed)], self.args.n_epochs
+        out, test_flags = os.path.join(self.folder, slug), []
+        csv = os.path.join(out, 'results_test.csv')
+        if os.path.exists(csv):
+            return csv
         if method in ONE_STAGE:
             run = self.train(slug, ONE_STAGE[method].split() + seed_flags, n)
         elif method in TWO_STAGE:
             first = self.train(f'stage_one/seed{seed}', seed_flags, round(STAGE_ONE * n))
-            run = self.train(slug, TWO_STAGE[method].split() + seed_flags + ['--pretrained_weights', first], round(STAGE_TWO * n))
+            run = self.train(slug, [*TWO_STAGE[method].split(), *seed_flags, '--pretrained_weights', first], round(STAGE_TWO * n))
         else:
-            parent, test_flags = POST_HOC[method]
-            run = os.path.dirname(self.predictions(parent, seed)).replace('results', 'experiments', 1)
-        out = os.path.join(self.folder, slug)
-        csv = os.path.join(out, 'results_test.csv')
-        if not os.path.exists(csv):
-            target = os.path.join(out, 'test')
-            self.call(os.path.join(out, 'test.log'), 'test_with_labels_eyepacs.py', '--load_path', run, '--csv_test', self.test,
-                      '--data_path', os.path.join(self.args.data, 'images'), '--num_workers', '0', '--results_path', target, *test_flags.split()
-                      if test_flags else [])
-            produced = os.path.join(target, run.removeprefix('experiments' + os.sep))
-            for file in os.listdir(produced):
-                os.replace(os.path.join(produced, file), os.path.join(out, file))
+            parent, flag = POST_HOC[method]
+            run, test_flags = self.train(f'{slug_of(parent)}/seed{seed}', ONE_STAGE[parent].split() + seed_flags, n), [flag]
+        # The test script files results under the run's name: into a folder of this method, then to its place.
+        tested = os.path.join(out, 'tested')
+        self.call(os.path.join(out, 'test.log'), 'test_with_labels_eyepacs.py', '--load_path', run, '--csv_test', self.test, '--data_path',
+                  os.path.join(self.args.data, 'images'), '--num_workers', '0', '--results_path', tested, *test_flags)
+        produced = os.path.join(tested, os.path.relpath(run, 'experiments'))
+        for file in sorted(os.listdir(produced), reverse=True):  # the csv, which says that all is done, last
+            os.replace(os.path.join(produced, file), os.path.join(out, file))
+        shutil.rmtree(tested)
         return csv
 
 
@@ -120,10 +129,10 @@ def main(argv=None):
     study = Study(args)
     tasks = [(method, seed) for seed in args.seeds for method in args.methods]
     with ThreadPoolExecutor(args.jobs) as pool:
-        done = 0
-        for task, _ in zip(tasks, pool.map(lambda task: study.predictions(*task), tasks), strict=True):
-            done += 1
+        results = pool.map(lambda task: study.predictions(*task), tasks)
+        for done, (task, _) in enumerate(zip(tasks, results, strict=True), start=1):
             print(f'{done}/{len(tasks)}: {task[0]}, seed {task[1]}', flush=True)
+    print(f'* Tabulate it with: python -m benchmarks.study_report {study.folder}')
 
 
 if __name__ == '__main__':

@@ -69,10 +69,17 @@ def args_of(flags):
 def test_warning_of_a_double_correction(loss, capsys):
     twice = loss in ('WCE', 'CB', 'CBFOCAL', 'BSCE', 'LA', 'CDT', 'VS', 'LADE')
     for sampling in ('instance', 'class'):
-        said = corrects_twice(SimpleNamespace(loss_fn=loss, sampling=sampling))
+        said = corrects_twice(SimpleNamespace(loss_fn=loss, sampling=sampling, loss_params={}))
         assert bool(said) == (twice and sampling == 'class')
     args_of(f'--loss_fn {loss} --sampling class')
     assert ('Warning' in capsys.readouterr().out) == twice
+
+
+def test_a_shared_correction_is_no_double_one(capsys):
+    args_of('--loss_fn LA --loss_params tau=.5 --sampling sqrt')
+    assert 'Warning' not in capsys.readouterr().out
+    args_of('--loss_fn LA --sampling sqrt')
+    assert 'Warning: LA corrects' in capsys.readouterr().out
 
 
 def test_flags_of_methods():

@@ -1,12 +1,13 @@
 """What trains in which epoch: loader, batch preparation and loss, as the flags combine them."""
 from typing import NamedTuple
 
+import numpy as np
 from torch import nn
 
 from .batches import MIXING, Plain
 from .combo_loader import ComboLoader
-from .get_loaders import get_combo_loader, modify_loader
-from .losses import LOSSES, get_deferred_loss_fns, get_loss_fn
+from .get_loaders import get_combo_loader, get_sampling_probabilities, modify_loader
+from .losses import get_deferred_loss_fns, get_loss_fn
 
 
 class Phase(NamedTuple):
@@ -53,8 +54,13 @@ class Method:
 
 
 def corrects_twice(args):
-    """What the flags do twice about the class frequencies, in words; None if nothing."""
-    loss, sampler = LOSSES[args.loss_fn], args.sampling
-    if loss.corrects_prior and sampler != 'instance':
-        return f'{args.loss_fn} corrects for the class frequencies, and so does --sampling {sampler}: use one of them'
-    return None
+    """What the flags do twice about the class frequencies, in words; None if nothing. A loss and a sampler that share the correction,
+    such as LA with tau 0.5 and sqrt, are none: the raw logits carry no prior that prefers the rare class."""
+    loss = get_loss_fn(args.loss_fn, [1000, 10], **args.loss_params)
+    if not loss.corrects_prior or args.sampling == 'instance':
+        return None
+    seen = np.array([1000, 10]) * get_sampling_probabilities([1000, 10], args.sampling, 1, 2)
+    prior = loss.implied_prior(seen)
+    if prior is not None and prior[0] > .99 * prior[1]:
+        return None
+    return f'{args.loss_fn} corrects for the class frequencies, and so does --sampling {args.sampling}: use one of them'

@@ -1,0 +1,103 @@
+"""Tables of a study: python -m benchmarks.study_report results/study
+
+Reads METHOD/seed*/results_test.csv below the folder. Writes study.csv (a row for each method and seed) there, and prints Markdown:
+mean and standard deviation over the seeds, mean rank over the seeds and figures, and the difference to the baseline with a 95 %
+interval, for which both the seeds and, within each class, the test images are drawn anew.
+"""
+import argparse
+import glob
+import os
+
+import numpy as np
+import pandas as pd
+
+from utils.bootstrap import bootstrap_figures
+from utils.common import InputError, run_script, write_text
+from utils.prediction_table import read_labelled
+from utils.tables import to_markdown
+
+from .study import BASELINE, METHODS, slug_of
+
+FIGURES = {'bacc': 'balanced accuracy', 'mcc': 'MCC', 'f1': 'macro-F1', 'auc': 'macro-AUC', 'nll': 'NLL'}
+SMALLER_IS_BETTER = ('nll',)
+GROUPS = ('many', 'medium', 'few')
+
+
+def read_study(folder, class_count, draws=1000):
+    """-> {method: {seed: Figures}}, in the order of METHODS; only seeds that the baseline has too."""
+    found = {}
+    for method in METHODS:
+        for csv in sorted(glob.glob(os.path.join(glob.escape(folder), slug_of(method), 'seed*', 'results_test.csv'))):
+            seed = int(os.path.basename(os.path.dirname(csv)).removeprefix('seed'))
+            figures = bootstrap_figures([read_labelled(csv)], draws, class_count=class_count)[0]  # the same draws in every file
+            found.setdefault(method, {})[seed] = figures
+    if BASELINE not in found:
+        raise InputError(f'{folder} holds no tested run of {BASELINE}: run benchmarks.study first')
+    common = {method: {seed: f for seed, f in runs.items() if seed in found[BASELINE]} for method, runs in found.items()}
+    return {method: runs for method, runs in common.items() if runs}
+
+
+def value_of(figures, name):
+    key = ('groups', name, 'recall') if name in GROUPS else ('metrics', name)
+    return figures.values.get(key, np.nan)
+
+
+def table_of(study):
+    """DataFrame: a row for each method and seed, fractions."""
+    return pd.DataFrame([{'method': method, 'seed': seed} | {name: value_of(figures, name) for name in (*FIGURES, *GROUPS)}
+                         for method, runs in study.items() for seed, figures in runs.items()])
+
+
+def mean_ranks(table):
+    """method -> rank, 1 the best, averaged over the FIGURES and the seeds that all methods have."""
+    complete = table.groupby('seed').filter(lambda rows: len(rows) == table.method.nunique())
+    ranks = [complete.groupby('seed')[name].rank(ascending=name in SMALLER_IS_BETTER) for name in FIGURES]
+    return pd.concat(ranks, axis=1).mean(axis=1).groupby(complete.method).mean()
+
+
+def difference(runs, baseline, name, seed=0):
+    """-> (mean over the seeds of `runs` minus `baseline`, low, high): 95 % percentile interval of draws of seeds and images."""
+    seeds = sorted(set(runs) & set(baseline))
+    values = np.array([value_of(runs[s], name) - value_of(baseline[s], name) for s in seeds])
+    draws = np.array([runs[s].draws['metrics', name] - baseline[s].draws['metrics', name] for s in seeds])
+    drawn = np.random.default_rng(seed).integers(len(seeds), size=draws.shape)
+    low, high = np.percentile(draws[drawn, np.arange(draws.shape[1])].mean(axis=0), (2.5, 97.5))
+    return values.mean(), low, high
+
+
+def markdown(study):
+    table = table_of(study)
+    ranks = mean_ranks(table)
+    rows = [['method', 'seeds', 'mean rank', *FIGURES.values(), *(f'recall, {name}' for name in GROUPS)]]
+    for method in sorted(study, key=lambda m: ranks.get(m, np.inf)):
+        own, cells = table[table.method == method], []
+        for name in (*FIGURES, *GROUPS):
+            scale, digits = (1, 2) if name == 'nll' else (100, 1)
+            spread = f' ± {scale * own[name].std():.{digits}f}' if len(own) > 1 else ''
+            cells.append(f'{scale * own[name].mean():.{digits}f}{spread}')
+        rows.append([method, str(len(own)), f'{ranks[method]:.1f}' if method in ranks else '-', *cells])
+    names = ('bacc', 'mcc', 'nll')
+    differences = [['method', *(f'{FIGURES[name]} [95 %]' for name in names)]]
+    for method in sorted((m for m in study if m != BASELINE), key=lambda m: -difference(study[m], study[BASELINE], 'bacc')[0]):
+        cells = []
+        for name in names:
+            scale, digits = (1, 2) if name == 'nll' else (100, 1)
+            value, low, high = (scale * v for v in difference(study[method], study[BASELINE], name))
+            cells.append(f'{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]')
+        differences.append([method, *cells])
+    return f'{to_markdown(rows)}\n\nDifference to {BASELINE}:\n\n{to_markdown(differences)}\n'
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folder', help='such as results/study')
+    parser.add_argument('--train_csv', required=True, help='training csv, whose counts make the groups many, medium, few')
+    args = parser.parse_args(argv)
+    count = np.bincount(pd.read_csv(args.train_csv).iloc[:, -1])
+    study = read_study(args.folder, count)
+    write_text(os.path.join(args.folder, 'study.csv'), table_of(study).round(5).to_csv(index=False))
+    print(markdown(study))
+
+
+if __name__ == '__main__':
+    run_script(main)
