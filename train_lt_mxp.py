@@ -2,21 +2,23 @@
 import utils  # noqa: F401  first of all: how threads wait has to be set before torch is imported
 
 # isort: split
+import contextlib
 import math
 import os
 import shlex
+import sys
 import time
 from functools import partial
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
+from accelerate.utils import broadcast
 
 from models.get_model import get_arch
 from models.weights import load_weights
 from utils.batches import Normalise, Plain
-from utils.common import InputError, file_sha256, run_script
+from utils.common import InputError, file_sha256, progress, run_script
 from utils.evaluation import METRICS, evaluate_multi_cls, performance_text, training_is_ahead
 from utils.flags import get_parser, resolve
 from utils.get_loaders import get_eval_loader, get_train_val_cls_loaders
@@ -32,30 +34,32 @@ from utils.two_stage import describe_start, get_stage_two, set_trainable, train_
 CHECK_EVERY = 10  # batches between two looks at the running loss, each of which waits for the device
 
 
-def run_one_epoch(loader, model, prepare, criterion, optimizer, after_step, accelerator, desc):
-    """One pass of training. -> mean training loss; raises `InputError` when it is not finite."""
+def run_one_epoch(loader, model, prepare, criterion, optimizer, after_step, accelerator, desc, accumulate=1):
+    """One pass of training, a step after each `accumulate` batches. -> mean training loss; raises `InputError` when it is not finite."""
     train_mode(accelerator.unwrap_model(model))
     total, lr = torch.zeros((), device=accelerator.device), optimizer.param_groups[0]['lr']
-    batch_size = loader.loaders[0].batch_size
-    with tqdm(total=len(loader) * batch_size, desc=desc, unit='img', leave=False, disable=None) as bar:
-        for step, batch in enumerate(loader, start=1):
+    n_images = loader.loaders[0].batch_size * accelerator.num_processes
+    with progress(len(loader) * n_images, desc) as bar:
+        for i, batch in enumerate(loader, start=1):
             inputs, targets = prepare(batch)
-            with accelerator.autocast():
-                logits = model(inputs)
-            loss = criterion(logits, targets)
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            after_step()
+            with contextlib.nullcontext() if i % accumulate == 0 else accelerator.no_sync(model):
+                with accelerator.autocast():
+                    logits = model(inputs)
+                loss = criterion(logits, targets)
+                accelerator.backward(loss / accumulate)
+            if i % accumulate == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+                after_step()
             total += loss.detach()
-            if step % CHECK_EVERY == 0 or step == len(loader):
-                mean = total.item() / step
+            if i % CHECK_EVERY == 0 or i == len(loader):
+                mean = total.item() / i
                 if not math.isfinite(mean):
-                    raise InputError(f'{desc}: the training loss is {mean} at batch {step} of {len(loader)} (lr {lr:g}): '
+                    raise InputError(f'{desc}: the training loss is {mean} at batch {i} of {len(loader)} (lr {lr:g}): '
                                      'a lower --lr usually helps')
                 bar.set_postfix(loss=f'{mean:.4f}', lr=f'{lr:g}', refresh=False)
-            bar.update(batch_size)
-    return mean
+            bar.update(n_images)
+    return accelerator.reduce(total, 'mean').item() / len(loader)
 
 
 def evaluate(model, loader, normalise, accelerator, desc):
@@ -91,23 +95,29 @@ def main(args):
     resolve(args)
     bf16 = args.precision == 'bf16' or (args.precision == 'auto' and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no')
-    if accelerator.num_processes > 1:
-        raise InputError('training in several processes is not supported: start one process')
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    if args.batch_size % (world_size * args.accumulate):
+        raise InputError(f'--batch_size {args.batch_size} cannot be cut into equal parts for {world_size} processes x --accumulate '
+                         f'{args.accumulate}')
+    if rank > 0:
+        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115  the first process speaks and writes for all
     run_path = None if args.do_not_save else os.path.join('experiments', args.save_path)
-    run = RunFolder(run_path, args.metric, args.n_checkpoints, vars(args), args.resume, args.overwrite)
+    run = RunFolder(run_path, args.metric, args.n_checkpoints, vars(args), args.resume, args.overwrite, writes=rank == 0)
     use_cuda = accelerator.device.type == 'cuda'
     set_seeds(args.seed, use_cuda)
 
-    train_loader, val_loader = get_train_val_cls_loaders(
-        args.csv_train, args.csv_val, args.data_path, args.batch_size, args.im_size, args.n_classes, args.num_workers,
-        args.seed, args.n_epochs, cache_dir=None if args.no_cache else args.cache_dir)
+    with accelerator.main_process_first():  # which makes the cache
+        train_loader, val_loader = get_train_val_cls_loaders(
+            args.csv_train, args.csv_val, args.data_path, args.batch_size, args.im_size, args.n_classes, args.num_workers, args.seed,
+            args.n_epochs, True, None if args.no_cache else args.cache_dir, rank, world_size, args.accumulate)
     train_set, val_set = train_loader.dataset, val_loader.dataset
+    val_set = val_set.dataset if world_size > 1 else val_set  # the whole, of which each process scores a part
     num_workers = train_loader.num_workers  # fewer where images come from the cache
     if args.metric == 'auc' and len(np.unique(val_set.dr)) < 2:
         raise InputError(f'--metric auc is undefined: {args.csv_val} has images of one class only')
     sample = len(val_set) if args.train_eval == 'sample' else None
-    train_eval_loader = get_eval_loader(train_set, args.batch_size, num_workers, sample, args.seed)
-    n_train_eval = len(train_eval_loader.dataset)
+    train_eval_loader = get_eval_loader(train_set, train_loader.batch_size, num_workers, sample, args.seed, rank, world_size)
+    n_train_eval = len(train_set) if args.train_eval == 'full' else min(len(val_set), len(train_set))
     class_count = np.bincount(train_set.dr, minlength=args.n_classes)
     class_names = train_set.class_names(args.n_classes)
 
@@ -126,15 +136,18 @@ def main(args):
         'reinitialised': reinitialised, 'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},
         'decoder': DECODER, 'torch': str(torch.__version__), 'device': accelerator.device.type,
         'mixed_precision': accelerator.mixed_precision}
+    accelerator.wait_for_everyone()  # all have looked at the folder before it is written to
     run.start(config)
 
+    if args.sync_bn and world_size > 1:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     normalise = Normalise(accelerator.device, mean, std)
-    method = Method(args, train_loader, class_count, normalise)
-    as_trained = Plain(normalise, args.augment, args.seed, stream=3)
+    method = Method(args, train_loader, class_count, normalise, rank)
+    as_trained = Plain(normalise, args.augment, args.seed, rank, stream=3)
     optimizer = OPTIMIZERS[args.optimizer](model, args)
-    schedule = Schedule(args.schedule, optimizer, args.warmup, args.n_epochs * len(train_loader), args.lr, args.min_lr, args.patience,
-                        args.metric)
+    n_steps = args.n_epochs * (len(train_set) // args.batch_size)
+    schedule = Schedule(args.schedule, optimizer, args.warmup, n_steps, args.lr, args.min_lr, args.patience, args.metric)
     averaged = average_weights(model, args.ema) if args.ema else None
     trained, evaluated = model, averaged.module if averaged else model
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -160,8 +173,10 @@ def main(args):
         set_seeds([args.seed, epoch], use_cuda)
         phase = method.phase(epoch)
         desc = f'Epoch {epoch + 1}/{args.n_epochs}'
-        train_loss = run_one_epoch(phase.loader, model, phase.prepare, phase.criterion, optimizer, after_step, accelerator, desc)
-        images_per_second = len(phase.loader) * args.batch_size / (time.perf_counter() - start)
+        train_loss = run_one_epoch(phase.loader, model, phase.prepare, phase.criterion, optimizer, after_step, accelerator, desc,
+                                   args.accumulate)
+        images_per_second = len(train_set) // args.batch_size * args.batch_size / (time.perf_counter() - start)
+        broadcast(list(evaluated.buffers()))  # BatchNorm's running statistics are each process's own
         train, train_report = dict.fromkeys(METRICS, math.nan), None
         if args.train_eval != 'off':
             as_trained.set_epoch(epoch)

@@ -95,7 +95,8 @@ class Study:
                 a = self.args
                 self.call(os.path.join(self.folder, name, 'train.log'), 'train_lt_mxp.py', '--csv_train', os.path.join(a.data, a.train),
                           '--csv_val', self.val, '--data_path', os.path.join(a.data, 'images'), '--n_classes', str(self.n_classes),
-                          '--im_size', a.im_size, *COMMON.split(), '--n_epochs', str(n_epochs), *flags, '--save_path', f'{a.name}/{name}', *resume)
+                          '--im_size', a.im_size, *COMMON.split(), '--n_epochs', str(n_epochs), *flags,
+                          '--save_path', f'{a.name}/{name}', *resume)
         return run
 
     def predictions(self, method, seed):

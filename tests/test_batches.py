@@ -30,7 +30,7 @@ def test_normalise(normalise):
 def test_plain(normalise):
     images, labels, ids = batch(6, 1)
     inputs, targets = Plain(normalise, seed=4)([(images, labels, ids)])
-    params = draw_params(np.random.default_rng([4, 2, 0]), 6, 26)
+    params = draw_params(np.random.default_rng([4, 2, 0, 0]), 6, 26)
     expected = jitter(move(images / 255, params), params)
     torch.testing.assert_close(inputs * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1), expected)
     assert torch.equal(targets, labels) and not torch.equal(images / 255, expected)
@@ -43,9 +43,8 @@ def test_balanced_mixup(normalise, size):
     prepare = BalancedMixUp(normalise, [9, 5, 2, 1], alpha=.3, seed=7)
     prepare.set_epoch(5)
     inputs, targets = prepare([instance, balanced])
-    rng = np.random.default_rng([7, 2, 5])
-    params = draw_params(rng, 2 * size, 26)
-    weight = rng.beta(.3, 1)
+    params = draw_params(np.random.default_rng([7, 2, 5, 0]), 2 * size, 26)
+    weight = np.random.default_rng([7, 4, 5]).beta(.3, 1)
     x = jitter(move(torch.cat([instance[0], balanced[0]]) / 255, params), params).double().numpy()
     x = (x - np.array(MEAN).reshape(3, 1, 1)) / np.array(STD).reshape(3, 1, 1)
     y = np.eye(4)[torch.cat([instance[1], balanced[1]]).numpy()]
@@ -74,7 +73,7 @@ def pixels(inputs):
 
 
 def replay(seed, n, alpha):
-    rng = np.random.default_rng([seed, 2, 0])
+    rng = np.random.default_rng([seed, 4, 0])
     return rng.permutation(n), rng.beta(alpha, alpha), rng
 
 

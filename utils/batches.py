@@ -5,6 +5,8 @@ import torch.nn.functional as F
 
 from .policies import AUGMENT
 
+MIX_STREAM = 4  # of random numbers; 0 and 1 are the samplers', 2 and 3 those of `Plain`
+
 
 class Normalise:
     """uint8 (B, 3, H, W) -> float32 on `device` in channels_last, (x / 255 - mean) / std per channel."""
@@ -27,16 +29,18 @@ class Normalise:
 class Plain:
     """prepare: a combo batch -> augmented inputs (B, 3, H, W) and hard targets (B,), of its first loader.
 
-    `augment` is a key of AUGMENT. The draws depend on (seed, stream, epoch) alone. `inputs` also serves to score training images
-    as they are trained on.
+    `augment` is a key of AUGMENT. The draws depend on (seed, stream, epoch) alone, those of the augmentation on `rank` too, so that
+    processes do not repeat each other's; what mixes a batch is the same in all. `inputs` also serves to score training images as
+    they are trained on.
     """
 
-    def __init__(self, normalise, augment='original', seed=0, stream=2):
-        self.normalise, self.augment, self.seed, self.stream = normalise, AUGMENT[augment], seed, stream
+    def __init__(self, normalise, augment='original', seed=0, rank=0, stream=2):
+        self.normalise, self.augment, self.seed, self.rank, self.stream = normalise, AUGMENT[augment], seed, rank, stream
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        self.rng = np.random.default_rng([self.seed, self.stream, epoch])
+        self.rng = np.random.default_rng([self.seed, self.stream, epoch, self.rank])
+        self.mix_rng = np.random.default_rng([self.seed, MIX_STREAM, epoch])
 
     def augmented(self, images):
         return self.augment(self.normalise.to_float(images), self.rng)
@@ -57,8 +61,8 @@ class Mixing(Plain):
     alpha = 1.  # published default
     n_loaders = 1  # 2: the batch has a second, class-balanced loader
 
-    def __init__(self, normalise, class_count, alpha=None, augment='original', seed=0):
-        super().__init__(normalise, augment, seed)
+    def __init__(self, normalise, class_count, alpha=None, augment='original', seed=0, rank=0):
+        super().__init__(normalise, augment, seed, rank)
         self.class_count = torch.as_tensor(class_count)
         self.alpha = self.alpha if alpha is None else alpha
 
@@ -67,8 +71,8 @@ class Mixing(Plain):
 
     def __call__(self, batch):
         images, labels, _ = batch[0]
-        x, partner = self.augmented(images), torch.from_numpy(self.rng.permutation(len(labels)))
-        share = self.rng.beta(self.alpha, self.alpha)  # of the image itself; the rest is its partner's
+        x, partner = self.augmented(images), torch.from_numpy(self.mix_rng.permutation(len(labels)))
+        share = self.mix_rng.beta(self.alpha, self.alpha)  # of the image itself; the rest is its partner's
         x, label_share = self.mix(x, x[partner.to(x.device, non_blocking=True)], share, labels, labels[partner])
         y = torch.lerp(self.one_hot(labels[partner]), self.one_hot(labels), label_share)
         return self.normalise.standardise(x), y
@@ -90,7 +94,7 @@ class CutMix(Mixing):
         edges = []
         for size in (height, width):
             half = int(size * (1 - share) ** .5) // 2
-            centre = self.rng.integers(size)
+            centre = self.mix_rng.integers(size)
             edges.append(slice(max(centre - half, 0), min(centre + half, size)))
         x[..., edges[0], edges[1]] = other[..., edges[0], edges[1]]
         area = (edges[0].stop - edges[0].start) * (edges[1].stop - edges[1].start)
@@ -123,7 +127,7 @@ class BalancedMixUp(Mixing):
         (images, labels, _), (balanced_images, balanced_labels, _) = batch
         x = self.augmented(torch.cat([images, balanced_images]))
         y = self.one_hot(torch.cat([labels, balanced_labels]))
-        share = self.rng.beta(self.alpha, 1)
+        share = self.mix_rng.beta(self.alpha, 1)
         x, y = (torch.lerp(*both.chunk(2), share) for both in (x, y))
         return self.normalise.standardise(x), y
 

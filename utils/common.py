@@ -5,6 +5,8 @@ import hashlib
 import os
 import sys
 
+from tqdm import tqdm
+
 
 class InputError(ValueError):
     """Something the user can fix (a file, a flag, a label): shown as one message, without a traceback."""
@@ -69,6 +71,11 @@ def parse_im_size(text):
     if len(size) not in (1, 2) or min(size) < 1:
         raise argparse.ArgumentTypeError(f'one size or height,width in pixels expected, not {text!r}')
     return (size[0], size[-1])
+
+
+def progress(total, desc):
+    """A bar of images: on a terminal only, and in the first of several processes only."""
+    return tqdm(total=total, desc=desc, unit='img', leave=False, disable=None if os.environ.get('RANK', '0') == '0' else True)
 
 
 def parse_parameter(text):

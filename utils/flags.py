@@ -58,7 +58,9 @@ def get_parser(description=None):
     model.add_argument('--ema', type=float, default=0., metavar='DECAY', help='test and save the moving average of the weights; 0 is off')
     model.add_argument('--momentum', type=float, default=0., help='of sgd')
     model.add_argument('--wd', type=float, default=0., help='weight decay')
-    model.add_argument('--batch_size', type=int, default=8, help='images of a training step')
+    model.add_argument('--batch_size', type=int, default=8, help='images of a training step, of all processes together')
+    model.add_argument('--accumulate', type=int, default=1, metavar='N', help='cut a training step into N batches, to save memory')
+    model.add_argument('--sync_bn', action='store_true', help='several GPUs: BatchNorm statistics of the whole batch')
     model.add_argument('--n_epochs', type=int, default=7, help='epochs')
     model.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='auto: bf16 on CUDA, fp32 elsewhere')
     run = parser.add_argument_group('run')
@@ -76,7 +78,7 @@ def get_parser(description=None):
 
 def resolve(args):
     """Fill in what depends on other flags, and refuse what cannot work. Changes `args`."""
-    for name in ('n_classes', 'batch_size', 'n_epochs', 'n_checkpoints', 'lr'):
+    for name in ('n_classes', 'batch_size', 'n_epochs', 'n_checkpoints', 'lr', 'accumulate'):
         if not getattr(args, name) > 0:
             raise InputError(f'--{name} must be positive, not {getattr(args, name)}')
     for name in ('do_mixup', 'num_workers', 'patience', 'momentum', 'wd', 'seed', 'mixup_off_epochs'):

@@ -78,14 +78,16 @@ class ClassDataset(Dataset):
 
 class EpochSampler(Sampler):
     """Draws one epoch of N indices, `mode` a key of SAMPLING, as one global stream that depends only on (seed, stream,
-    epoch): worker processes, resuming and the number of processes (`rank` of `world_size`) do not change it.
+    epoch): worker processes, resuming and the number of processes (`rank` of `world_size`) do not change it. Cut to whole
+    training steps of `step` images, so that every process makes as many; a step has the same images for any number of processes.
 
     `instance` is a shuffle without replacement; the other modes draw a class, then one of its images, with replacement.
     """
 
-    def __init__(self, labels, mode='instance', n_epochs=1, seed=0, stream=0, rank=0, world_size=1):
+    def __init__(self, labels, mode='instance', n_epochs=1, seed=0, stream=0, rank=0, world_size=1, step=1):
         self.labels, self.mode, self.n_epochs, self.seed, self.stream = np.asarray(labels), mode, n_epochs, seed, stream
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.rank, self.world_size, self.step, self.epoch = rank, world_size, step, 0
+        self.length = len(self.labels) // step * step
         self.class_count = np.bincount(self.labels)
         self.by_class = np.argsort(self.labels, kind='stable')
         self.first = np.cumsum(self.class_count) - self.class_count
@@ -94,7 +96,7 @@ class EpochSampler(Sampler):
         self.epoch = epoch
 
     def __len__(self):
-        return len(range(self.rank, len(self.labels), self.world_size))
+        return len(range(self.rank, self.length, self.world_size))
 
     def __iter__(self):
         rng, n = np.random.default_rng([self.seed, self.stream, self.epoch]), len(self.labels)
@@ -104,7 +106,7 @@ class EpochSampler(Sampler):
             p = self.class_count * get_sampling_probabilities(self.class_count, self.mode, self.epoch, self.n_epochs)
             classes = rng.choice(len(p), size=n, p=p / p.sum())
             indices = self.by_class[self.first[classes] + (rng.random(n) * self.class_count[classes]).astype(np.int64)]
-        return iter(indices[self.rank::self.world_size].tolist())
+        return iter(indices[self.rank:self.length:self.world_size].tolist())
 
 
 def _progressive(n, ep, n_eps):
@@ -149,8 +151,10 @@ def _make_loader(dataset, batch_size, num_workers, sampler=None, drop_last=False
 
 
 def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batch_size=4, tg_size=(512, 512), n_classes=5,
-                              num_workers=0, seed=0, n_epochs=1, see_classes=True, cache_dir=None):
-    """The instance-sampled training loader (whole batches only) and the validation loader (every image once, in order).
+                              num_workers=0, seed=0, n_epochs=1, see_classes=True, cache_dir=None, rank=0, world_size=1, accumulate=1):
+    """The instance-sampled training loader (whole batches only) and the validation loader (every image once, in order; with
+    several processes the images rank, rank + world_size, ...). `batch_size` are the images of a training step, in batches of
+    batch_size / (world_size x accumulate).
     Raises `InputError` with everything that is wrong with the csvs (`check_data`); prints the class table. `cache_dir`: read
     images from an array there (`use_cache`)."""
     train, val = (ClassDataset(path, data_path, tg_size) for path in (csv_path_train, csv_path_val))
@@ -162,14 +166,16 @@ def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batc
         for c in range(n_classes):
             print(f'Found {counts[0][c]:d}/{counts[1][c]:d} train/val examples of class {c} ({names[c]})')
     num_workers = use_cache([train, val], cache_dir, num_workers)
-    sampler = EpochSampler(train.dr, n_epochs=n_epochs, seed=seed)
-    return Loaders(_make_loader(train, batch_size, num_workers, sampler, drop_last=True), get_eval_loader(val, batch_size, num_workers))
+    sampler = EpochSampler(train.dr, n_epochs=n_epochs, seed=seed, rank=rank, world_size=world_size, step=batch_size)
+    batch_size //= world_size * accumulate
+    return Loaders(_make_loader(train, batch_size, num_workers, sampler, drop_last=True),
+                   get_eval_loader(val, batch_size, num_workers, rank=rank, world_size=world_size))
 
 
 def modify_loader(loader, mode, ep=None, n_eps=None, stream=0):
     """The training loader `loader` with another sampling `mode` (a key of SAMPLING), beginning at epoch `ep`."""
     old = loader.sampler
-    sampler = EpochSampler(old.labels, mode, n_eps or old.n_epochs, old.seed, stream, old.rank, old.world_size)
+    sampler = EpochSampler(old.labels, mode, n_eps or old.n_epochs, old.seed, stream, old.rank, old.world_size, old.step)
     sampler.set_epoch(ep or 0)
     return _make_loader(loader.dataset, loader.batch_size, loader.num_workers, sampler, drop_last=True)
 
@@ -179,13 +185,16 @@ def get_combo_loader(loader, base_sampling='instance'):
     return ComboLoader([modify_loader(loader, base_sampling), modify_loader(loader, 'class', stream=1)])
 
 
-def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0):
-    """Every image once, in order; or a fixed random sample of `n_images` in which each class keeps its share. Batches are
-    four times the training ones: without gradients they need less memory, and their size does not change the result."""
+def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0, rank=0, world_size=1):
+    """Every image once, in order; or a fixed random sample of `n_images` in which each class keeps its share; of these, with
+    several processes, the images rank, rank + world_size, ... (`inference.gather` puts them together). Batches are four times
+    the training ones: without gradients they need less memory, and their size does not change the result."""
     if n_images is not None and n_images < len(dataset):
         shuffled = np.random.default_rng(seed).permutation(len(dataset))
         by_class = shuffled[np.argsort(dataset.dr[shuffled], kind='stable')]
-        dataset = Subset(dataset, np.sort(by_class[np.arange(n_images) * len(dataset) // n_images]))
+        dataset = Subset(dataset, np.sort(by_class[np.arange(n_images) * len(dataset) // n_images]).tolist())
+    if world_size > 1:
+        dataset = Subset(dataset, range(rank, len(dataset), world_size))
     return _make_loader(dataset, 4 * batch_size, num_workers)
 
 

@@ -4,10 +4,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import gather_object
 from torchvision.transforms.v2 import functional as TF
-from tqdm import tqdm
 
-from .common import InputError
+from .common import InputError, progress
 
 
 class Predictions(NamedTuple):
@@ -41,7 +41,7 @@ def collect_logits(model, loader, normalise, autocast, dihedral_tta=0, desc='eva
     `normalise`: uint8 batch -> input on the device; `autocast`: makes a context."""
     model.eval()
     logits, labels, image_ids = [], [], []
-    with tqdm(total=len(loader.dataset), desc=desc, unit='img', leave=False, disable=None) as bar:
+    with progress(len(loader.dataset), desc) as bar:
         for images, batch_labels, ids in loader:
             views = dihedral_views(images, dihedral_tta) if dihedral_tta else [images]
             with autocast():
@@ -57,6 +57,17 @@ def collect_logits(model, loader, normalise, autocast, dihedral_tta=0, desc='eva
     return Logits(logits, torch.cat(labels), image_ids)
 
 
+def gather(logits):
+    """`Logits` of the images rank, rank + world_size, ... of each process -> those of all images in order, in each process."""
+    parts = gather_object([logits])
+    if len(parts) == 1:
+        return logits
+    order = np.argsort(np.concatenate([np.arange(len(part.image_ids)) * len(parts) + rank for rank, part in enumerate(parts)]))
+    ids = [image for part in parts for image in part.image_ids]
+    return Logits(torch.cat([part.values for part in parts], dim=1)[:, order], torch.cat([part.labels for part in parts])[order],
+                  [ids[i] for i in order])
+
+
 def to_predictions(logits, adjust=None):
     """Logits -> Predictions. Probabilities are the mean over the views of the softmax of the logits, which `adjust` may change
     before (float (V, N, K) -> the same); the loss is the cross-entropy of that mean."""
@@ -69,5 +80,5 @@ def to_predictions(logits, adjust=None):
 
 
 def predict(model, loader, normalise, autocast, dihedral_tta=0, desc='evaluate'):
-    """`collect_logits`, then `to_predictions`: the probabilities are those of the raw logits."""
-    return to_predictions(collect_logits(model, loader, normalise, autocast, dihedral_tta, desc))
+    """`collect_logits` in each process, then `to_predictions` of all: the probabilities are those of the raw logits."""
+    return to_predictions(gather(collect_logits(model, loader, normalise, autocast, dihedral_tta, desc)))

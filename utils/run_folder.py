@@ -37,10 +37,11 @@ def name_of_run(checkpoint_folder):
 
 
 class RunFolder:
-    """`path` None (--do_not_save) keeps the history in memory and writes nothing. `history` has one record per epoch,
+    """`path` None (--do_not_save) keeps the history in memory and writes nothing; without `writes` (all processes but the first) the
+    folder is only read. `history` has one record per epoch,
     `kept` the score of each checkpoint folder on disk, `state` the content of last/ when a run is resumed, else None."""
 
-    def __init__(self, path, metric, n_checkpoints, flags, resume=False, overwrite=False):
+    def __init__(self, path, metric, n_checkpoints, flags, resume=False, overwrite=False, writes=True):
         self.path, self.metric, self.n_checkpoints = path, metric, n_checkpoints
         self.history, self.kept, self.state, self.replaces, self.saved = [], {}, None, False, None
         if path is None:
@@ -61,7 +62,9 @@ class RunFolder:
                              'or choose another --save_path')
         self.replaces = exists and overwrite
         if resume:
-            self._continue(flags)
+            self._continue(flags, writes)
+        if not writes:
+            self.path = None
 
     def file(self, *names):
         return os.path.join(self.path, *names)
@@ -73,7 +76,7 @@ class RunFolder:
             yield folder
             folder = os.path.dirname(folder)
 
-    def _continue(self, flags):
+    def _continue(self, flags, writes):
         if os.path.exists(self.file('val_metrics.txt')):
             raise InputError(f'{self.path} is finished: there is nothing to resume (--overwrite starts it anew)')
         with open(self.file('config.cfg'), encoding='utf-8') as f:
@@ -93,7 +96,8 @@ class RunFolder:
         for folder in glob.glob(self.file('epoch_*')):
             epoch = int(re.match(r'epoch_(\d+)', os.path.basename(folder)).group(1))
             if epoch > self.state['epoch'] or not os.path.exists(os.path.join(folder, FILE_NAME)):
-                shutil.rmtree(folder)
+                if writes:
+                    shutil.rmtree(folder)
             else:
                 self.kept[folder] = self.score(epoch)
 
