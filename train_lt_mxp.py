@@ -16,50 +16,62 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 
 from models.get_model import get_arch
-from models.weights import load_weights
 from utils.batches import Normalise, Plain
-from utils.common import InputError, file_sha256, progress, run_script
+from utils.common import InputError, Interrupted, file_sha256, progress, run_script
+from utils.environment import describe_environment
 from utils.evaluation import METRICS, evaluate_multi_cls, performance_text, training_is_ahead
 from utils.flags import get_parser, resolve
 from utils.get_loaders import get_eval_loader, get_train_val_cls_loaders
 from utils.images import DECODER
 from utils.inference import predict
+from utils.interrupt import Interrupt
 from utils.losses import LOSSES
 from utils.method import Method
-from utils.optimisation import OPTIMIZERS, Schedule, average_weights
-from utils.reproducibility import set_seeds
+from utils.reproducibility import random_state, set_random_state, set_seeds
 from utils.run_folder import RunFolder
+from utils.training import Training
 from utils.two_stage import describe_start, get_stage_two, set_trainable, train_mode
 
 CHECK_EVERY = 10  # batches between two looks at the running loss, each of which waits for the device
 
 
-def run_one_epoch(loader, model, prepare, criterion, optimizer, after_step, accelerator, desc, accumulate=1):
-    """One pass of training, a step after each `accumulate` batches. -> mean training loss; raises `InputError` when it is not finite."""
-    train_mode(accelerator.unwrap_model(model))
-    total, lr = torch.zeros((), device=accelerator.device), optimizer.param_groups[0]['lr']
-    n_images = loader.loaders[0].batch_size * accelerator.num_processes
-    with progress(len(loader) * n_images, desc) as bar:
-        for i, batch in enumerate(loader, start=1):
-            inputs, targets = prepare(batch)
-            with contextlib.nullcontext() if i % accumulate == 0 else accelerator.no_sync(model):
+def run_one_epoch(phase, training, accelerator, interrupt, desc, accumulate=1, batches=0, total=0.):
+    """One pass of training, a step after each `accumulate` batches; the first `batches`, whose losses sum up to `total`, are done.
+    -> sum of the batches' losses. Raises `InputError` when it is not finite, `Interrupted` after a step when a signal asks for it."""
+    train_mode(training.trained)
+    total, recent = torch.full((), total, device=accelerator.device), []
+    n_images, n_batches = phase.loader.loaders[0].batch_size * accelerator.num_processes, len(phase.loader)
+    with progress(n_batches * n_images, desc, batches * n_images) as bar:
+        for i, batch in enumerate(phase.loader, start=batches + 1):
+            inputs, targets = phase.prepare(batch)
+            with contextlib.nullcontext() if i % accumulate == 0 else accelerator.no_sync(training.model):
                 with accelerator.autocast():
-                    logits = model(inputs)
-                loss = criterion(logits, targets)
+                    logits = training.model(inputs)
+                loss = phase.criterion(logits, targets)
                 accelerator.backward(loss / accumulate)
             if i % accumulate == 0:
-                optimizer.step()
-                optimizer.zero_grad()
-                after_step()
+                training.step()
             total += loss.detach()
-            if i % CHECK_EVERY == 0 or i == len(loader):
-                mean = total.item() / i
-                if not math.isfinite(mean):
-                    raise InputError(f'{desc}: the training loss is {mean} at batch {i} of {len(loader)} (lr {lr:g}): '
-                                     'a lower --lr usually helps')
-                bar.set_postfix(loss=f'{mean:.4f}', lr=f'{lr:g}', refresh=False)
+            recent.append((loss.detach(), batch[0][2]))
+            stop = interrupt.signal is not None and i % accumulate == 0 and accelerator.num_processes == 1
+            if i % CHECK_EVERY == 0 or i == n_batches or stop:
+                check_finite(recent, i, n_batches, desc, training.lr)
+                bar.set_postfix(loss=f'{total.item() / i:.4f}', lr=f'{training.lr:g}', refresh=False)
+                recent.clear()
             bar.update(n_images)
-    return accelerator.reduce(total, 'mean').item() / len(loader)
+            if stop:
+                raise Interrupted(interrupt.signal, i, total.item())
+    return accelerator.reduce(total, 'mean').item()
+
+
+def check_finite(recent, batch, n_batches, desc, lr):
+    """`recent`: (loss, image ids) of the batches up to number `batch`. Raises `InputError` naming the first that is not finite."""
+    finite = torch.stack([loss for loss, _ in recent]).isfinite()
+    if not finite.all():
+        first = finite.int().argmin().item()
+        number = batch - len(recent) + first + 1
+        raise InputError(f"{desc}: the training loss is {recent[first][0].item()} at batch {number} of {n_batches} (lr {lr:g}; "
+                         f"images {', '.join(recent[first][1][:8])}): a lower --lr usually helps")
 
 
 def evaluate(model, loader, normalise, accelerator, desc):
@@ -137,7 +149,7 @@ def main(args):
         'decoder': DECODER, 'torch': str(torch.__version__), 'device': accelerator.device.type,
         'mixed_precision': accelerator.mixed_precision}
     accelerator.wait_for_everyone()  # all have looked at the folder before it is written to
-    run.start(config)
+    run.start(config, describe_environment(accelerator.device))
 
     if args.sync_bn and world_size > 1:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -145,59 +157,63 @@ def main(args):
     normalise = Normalise(accelerator.device, mean, std)
     method = Method(args, train_loader, class_count, normalise, rank)
     as_trained = Plain(normalise, args.augment, args.seed, rank, stream=3)
-    optimizer = OPTIMIZERS[args.optimizer](model, args)
-    n_steps = args.n_epochs * (len(train_set) // args.batch_size)
-    schedule = Schedule(args.schedule, optimizer, args.warmup, n_steps, args.lr, args.min_lr, args.patience, args.metric)
-    averaged = average_weights(model, args.ema) if args.ema else None
-    trained, evaluated = model, averaged.module if averaged else model
-    model, optimizer = accelerator.prepare(model, optimizer)
-    if run.state:
-        load_weights(evaluated, run.state['state_dict'], run.state['folder'])
-        if averaged:
-            load_weights(trained, run.state['trained'], run.state['folder'])
-            averaged.n_averaged.copy_(run.state['n_averaged'])
-        optimizer.load_state_dict(run.state['optimizer'])
-        schedule.load_state_dict(run.state['schedule'])
-        print(f"* Resuming {run_path} after epoch {run.state['epoch']}")
+    training = Training(args, model, accelerator, args.n_epochs * (len(train_set) // args.batch_size))
+    within = run.within or {}
+    if run.within or run.state:
+        training.load_state_dict(run.within or run.state)
+        print(f'* Resuming {run_path} after epoch {len(run.history)}' + (f", batch {within['batches']}" if within else ''))
 
-    def after_step():
-        schedule.after_step()
-        if averaged:
-            averaged.update_parameters(trained)
+    def checkpoint(epoch, val):
+        return {'model_name': args.model_name, 'class_names': class_names, 'class_count': class_count.tolist(), 'im_size': args.im_size,
+                'mean': mean, 'std': std, 'epoch': epoch, 'metrics': val, 'config': config,
+                'state_dict': training.evaluated.state_dict()} | training.state_dict()
 
-    for epoch in range(len(run.history), args.n_epochs):
-        if reached_min_lr(run.history, args):
-            print(f'* Early stopping: trained at the minimum learning rate {args.min_lr:g}')
-            break
-        start, lr = time.perf_counter(), optimizer.param_groups[0]['lr']
-        set_seeds([args.seed, epoch], use_cuda)
-        phase = method.phase(epoch)
-        desc = f'Epoch {epoch + 1}/{args.n_epochs}'
-        train_loss = run_one_epoch(phase.loader, model, phase.prepare, phase.criterion, optimizer, after_step, accelerator, desc,
-                                   args.accumulate)
-        images_per_second = len(train_set) // args.batch_size * args.batch_size / (time.perf_counter() - start)
-        broadcast(list(evaluated.buffers()))  # BatchNorm's running statistics are each process's own
-        train, train_report = dict.fromkeys(METRICS, math.nan), None
-        if args.train_eval != 'off':
-            as_trained.set_epoch(epoch)
-            train, train_report = evaluate(evaluated, train_eval_loader, as_trained.inputs, accelerator, f'{desc} train')
-        val, val_report = evaluate(evaluated, val_loader, normalise, accelerator, f'{desc} val')
-        ahead = train_report is None or training_is_ahead(args.metric, train[args.metric], val[args.metric], n_train_eval, len(val_set))
-        schedule.after_epoch(val[args.metric] if ahead else None)
-        record = {'epoch': epoch + 1, 'lr': lr, 'training_loss': train_loss, 'train': train, 'val': val,
-                  'images_per_second': images_per_second, 'seconds': time.perf_counter() - start}
-        checkpoint = {'model_name': args.model_name, 'class_names': class_names, 'class_count': class_count.tolist(),
-                      'im_size': args.im_size, 'mean': mean, 'std': std, 'epoch': epoch + 1, 'metrics': val, 'config': config,
-                      'state_dict': evaluated.state_dict()}
-        reports = [train_report(class_names) if train_report else 'training set not evaluated\n', val_report(class_names, lr)]
-        state = {'optimizer': optimizer.state_dict(), 'schedule': schedule.state_dict()}
-        if averaged:
-            state |= {'trained': trained.state_dict(), 'n_averaged': averaged.n_averaged}
-        run.end_epoch(record, '\n'.join(reports), checkpoint, state)
-        best = f' - best {args.metric} so far' if run.best_epoch() == epoch + 1 else ''
-        print(epoch_line(record, args.n_epochs) + best, flush=True)
+    with Interrupt() as interrupt:
+        for epoch in range(len(run.history), args.n_epochs):
+            if reached_min_lr(run.history, args):
+                print(f'* Early stopping: trained at the minimum learning rate {args.min_lr:g}')
+                break
+            if interrupt.signal is not None:  # it came while the last epoch was saved
+                raise Interrupted(interrupt.signal, saved=run.go_on())
+            interrupt.hold()
+            start, lr = time.perf_counter() - within.get('seconds', 0), within.get('lr', training.lr)
+            set_seeds([args.seed, epoch], use_cuda)
+            phase, total = method.phase(epoch, within.get('batches', 0)), None
+            if within:
+                phase.prepare.load_state_dict(within['prepare'])
+                set_random_state(within['random'])
+            desc = f'Epoch {epoch + 1}/{args.n_epochs}'
+            try:
+                total = run_one_epoch(phase, training, accelerator, interrupt, desc, args.accumulate, within.get('batches', 0),
+                                      within.get('total', 0.))
+                within = {}
+                images_per_second = len(train_set) // args.batch_size * args.batch_size / (time.perf_counter() - start)
+                broadcast(list(training.evaluated.buffers()))  # BatchNorm's running statistics are each process's own
+                interrupt.release()
+                train, train_report = dict.fromkeys(METRICS, math.nan), None
+                if args.train_eval != 'off':
+                    as_trained.set_epoch(epoch)
+                    train, train_report = evaluate(training.evaluated, train_eval_loader, as_trained.inputs, accelerator, f'{desc} train')
+                val, val_report = evaluate(training.evaluated, val_loader, normalise, accelerator, f'{desc} val')
+                interrupt.hold()
+            except Interrupted as stop:
+                if total is not None:  # during the evaluation
+                    stop.batches, stop.total = len(phase.loader), total
+                run.interrupt(checkpoint(epoch, {}) | {
+                    'batches': stop.batches, 'total': stop.total, 'prepare': phase.prepare.state_dict(), 'lr': lr,
+                    'random': random_state(use_cuda), 'seconds': time.perf_counter() - start})
+                stop.saved = run.go_on()
+                raise
+            ahead = train_report is None or training_is_ahead(args.metric, train[args.metric], val[args.metric], n_train_eval, len(val_set))
+            training.schedule.after_epoch(val[args.metric] if ahead else None)
+            record = {'epoch': epoch + 1, 'lr': lr, 'training_loss': total / len(phase.loader), 'train': train, 'val': val,
+                      'images_per_second': images_per_second, 'seconds': time.perf_counter() - start}
+            reports = [train_report(class_names) if train_report else 'training set not evaluated\n', val_report(class_names, lr)]
+            run.end_epoch(record, '\n'.join(reports), checkpoint(epoch + 1, val))
+            best = f' - best {args.metric} so far' if run.best_epoch() == epoch + 1 else ''
+            print(epoch_line(record, args.n_epochs) + best, flush=True)
+        run.finish()
 
-    run.finish()
     best = run.best_epoch()
     print(f"* Best epoch {best}: {args.metric} {run.score(best) if args.metric == 'loss' else 100 * run.score(best):.2f}")
     if run_path:

@@ -81,7 +81,7 @@ def test_eval_sample_is_stratified(tiny):
     loader = get_eval_loader(data, 4, n_images=11)
     indices = loader.dataset.indices
     assert len(set(indices)) == 11 and np.bincount(data.dr[indices]).tolist() == [6, 3, 2]
-    assert (get_eval_loader(data, 4, n_images=11).dataset.indices == indices).all()
+    assert get_eval_loader(data, 4, n_images=11).dataset.indices == indices
     assert len(get_eval_loader(data, 4, n_images=99).dataset) == 22
 
 

@@ -23,10 +23,10 @@ def first_weights(monkeypatch):
     """Record the network's tensors before the first training epoch."""
     seen, original = {}, train_lt_mxp.run_one_epoch
 
-    def spy(loader, model, *args):
+    def spy(phase, training, *args):
         if not seen:
-            seen.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return original(loader, model, *args)
+            seen.update({name: tensor.clone() for name, tensor in training.trained.state_dict().items()})
+        return original(phase, training, *args)
     monkeypatch.setattr(train_lt_mxp, 'run_one_epoch', spy)
     return seen
 

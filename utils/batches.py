@@ -42,6 +42,13 @@ class Plain:
         self.rng = np.random.default_rng([self.seed, self.stream, epoch, self.rank])
         self.mix_rng = np.random.default_rng([self.seed, MIX_STREAM, epoch])
 
+    def state_dict(self):
+        return {name: getattr(self, name).bit_generator.state for name in ('rng', 'mix_rng')}
+
+    def load_state_dict(self, state):
+        for name, value in state.items():
+            getattr(self, name).bit_generator.state = value
+
     def augmented(self, images):
         return self.augment(self.normalise.to_float(images), self.rng)
 

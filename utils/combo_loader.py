@@ -14,7 +14,8 @@ class ComboLoader:
     def __len__(self):
         return min(len(loader) for loader in self.loaders)
 
-    def set_epoch(self, epoch):
-        """Draw anew: the loaders and their worker processes stay, their samplers move on to `epoch` (from 0)."""
+    def set_epoch(self, epoch, batches=0):
+        """Draw anew: the loaders and their worker processes stay, their samplers move on to `epoch` (from 0), of which `batches`
+        are left out."""
         for loader in self.loaders:
-            loader.sampler.set_epoch(epoch)
+            loader.sampler.set_epoch(epoch, batches * loader.batch_size)

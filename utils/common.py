@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import hashlib
 import os
+import signal
 import sys
 
 from tqdm import tqdm
@@ -12,9 +13,17 @@ class InputError(ValueError):
     """Something the user can fix (a file, a flag, a label): shown as one message, without a traceback."""
 
 
+class Interrupted(Exception):
+    """A signal asked the program to end. `batches` of the epoch are done, the sum of their losses is `total`; `saved`: how to go on."""
+
+    def __init__(self, number, batches=0, total=0., saved=''):
+        super().__init__(signal.Signals(number).name)
+        self.number, self.batches, self.total, self.saved = number, batches, total, saved
+
+
 def run_script(main):
     """Call `main()`; an `InputError`, or a file that cannot be read or written, ends the script with one message and exit
-    status 1, Ctrl-C with 130."""
+    status 1, Ctrl-C with 130, SIGTERM where it is handled with 143."""
     try:
         main()
     except InputError as err:
@@ -22,6 +31,9 @@ def run_script(main):
         sys.exit(f"error: {str(err).rsplit('InputError: ', 1)[-1].strip()}")
     except OSError as err:  # no permission, a full disk: its text names the file
         sys.exit(f'error: {err}')
+    except Interrupted as stop:
+        print(f'interrupted by {stop}{stop.saved}', file=sys.stderr)
+        sys.exit(128 + stop.number)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
@@ -73,9 +85,10 @@ def parse_im_size(text):
     return (size[0], size[-1])
 
 
-def progress(total, desc):
+def progress(total, desc, initial=0):
     """A bar of images: on a terminal only, and in the first of several processes only."""
-    return tqdm(total=total, desc=desc, unit='img', leave=False, disable=None if os.environ.get('RANK', '0') == '0' else True)
+    disable = None if os.environ.get('RANK', '0') == '0' else True
+    return tqdm(total=total, initial=initial, desc=desc, unit='img', leave=False, disable=disable)
 
 
 def parse_parameter(text):

@@ -86,14 +86,16 @@ class EpochSampler(Sampler):
 
     def __init__(self, labels, mode='instance', n_epochs=1, seed=0, stream=0, rank=0, world_size=1, step=1):
         self.labels, self.mode, self.n_epochs, self.seed, self.stream = np.asarray(labels), mode, n_epochs, seed, stream
-        self.rank, self.world_size, self.step, self.epoch = rank, world_size, step, 0
+        self.rank, self.world_size, self.step = rank, world_size, step
+        self.epoch = self.start = 0
         self.length = len(self.labels) // step * step
         self.class_count = np.bincount(self.labels)
         self.by_class = np.argsort(self.labels, kind='stable')
         self.first = np.cumsum(self.class_count) - self.class_count
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def set_epoch(self, epoch, start=0):
+        """`start`: indices of this process that have been drawn already, by a run that was interrupted within the epoch."""
+        self.epoch, self.start = epoch, start
 
     def __len__(self):
         return len(range(self.rank, self.length, self.world_size))
@@ -106,7 +108,7 @@ class EpochSampler(Sampler):
             p = self.class_count * get_sampling_probabilities(self.class_count, self.mode, self.epoch, self.n_epochs)
             classes = rng.choice(len(p), size=n, p=p / p.sum())
             indices = self.by_class[self.first[classes] + (rng.random(n) * self.class_count[classes]).astype(np.int64)]
-        return iter(indices[self.rank:self.length:self.world_size].tolist())
+        return iter(indices[self.rank:self.length:self.world_size][self.start:].tolist())
 
 
 def _progressive(n, ep, n_eps):

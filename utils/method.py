@@ -17,7 +17,7 @@ class Phase(NamedTuple):
 
 
 class Method:
-    """`phase(epoch)` gives the parts of the batch loop for an epoch (from 0).
+    """`phase(epoch)` gives the parts of the batch loop for an epoch (from 0), of which the first `batches` are left out.
 
     With `defer` F, re-balancing begins after round(F n_epochs) epochs: until then images are drawn instance-wise, and the loss is
     the one of `get_deferred_loss_fns`; the mixing stays, since it is not what corrects. In the last `mixup_off_epochs`
@@ -43,12 +43,12 @@ class Method:
             self.losses = [get_loss_fn(args.loss_fn, class_count, **args.loss_params)] * 2
         self.losses = [loss.to(normalise.device) for loss in self.losses]
 
-    def phase(self, epoch):
+    def phase(self, epoch, batches=0):
         balancing, mixing = epoch >= self.n_deferred, epoch < self.n_mixed
         loader, prepare = self.loaders[balancing], self.mixed if mixing else self.plain
         if not mixing:
             loader = ComboLoader(loader.loaders[:1])  # a second one would be decoded in vain
-        loader.set_epoch(epoch)
+        loader.set_epoch(epoch, batches)
         prepare.set_epoch(epoch)
         return Phase(loader, prepare, self.losses[balancing])
 

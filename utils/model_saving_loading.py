@@ -11,6 +11,7 @@ from models.get_model import get_arch
 from models.weights import load_weights
 
 from .common import InputError, whole_file
+from .digest import digest
 from .evaluation import is_better
 
 FILE_NAME = 'model_checkpoint.pth'
@@ -24,13 +25,14 @@ class LoadedModel(NamedTuple):
 
 
 def save_model(folder, info):
-    """Write `info` (plain Python values and tensors, FIELDS at least) as `folder`/model_checkpoint.pth, whole or not at all."""
+    """Write `info` (plain Python values and tensors, FIELDS at least) with a checksum as `folder`/model_checkpoint.pth, whole or
+    not at all."""
     missing = [name for name in FIELDS if name not in info]
     if missing:
         raise ValueError(f'a checkpoint needs {missing}')
     os.makedirs(folder, exist_ok=True)
     with whole_file(os.path.join(folder, FILE_NAME)) as temporary:
-        torch.save(info, temporary)
+        torch.save(info | {'sha256': digest(info)}, temporary)
 
 
 def read_checkpoint(path):
@@ -45,6 +47,8 @@ def read_checkpoint(path):
     missing = [name for name in FIELDS if name not in info] if isinstance(info, dict) else FIELDS
     if missing:
         raise InputError(f"{file} is no checkpoint of this project: it lacks {', '.join(missing)}")
+    if info.pop('sha256', None) != digest(info):
+        raise InputError(f'{file} is damaged: its checksum differs from its content')
     return info | {'folder': os.path.dirname(file)}
 
 

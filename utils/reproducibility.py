@@ -13,3 +13,14 @@ def set_seeds(seed, use_cuda=False):
     torch.manual_seed(state)
     if use_cuda:
         torch.cuda.manual_seed_all(state)
+
+
+def random_state(use_cuda=False):
+    """The state of torch's streams, which `set_random_state` puts back; training draws from no other global one."""
+    return {'cpu': torch.get_rng_state()} | ({'cuda': torch.cuda.get_rng_state()} if use_cuda else {})
+
+
+def set_random_state(state):
+    torch.set_rng_state(state['cpu'])
+    if 'cuda' in state:
+        torch.cuda.set_rng_state(state['cuda'])

@@ -1,4 +1,5 @@
 """The folder of one training run: config.cfg, performance_epoch_NN.txt, log.jsonl, the best checkpoints, last/, val_metrics.txt."""
+import fcntl
 import glob
 import json
 import math
@@ -8,9 +9,10 @@ import shutil
 
 from .common import InputError, write_text
 from .evaluation import is_better
-from .model_saving_loading import FILE_NAME, prune_checkpoints, read_checkpoint, save_model
+from .model_saving_loading import FIELDS, FILE_NAME, prune_checkpoints, read_checkpoint, save_model
 
-OWN = ('config.cfg', 'log.jsonl', 'val_metrics.txt', 'performance_epoch_*.txt', 'epoch_*', 'last')  # what a run writes
+OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'performance_epoch_*.txt', 'epoch_*', 'last',
+       'interrupted')  # what a run writes
 HARMLESS = ('resume', 'overwrite', 'num_workers', 'cache_dir', 'no_cache')  # flags that may differ when a run is resumed
 
 
@@ -38,12 +40,13 @@ def name_of_run(checkpoint_folder):
 
 class RunFolder:
     """`path` None (--do_not_save) keeps the history in memory and writes nothing; without `writes` (all processes but the first) the
-    folder is only read. `history` has one record per epoch,
-    `kept` the score of each checkpoint folder on disk, `state` the content of last/ when a run is resumed, else None."""
+    folder is only read. `history` has one record per epoch, `kept` the score of each checkpoint folder on disk; when a run is
+    resumed, `state` is the content of last/ and `within` that of interrupted/ if it was stopped later than that, else None."""
 
     def __init__(self, path, metric, n_checkpoints, flags, resume=False, overwrite=False, writes=True):
         self.path, self.metric, self.n_checkpoints = path, metric, n_checkpoints
-        self.history, self.kept, self.state, self.replaces, self.saved = [], {}, None, False, None
+        self.history, self.kept, self.state, self.within = [], {}, None, None
+        self.replaces, self.saved = False, None
         if path is None:
             return
         if os.path.normpath(path) in ('.', 'experiments'):
@@ -60,6 +63,8 @@ class RunFolder:
         if exists and not (resume or overwrite):
             raise InputError(f'{path} already holds a run: continue it with --resume, replace it with --overwrite, '
                              'or choose another --save_path')
+        if writes:
+            self._lock()
         self.replaces = exists and overwrite
         if resume:
             self._continue(flags, writes)
@@ -85,6 +90,8 @@ class RunFolder:
                      if name not in HARMLESS and self.saved.get(name) != value]
         if differing:
             raise InputError(f"{self.path} was started with other flags: {', '.join(differing)}")
+        if os.path.exists(self.file('interrupted', FILE_NAME)):
+            self.within = read_checkpoint(self.file('interrupted'))
         if not os.path.exists(self.file('last', FILE_NAME)):
             return  # interrupted before its first epoch was done
         try:
@@ -93,6 +100,8 @@ class RunFolder:
             raise InputError(f'{err}: the run cannot be resumed, --overwrite starts it anew') from err
         with open(self.file('log.jsonl'), encoding='utf-8') as f:
             self.history = [_from_json(json.loads(line)) for line in f][:self.state['epoch']]
+        if self.within and self.within['epoch'] != self.state['epoch']:
+            self.within = None  # of an epoch that has been done since
         for folder in glob.glob(self.file('epoch_*')):
             epoch = int(re.match(r'epoch_(\d+)', os.path.basename(folder)).group(1))
             if epoch > self.state['epoch'] or not os.path.exists(os.path.join(folder, FILE_NAME)):
@@ -101,7 +110,16 @@ class RunFolder:
             else:
                 self.kept[folder] = self.score(epoch)
 
-    def start(self, config):
+    def _lock(self):
+        """One process at a time: the lock goes with the process, however it ends."""
+        os.makedirs(self.path, exist_ok=True)
+        self.lock = open(self.file('.lock'), 'w')  # noqa: SIM115  open as long as the run
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f'another process is training into {self.path}: choose another --save_path') from None
+
+    def start(self, config, environment):
         """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg. A run that is resumed
         must still find the csvs that it was started with."""
         if self.path is None:
@@ -117,6 +135,7 @@ class RunFolder:
             for path in [path for pattern in OWN for path in glob.glob(os.path.join(glob.escape(self.path), pattern))]:
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
         os.makedirs(self.path, exist_ok=True)
+        write_text(self.file('environment.json'), json.dumps(environment, indent=2) + '\n')
         write_text(self.file('config.cfg'), json.dumps(_to_json(config), indent=2) + '\n')
 
     def score(self, epoch):
@@ -130,7 +149,7 @@ class RunFolder:
                 best = epoch
         return best
 
-    def end_epoch(self, record, performance, checkpoint, state):
+    def end_epoch(self, record, performance, checkpoint):
         """Record, report and checkpoint one epoch. A crash in between repeats the epoch from the previous last/."""
         self.history.append(record)
         epoch, val = record['epoch'], record['val']
@@ -140,10 +159,20 @@ class RunFolder:
         write_text(self.file('log.jsonl'), ''.join(json.dumps(_to_json(line)) + '\n' for line in self.history))
         if len(self.kept) < self.n_checkpoints or any(is_better(self.metric, self.score(epoch), s) for s in self.kept.values()):
             name = f'epoch_{epoch:02d}_K_{100 * val["kappa"]:.2f}_mAUC_{100 * val["auc"]:.2f}_MCC_{100 * val["mcc"]:.2f}'
-            save_model(self.file(name), checkpoint)
+            save_model(self.file(name), {name: checkpoint[name] for name in FIELDS})
             self.kept[self.file(name)] = self.score(epoch)
-        save_model(self.file('last'), checkpoint | state)
+        save_model(self.file('last'), checkpoint)
+        shutil.rmtree(self.file('interrupted'), ignore_errors=True)
         prune_checkpoints(self.kept, self.n_checkpoints, self.metric)
+
+    def interrupt(self, checkpoint):
+        """Save the state within an epoch; `checkpoint['epoch']` are the epochs that are done."""
+        if self.path is not None:
+            save_model(self.file('interrupted'), checkpoint)
+
+    def go_on(self):
+        """What an interrupted program tells its user."""
+        return ': everything is saved, the same command with --resume goes on' if self.path else ''
 
     def finish(self):
         """Write val_metrics.txt, which also marks the run as finished."""
