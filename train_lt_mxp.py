@@ -168,7 +168,7 @@ def main(args):
                 'mean': mean, 'std': std, 'epoch': epoch, 'metrics': val, 'config': config,
                 'state_dict': training.evaluated.state_dict()} | training.state_dict()
 
-    with Interrupt() as interrupt:
+    with run, Interrupt() as interrupt:
         for epoch in range(len(run.history), args.n_epochs):
             if reached_min_lr(run.history, args):
                 print(f'* Early stopping: trained at the minimum learning rate {args.min_lr:g}')

@@ -5,6 +5,7 @@ import torch
 
 from models.get_model import get_arch
 from utils.common import InputError
+from utils.digest import digest
 from utils.model_saving_loading import FIELDS, FILE_NAME, load_model, prune_checkpoints, read_checkpoint, save_model
 
 
@@ -81,3 +82,20 @@ def test_prune(tmp_path, metric, left):
         kept[str(tmp_path / name)] = score
     prune_checkpoints(kept, 2, metric)
     assert sorted(os.listdir(tmp_path)) == left == sorted(os.path.basename(folder) for folder in kept)
+
+
+def test_a_changed_weight_is_noticed(tmp_path):
+    """A file that is whole, but not what was saved."""
+    save_model(tmp_path, info())
+    saved = torch.load(tmp_path / FILE_NAME, weights_only=True)
+    next(iter(saved['state_dict'].values())).view(-1)[0] += 1
+    torch.save(saved, tmp_path / FILE_NAME)
+    with pytest.raises(InputError, match='is damaged: its checksum differs'):
+        read_checkpoint(str(tmp_path))
+
+
+def test_digest():
+    value = {'a': [1, 2.5, None, 'x'], 'b': {'t': torch.arange(6.).view(2, 3)}, 'c': torch.tensor(3)}
+    assert digest(value) == digest({'c': torch.tensor(3), 'b': {'t': torch.arange(6.).view(2, 3).clone()}, 'a': [1, 2.5, None, 'x']})
+    for other in (value | {'a': [1, 2.5, None, 'y']}, value | {'b': {'t': torch.arange(6.).view(3, 2)}}, value | {'c': torch.tensor(3.)}):
+        assert digest(other) != digest(value)

@@ -1,11 +1,20 @@
 """A run is continued exactly, and never replaced or mixed with another by accident: from the real entry point."""
+import getpass
+import importlib.metadata
 import json
+import platform
+import signal
+from pathlib import Path
 
 import pytest
 import torch
 
+import train_lt_mxp
 from utils import run_folder
-from utils.common import InputError
+from utils.batches import BalancedMixUp, Plain
+from utils.common import InputError, Interrupted
+from utils.digest import digest
+from utils.inference import predict
 from utils.model_saving_loading import read_checkpoint
 
 
@@ -64,3 +73,59 @@ def test_a_run_is_not_overwritten_by_accident(train):
     with pytest.raises(InputError, match='nothing to resume'):
         train('--resume --save_path other')
     assert not run.with_name('other').exists()
+
+
+@pytest.mark.parametrize('flags', ['--do_mixup 0.2 --sampling prog --momentum 0.9', '--loss_fn SEQL --loss_params lam=0.5 --ema 0.9 '
+                                   '--schedule onecycle --optimizer adamw --augment trivial --accumulate 2'])
+@pytest.mark.parametrize('moment', [1, 3, 'evaluation'])
+def test_a_signal_within_an_epoch_loses_nothing(train, monkeypatch, capsys, flags, moment):
+    """SIGTERM in the second epoch: the step is finished, everything is saved, and the resumed run is the uninterrupted one."""
+    flags += ' --n_epochs 3 --train_eval full'
+    whole = train(f'{flags} --save_path whole').parent / 'whole'
+    prepare, calls = BalancedMixUp if 'mixup' in flags else Plain, []
+    original = prepare.__call__
+
+    def strike(*args):
+        calls.append(1)
+        if len(calls) == 5 * (2 if 'accumulate' in flags else 1) + moment:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+
+    def strike_evaluation(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return predict(*args, **kwargs)
+    if moment == 'evaluation':
+        monkeypatch.setattr(train_lt_mxp, 'predict', strike_evaluation)
+    else:
+        monkeypatch.setattr(prepare, '__call__', strike)
+    with pytest.raises(Interrupted) as stop:
+        train(flags)
+    assert stop.value.number == signal.SIGTERM and '--resume goes on' in stop.value.saved
+    monkeypatch.undo()
+    monkeypatch.chdir(whole.parent.parent)
+    run = train(f'{flags} --resume')
+    assert 'Resuming experiments/run after epoch 1, batch' in capsys.readouterr().out and not (run / 'interrupted').exists()
+    a, b = (torch.load(folder / 'last' / 'model_checkpoint.pth', weights_only=True) for folder in (whole, run))
+    assert digest({name: a[name] for name in a if name not in ('config', 'sha256')}) == digest(
+        {name: b[name] for name in b if name not in ('config', 'sha256')})
+    assert [json.loads(line)['training_loss'] for line in (run / 'log.jsonl').read_text().splitlines()] == [
+        json.loads(line)['training_loss'] for line in (whole / 'log.jsonl').read_text().splitlines()]
+
+
+def test_a_second_process_is_refused(train, tmp_path):
+    run = train()
+    other = run_folder.RunFolder(str(run), 'mcc', 1, {}, overwrite=True)
+    with pytest.raises(InputError, match='another process is training into'):
+        train('--overwrite')
+    del other
+    train('--overwrite')
+
+
+def test_environment(train):
+    text = (train() / 'environment.json').read_text()
+    environment = json.loads(text)
+    assert environment['packages']['torch'] == importlib.metadata.version('torch') and environment['device'] == 'cpu'
+    assert len(environment['git_commit'] or 40 * 'x') == 40 and environment['git_dirty'] in (True, False, None)
+    assert platform.node() not in text and getpass.getuser() not in text and str(Path.cwd()) not in text

@@ -46,7 +46,7 @@ class RunFolder:
     def __init__(self, path, metric, n_checkpoints, flags, resume=False, overwrite=False, writes=True):
         self.path, self.metric, self.n_checkpoints = path, metric, n_checkpoints
         self.history, self.kept, self.state, self.within = [], {}, None, None
-        self.replaces, self.saved = False, None
+        self.replaces, self.saved, self.lock = False, None, None
         if path is None:
             return
         if os.path.normpath(path) in ('.', 'experiments'):
@@ -118,6 +118,13 @@ class RunFolder:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f'another process is training into {self.path}: choose another --save_path') from None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.lock:
+            self.lock.close()
 
     def start(self, config, environment):
         """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg. A run that is resumed
