@@ -61,6 +61,8 @@ def steps(csv, folder, n_classes):
 
     with timed('read csv, find images'):
         data = ClassDataset(csv, folder)
+    with timed('sizes and times of files'):
+        assert len(data.stats) == len(data)
     with timed('check'):
         check_data({'train': data}, n_classes)
     with timed('cache key'):
@@ -97,3 +99,11 @@ def measure(rows=ROWS, classes=CLASSES):
                 process.join()
                 results.append({'rows': n, 'classes': n_classes, **seconds, 'memory': megabytes})
     return results
+
+
+def table_text(results):
+    columns = list(results[0])
+    lines = [[f'{r[c]:,d}' if isinstance(r[c], int) else f'{r[c]:.{0 if c == "memory" else 3}f}' for c in columns] for r in results]
+    titles = [c if c in ('rows', 'classes') else 'memory, MB' if c == 'memory' else f'{c}, s' for c in columns]
+    widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
+    return '\n'.join('  '.join(f'{cell:>{width}}' for cell, width in zip(line, widths, strict=True)) for line in [titles, *lines])
