@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,3 +47,25 @@ def test_draft_of_large_jpeg(tmp_path):
         expected = np.asarray(Image.fromarray(array).resize((160, 96), Image.Resampling.BILINEAR), float)
         difference = np.abs(read_image(tmp_path / name, (96, 160)).permute(1, 2, 0).numpy() - expected)
         assert difference.mean() < 2 and difference.max() < 25
+
+
+@pytest.mark.parametrize('target', [(11, 17), (64, 64), (100, 75), (512, 640)])
+def test_draft_stays_at_or_above_the_target(tmp_path, monkeypatch, target):
+    sizes = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, 'resize', lambda image, *args: sizes.append(image.size) or resize(image, *args))
+    for full in ((900, 700), (640, 512), (511, 130), (129, 1030)):
+        Image.new('RGB', full).save(tmp_path / 'a.jpg')
+        read_image(tmp_path / 'a.jpg', target)
+        assert all(decoded >= min(wanted, whole) for decoded, wanted, whole in zip(sizes[-1], target[::-1], full, strict=True))
+    assert target != (64, 64) or sizes[0] == (113, 88)  # an eighth
+
+
+def test_draft_of_photographs(real_data):
+    """As good as a full decode: the mean difference is a fifth of a grey level of 256."""
+    files = sorted((Path(real_data) / 'eyepacs_sample').iterdir())[:4]
+    for file in files:
+        with Image.open(file) as image:
+            expected = np.asarray(image.convert('RGB').resize((512, 512), Image.Resampling.BILINEAR), float)
+        difference = np.abs(read_image(file, (512, 512)).permute(1, 2, 0).numpy() - expected)
+        assert difference.mean() < .3 and difference.max() < 12

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
@@ -61,9 +60,8 @@ def use_cache(datasets, folder, num_workers=0):
         path = None
     if path is None:
         return num_workers
-    row = {file: i for i, file in enumerate(array.files)}
-    for data in datasets:
-        data.cache = CachedImages(path, np.fromiter(map(row.__getitem__, data.paths), np.int64, len(data)))
+    for data, rows in zip(datasets, np.split(array.rows, np.cumsum([len(data) for data in datasets])[:-1]), strict=True):
+        data.cache = CachedImages(path, rows)
     return min(num_workers, WORKERS)
 
 
@@ -76,12 +74,17 @@ class _Array:
 
     def __init__(self, datasets, folder):
         self.folder, self.csv_path = folder, datasets[0].csv_path
-        self.source = {path: (data, i) for data in datasets for i, path in enumerate(data.paths)}
-        self.files = sorted(self.source)
-        self.shape = (len(self.files), 3, *datasets[0].tg_size)
-        data_path, stats = datasets[0].data_path or '', np.array([data.stats[i] for data, i in map(self.source.get, self.files)])
+        paths = [path for data in datasets for path in data.paths]
+        order = sorted(range(len(paths)), key=paths.__getitem__)
+        new = [i == 0 or paths[order[i]] != paths[order[i - 1]] for i in range(len(order))]  # the same image may stand in two rows
+        self.rows = np.empty(len(order), np.int64)  # of the array, for each row of the datasets
+        self.rows[order] = np.cumsum(new) - 1
+        first = np.compress(new, order)
+        self.datasets, self.first = datasets, first.tolist()
+        self.shape = (len(first), 3, *datasets[0].tg_size)
+        data_path, stats = datasets[0].data_path or '', np.concatenate([data.stats for data in datasets])[first]
         below, self.size = os.path.join(data_path, ''), '{2}x{3}'.format(*self.shape)
-        kind, names = f'{self.size} {DECODER}', '\0'.join(file.removeprefix(below) for file in self.files)
+        kind, names = f'{self.size} {DECODER}', '\0'.join(paths[i].removeprefix(below) for i in self.first)
         self.place = _digest(kind, os.path.realpath(data_path), names)
         self.content = _digest(kind, names, stats.tobytes())
 
@@ -109,17 +112,24 @@ class _Array:
                   f'{_gigabytes(SPARE)} must stay: images are decoded as they are needed (--cache_dir names another folder)')
             return False
         others = sum(map(os.path.getsize, self._others('*.npy')))
-        print(f'* Decoding {len(self.files):,} images once, to {self.size}: {_gigabytes(n_bytes)} in {self.folder} '
+        print(f'* Decoding {len(self.first):,} images once, to {self.size}: {_gigabytes(n_bytes)} in {self.folder} '
               f'({_gigabytes(free)} free, other caches there {_gigabytes(others)}; --no_cache does without)', flush=True)
         return True
+
+    def _decode(self, i):
+        """The image of row `i` of the datasets, one after another."""
+        for data in self.datasets:
+            if i < len(data):
+                return data.decode(i)
+            i -= len(data)
 
     def _write(self, n_threads):
         csv = os.path.splitext(os.path.basename(self.csv_path))[0]
         path = os.path.join(self.folder, f'{csv}_{self.size}_{self.place}_{self.content}.npy')
-        reads = (partial(data.decode, i) for data, i in map(self.source.get, self.files))
         with whole_file(path) as temporary, open(temporary, 'wb') as f:
             np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': self.shape})
-            for image in tqdm(_in_threads(reads, n_threads), total=len(self.files), desc='cache', unit='img', leave=False, disable=None):
+            images = _map(self._decode, self.first, n_threads)
+            for image in tqdm(images, total=len(self.first), desc='cache', unit='img', leave=False, disable=None):
                 f.write(image.numpy().data)
         for old in self._others(f'*_{self.place}_*.npy'):
             if old != path:
@@ -155,13 +165,13 @@ def _locked(path):
                 os.remove(path)
 
 
-def _in_threads(functions, n_threads):
-    """The result of each of `functions`, in order (Pillow decodes outside Python's lock, so threads do)."""
+def _map(function, items, n_threads):
+    """map() in threads, in order (Pillow decodes outside Python's lock), not far ahead of whoever uses the results."""
     pool, pending = ThreadPoolExecutor(n_threads), deque()
     try:
-        for function in functions:
-            pending.append(pool.submit(function))
-            if len(pending) > 4 * n_threads:  # not more than that in memory, however slow the disk is
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 4 * n_threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

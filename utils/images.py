@@ -13,13 +13,19 @@ DECODER = f"Pillow {__version__}, libjpeg {features.version('libjpeg_turbo') or 
 def find_images(image_ids, data_path=None):
     """The file of each image id, None where there is none. `data_path` is the folder (None: ids are paths); the
     extension may be missing from an id. Each folder is listed once instead of trying to open names."""
-    listings, found = {}, []
+    folders, found = {}, []
     for image_id in image_ids:
-        folder, name = os.path.split(os.path.join(data_path or '', image_id))
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
-        match = next((name + ext for ext in EXTENSIONS if name + ext in listings[folder]), None)
-        found.append(match and os.path.join(folder, match))
+        head, name = os.path.split(image_id) if os.sep in image_id else ('', image_id)
+        if head not in folders:
+            folder = os.path.join(data_path or '', head)
+            folders[head] = os.path.join(folder, ''), set(os.listdir(folder or '.') if os.path.isdir(folder or '.') else ())
+        prefix, listing = folders[head]
+        for extension in EXTENSIONS:
+            if name + extension in listing:
+                found.append(prefix + name + extension)
+                break
+        else:
+            found.append(None)
     return found
 
 

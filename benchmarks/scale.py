@@ -1,0 +1,109 @@
+"""What a set costs beside its pixels: csv, checks, cache key, samplers and the loop over an epoch, from 1,000 to 1,000,000 rows.
+
+The images are links to one tiny file and no pixel is read: an array of zeros that is not on disk stands in for the cache.
+Each measurement has a process of its own, so that the peak memory is its own.
+"""
+import contextlib
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from utils.check_data import check_data
+from utils.get_loaders import ClassDataset, EpochSampler, get_combo_loader, get_eval_loader, modify_loader
+from utils.image_cache import _Array
+
+ROWS, CLASSES, BATCH_SIZE = (1_000, 10_000, 100_000, 1_000_000), (5, 23, 1_000), 32
+PER_FILE = 30_000  # links: a file system has a limit for one file
+
+
+def write_images(folder, n):
+    """`n` names of image files in `folder`"""
+    os.makedirs(folder)
+    for i in range(n):
+        if i % PER_FILE == 0:
+            source = os.path.join(folder, f'{i:07d}.png')
+            Image.new('RGB', (1, 1)).save(source)
+        else:
+            os.link(source, os.path.join(folder, f'{i:07d}.png'))
+
+
+def write_csv(path, n, n_classes):
+    """`n` rows, the classes long-tailed from 1 to 1/100, none left out."""
+    share = .01 ** (np.arange(n_classes) / (n_classes - 1))
+    labels = np.random.default_rng(0).choice(n_classes, n, p=share / share.sum())
+    labels[:n_classes] = np.arange(n_classes)
+    pd.DataFrame({'image_id': [f'{i:07d}' for i in range(n)], 'label': labels}).to_csv(path, index=False)
+
+
+class Zeros:
+    """In place of the cache."""
+
+    def read(self, indices):
+        return torch.zeros(1, dtype=torch.uint8).expand(len(indices), 3, 8, 8)
+
+
+def steps(csv, folder, n_classes):
+    """-> seconds of each step for a training set of that csv"""
+    seconds = {}
+
+    @contextlib.contextmanager
+    def timed(name):
+        start = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - start
+
+    with timed('read csv, find images'):
+        data = ClassDataset(csv, folder)
+    with timed('sizes and times of files'):
+        assert len(data.stats) == len(data)
+    with timed('check'):
+        check_data({'train': data}, n_classes)
+    with timed('cache key'):
+        _Array([data], '.')
+    data.cache = Zeros()
+    with timed('samplers'):
+        loader = get_eval_loader(data, BATCH_SIZE)
+        loader = torch.utils.data.DataLoader(data, BATCH_SIZE, sampler=EpochSampler(data.dr), drop_last=True, collate_fn=tuple)
+        pair = get_combo_loader(modify_loader(loader, 'instance'))
+    with timed('epoch'):
+        for _ in pair:
+            pass
+    return seconds
+
+
+def _measure(queue, *args):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = steps(*args)
+    queue.put((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+
+
+def measure(rows=ROWS, classes=CLASSES):
+    """-> a list of dictionaries: rows, classes, seconds of each step, peak memory above that of the libraries in MB"""
+    context, results = multiprocessing.get_context('fork'), []
+    with tempfile.TemporaryDirectory() as folder:
+        for n in rows:
+            write_images(os.path.join(folder, str(n)), n)
+            for n_classes in classes:
+                csv, queue = os.path.join(folder, 'train.csv'), context.Queue()
+                write_csv(csv, n, n_classes)
+                process = context.Process(target=_measure, args=(queue, csv, os.path.join(folder, str(n)), n_classes))
+                process.start()
+                seconds, megabytes = queue.get()
+                process.join()
+                results.append({'rows': n, 'classes': n_classes, **seconds, 'memory': megabytes})
+    return results
+
+
+def table_text(results):
+    columns = list(results[0])
+    lines = [[f'{r[c]:,d}' if isinstance(r[c], int) else f'{r[c]:.{0 if c == "memory" else 3}f}' for c in columns] for r in results]
+    titles = [c if c in ('rows', 'classes') else 'memory, MB' if c == 'memory' else f'{c}, s' for c in columns]
+    widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
+    return '\n'.join('  '.join(f'{cell:>{width}}' for cell, width in zip(line, widths, strict=True)) for line in [titles, *lines])

@@ -1,0 +1,211 @@
+"""How near training comes to the network's own speed, and how far a straightforward loop is from it: one table, one JSON.
+
+    python -m benchmarks.throughput --csv_train TRAIN.csv --csv_val VAL.csv --data_path FOLDER --n_classes 8
+    python -m benchmarks.throughput --scale        # what a set costs beside its pixels, 1,000 to 1,000,000 rows
+
+Rows are measured in turn, several times over, and every ratio is the median of ratios within one turn.
+"""
+import utils  # noqa: F401  before torch
+
+# isort: split
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+
+import train_lt_mxp
+from benchmarks import memory, photographs, scale
+from benchmarks.reference_loop import ReferenceLoop
+from models.get_model import get_arch
+from utils.common import InputError, parse_im_size, run_script, write_text
+from utils.demo_data import write_demo_data
+from utils.images import find_images
+from utils.losses import get_loss_fn
+from utils.two_stage import train_mode
+
+ALPHA = .2  # of Balanced-MixUp
+EYEPACS = 31_613, 3_513, 30  # training and validation images, epochs: the original's longest run
+METHODS = {'plain': '', 'mixup': f'--do_mixup {ALPHA}',
+           'classifier': '--trainable classifier --loss_fn BSCE --pretrained_weights experiments/plain'}
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--csv_train', help='default: isic8 in the folder LT_REAL_DATA, else the demo set, drawn anew')
+    parser.add_argument('--csv_val', help='validation csv')
+    parser.add_argument('--data_path', help='folder of the images')
+    parser.add_argument('--n_classes', type=int, default=8, help='classes (8)')
+    parser.add_argument('--photographs', help='folder of full-size photographs for the decoding rows (eyepacs_sample in LT_REAL_DATA)')
+    parser.add_argument('--n_images', type=int, help='training images, repeated as needed: more for a fast device')
+    parser.add_argument('--model_name', default='mobilenetV2', help='network (mobilenetV2)')
+    parser.add_argument('--im_size', type=parse_im_size, default=(128, 128), help='input size in pixels (128)')
+    parser.add_argument('--batch_size', type=int, default=8, help='images of a training step (8)')
+    parser.add_argument('--num_workers', type=int, default=8, help='as in training; the straightforward loop gets as many (8)')
+    parser.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='as in training (auto)')
+    parser.add_argument('--repeats', type=int, default=3, help='turns (3)')
+    parser.add_argument('--scale', action='store_true', help='measure the size of the set instead')
+    parser.add_argument('--json', metavar='FILE', help='write the results there as well')
+    return parser
+
+
+def choose_data(args, folder):
+    """Fill in the csvs and the folder of the images. Changes `args`."""
+    real = os.environ.get('LT_REAL_DATA')
+    if args.csv_train is None and real:
+        args.csv_train, args.csv_val, args.data_path = (
+            os.path.join(real, 'isic8', name) for name in ('train_isic8_lt.csv', 'val_isic8_lt.csv', 'images'))
+    elif args.csv_train is None:
+        write_demo_data(os.path.join(folder, 'demo'))
+        args.csv_train, args.csv_val, args.data_path = (
+            os.path.join(folder, 'demo', name) for name in ('train_demo.csv', 'val_demo.csv', 'images'))
+        args.n_classes = 5
+    if args.csv_val is None or args.data_path is None:
+        raise InputError('--csv_train needs --csv_val and --data_path')
+    args.csv_train, args.csv_val, args.data_path = map(os.path.abspath, (args.csv_train, args.csv_val, args.data_path))
+    args.photographs = args.photographs or (os.path.join(real, 'eyepacs_sample') if real else args.data_path)
+    if args.n_images:
+        repeat_images(args, folder)
+
+
+def repeat_images(args, folder):
+    """Give the set links to its images until it has `args.n_images` for training."""
+    links = os.path.join(folder, 'links')
+    os.makedirs(links)
+    for flag, n in (('csv_train', args.n_images), ('csv_val', None)):
+        table = pd.read_csv(getattr(args, flag), dtype={'image_id': str})
+        table = table.iloc[[i % len(table) for i in range(n or len(table))]].drop(columns='patient_id', errors='ignore')
+        for i, path in enumerate(find_images(table.image_id, args.data_path)):
+            os.symlink(path, os.path.join(links, f'{flag}{i}{Path(path).suffix}'))
+        table['image_id'] = [f'{flag}{i}' for i in range(len(table))]
+        setattr(args, flag, os.path.join(folder, f'{flag}.csv'))
+        table.to_csv(getattr(args, flag), index=False)
+    args.data_path = links
+
+
+def train_args(args, method):
+    flags = (f'--csv_train {args.csv_train} --csv_val {args.csv_val} --data_path {args.data_path} --n_classes {args.n_classes} '
+             f'--model_name {args.model_name} --init none --im_size {args.im_size[0]},{args.im_size[1]} --batch_size {args.batch_size} '
+             f'--num_workers {args.num_workers} --precision {args.precision} --metric mcc --lr 0.001 --n_epochs 2 --save_path {method} '
+             f'--overwrite {METHODS[method]}')
+    return flags.split()
+
+
+def train(args, method):
+    """-> images per second of the second epoch's training, seconds of the epoch with its evaluations"""
+    with contextlib.redirect_stdout(io.StringIO()):
+        train_lt_mxp.main(train_lt_mxp.get_parser().parse_args(train_args(args, method)))
+    record = json.loads(Path('experiments', method, 'log.jsonl').read_text().splitlines()[-1])
+    return record['images_per_second'], record['seconds']
+
+
+class Limit:
+    """The step of plain training on one batch that stays on the device: what no loop can be faster than."""
+
+    def __init__(self, args, accelerator):
+        flags = train_lt_mxp.get_parser().parse_args(train_args(args, 'plain'))
+        model = get_arch(args.model_name, args.n_classes, im_size=args.im_size).model
+        model = model.to(accelerator.device, memory_format=torch.channels_last)
+        self.model, self.optimizer = accelerator.prepare(model, train_lt_mxp.OPTIMIZERS[flags.optimizer](model.parameters(), flags))
+        train_mode(accelerator.unwrap_model(self.model))
+        self.criterion = get_loss_fn('CE', [1] * args.n_classes).to(accelerator.device)
+        inputs = torch.randn(args.batch_size, 3, *args.im_size, device=accelerator.device)
+        self.inputs = inputs.contiguous(memory_format=torch.channels_last)
+        self.targets = torch.arange(args.batch_size, device=accelerator.device) % args.n_classes
+        self.accelerator, self.batch_size = accelerator, args.batch_size
+        self.seconds(10)
+
+    def seconds(self, n_steps):
+        start = time.perf_counter()
+        for _ in range(n_steps):
+            with self.accelerator.autocast():
+                logits = self.model(self.inputs)
+            loss = self.criterion(logits, self.targets)
+            self.accelerator.backward(loss)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        loss.item()
+        return time.perf_counter() - start
+
+
+def measure(args):
+    """-> one dictionary per turn"""
+    bf16 = args.precision == 'bf16' or (args.precision == 'auto' and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+    accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no')
+    workers = min(args.num_workers, os.cpu_count() or 1)
+    reference = ReferenceLoop(args.csv_train, args.csv_val, args.data_path, args.n_classes, args.model_name, args.im_size,
+                              args.batch_size, workers, ALPHA, accelerator.device)
+    limit, turns = Limit(args, accelerator), []
+    n_steps = max(20, len(reference.train) // 4)
+    for _ in range(args.repeats):
+        turn, seconds = {}, []
+        for method in METHODS:
+            seconds.append(limit.seconds(n_steps))
+            turn[method], turn[f'{method} epoch'] = train(args, method)
+        training, turn['reference epoch'] = reference.epoch()
+        turn['reference'] = len(reference.train) * args.batch_size / training
+        seconds.append(limit.seconds(n_steps))
+        turn['limit'] = n_steps * args.batch_size / statistics.mean(seconds)
+        turns.append(turn)
+        print(f"* Turn {len(turns)}: " + ', '.join(f'{name} {value:.1f}' for name, value in turn.items()), flush=True)
+    return turns
+
+
+def summary(turns, n_train, n_val):
+    """-> rows (name, value, unit, ratio, of what)"""
+    def middle(name):
+        return statistics.median(turn[name] for turn in turns)
+
+    def ratio(name, of):
+        return statistics.median(turn[name] / turn[of] for turn in turns)
+    rows = [('network alone, data on the device', middle('limit'), 'images/s', None, '')]
+    for name, title in (('plain', 'training'), ('mixup', 'training, Balanced-MixUp'), ('classifier', 'stage two, classifier only'),
+                        ('reference', 'straightforward loop, Balanced-MixUp')):
+        rows.append((title, middle(name), 'images/s', ratio(name, 'limit'), 'of the network alone'))
+    rows += [('epoch with evaluations, straightforward loop', middle('reference epoch'), 's', None, ''),
+             ('epoch with evaluations, Balanced-MixUp', middle('mixup epoch'), 's', ratio('reference epoch', 'mixup epoch'),
+              'times as fast as the straightforward loop')]
+    n, m, epochs = EYEPACS
+    minutes = [epochs / 60 * (n / t['mixup'] + (t['mixup epoch'] - n_train / t['mixup']) * m / n_val) for t in turns]
+    return rows + [('EyePACS, 30 epochs, projected', statistics.median(minutes), 'min', None, f'{n:,} + {m:,} images of this size')]
+
+
+def table_text(rows):
+    width = max(len(row[0]) for row in rows)
+    return '\n'.join(f'{name:<{width}}  {value:>10,.2f} {unit:<8}' + (f'  {ratio:8.2f} {of}' if ratio else f'  {of}').rstrip()
+                     for name, value, unit, ratio, of in rows)
+
+
+def main():
+    args = get_parser().parse_args()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
+    result = {'device': device, 'torch': str(torch.__version__)}
+    print(f'* {device}, torch {torch.__version__}')
+    if args.scale:
+        result['scale'] = scale.measure()
+        print(scale.table_text(result['scale']))
+    else:
+        flags = dict(vars(args))
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            choose_data(args, folder)
+            turns = measure(args)
+            rows = summary(turns, *(len(pd.read_csv(csv)) for csv in (args.csv_train, args.csv_val)))
+            rows += photographs.rows(args.photographs, folder) + memory.rows(train_args(args, 'mixup'), args)
+        columns = 'name', 'value', 'unit', 'ratio', 'of'
+        result |= {'flags': flags, 'turns': turns, 'rows': [dict(zip(columns, row, strict=True)) for row in rows]}
+        print(table_text(rows))
+    if args.json:
+        write_text(args.json, json.dumps(result, indent=1) + '\n')
+        print(f'* Wrote {args.json}')
+
+
+if __name__ == '__main__':
+    run_script(main)
