@@ -11,6 +11,7 @@ RECIPES = {
     'original_cdt': {'loss_fn': 'CDT'},
     'modern': _MODERN | {'n_epochs': 60},
     'modern_bsce': _MODERN | {'n_epochs': 60, 'loss_fn': 'BSCE'},
+    'balanced': {'model_name': 'regnetx_002', 'init': 'none'} | _MODERN | {'n_epochs': 60, 'sampling': 'class'},
     'stage_two_crt': _STAGE_TWO | {'trainable': 'classifier', 'sampling': 'class'},
     'stage_two_lws': _STAGE_TWO | {'trainable': 'scale', 'sampling': 'class'},
     'stage_two_bsce': _STAGE_TWO | {'loss_fn': 'BSCE', 'lr': .0005},
@@ -27,3 +28,8 @@ class RecipeParser(argparse.ArgumentParser):
         if name in RECIPES:
             self.set_defaults(**RECIPES[name])
         return super().parse_known_args(args, namespace)
+
+
+def to_flags(name):
+    """The recipe as it would be typed."""
+    return ' '.join(f'--{flag} {value}' for flag, value in RECIPES[name].items())
