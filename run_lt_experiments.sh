@@ -1,34 +1,23 @@
 #!/usr/bin/env bash
-# Every experiment, as loops: bash run_lt_experiments.sh [demo|eyepacs|endo] [--dry_run]
-# A finished run is skipped, an interrupted one goes on; --dry_run prints the commands. SEEDS="0 1 2" repeats the demo.
+# Every experiment, as loops: bash run_lt_experiments.sh [demo|eyepacs|endo|eyepacs_recipes|endo_recipes] [--jobs N] [--dry_run]
+# A finished run is skipped, an interrupted one goes on; --dry_run prints the commands; --jobs N runs N side by side, one on each GPU
+# where there are GPUs. SEEDS="0 1 2" repeats the demo.
 set -euo pipefail
 cd "$(dirname "$0")"
-group=demo dry=
-for argument in "$@"; do
-    case $argument in
-        demo|eyepacs|endo) group=$argument ;;
+group=demo dry= n_jobs=1
+while [ $# -gt 0 ]; do
+    case $1 in
+        demo|eyepacs|endo|eyepacs_recipes|endo_recipes) group=$1 ;;
+        --jobs) n_jobs=${2:-}; shift; [[ $n_jobs =~ ^[1-9][0-9]*$ ]] || { echo "error: --jobs takes a number" >&2; exit 2; } ;;
         --dry_run) dry=1 ;;
-        *) echo "error: unknown argument $argument (bash run_lt_experiments.sh [demo|eyepacs|endo] [--dry_run])" >&2; exit 2 ;;
+        *) echo "error: unknown argument $1 (see the first lines of run_lt_experiments.sh)" >&2; exit 2 ;;
     esac
+    shift
 done
 . tools/setup_environment.sh
+. tools/experiments.sh
 [ -n "$dry" ] && PYTHON=python || setup_environment requirements.txt
 
-do_() {
-    if [ -n "$dry" ]; then echo "$@"; else echo "\$ $*" >&2; "$@" </dev/null; fi
-}
-# experiment NAME TESTER TEST_FLAGS -- TRAIN_FLAGS: train experiments/NAME and test its best epoch
-experiment() {
-    local name=$1 tester=$2 test_flags=() resume=()
-    shift 2
-    while [ "$1" != -- ]; do test_flags+=("$1"); shift; done; shift
-    if [ ! -f "experiments/$name/val_metrics.txt" ]; then
-        [ ! -f "experiments/$name/config.cfg" ] || resume=(--resume)
-        do_ "$PYTHON" train_lt_mxp.py --save_path "$name" "$@" ${resume[@]+"${resume[@]}"}
-    fi
-    compgen -G "results/$name/performance_*.txt" >/dev/null ||
-        do_ "$PYTHON" "test_with_labels_$tester.py" --load_path "experiments/$name" ${test_flags[@]+"${test_flags[@]}"}
-}
 # methods one|two: name and flags of each method of the paper and its extension, in that stage
 methods() {
     local alpha sampling loss
@@ -43,10 +32,22 @@ both_stages() {
     while read -r method flags; do
         experiment "$prefix/$method/$network" "$@" --model_name "$network" --n_epochs 30 $flags
     done < <(methods one)
+    settle
     while read -r method flags; do
         experiment "$prefix/2stage/$method/$network" "$@" --model_name "$network" --n_epochs 60 --lr 0.003 $flags \
             --pretrained_weights "experiments/$prefix/instance/$network"
     done < <(methods two)
+}
+# toolbox PREFIX NETWORK TESTER TEST_FLAGS -- TRAIN_FLAGS: the recipes, stage two from the plain one
+toolbox() {
+    local prefix=$1 network=$2 recipe
+    shift 2
+    for recipe in modern modern_bsce; do experiment "$prefix/$recipe/$network" "$@" --recipe "$recipe" --model_name "$network"; done
+    settle
+    for recipe in stage_two_crt stage_two_lws stage_two_bsce; do
+        experiment "$prefix/$recipe/$network" "$@" --recipe "$recipe" --model_name "$network" \
+            --pretrained_weights "experiments/$prefix/modern/$network"
+    done
 }
 demo() {
     local seed common one two
@@ -61,20 +62,23 @@ demo() {
         run instance "${one[@]}"
         run mxp_0.2 "${one[@]}" --do_mixup 0.2
         run BSCE "${one[@]}" --loss_fn BSCE
+        settle
         run 2stage_BSCE "${two[@]}" --lr 0.0003
         run 2stage_cRT_BSCE "${two[@]}" --lr 0.002 --trainable classifier
     done
+    settle
     do_ "$PYTHON" -m tools.compare_experiments results/demo
     [ -n "$dry" ] || echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
 }
-eyepacs() {
-    both_stages eyepacs mobilenetV2 eyepacs -- --metric kappa
-}
+eyepacs() { "${1:-both_stages}" eyepacs mobilenetV2 eyepacs -- --metric kappa; }
+eyepacs_recipes() { eyepacs toolbox; }
 endo() {
     local fold
     for fold in 1 2 3 4 5; do
-        both_stages "endo/F$fold" mobilenetV2 endo --csv_val "data/val_endo$fold.csv" --data_path data/images -- \
+        "${1:-both_stages}" "endo/F$fold" mobilenetV2 endo --csv_val "data/val_endo$fold.csv" --data_path data/images -- \
             --csv_train "data/train_endo$fold.csv" --data_path data/images --metric mcc --n_classes 23
     done
 }
+endo_recipes() { endo toolbox; }
 "$group"
+settle

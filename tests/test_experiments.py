@@ -17,7 +17,7 @@ def lines(*arguments):
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(('group', 'n_trainings'), [('demo', 5), ('eyepacs', 14), ('endo', 70)])
+@pytest.mark.parametrize(('group', 'n_trainings'), [('demo', 5), ('eyepacs', 14), ('endo', 70), ('eyepacs_recipes', 5), ('endo_recipes', 25)])
 def test_every_line_parses(group, n_trainings):
     runs, tests = [], []
     for words in lines(group):
@@ -26,7 +26,7 @@ def test_every_line_parses(group, n_trainings):
             args = train_lt_mxp.get_parser().parse_args(words[2:])
             train_lt_mxp.resolve(args)
             if args.pretrained_weights:  # stage two starts from a run that this series makes before it
-                assert args.pretrained_weights in runs and args.pretrained_weights.count('/instance/') == 1
+                assert args.pretrained_weights in runs and ('/instance/' in args.pretrained_weights or '/modern/' in args.pretrained_weights)
             runs.append(f'experiments/{args.save_path}')
         elif words[1] == '-m':
             assert (ROOT / (words[2].replace('.', '/') + '.py')).exists()
@@ -50,3 +50,36 @@ def test_commands_of_the_original_are_accepted():
 def test_unknown_group():
     done = subprocess.run(['bash', 'run_lt_experiments.sh', 'isic'], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and 'unknown argument isic' in done.stderr
+
+
+SIDE_BY_SIDE = '''
+set -euo pipefail
+n_jobs=%d dry= PYTHON=python
+. tools/experiments.sh
+train_and_test() { echo "start $1 ${CUDA_VISIBLE_DEVICES:-cpu}"; sleep 0.4; echo "end $1"; [ "$1" != bad ]; }
+n_gpus=%d
+for name in a b c %s; do experiment $name; done
+settle
+echo settled
+experiment d
+settle
+'''
+
+
+def side_by_side(n_jobs, n_gpus=0, extra=''):
+    script = SIDE_BY_SIDE % (n_jobs, n_gpus, extra)
+    return subprocess.run(['bash', '-c', script], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_experiments_side_by_side():
+    done = side_by_side(3, n_gpus=2)
+    assert done.returncode == 0, done.stderr
+    words = [line.split() for line in done.stdout.splitlines()]
+    assert [w[0] for w in words[:3]] == ['start'] * 3 and words.index(['settled']) > max(words.index(['end', n]) for n in 'abc')
+    assert sorted(w[2] for w in words[:3]) == ['0', '0', '1'] and words[-2][1] == 'd'  # three slots on two GPUs; d after all
+    assert [w[0] for w in map(str.split, side_by_side(1).stdout.splitlines())] == ['start', 'end'] * 3 + ['settled', 'start', 'end']
+
+
+def test_a_failure_stops_what_is_built_on_it():
+    done = side_by_side(2, extra='bad')
+    assert done.returncode == 1 and 'an experiment failed' in done.stderr and 'settled' not in done.stdout
