@@ -30,7 +30,8 @@ ONE_STAGE = {  # name -> flags
 }
 TWO_STAGE = {  # name -> flags of stage two, from plain cross-entropy
     'CE, cRT': '--trainable classifier --sampling class', 'CE, LWS': '--trainable scale --sampling class',
-    'CE, cRT BSCE': '--trainable classifier --loss_fn BSCE', 'CE, BSCE': '--loss_fn BSCE --lr 0.0005',
+    'CE, cRT BSCE': '--trainable classifier --loss_fn BSCE', 'CE, cRT LAS': '--trainable classifier --sampling class --loss_fn LAS',
+    'CE, BSCE': '--loss_fn BSCE --lr 0.0005',
 }
 POST_HOC = {'CE + tau-norm': ('CE', '--tau_norm'), 'CE + logit adjustment': ('CE', '--logit_adjust')}  # name -> run, test flags
 METHODS = [*ONE_STAGE, *TWO_STAGE, *POST_HOC]
