@@ -28,6 +28,7 @@ from utils.losses import LOSSES, get_loss_fn
 from utils.reproducibility import set_seeds
 from utils.run_folder import RunFolder
 from utils.two_stage import describe_start, load_stage_one, set_trainable, train_mode
+from utils.watch import get_watch
 
 OPTIMIZERS = {
     'sgd': lambda parameters, args: torch.optim.SGD(parameters, args.lr, momentum=args.momentum, weight_decay=args.wd),
@@ -73,6 +74,7 @@ def get_parser():
     run.add_argument('--save_path', default='date_time', help='name of the run, below experiments/')
     run.add_argument('--n_checkpoints', type=int, default=1, help='how many of the best epochs to keep')
     run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, help='write nothing')
+    run.add_argument('--tensorboard', action='store_true', help='write the numbers of log.jsonl for TensorBoard into the run folder, too')
     run.add_argument('--resume', action='store_true', help='continue an interrupted run')
     run.add_argument('--overwrite', action='store_true', help='replace a run of the same name')
     return parser
@@ -163,6 +165,7 @@ def main(args):
         raise InputError('training in several processes is not supported: start one process')
     run_path = None if args.do_not_save else os.path.join('experiments', args.save_path)
     run = RunFolder(run_path, args.metric, args.n_checkpoints, vars(args), args.resume, args.overwrite)
+    watch = get_watch(args.tensorboard, run)
     use_cuda = accelerator.device.type == 'cuda'
     set_seeds(args.seed, use_cuda)
 
@@ -235,6 +238,7 @@ def main(args):
         reports = [train_report(class_names) if train_report else 'training set not evaluated\n', val_report(class_names, lr)]
         run.end_epoch(record, '\n'.join(reports), checkpoint,
                       {'optimizer': optimizer.state_dict(), 'scheduler': scheduler.state_dict()})
+        watch(class_names, class_count)
         best = f' - best {args.metric} so far' if run.best_epoch() == epoch + 1 else ''
         print(epoch_line(record, args.n_epochs) + best, flush=True)
 

@@ -5,6 +5,7 @@ from html import escape
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -46,6 +47,14 @@ def to_svg(figure, name, alt):
     head = f'<svg role="img" aria-label="{escape(alt)}" style="width: {width:.0f}pt; min-width: {.72 * width:.0f}pt"'
     svg = svg.replace('<svg', head, 1).replace(FG, 'var(--fg)').replace(LINE, 'var(--line)')
     return Html(re.sub(r'\n\s*', '\n', svg))
+
+
+def to_pixels(figure):
+    """-> uint8 (H, W, 3), on white."""
+    figure.set_facecolor('white')
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 @styled

@@ -10,8 +10,8 @@ from .common import InputError, write_text
 from .evaluation import is_better
 from .model_saving_loading import FILE_NAME, prune_checkpoints, read_checkpoint, save_model
 
-OWN = ('config.cfg', 'log.jsonl', 'val_metrics.txt', 'performance_epoch_*.txt', 'epoch_*', 'last')  # what a run writes
-HARMLESS = ('resume', 'overwrite', 'num_workers')  # flags that may differ when a run is resumed
+OWN = ('config.cfg', 'log.jsonl', 'val_metrics.txt', 'performance_epoch_*.txt', 'epoch_*', 'last', 'tensorboard')  # what a run writes
+HARMLESS = ('resume', 'overwrite', 'num_workers', 'tensorboard')  # flags that may differ when a run is resumed
 
 
 def _to_json(value):
