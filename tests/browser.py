@@ -1,5 +1,6 @@
 """Headless Chromium over its own pipe (DevTools protocol, no package, no port): what a browser test needs of it."""
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -22,13 +23,14 @@ class Browser:
         self.profile, self.number, self.messages, self.events, self.buffer = tempfile.mkdtemp(), 0, [], [], b''
         to_browser, self.write_end = os.pipe()
         self.read_end, from_browser = os.pipe()
-        # The browser reads descriptor 3 and writes 4: the shell puts the pipes there.
-        command = ['/bin/sh', '-c', f'exec "$@" 3<&{to_browser} 4>&{from_browser}', 'sh', program, '--headless', '--no-sandbox',
-                   '--disable-gpu', '--disable-dev-shm-usage', '--remote-debugging-pipe', f'--user-data-dir={self.profile}',
-                   '--hide-scrollbars', '--no-first-run', 'about:blank']
-        self.process = subprocess.Popen(command, pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        os.close(to_browser)
-        os.close(from_browser)
+        theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (to_browser, from_browser)]
+        command = [program, '--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--remote-debugging-pipe',
+                   f'--user-data-dir={self.profile}', '--hide-scrollbars', '--no-first-run', 'about:blank']
+        # It reads descriptor 3 and writes 4; the copies made there are inherited, unlike every other descriptor.
+        self.process = subprocess.Popen(command, close_fds=False, preexec_fn=lambda: [os.dup2(fd, i) for i, fd in enumerate(theirs, 3)],
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for fd in (*theirs, to_browser, from_browser):
+            os.close(fd)
         self.session = None
         target = self.call('Target.createTarget', url='about:blank')['targetId']
         self.session = self.call('Target.attachToTarget', targetId=target, flatten=True)['sessionId']

@@ -8,7 +8,6 @@ import numpy as np
 
 from .common import InputError
 from .prediction_table import PredictionTable, read_predictions
-from .run_folder import name_of_run
 
 CSVS = ('results_test.csv', 'results_val.csv')  # the first one that is there
 
@@ -25,14 +24,26 @@ class Run(NamedTuple):
     seen_as: str | None  # 'train' or 'val' where the network saw the tested csv as that
 
 
+def _split(path, of):
+    """.../experiments/a/b -> ('.../', 'a/b') for `of` experiments; None where it is not below such a folder."""
+    parts = os.path.abspath(path).split(os.sep)
+    if of not in parts:
+        return None
+    place = len(parts) - 1 - parts[::-1].index(of)
+    return os.sep.join([*parts[:place], '']), os.path.join('', *parts[place + 1:])
+
+
+def _name(path, of):
+    return (_split(path, of) or (None, os.path.basename(os.path.abspath(path))))[1]
+
+
 def _counterpart(path, of, to):
     """.../experiments/a/b -> .../results/a/b and back; None where it does not exist."""
-    parts = os.path.abspath(path).split(os.sep)
-    for i in reversed([i for i, part in enumerate(parts) if part == of]):
-        other = os.sep.join([*parts[:i], to, *parts[i + 1:]])
-        if os.path.isdir(other):
-            return os.path.relpath(other) if not os.path.isabs(path) else other
-    return None
+    split = _split(path, of)
+    other = split and os.path.join(split[0], to, split[1])
+    if not other or not os.path.isdir(other):
+        return None
+    return other if os.path.isabs(path) else os.path.relpath(other)
 
 
 def _is_run(folder):
@@ -73,15 +84,15 @@ def read_config(folder):
 
 def _stages(folder, config, history):
     """The records of this run after those of the runs that it started from, as far as their logs can be found."""
-    stages, parent, here = [(name_of_run(folder), history)], config.get('parent'), folder
+    stages, parent, here = [(_name(folder, 'experiments'), history)], config.get('parent'), folder
     while parent:
-        before = os.path.dirname(parent['path']) if re.match(r'epoch_\d+|last$', os.path.basename(parent['path'])) else parent['path']
-        own = os.path.abspath(here)  # the working folder may be another one than in training
-        base = own[:-len(name_of_run(here))] if own.endswith(name_of_run(here)) else ''
-        found = next((f for f in (before, os.path.join(base, name_of_run(before))) if _is_run(f)), None)
-        if found is None or os.path.abspath(found) == own:
+        before = re.sub(r'/(epoch_\d+[^/]*|last)/?$', '', parent['path'])
+        split = _split(here, 'experiments')  # the working folder may be another one than in training
+        beside = [os.path.join(split[0], 'experiments', _name(before, 'experiments'))] if split else []
+        found = next((run for run in (before, *beside) if _is_run(run)), None)
+        if found is None or os.path.abspath(found) == os.path.abspath(here):
             break
-        stages.insert(0, (name_of_run(found), _history(found)[:parent['epoch']]))
+        stages.insert(0, (_name(found, 'experiments'), _history(found)[:parent['epoch']]))
         parent, here = read_config(found).get('parent'), found
     return stages
 
@@ -109,7 +120,7 @@ def read_run(folder, results, file=None):
     facts = _facts(csv) if csv else []
     tested = re.search(r'SHA-256 (\w{64})', ' '.join(facts))
     seen = [role for role, digest in (config or {}).get('csv_sha256', {}).items() if tested and digest == tested.group(1)]
-    name = name_of_run(folder) if folder else re.sub(r'^(.*/)?results/', '', os.path.normpath(results).replace(os.sep, '/'))
+    name = _name(folder, 'experiments') if folder else _name(results, 'results')
     history = _history(folder) if folder else []
     stages = _stages(folder, config, history) if folder else []
     return Run(name, folder, results, config, history, stages, _table(csv, config) if csv else None, facts, seen[0] if seen else None)

@@ -5,7 +5,6 @@ from PIL import Image, ImageOps
 
 from .common import InputError
 from .curves import confident_mistakes
-from .images import find_images
 from .page import picture, table, tag
 
 SIZE = 192  # pixels of the longer side
@@ -31,6 +30,7 @@ def mistakes(predictions, data_path=None):
     if data_path is None:
         return [tag('p', 'No image and no image name is in this file, since they may identify patients. The mistakes that the network was '
                          'surest of are shown with ', tag('code', '--with_images'), ' and ', tag('code', '--data_path FOLDER'), '.')]
+    from .images import find_images  # not above: it imports torch, which nothing else here needs
     rows = confident_mistakes(predictions)
     ids, names = [predictions.image_ids[i] for i in rows], predictions.class_names
     paths = find_images(ids, data_path)
