@@ -50,7 +50,7 @@ toolbox() {
     done
 }
 demo() {
-    local seed common one two
+    local seed common one two tool
     do_ "$PYTHON" -m tools.prepare_demo_data
     for seed in ${SEEDS:-0}; do
         common=(--csv_train data/demo/train_demo.csv --data_path data/demo/images --im_size 96 --model_name mobilenetV2 --init none
@@ -67,7 +67,7 @@ demo() {
         run 2stage_cRT_BSCE "${two[@]}" --lr 0.002 --trainable classifier
     done
     settle
-    do_ "$PYTHON" -m tools.compare_experiments results/demo
+    for tool in compare_experiments report; do do_ "$PYTHON" -m "tools.$tool" results/demo; done
     [ -n "$dry" ] || echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
 }
 eyepacs() { "${1:-both_stages}" eyepacs mobilenetV2 eyepacs -- --metric kappa; }

@@ -31,6 +31,7 @@ from utils.reproducibility import random_state, set_random_state, set_seeds
 from utils.run_folder import RunFolder
 from utils.training import Training
 from utils.two_stage import describe_start, get_stage_two, set_trainable, train_mode
+from utils.watch import get_watch
 
 CHECK_EVERY = 10  # batches between two looks at the running loss, each of which waits for the device
 
@@ -115,6 +116,7 @@ def main(args):
         sys.stdout = open(os.devnull, 'w')  # noqa: SIM115  the first process speaks and writes for all
     run_path = None if args.do_not_save else os.path.join('experiments', args.save_path)
     run = RunFolder(run_path, args.metric, args.n_checkpoints, vars(args), args.resume, args.overwrite, writes=rank == 0)
+    watch = get_watch(args.tensorboard and rank == 0, run)
     use_cuda = accelerator.device.type == 'cuda'
     set_seeds(args.seed, use_cuda)
 
@@ -210,6 +212,7 @@ def main(args):
                       'images_per_second': images_per_second, 'seconds': time.perf_counter() - start}
             reports = [train_report(class_names) if train_report else 'training set not evaluated\n', val_report(class_names, lr)]
             run.end_epoch(record, '\n'.join(reports), checkpoint(epoch + 1, val))
+            watch(class_names, class_count)
             best = f' - best {args.metric} so far' if run.best_epoch() == epoch + 1 else ''
             print(epoch_line(record, args.n_epochs) + best, flush=True)
         run.finish()

@@ -17,7 +17,9 @@ def lines(*arguments):
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(('group', 'n_trainings'), [('demo', 5), ('eyepacs', 14), ('endo', 70), ('eyepacs_recipes', 5), ('endo_recipes', 25)])
+@pytest.mark.parametrize(('group', 'n_trainings'), [
+    ('demo', 5), ('eyepacs', 14), ('endo', 70), ('eyepacs_recipes', 5), ('endo_recipes', 25),
+])
 def test_every_line_parses(group, n_trainings):
     runs, tests = [], []
     for words in lines(group):
@@ -26,7 +28,8 @@ def test_every_line_parses(group, n_trainings):
             args = train_lt_mxp.get_parser().parse_args(words[2:])
             train_lt_mxp.resolve(args)
             if args.pretrained_weights:  # stage two starts from a run that this series makes before it
-                assert args.pretrained_weights in runs and ('/instance/' in args.pretrained_weights or '/modern/' in args.pretrained_weights)
+                assert args.pretrained_weights in runs
+                assert '/instance/' in args.pretrained_weights or '/modern/' in args.pretrained_weights
             runs.append(f'experiments/{args.save_path}')
         elif words[1] == '-m':
             assert (ROOT / (words[2].replace('.', '/') + '.py')).exists()

@@ -71,6 +71,7 @@ def get_parser(description=None):
     run.add_argument('--save_path', default='date_time', help='name of the run, below experiments/')
     run.add_argument('--n_checkpoints', type=int, default=1, help='how many of the best epochs to keep')
     run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, help='write no run folder')
+    run.add_argument('--tensorboard', action='store_true', help='write the numbers of log.jsonl for TensorBoard into the run folder, too')
     run.add_argument('--resume', action='store_true', help='continue an interrupted run')
     run.add_argument('--overwrite', action='store_true', help='replace a run of the same name')
     return parser

@@ -12,8 +12,8 @@ from .evaluation import is_better
 from .model_saving_loading import FIELDS, FILE_NAME, prune_checkpoints, read_checkpoint, save_model
 
 OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'performance_epoch_*.txt', 'epoch_*', 'last',
-       'interrupted')  # what a run writes
-HARMLESS = ('resume', 'overwrite', 'num_workers', 'cache_dir', 'no_cache')  # flags that may differ when a run is resumed
+       'interrupted', 'tensorboard')  # what a run writes
+HARMLESS = ('resume', 'overwrite', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard')  # flags that may differ when a run is resumed
 
 
 def _to_json(value):

@@ -1,0 +1,103 @@
+"""Headless Chromium over its own pipe (DevTools protocol, no package, no port): what a browser test needs of it."""
+import base64
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
+
+
+def find_chromium():
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Browser:
+    """One page. `messages` collects what the page logs, throws, or is refused (console, exceptions, security policy)."""
+
+    def __init__(self, program):
+        self.profile, self.number, self.messages, self.events, self.buffer = tempfile.mkdtemp(), 0, [], [], b''
+        to_browser, self.write_end = os.pipe()
+        self.read_end, from_browser = os.pipe()
+        theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (to_browser, from_browser)]
+        command = [program, '--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--remote-debugging-pipe',
+                   f'--user-data-dir={self.profile}', '--hide-scrollbars', '--no-first-run', 'about:blank']
+        # It reads descriptor 3 and writes 4; the copies made there are inherited, unlike every other descriptor.
+        self.process = subprocess.Popen(command, close_fds=False, preexec_fn=lambda: [os.dup2(fd, i) for i, fd in enumerate(theirs, 3)],
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for fd in (*theirs, to_browser, from_browser):
+            os.close(fd)
+        self.session = None
+        target = self.call('Target.createTarget', url='about:blank')['targetId']
+        self.session = self.call('Target.attachToTarget', targetId=target, flatten=True)['sessionId']
+        for domain in ('Page', 'Runtime', 'Log', 'Network'):
+            self.call(f'{domain}.enable')
+
+    def _receive(self):
+        while b'\0' not in self.buffer:
+            data = os.read(self.read_end, 1 << 20)
+            if not data:
+                raise RuntimeError('the browser has ended')
+            self.buffer += data
+        message, self.buffer = self.buffer.split(b'\0', 1)
+        message = json.loads(message)
+        method = message.get('method')
+        if method in ('Runtime.consoleAPICalled', 'Runtime.exceptionThrown', 'Log.entryAdded'):
+            self.messages.append(message['params'])
+        if method:
+            self.events.append((method, message['params']))
+        return message
+
+    def call(self, method, **params):
+        self.number += 1
+        message = {'id': self.number, 'method': method, 'params': params} | ({'sessionId': self.session} if self.session else {})
+        os.write(self.write_end, json.dumps(message).encode() + b'\0')
+        while (answer := self._receive()).get('id') != self.number:
+            pass
+        if 'error' in answer:
+            raise RuntimeError(f"{method}: {answer['error']['message']}")
+        return answer['result']
+
+    def open(self, path, width=1200, height=900, scheme='light'):
+        """Load the file in a window of `width` x `height` CSS pixels; -> requests that were made, the file itself left out."""
+        self.messages.clear()
+        self.events.clear()
+        self.call('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call('Emulation.setEmulatedMedia', features=[{'name': 'prefers-color-scheme', 'value': scheme}])
+        url = Path(path).resolve().as_uri()
+        self.call('Page.navigate', url=url)
+        while not any(method == 'Page.loadEventFired' for method, _ in self.events):
+            self._receive()
+        urls = [params['request']['url'] for method, params in self.events if method == 'Network.requestWillBeSent']
+        return [other for other in urls if other != url and not other.startswith('data:')]
+
+    def run(self, expression):
+        result = self.call('Runtime.evaluate', expression=expression, returnByValue=True)
+        if 'exceptionDetails' in result:
+            raise RuntimeError(result['exceptionDetails']['exception']['description'])
+        return result['result'].get('value')
+
+    def press(self, key):
+        """'Enter' or ' ', as the keyboard sends it to what has the focus."""
+        facts = {'key': key, 'code': {'Enter': 'Enter', ' ': 'Space'}[key], 'windowsVirtualKeyCode': {'Enter': 13, ' ': 32}[key]}
+        self.call('Input.dispatchKeyEvent', type='keyDown', text={'Enter': '\r', ' ': ' '}[key], **facts)
+        self.call('Input.dispatchKeyEvent', type='keyUp', **facts)
+
+    def screenshot(self, path, whole=True):
+        data = self.call('Page.captureScreenshot', format='png', captureBeyondViewport=whole)['data']
+        Path(path).write_bytes(base64.b64decode(data))
+
+    def pdf(self, path):
+        Path(path).write_bytes(base64.b64decode(self.call('Page.printToPDF', printBackground=True, preferCSSPageSize=True)['data']))
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(10)
+        os.close(self.write_end)
+        os.close(self.read_end)
+        time.sleep(.1)  # its helpers still write to the profile
+        shutil.rmtree(self.profile, ignore_errors=True)

@@ -1,0 +1,58 @@
+"""Files of runs to report on, and a reader of the page."""
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+
+from .test_evaluate_predictions import write
+from .test_statistics import random_table
+
+SCRIPT = '<script>document.title = "owned"</script>$x^2$'
+VOID = ('meta', 'img', 'br')
+
+
+def write_run(root, name, class_names, parent=None, seed=0, epochs=3, tested=True):
+    """experiments/NAME and results/NAME below `root`, with random predictions. -> the run folder"""
+    run, k = root / 'experiments' / name, len(class_names)
+    run.mkdir(parents=True)
+    config = {'model_name': 'mobilenetV2', 'im_size': [96, 96], 'init': 'none', 'trainable': 'all', 'loss_fn': 'CE', 'sampling': 'instance',
+              'do_mixup': 0., 'optimizer': 'sgd', 'lr': .01, 'batch_size': 8, 'n_epochs': epochs, 'seed': seed, 'metric': 'mcc',
+              'csv_train': 'train.csv', 'csv_val': 'val.csv', 'class_names': class_names, 'class_count': [200 // (c + 1) for c in range(k)],
+              'parent': parent, 'csv_sha256': {}, 'torch': '2', 'device': 'cpu', 'mixed_precision': 'no'}
+    (run / 'config.cfg').write_text(json.dumps(config))
+    scores = {'mcc': .5, 'bacc': .4, 'loss': 1.}
+    log = [{'epoch': e, 'lr': .01, 'train': dict.fromkeys(scores), 'val': scores | {'mcc': .1 * min(e, 2)}} for e in range(1, epochs + 1)]
+    (run / 'log.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in log))
+    if tested:
+        table, truth = (random_table(s, n=60 + 3 * k, names=class_names) for s in (seed, 0))
+        probs = np.roll(table.probs, -1, axis=1) if seed else table.probs  # of the same images, another network
+        table = truth._replace(probs=probs, preds=probs.argmax(1))
+        write(root / 'results' / name / 'results_test.csv', table._replace(image_ids=[f'patient{i}' for i in table.image_ids]))
+    return run
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects them: (name, attributes), and all text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.elements, self.text = [], [], ''
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, name, attributes):
+        self.elements.append((name, dict(attributes)))
+        if name not in VOID:
+            self.open.append(name)
+
+    def handle_startendtag(self, name, attributes):
+        self.elements.append((name, dict(attributes)))
+
+    def handle_endtag(self, name):
+        assert self.open.pop() == name
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, name):
+        return [attributes for element, attributes in self.elements if element == name]

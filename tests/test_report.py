@@ -1,0 +1,115 @@
+"""The page from the files of runs: what stands in it, what must not, and where the files are found."""
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.report import main
+from utils.common import InputError
+from utils.report_data import find_runs
+
+from .report_files import SCRIPT, Page, write_run
+
+
+def report(path, *flags):
+    out = path / 'r.html' if path.is_dir() else path.parent / 'r.html'
+    main([str(path), '--draws', '100', '--out', str(out), *flags])
+    return out.read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('k', [3, 23])
+def test_one_run(tmp_path, k):
+    names = [SCRIPT, '  & "quoted"', *(f'ulcerative-colitis-grade-{c}' for c in range(2, k))]
+    before = dict(matplotlib.rcParams)
+    html = report(write_run(tmp_path, 'a/b', names))
+    assert dict(matplotlib.rcParams) == before  # nobody else's figures change
+    page = Page(html)
+    assert len(html) < 3e6 and len(page.all('script')) == 1 and SCRIPT in page.text
+    assert not re.search(r'(src|href)="(?!#|data:)', html) and 'url(http' not in html and '@import' not in html
+    ids = [attributes['id'] for _, attributes in page.elements if 'id' in attributes]
+    assert len(ids) == len(set(ids))
+    assert {attributes['href'][1:] for attributes in page.all('a')} <= set(ids)
+    assert {attributes['aria-labelledby'] for attributes in page.all('section')} <= set(ids)
+    assert all('scope' in attributes for attributes in page.all('th')) and len(page.all('caption')) == len(page.all('table'))
+    pictures = [attributes for attributes in page.all('svg') if attributes.get('role') == 'img']
+    assert len(pictures) == len(page.all('figure')) == len(page.all('figcaption')) == 9
+    assert all(len(attributes['aria-label']) > 20 for attributes in pictures)
+    assert [name for name in ('header', 'nav', 'main', 'footer') if len(page.all(name)) == 1] == ['header', 'nav', 'main', 'footer']
+    assert 'epoch kept2, the best by MCC' in page.text and f'{60 + 3 * k} images' in page.text
+    assert 'patient1' not in html  # no image, no name of one
+
+
+def test_images_only_when_asked_for(tmp_path):
+    run = write_run(tmp_path, 'a', ['x', 'y', SCRIPT])
+    (tmp_path / 'images').mkdir()
+    for i in range(80):
+        Image.fromarray(np.full((300, 200, 3), i, np.uint8)).save(tmp_path / 'images' / f'patient{i}.jpg')
+    page = Page(report(run, '--with_images', '--data_path', str(tmp_path / 'images')))
+    pictures = page.all('img')
+    assert len(pictures) == 24 and all(re.match(r'patient\d+: .*, taken for ', picture['alt']) for picture in pictures)
+    assert 'holds images of patients' in page.text and len(page.all('script')) == 1
+    for flags, message in ((['--with_images'], 'belong together'), (['--data_path', str(tmp_path)], 'belong together'),
+                           (['--with_images', '--data_path', 'absent'], 'is no folder'),
+                           (['--with_images', '--data_path', str(tmp_path)], 'images to show are not in')):
+        with pytest.raises(InputError, match=message):
+            report(run, *flags)
+
+
+def test_comparison(tmp_path):
+    for seed, method in enumerate(('plain', 'mixup', 'two')):
+        write_run(tmp_path, f'set/{method}/seed0', ['DR0', 'DR1', 'DR2'], seed=seed)
+    write_run(tmp_path, 'set/new/seed0', ['DR0', 'DR1', 'DR2'], tested=False, epochs=0)
+    page = Page(report(tmp_path / 'experiments'))
+    assert 'Comparison of 4 runs' in page.text and 'Not all methods were tested' not in page.text
+    assert 'no labelled predictions of this run' in page.text and 'quadratic kappa' in page.text
+    names = [attributes['id'] for name, attributes in page.elements if 'id' in attributes and name == 'h2']
+    assert names == ['compare', 'recalls', 'settings', 'curves', 'run0', 'run1', 'run2', 'run3']
+    main([str(tmp_path / 'results' / 'set'), '--draws', '100'])
+    assert (tmp_path / 'results' / 'set' / 'report.html').exists()
+
+
+def test_both_folders_and_the_stages_are_found(tmp_path, monkeypatch):
+    names = ['a', 'b']
+    write_run(tmp_path, 'one/seed0', names, epochs=5)
+    second = write_run(tmp_path, 'two/seed0', names, {'path': 'experiments/one/seed0/epoch_04_K_1.00', 'epoch': 4})
+    results = tmp_path / 'results' / 'two' / 'seed0'
+    sha, config = 'f' * 64, json.loads((second / 'config.cfg').read_text())
+    (second / 'config.cfg').write_text(json.dumps(config | {'csv_sha256': {'train': 'e' * 64, 'val': sha}}))
+    (results / 'performance_test.txt').write_text(f'Calibrated with temperature 2\nCheckpoint c, epoch 3; csv x, SHA-256 {sha}\n')
+    for path in (second, results, results / 'results_test.csv'):  # from another working folder than that of the training
+        run, = find_runs([str(path)])
+        assert (run.name, run.folder, run.results) == ('two/seed0', str(second), str(results)) and len(run.table.labels) == 66
+        assert [(name, len(records)) for name, records in run.stages] == [('one/seed0', 4), ('two/seed0', 3)]
+        assert run.seen_as == 'val' and run.facts[0] == 'Calibrated with temperature 2'
+    assert 'stage 2' in report(second) and 'chose the epoch of this network' in report(second)
+    monkeypatch.chdir(tmp_path)
+    assert [run.name for run in find_runs(['results', 'experiments'])] == ['one/seed0', 'two/seed0']  # each once
+
+
+def test_errors(tmp_path):
+    run = write_run(tmp_path, 'a', ['x', 'y'])
+    for args, message in ((['absent'], 'no such run or results: absent'), ([str(tmp_path / 'results'), '--draws', '9'], '--draws must be'),
+                          ([str(run), '--file', 'x.csv'], 'none of the runs has it')):
+        with pytest.raises(InputError, match=message):
+            main(args)
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(InputError, match=r'holds no run \(config\.cfg\)'):
+        main([str(tmp_path / 'empty')])
+    (run / 'config.cfg').write_text((run / 'config.cfg').read_text().replace('"y"', '"z"'))
+    with pytest.raises(InputError, match='has other classes than its run: x, y; x, z'):
+        main([str(run)])
+    (run / 'config.cfg').write_text('{')
+    with pytest.raises(InputError, match='cannot be read as JSON'):
+        main([str(run)])
+
+
+def test_help_and_nothing_imported_that_it_does_not_need():
+    code = "import sys; from tools.report import main; print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules]); main(['-h'])"
+    done = subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.stdout.startswith('[]') and '--with_images' in done.stdout, done.stderr

@@ -1,0 +1,103 @@
+"""One page to look at and to send: report.html, a single file that needs no network, for one run or to compare several.
+
+  python -m tools.report experiments/demo/BSCE/seed0
+  python -m tools.report results/demo
+  python -m tools.report results/demo/BSCE/seed0 --with_images --data_path data/demo/images
+"""
+import argparse
+import os
+from datetime import date
+
+from utils import report_scores, report_training
+from utils.bootstrap import bootstrap_metrics
+from utils.common import InputError, run_script, write_text
+from utils.page import page, section, tag
+from utils.plots import to_svg
+from utils.report_comparison import comparison_sections
+from utils.report_data import find_runs
+from utils.statistics import are_grades
+from utils.thumbnails import mistakes
+
+MOST_DETAILS = 6  # runs of a comparison that are shown one by one, too
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('runs', nargs='+', metavar='RUN_OR_RESULTS',
+                        help='run below experiments/, its folder below results/, a per-image csv, or a folder of many')
+    parser.add_argument('--out', metavar='FILE', help='file to write (default: report.html in the folder of the results)')
+    parser.add_argument('--file', metavar='NAME', help='per-image csvs to read (default: results_test.csv, else results_val.csv)')
+    parser.add_argument('--with_images', action='store_true',
+                        help='show the most confident mistakes, with image names: the file then holds data of patients')
+    parser.add_argument('--data_path', metavar='FOLDER', help='folder of the images, for --with_images')
+    parser.add_argument('--draws', type=int, default=1000, help='bootstrap draws (default: 1000)')
+    return parser
+
+
+def run_sections(run, level=2, prefix='', data_path=None, draws=1000):
+    """-> list of (anchor, title, section) of one `Run`; what it has no files for is left out."""
+    def svg(name, drawn, alt):
+        return to_svg(drawn, f'{prefix}{name}', alt)
+
+    count, untested = run.config and run.config['class_count'], 'There are no labelled predictions of this run: test it first.'
+    parts = [('scores', 'Scores', [tag('p', untested, class_='note')]), ('run', 'What was run', report_training.what_was_run(run)),
+             ('data', 'Images of each class', report_training.images_of_classes(run, svg)),
+             ('training', 'Training', report_training.training(run, svg))]
+    if run.table:
+        result = bootstrap_metrics(run.table, draws, ordered=are_grades(run.table.class_names), class_count=count)
+        parts[0] = ('scores', 'Scores', report_scores.scores(run.table, result, run.seen_as))
+        parts += [('confusion', 'Right and wrong answers', report_scores.confusion(run.table, svg)),
+                  ('classes', 'Each class', report_scores.each_class(run.table, result, svg, count)),
+                  ('thresholds', 'Ranking and thresholds', report_scores.thresholds(run.table, result, svg)),
+                  ('trust', 'Can the probabilities be trusted?', report_scores.trust(run.table, result, svg)),
+                  ('mistakes', 'Most confident mistakes', mistakes(run.table, data_path))]
+    parts = [(f'{prefix}{anchor}', title, content) for anchor, title, content in parts if content]
+    return [(anchor, title, section(level, anchor, title, *content)) for anchor, title, content in parts]
+
+
+def lead(runs):
+    """What the page is about, in one sentence."""
+    classes = runs[0].config['class_names'] if runs[0].config else runs[0].table.class_names
+    networks = sorted({run.config['model_name'] for run in runs if run.config})
+    tested = sorted({len(run.table.labels) for run in runs if run.table})
+    what = f"How well {'a network tells' if len(runs) == 1 else f'{len(runs)} networks tell'} {len(classes)} classes of images apart"
+    by = f" ({', '.join(networks)})" if networks else ''
+    return tag('p', what + by + (f", measured on {' or '.join(f'{n:,}' for n in tested)} images." if tested else ', not tested yet.'))
+
+
+def report(runs, data_path=None, draws=1000):
+    """-> the text of report.html for one or several `Run`."""
+    if len(runs) == 1:
+        title, parts = runs[0].name, run_sections(runs[0], data_path=data_path, draws=draws)
+    else:
+        title, parts = f'Comparison of {len(runs)} runs', comparison_sections(runs, draws)
+        for i, run in enumerate(runs if len(runs) <= MOST_DETAILS else ()):
+            inner = run_sections(run, 3, f'run{i}-', data_path, draws)
+            parts.append((f'run{i}', run.name, section(2, f'run{i}', f'Run {run.name}', *(part for _, _, part in inner))))
+        if len(runs) > MOST_DETAILS:
+            text = f'More than {MOST_DETAILS} runs are not shown one by one: write the report of a single run for its figures.'
+            parts.append(('one', 'Each run', section(2, 'one', 'Each run', tag('p', text))))
+    footer = tag('p', f'Written on {date.today():%d %B %Y} from the files of the runs. Research software: not a medical device, not for '
+                      'decisions about patients.')
+    return page(title, lead(runs), [(anchor, name) for anchor, name, _ in parts], *(part for _, _, part in parts), footer=footer)
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    if args.draws < 100:
+        raise InputError('--draws must be 100 or more')
+    if args.with_images != (args.data_path is not None):
+        raise InputError('--with_images and --data_path FOLDER belong together: images are shown only when both are given')
+    if args.data_path is not None and not os.path.isdir(args.data_path):
+        raise InputError(f'--data_path {args.data_path} is no folder')
+    runs = find_runs(args.runs, args.file)
+    if args.file and not any(run.table for run in runs):
+        raise InputError(f'--file {args.file}: none of the runs has it, with labels')
+    folders = [os.path.abspath(run.results or run.folder) for run in runs]
+    out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), 'report.html')
+    write_text(out, report(runs, args.data_path, args.draws))
+    print(f'* Wrote {out}: open it in a browser')
+
+
+if __name__ == '__main__':
+    run_script(main)

@@ -1,0 +1,30 @@
+// Sorts a table by the column whose heading is pressed (mouse, Enter or Space); once more turns the order round.
+'use strict';
+for (const button of document.querySelectorAll('table.sortable th button')) {
+  button.addEventListener('click', () => {
+    const head = button.closest('th'), table = head.closest('table'), body = table.tBodies[0];
+    const column = [...head.parentNode.children].indexOf(head);
+    const order = head.getAttribute('aria-sort') === 'ascending' ? 'descending' : 'ascending';
+    const sign = order === 'ascending' ? 1 : -1;
+    const key = row => {
+      const cell = row.children[column], number = Number.parseFloat(cell.dataset.value);
+      return Number.isNaN(number) ? cell.textContent : number;
+    };
+    const compare = (a, b) => {
+      const x = key(a), y = key(b);
+      if (typeof x === 'number' && typeof y === 'number') return sign * (x - y);
+      if (typeof x !== typeof y) return typeof x === 'number' ? -1 : 1;  // undefined values stay at the end
+      return sign * x.localeCompare(y, 'en', {numeric: true});
+    };
+    for (const other of head.parentNode.children) other.setAttribute('aria-sort', other === head ? order : 'none');
+    body.append(...[...body.rows].sort(compare));
+  });
+}
+
+// What is too wide for the window scrolls by keyboard, too; what is not takes no part in the tab order.
+const watcher = new ResizeObserver(entries => {
+  for (const {target} of entries) {
+    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0; else target.removeAttribute('tabindex');
+  }
+});
+for (const box of document.querySelectorAll('.scroll')) watcher.observe(box);

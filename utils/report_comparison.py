@@ -1,0 +1,103 @@
+"""Several runs -> the sections that set them side by side; runs that differ only in a folder seed* or F1, ... are one method."""
+import os
+
+import numpy as np
+
+from . import plots
+from .comparison import RANKED, find_csvs, load_methods, mean_ranks, summary
+from .evaluation import SMALLER_IS_BETTER
+from .page import figure, figures, join, section, table, tag
+from .report_data import series
+from .report_scores import percent, stacked
+from .statistics import METRIC_NAMES
+
+NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent', 'resume', 'overwrite', 'frozen', 'reinitialised')
+
+
+def methods_of(runs, draws):
+    """-> list of `comparison.Method` of the runs that have labelled predictions."""
+    return load_methods(find_csvs([run.results for run in runs], os.path.basename(runs[0].table.path)), draws)
+
+
+def _column(cells, name):
+    return np.array([np.nan if cell[name] is None else 100 * cell[name] for cell in cells])
+
+
+def _scores(methods, summaries):
+    names = [name for name in RANKED if any(s['metrics', name]['value'] is not None for s in summaries)]
+    rows = []
+    for method, cells, rank in zip(methods, summaries, mean_ranks(methods), strict=True):
+        rows.append([method.name, (len(method.runs), len(method.runs)), (f'{method.n_images:,}', method.n_images),
+                     ('-' if rank is None else f'{rank:.1f}', rank)])
+        for cell in (cells['metrics', name] for name in (*names, 'ece')):
+            shown, number = stacked(cell)
+            rows[-1].append((shown if cell['sd'] is None else join([shown, tag('small', f"± {100 * cell['sd']:.1f}")]), number))
+    forests = []
+    for name in names:
+        cells = [s['metrics', name] for s in summaries]
+        drawn = plots.intervals([method.name for method in methods], *(_column(cells, end) for end in ('value', 'low', 'high')),
+                                f'{METRIC_NAMES[name]} (%)', [percent(cell['value']) for cell in cells])
+        best = methods[int(np.nanargmax(_column(cells, 'value')))].name
+        sizes = ', '.join(sorted({f'{method.n_images:,}' for method in methods}))
+        alt = f'Dots with intervals: {METRIC_NAMES[name]} of each method; best: {best}.'
+        forests.append(figure(plots.to_svg(drawn, f'compare-{name}', alt), METRIC_NAMES[name],
+                              f'Mean over the runs with its 95 % interval, {sizes} images a method; further right is better.'))
+    parts = [table('Methods in percent: mean [95 % interval], ± standard deviation over runs; rank: mean over the scores, 1 is the best; '
+                   'press a heading to sort', ['method', 'runs', 'images', 'rank', *(METRIC_NAMES[name] for name in (*names, 'ece'))],
+                   rows, sortable=True)]
+    if len({frozenset(method.image_sets) for method in methods}) > 1:
+        parts.append(tag('p', 'Not all methods were tested on the same images: their scores are not comparable.', class_='note'))
+    return [*parts, tag('p', 'Intervals come from drawing the test images (or patients) again; another training is not in them. Methods '
+                             'may differ although their intervals overlap: paired differences come from ',
+                        tag('code', 'tools.compare_experiments --baseline METHOD'), '.'), figures(*forests)]
+
+
+def _recalls(methods, summaries):
+    keys = [key for key in summaries[0] if key[0] == 'classes' and key[2] == 'recall']
+    shares = np.array([_column([s[key] for key in keys], 'value') for s in summaries]) / 100
+    counts = [summaries[0][key]['n'] for key in keys]
+    drawn = plots.heat_map(shares, [method.name for method in methods],
+                           [f'{plots.short(key[1], 22)} ({n:,})' for key, n in zip(keys, counts, strict=True)],
+                           'class (tested images of a run)', 'method')
+    rows = [[method.name, *(stacked(s[key]) for key in keys)] for method, s in zip(methods, summaries, strict=True)]
+    return [figure(plots.to_svg(drawn, 'compare-recalls', 'Recall of each class by method; the values stand in the table below.'),
+                   'Recall of each class, percent', 'Of the images of a class (column), how many each method finds.'),
+            table('Recall in percent [95 % interval]', ['method', *(key[1] for key in keys)], rows)]
+
+
+def _settings(runs):
+    trained = [run for run in runs if run.config]
+    flags = [name for name in dict.fromkeys(name for run in trained for name in run.config) if name not in NOT_COMPARED]
+    values = {name: [run.config.get(name) for run in trained] for name in flags}
+    differing = [name for name in flags if any(value != values[name][0] for value in values[name])]
+    if not trained or not differing:
+        return []
+    rows = [[run.name, *(str(values[name][i]) for name in differing)] for i, run in enumerate(trained)]
+    return [table('Settings that differ between the runs', ['run', *differing], rows, numbers=False)]
+
+
+def _training(runs):
+    trained = [run for run in runs if run.history]
+    metrics = list(dict.fromkeys(run.config['metric'] for run in trained if run.config['metric'] not in SMALLER_IS_BETTER)) or ['bacc']
+    if not trained:
+        return []
+    shown = []
+    for key, label, scale in ((metrics[0], f'{METRIC_NAMES[metrics[0]]} (%)', 100), ('loss', 'cross-entropy', 1)):
+        curves = {run.name: (series(run.history, 'epoch'), scale * series(run.history, 'val', key), plots.line_style(i))
+                  for i, run in enumerate(trained)}
+        drawn = plots.lines(curves, 'epoch', f'validation {label}', size=(4.6, 2.7 + .17 * len(curves)))
+        shown.append(figure(plots.to_svg(drawn, f'compare-training-{key}', f'Validation {label} by epoch of {len(trained)} runs.'),
+                            f'Validation {label}',
+                            f"{'Lower' if key == 'loss' else 'Higher'} is better. Epochs of a second stage count from 1."))
+    return [figures(*shown)]
+
+
+def comparison_sections(runs, draws=1000):
+    """-> list of (anchor, title, section) for the whole of `runs`."""
+    tested, built = [run for run in runs if run.table], []
+    if tested:
+        methods = methods_of(tested, draws)
+        summaries = [summary(method) for method in methods]
+        built = [('compare', 'Scores side by side', _scores(methods, summaries)), ('recalls', 'Each class', _recalls(methods, summaries))]
+    built += [('settings', 'What differs', _settings(runs)), ('curves', 'Training', _training(runs))]
+    return [(anchor, title, section(2, anchor, title, *content)) for anchor, title, content in built if content]

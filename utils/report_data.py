@@ -1,0 +1,155 @@
+"""What a report is made from: a run folder below experiments/ and its folder below results/, found from either."""
+import json
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from .common import InputError
+from .prediction_table import PredictionTable, read_predictions
+
+CSVS = ('results_test.csv', 'results_val.csv')  # the first one that is there
+
+
+class Run(NamedTuple):
+    name: str
+    folder: str | None  # experiments/NAME
+    results: str | None  # results/NAME
+    config: dict | None
+    history: list  # records of log.jsonl
+    stages: list  # (name of the run, its records up to the epoch that the next stage starts from), the last is this run
+    table: PredictionTable | None  # with labels
+    facts: list  # what the test script said about the predictions: checkpoint, csv, calibration
+    seen_as: str | None  # 'train' or 'val' where the network saw the tested csv as that
+
+
+def _split(path, of):
+    """.../experiments/a/b -> ('.../', 'a/b') for `of` experiments; None where it is not below such a folder."""
+    parts = os.path.abspath(path).split(os.sep)
+    if of not in parts:
+        return None
+    place = len(parts) - 1 - parts[::-1].index(of)
+    return os.sep.join([*parts[:place], '']), os.path.join('', *parts[place + 1:])
+
+
+def _name(path, of):
+    return (_split(path, of) or (None, os.path.basename(os.path.abspath(path))))[1]
+
+
+def _counterpart(path, of, to):
+    """.../experiments/a/b -> .../results/a/b and back; None where it does not exist."""
+    split = _split(path, of)
+    other = split and os.path.join(split[0], to, split[1])
+    if not other or not os.path.isdir(other):
+        return None
+    return other if os.path.isabs(path) else os.path.relpath(other)
+
+
+def _is_run(folder):
+    return os.path.isfile(os.path.join(folder, 'config.cfg'))
+
+
+def _folders_below(path):
+    """Run folders and folders of results at or below `path`, sorted by name."""
+    found = []
+    for folder, below, files in os.walk(path):
+        below[:] = [] if _is_run(folder) else sorted(below)
+        if _is_run(folder) or any(re.fullmatch(r'results_.*\.csv', file) for file in files):
+            found.append(folder)
+    return found
+
+
+def _lines(path):
+    try:
+        with open(path, encoding='utf-8') as f:
+            return [json.loads(line) for line in f if line.strip()]
+    except json.JSONDecodeError as err:
+        raise InputError(f'{path} cannot be read as JSON: {err}') from err
+
+
+def _history(folder):
+    path = os.path.join(folder, 'log.jsonl')
+    return _lines(path) if os.path.isfile(path) else []
+
+
+def read_config(folder):
+    path = os.path.join(folder, 'config.cfg')
+    try:
+        with open(path, encoding='utf-8') as f:
+            return json.load(f)
+    except json.JSONDecodeError as err:
+        raise InputError(f'{path} cannot be read as JSON: {err}') from err
+
+
+def _stages(folder, config, history):
+    """The records of this run after those of the runs that it started from, as far as their logs can be found."""
+    stages, parent, here = [(_name(folder, 'experiments'), history)], config.get('parent'), folder
+    while parent:
+        before = re.sub(r'/(epoch_\d+[^/]*|last)/?$', '', parent['path'])
+        split = _split(here, 'experiments')  # the working folder may be another one than in training
+        beside = [os.path.join(split[0], 'experiments', _name(before, 'experiments'))] if split else []
+        found = next((run for run in (before, *beside) if _is_run(run)), None)
+        if found is None or os.path.abspath(found) == os.path.abspath(here):
+            break
+        stages.insert(0, (_name(found, 'experiments'), _history(found)[:parent['epoch']]))
+        parent, here = read_config(found).get('parent'), found
+    return stages
+
+
+def _facts(csv):
+    """The lines on calibration, checkpoint and csv at the end of the report of a test."""
+    path = os.path.join(os.path.dirname(csv), os.path.basename(csv).replace('results_', 'performance_').replace('.csv', '.txt'))
+    if not os.path.isfile(path):
+        return []
+    with open(path, encoding='utf-8') as f:
+        return [line.strip() for line in f if line.startswith(('Checkpoint ', 'Calibrated '))]
+
+
+def _table(csv, config):
+    table = read_predictions(csv)
+    if config and table.class_names != config['class_names']:
+        raise InputError(f"{csv} has other classes than its run: {', '.join(table.class_names)}; {', '.join(config['class_names'])}")
+    return None if table.labels is None else table
+
+
+def read_run(folder, results, file=None):
+    config = read_config(folder) if folder else None
+    csvs = [os.path.join(results, name) for name in ((file,) if file else CSVS)] if results else []
+    csv = next((path for path in csvs if os.path.isfile(path)), None)
+    facts = _facts(csv) if csv else []
+    tested = re.search(r'SHA-256 (\w{64})', ' '.join(facts))
+    seen = [role for role, digest in (config or {}).get('csv_sha256', {}).items() if tested and digest == tested.group(1)]
+    name = _name(folder, 'experiments') if folder else _name(results, 'results')
+    history = _history(folder) if folder else []
+    stages = _stages(folder, config, history) if folder else []
+    return Run(name, folder, results, config, history, stages, _table(csv, config) if csv else None, facts, seen[0] if seen else None)
+
+
+def find_runs(paths, file=None):
+    """`paths`: run folders, folders of results, folders of many of them, or per-image csvs -> list of `Run`, each once.
+    `file`: name of the per-image csv to read, by default the first of CSVS."""
+    pairs = {}
+    for path in paths:
+        if not os.path.exists(path):
+            raise InputError(f'no such run or results: {path}')
+        folder, name = (os.path.dirname(path) or '.', os.path.basename(path)) if os.path.isfile(path) else (path, file)
+        below = [folder] if os.path.isfile(path) else _folders_below(path)
+        if not below:
+            raise InputError(f'{path} holds no run (config.cfg) and no results_*.csv')
+        for found in below:
+            folder, results = ((found, _counterpart(found, 'experiments', 'results')) if _is_run(found) else
+                               (_counterpart(found, 'results', 'experiments'), found))
+            folder = folder if folder and _is_run(folder) else None
+            pairs.setdefault(os.path.abspath(results or folder), (folder, results, name))
+    return [read_run(*pair) for pair in pairs.values()]
+
+
+def series(records, *keys):
+    """`series(history, 'val', 'mcc')` -> float64 (epochs,), NaN where the log has null."""
+    values = []
+    for record in records:
+        for key in keys:
+            record = record[key]
+        values.append(record)
+    return np.array(values, dtype=float)
