@@ -15,6 +15,8 @@ from utils.common import InputError
 from utils.report_data import find_runs
 
 from .report_files import SCRIPT, Page, write_run
+from .test_evaluate_predictions import write
+from .test_statistics import random_table
 
 
 def report(path, *flags):
@@ -72,6 +74,10 @@ def test_comparison(tmp_path):
     assert names == ['compare', 'recalls', 'settings', 'curves', 'run0', 'run1', 'run2', 'run3']
     main([str(tmp_path / 'results' / 'set'), '--draws', '100'])
     assert (tmp_path / 'results' / 'set' / 'report.html').exists()
+    mixed = tmp_path / 'results' / 'set' / 'mixup' / 'seed0'
+    (mixed / 'results_test.csv').rename(mixed / 'results_val.csv')
+    with pytest.raises(InputError, match=r'different splits, results_test\.csv and results_val\.csv: choose one with --file'):
+        report(tmp_path / 'experiments')
 
 
 def test_both_folders_and_the_stages_are_found(tmp_path, monkeypatch):
@@ -92,12 +98,24 @@ def test_both_folders_and_the_stages_are_found(tmp_path, monkeypatch):
     assert [run.name for run in find_runs(['results', 'experiments'])] == ['one/seed0', 'two/seed0']  # each once
 
 
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize(('n', 'absent'), [(60, (1,)), (60, (0, 2)), (1, ())])
+def test_absent_classes(tmp_path, n, absent):
+    csv = write(tmp_path / 'results' / 'a' / 'results_test.csv', random_table(0, n=n, absent=absent, names=['x', 'y', 'z']))
+    page = Page(report(Path(csv)))
+    assert len(page.all('figure')) == 6 and 'nan' not in page.text.lower()
+
+
 def test_errors(tmp_path):
     run = write_run(tmp_path, 'a', ['x', 'y'])
     for args, message in ((['absent'], 'no such run or results: absent'), ([str(tmp_path / 'results'), '--draws', '9'], '--draws must be'),
                           ([str(run), '--file', 'x.csv'], 'none of the runs has it')):
         with pytest.raises(InputError, match=message):
             main(args)
+    (tmp_path / 'new').mkdir()
+    (tmp_path / 'new' / 'results_test.csv').write_text('image_id,pred,p_a,p_b\n1,0,.6,.4\n')
+    with pytest.raises(InputError, match='neither labelled predictions'):
+        main([str(tmp_path / 'new')])
     (tmp_path / 'empty').mkdir()
     with pytest.raises(InputError, match=r'holds no run \(config\.cfg\)'):
         main([str(tmp_path / 'empty')])

@@ -176,7 +176,7 @@ def one_vs_rest(curves, xlabel, ylabel, diagonal=False, steps=False):
     for ax, i, label, (x, y) in shown:
         ax.plot(100 * x, 100 * y, label=label and ', '.join(label.split('\n')),
                 drawstyle='steps-pre' if steps else 'default', **line_style(i))
-    if len(curves) <= MOST_LINES:
+    if len(curves) <= MOST_LINES and shown:
         figure.legend(loc='outside lower center', fontsize=8)
     return figure
 
@@ -190,7 +190,8 @@ def reliability(curve):
     _percent_axes(top)
     top.plot([0, 100], [0, 100], color=FG, linewidth=.8, linestyle=':')
     top.plot(100 * curve.confidence[some], 100 * curve.accuracy[some], color=BLUE, linewidth=1)
-    top.scatter(100 * curve.confidence[some], 100 * curve.accuracy[some], 12 + 160 * curve.counts[some] / curve.counts.max(), color=BLUE)
+    top.scatter(100 * curve.confidence[some], 100 * curve.accuracy[some], 12 + 160 * curve.counts[some] / curve.counts.max(), color=BLUE,
+                clip_on=False)
     top.set_ylabel('answers that are right (%)')
     bottom.stairs(curve.counts, 100 * curve.edges, fill=True, color=BLUE, alpha=.6)
     bottom.set(xlabel='confidence in the answer (%)', ylabel='images')

@@ -4,6 +4,7 @@ import os
 import numpy as np
 
 from . import plots
+from .common import InputError
 from .comparison import RANKED, find_csvs, load_methods, mean_ranks, summary
 from .evaluation import SMALLER_IS_BETTER
 from .page import figure, figures, join, section, table, tag
@@ -15,8 +16,11 @@ NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent
 
 
 def methods_of(runs, draws):
-    """-> list of `comparison.Method` of the runs that have labelled predictions."""
-    return load_methods(find_csvs([run.results for run in runs], os.path.basename(runs[0].table.path)), draws)
+    """-> list of `comparison.Method` of `runs`, which have labelled predictions, all in files of one name."""
+    names = sorted({os.path.basename(run.table.path) for run in runs})
+    if len(names) > 1:
+        raise InputError(f"the runs were tested on different splits, {' and '.join(names)}: choose one with --file")
+    return load_methods(find_csvs([run.results for run in runs], names[0]), draws)
 
 
 def _column(cells, name):

@@ -121,9 +121,12 @@ def read_run(folder, results, file=None):
     tested = re.search(r'SHA-256 (\w{64})', ' '.join(facts))
     seen = [role for role, digest in (config or {}).get('csv_sha256', {}).items() if tested and digest == tested.group(1)]
     name = _name(folder, 'experiments') if folder else _name(results, 'results')
+    table = _table(csv, config) if csv else None
+    if config is None and table is None:
+        raise InputError(f'{results} holds neither labelled predictions ({file or " or ".join(CSVS)}) nor belongs to a run with config.cfg')
     history = _history(folder) if folder else []
     stages = _stages(folder, config, history) if folder else []
-    return Run(name, folder, results, config, history, stages, _table(csv, config) if csv else None, facts, seen[0] if seen else None)
+    return Run(name, folder, results, config, history, stages, table, facts, seen[0] if seen else None)
 
 
 def find_runs(paths, file=None):
