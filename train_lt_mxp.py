@@ -27,7 +27,7 @@ from utils.inference import predict
 from utils.interrupt import Interrupt
 from utils.losses import LOSSES
 from utils.method import Method
-from utils.reproducibility import random_state, set_random_state, set_seeds
+from utils.reproducibility import random_state, set_backends, set_random_state, set_seeds
 from utils.run_folder import RunFolder
 from utils.training import Training
 from utils.two_stage import describe_start, get_stage_two, set_trainable, train_mode
@@ -107,7 +107,7 @@ def test_command(args, run_path):
 def main(args):
     resolve(args)
     bf16 = args.precision == 'bf16' or (args.precision == 'auto' and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-    accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no')
+    accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no', dynamo_backend='inductor' if args.compile else 'no')
     rank, world_size = accelerator.process_index, accelerator.num_processes
     if args.batch_size % (world_size * args.accumulate):
         raise InputError(f'--batch_size {args.batch_size} cannot be cut into equal parts for {world_size} processes x --accumulate '
@@ -118,6 +118,7 @@ def main(args):
     run = RunFolder(run_path, args.metric, args.n_checkpoints, vars(args), args.resume, args.overwrite, writes=rank == 0)
     watch = get_watch(args.tensorboard and rank == 0, run)
     use_cuda = accelerator.device.type == 'cuda'
+    set_backends(args.deterministic, use_cuda)
     set_seeds(args.seed, use_cuda)
 
     with accelerator.main_process_first():  # which makes the cache

@@ -63,11 +63,13 @@ def get_parser(description=None):
     model.add_argument('--sync_bn', action='store_true', help='several GPUs: BatchNorm statistics of the whole batch')
     model.add_argument('--n_epochs', type=int, default=7, help='epochs')
     model.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='auto: bf16 on CUDA, fp32 elsewhere')
+    model.add_argument('--compile', action='store_true', help='torch.compile: pays on GPUs in long runs')
     run = parser.add_argument_group('run')
     run.add_argument('--metric', default='auc', choices=METRICS, help='validation metric that picks the best epoch and lowers the rate')
     run.add_argument('--train_eval', default='sample', choices=('sample', 'full', 'off'),
                      help='training images scored each epoch, augmented: a fixed sample as large as the validation set, all, none')
     run.add_argument('--seed', type=int, default=0, help='random seed')
+    run.add_argument('--deterministic', action='store_true', help='on CUDA: the same result in every run, slower')
     run.add_argument('--save_path', default='date_time', help='name of the run, below experiments/')
     run.add_argument('--n_checkpoints', type=int, default=1, help='how many of the best epochs to keep')
     run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, help='write no run folder')

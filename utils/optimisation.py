@@ -19,11 +19,16 @@ def trainable_parameters(model):
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def _fused(model):
+    """One kernel for all parameters, on CUDA."""
+    return {'fused': True} if next(model.parameters()).is_cuda else {}
+
+
 # sgd and adam decay every parameter, as the original does; adamw spares biases and normalisation, as is usual today.
 OPTIMIZERS = {
-    'sgd': lambda model, args: torch.optim.SGD(trainable_parameters(model), args.lr, momentum=args.momentum, weight_decay=args.wd),
-    'adam': lambda model, args: torch.optim.Adam(trainable_parameters(model), args.lr, weight_decay=args.wd),
-    'adamw': lambda model, args: torch.optim.AdamW([g for g in decayed_and_not(model, args.wd) if g['params']], args.lr),
+    'sgd': lambda model, args: torch.optim.SGD(trainable_parameters(model), args.lr, args.momentum, weight_decay=args.wd, **_fused(model)),
+    'adam': lambda model, args: torch.optim.Adam(trainable_parameters(model), args.lr, weight_decay=args.wd, **_fused(model)),
+    'adamw': lambda model, args: torch.optim.AdamW([g for g in decayed_and_not(model, args.wd) if g['params']], args.lr, **_fused(model)),
 }
 SCHEDULES = {'plateau': 0., 'cosine': .05, 'onecycle': .3}  # name -> default share of the steps with a rising rate
 

@@ -1,3 +1,4 @@
+import os
 import random
 
 import numpy as np
@@ -24,3 +25,15 @@ def set_random_state(state):
     torch.set_rng_state(state['cpu'])
     if 'cuda' in state:
         torch.cuda.set_rng_state(state['cuda'])
+
+
+def set_backends(deterministic, use_cuda):
+    """On CUDA: TF32 for what bf16 leaves in float32, and the fastest convolutions by trial; or, with `deterministic`, only operations
+    whose result is the same in every run (slower). On the CPU runs repeat bit for bit in any case."""
+    if not use_cuda:
+        return
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # without it cuBLAS refuses
+        torch.use_deterministic_algorithms(True, warn_only=True)  # resampling has no deterministic backward, and needs none here
