@@ -23,7 +23,7 @@ def predict(train, tiny, tmp_path):
 def test_agrees_with_the_test_script(predict, tiny, tmp_path, capsys):
     table = predict(tiny / 'images')
     run_test.main('test', {'test': str(tiny / 'test.csv')}, str(tiny / 'images'), 0,
-                  '--load_path experiments/a/b --num_workers 0'.split())
+                  ['--load_path', 'experiments/a/b', '--num_workers', '0'])
     tested = read_predictions(tmp_path / 'results' / 'a' / 'b' / 'results_test.csv')
     assert table.class_names == tested.class_names == ['class0', 'class1', 'class2'] and table.labels is None and len(table.image_ids) == 39
     rows = [table.image_ids.index(f'{image_id}.jpg') for image_id in tested.image_ids]
