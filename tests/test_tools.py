@@ -20,8 +20,9 @@ def test_check_environment(tmp_path):
     assert list(check_environment.missing([tmp_path / 'r.txt'])) == ['surely-not-installed']
 
 
-@pytest.mark.parametrize('tool', ['compare_experiments', 'contact_sheet', 'download_file', 'evaluate_predictions', 'prepare_demo_data',
-                                  'prepare_endo_data', 'prepare_eyepacs_data'])
+@pytest.mark.parametrize('tool', ['compare_experiments', 'contact_sheet', 'download_file', 'evaluate_predictions', 'export_model',
+                                  'prepare_demo_data', 'prepare_folder_data',
+                                  'predict', 'prepare_endo_data', 'prepare_eyepacs_data', 'prepare_medmnist_data'])
 def test_help(tool):
     done = subprocess.run([sys.executable, '-m', f'tools.{tool}', '--help'], capture_output=True, text=True)
     assert done.returncode == 0 and 'usage' in done.stdout, done.stderr

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from utils.common import InputError, run_script, write_text
+from utils.splitting import split_groups
 
 GRADES = 5
 
@@ -28,13 +29,8 @@ def read_labels(path):
 def split_patients(table, fractions, seed):
     """Cut the fractions off `table`, patient by patient, stratified by the worse eye's grade.
     -> one table for each fraction, then the rest"""
-    worse = table.groupby('patient_id')['level'].max()
-    rng, place = np.random.default_rng(seed), pd.Series(0., worse.index)
-    for _, patients in worse.groupby(worse):  # evenly spaced places in 0..1, in random order, within each grade
-        place[patients.index] = (rng.permutation(len(patients)) + .5) / len(patients)
-    edges = np.cumsum(fractions)
-    part = np.searchsorted(edges, place[table.patient_id].to_numpy())
-    return [table[part == i] for i in range(len(edges) + 1)]
+    part = split_groups(table.patient_id, table.level, fractions, seed)
+    return [table[part == i] for i in range(len(fractions) + 1)]
 
 
 def main():

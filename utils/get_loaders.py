@@ -30,6 +30,9 @@ class ClassDataset(Dataset):
             raise InputError(f'no such csv: {csv_path}')
         try:
             table = pd.read_csv(csv_path, dtype={'image_id': str, 'patient_id': str})
+            # A class may be called None or 007: its name is text as it stands.
+            names = pd.read_csv(csv_path, usecols=lambda column: column in NAME_COLUMNS, dtype=str, keep_default_na=False)
+            table = table.assign(**{column: names[column].to_numpy() for column in names})
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as err:
             raise InputError(f'{csv_path} is no csv table: {err}') from err
         if 'image_id' not in table.columns:

@@ -29,6 +29,25 @@ def find_images(image_ids, data_path=None):
     return found
 
 
+def list_images(folder):
+    """Files below `folder`, at any depth, that have the extension of an image: paths relative to it with '/', sorted, and the other
+    files. Hidden files and folders are left out."""
+    images, others = [], []
+    for here, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith('.')]
+        for name in files:
+            if not name.startswith('.'):
+                is_image = os.path.splitext(name)[1].lower() in EXTENSIONS[1:]
+                (images if is_image else others).append(os.path.relpath(os.path.join(here, name), folder).replace(os.sep, '/'))
+    return sorted(images), sorted(others)
+
+
+def open_rgb(path):
+    """The whole image at `path`, upright, as an RGB Pillow image."""
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert('RGB')
+
+
 def read_image(path, tg_size):
     """RGB uint8 tensor (3, H, W) of the image at `path`, `tg_size` = (H, W).
 

@@ -16,12 +16,12 @@ OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'perfor
 HARMLESS = ('resume', 'overwrite', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard')  # flags that may differ when a run is resumed
 
 
-def _to_json(value):
+def to_json(value):
     """NaN, which JSON does not have, as null."""
     if isinstance(value, dict):
-        return {key: _to_json(item) for key, item in value.items()}
+        return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_to_json(item) for item in value]
+        return [to_json(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -86,7 +86,7 @@ class RunFolder:
             raise InputError(f'{self.path} is finished: there is nothing to resume (--overwrite starts it anew)')
         with open(self.file('config.cfg'), encoding='utf-8') as f:
             self.saved = json.load(f)
-        differing = [f'--{name} {value} (saved: {self.saved.get(name)})' for name, value in _to_json(flags).items()
+        differing = [f'--{name} {value} (saved: {self.saved.get(name)})' for name, value in to_json(flags).items()
                      if name not in HARMLESS and self.saved.get(name) != value]
         if differing:
             raise InputError(f"{self.path} was started with other flags: {', '.join(differing)}")
@@ -143,7 +143,7 @@ class RunFolder:
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
         os.makedirs(self.path, exist_ok=True)
         write_text(self.file('environment.json'), json.dumps(environment, indent=2) + '\n')
-        write_text(self.file('config.cfg'), json.dumps(_to_json(config), indent=2) + '\n')
+        write_text(self.file('config.cfg'), json.dumps(to_json(config), indent=2) + '\n')
 
     def score(self, epoch):
         return self.history[epoch - 1]['val'][self.metric]
@@ -163,7 +163,7 @@ class RunFolder:
         if self.path is None:
             return
         write_text(self.file(f'performance_epoch_{epoch:02d}.txt'), performance)
-        write_text(self.file('log.jsonl'), ''.join(json.dumps(_to_json(line)) + '\n' for line in self.history))
+        write_text(self.file('log.jsonl'), ''.join(json.dumps(to_json(line)) + '\n' for line in self.history))
         if len(self.kept) < self.n_checkpoints or any(is_better(self.metric, self.score(epoch), s) for s in self.kept.values()):
             name = f'epoch_{epoch:02d}_K_{100 * val["kappa"]:.2f}_mAUC_{100 * val["auc"]:.2f}_MCC_{100 * val["mcc"]:.2f}'
             save_model(self.file(name), {name: checkpoint[name] for name in FIELDS})

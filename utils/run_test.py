@@ -122,13 +122,19 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     print(f'* Wrote {file} and {os.path.join(folder, name)}')
 
 
+def get_accelerator(loaded):
+    """Device and precision as in training; moves the network there."""
+    bf16 = loaded.info['config']['mixed_precision'] == 'bf16' and torch.cuda.is_available()
+    accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no')
+    loaded.model.to(accelerator.device)
+    return accelerator
+
+
 def main(description, splits, data_path, dihedral_tta, argv=None):
     args = get_parser(description, splits, data_path, dihedral_tta).parse_args(argv)
     loaded = load_model(args.load_path)
     check_flags(args, loaded.info)
-    bf16 = loaded.info['config']['mixed_precision'] == 'bf16' and torch.cuda.is_available()  # as in training
-    accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no')
-    loaded.model.to(accelerator.device)
+    accelerator = get_accelerator(loaded)
     print(f"* {loaded.info['model_name']} of {loaded.folder}, epoch {loaded.info['epoch']}")
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     os.makedirs(folder, exist_ok=True)

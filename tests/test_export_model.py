@@ -1,0 +1,70 @@
+"""The exported network against PyTorch, in onnxruntime; weights back through --init."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.get_model import get_arch
+from tools.export_model import main
+from utils.common import InputError
+from utils.model_saving_loading import FILE_NAME, load_model, read_checkpoint, save_model
+
+onnxruntime = pytest.importorskip('onnxruntime')
+
+
+@pytest.fixture
+def trained(train, tiny):
+    train('--save_path a/b')
+    folder = read_checkpoint('experiments/a/b')['folder']
+    info = torch.load(f'{folder}/{FILE_NAME}', weights_only=True)
+    del info['sha256']
+    generator = torch.Generator().manual_seed(0)  # a trained-like spread: one epoch predicts nearly the same for all
+    info['state_dict']['classifier.1.weight'] = torch.randn(3, 1280, generator=generator)
+    save_model(folder, info)
+    return folder
+
+
+def expected(images):
+    """Independently of the project's own normalisation, in float64."""
+    loaded = load_model('experiments/a/b')
+    mean, std = (np.array(loaded.info[name]).reshape(1, 3, 1, 1) for name in ('mean', 'std'))
+    with torch.inference_mode():
+        return loaded.model.double().eval()(torch.from_numpy((images / 255. - mean) / std)).numpy()
+
+
+@pytest.mark.parametrize(('kind', 'output'), [('uint8', 'probabilities'), ('float', 'logits')])
+def test_export(trained, train, tiny, capsys, kind, output):
+    main(['--load_path', 'experiments/a/b', '--images', str(tiny / 'images'), '--input', kind, '--output', output])
+    assert 'on 39 images' in capsys.readouterr().out
+    session = onnxruntime.InferenceSession('results/a/b/model.onnx')
+    assert json.loads(session.get_modelmeta().custom_metadata_map['class_names']) == ['class0', 'class1', 'class2']
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
+    logits = expected(images)
+    probs = np.exp(logits - logits.max(1, keepdims=True))
+    wanted = logits if output == 'logits' else probs / probs.sum(1, keepdims=True)
+    for n in (1, 2, 5):
+        given = images[:n] if kind == 'uint8' else images[:n].astype(np.float32) / 255
+        found, = session.run([output], {'images': given})
+        np.testing.assert_allclose(found, wanted[:n], atol=1e-4)
+    assert np.ptp(wanted, axis=0).max() > 1e-3  # else a network that ignores its input would pass
+
+    text = Path('results/a/b/model.json').read_text()
+    facts = json.loads(text)
+    assert facts['class_names'] == ['class0', 'class1', 'class2'] and facts['class_count'] == [12, 6, 4] and facts['im_size'] == [32, 32]
+    assert facts['run'] == 'a/b' and facts['onnx']['input'] == kind and 'bacc' in facts['metrics'] and str(tiny) not in text
+    model = get_arch('mobilenetV2', 3, 'results/a/b/model.safetensors').model
+    for name, value in load_model('experiments/a/b').model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    if kind == 'float':
+        train('--save_path c --init results/a/b/model.safetensors')
+
+
+def test_errors(trained, tmp_path):
+    with pytest.raises(InputError, match=r'ONNX differs from PyTorch by .* more than --tolerance 0'):
+        main(['--load_path', 'experiments/a/b', '--tolerance', '0'])
+    assert list((tmp_path / 'results' / 'a' / 'b').iterdir()) == []
+    (tmp_path / 'x.jpg').write_text('text')
+    with pytest.raises(OSError, match=r'cannot identify.*x\.jpg'):  # which run_script shows as one line
+        main(['--load_path', 'experiments/a/b', '--images', 'x.jpg'])

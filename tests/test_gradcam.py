@@ -1,0 +1,77 @@
+"""Grad-CAM against finite differences, and on every kind of backbone."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from models.get_model import get_arch
+from utils.common import InputError
+from utils.gradcam import grad_cam, overlay
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 5, 3, stride=2))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+
+    def after(self, maps):
+        return self.head(self.pool(maps.square()).flatten(1))
+
+    def forward(self, x):
+        return self.after(self.features(x))
+
+
+def test_against_finite_differences():
+    torch.manual_seed(0)
+    model, x, classes, step = Tiny().double(), torch.randn(6, 3, 9, 11, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2]), 1e-5
+    with torch.no_grad():
+        maps, expected = model.features(x), []
+        for image_maps, c in zip(maps, classes, strict=True):
+            gradient = torch.zeros_like(image_maps)
+            for k, i, j in np.ndindex(*image_maps.shape):
+                logit = []
+                for sign in (1, -1):
+                    moved = image_maps.clone()
+                    moved[k, i, j] += sign * step
+                    logit.append(model.after(moved[None])[0, c])
+                gradient[k, i, j] = (logit[0] - logit[1]) / (2 * step)
+            expected.append((gradient.mean((1, 2))[:, None, None] * image_maps).sum(0).clamp(min=0))
+    heat, expected = grad_cam(model, x, classes), torch.stack(expected)
+    assert heat.shape == (6, 3, 4) and (expected.amax((1, 2)) > 0).sum() > 2
+    torch.testing.assert_close(heat, expected / expected.amax((1, 2), keepdim=True).clamp(min=1e-30), atol=1e-7, rtol=0)
+
+
+def test_nothing_speaks_for_the_class():
+    model = Tiny()
+    nn.init.zeros_(model.head[2].weight)
+    assert (grad_cam(model, torch.randn(2, 3, 9, 9), torch.tensor([0, 1])) == 0).all()
+
+
+@pytest.mark.parametrize(('name', 'size', 'map_size'), [
+    ('mobilenetV2', (96, 64), (3, 2)), ('resnet_50', 64, (2, 2)), ('bit_resnext50_1', 64, (2, 2)), ('efficientnet_b0', 64, (2, 2)),
+    ('convnext_atto', 64, (2, 2)), ('densenet121', 64, (2, 2))])
+def test_backbones(name, size, map_size):
+    torch.manual_seed(0)
+    model = get_arch(name, 3).model
+    height, width = size if isinstance(size, tuple) else (size, size)
+    nn.init.normal_(model.get_submodule(model.classifier_name).weight)  # BiT's begins at zero
+    heat = grad_cam(model, torch.randn(2, 3, height, width), torch.tensor([0, 2]))
+    assert heat.shape == (2, *map_size) and ((heat >= 0) & (heat <= 1)).all() and heat.max() == 1
+
+
+@pytest.mark.parametrize(('name', 'size'), [('vit_tiny_patch16_224', 64), ('swin_tiny_patch4_window7_224', 64)])
+def test_no_map(name, size):
+    model = get_arch(name, 3, im_size=(size, size)).model
+    with pytest.raises(InputError, match='has no feature map'):
+        grad_cam(model, torch.randn(1, 3, size, size), torch.tensor([0]))
+
+
+def test_overlay_marks_the_hot_corner():
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0] = 1
+    picture = np.asarray(overlay(Image.new('RGB', (1600, 800), (0, 0, 200)), heat)).astype(int)
+    assert picture.shape == (400, 1600, 3)
+    assert (picture[:, :800] == (0, 0, 200)).all() and picture[5, 805, 0] > 100 and (picture[-5, -5] == (0, 0, 200)).all()

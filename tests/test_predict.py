@@ -1,0 +1,76 @@
+"""Predictions of images that stand in no csv."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.predict import main
+from utils import run_test
+from utils.common import InputError, run_script
+from utils.image_files import find_inputs
+from utils.prediction_table import read_predictions
+
+
+@pytest.fixture
+def predict(train, tiny, tmp_path):
+    train('--save_path a/b')
+
+    def run(*flags):
+        main(['--load_path', 'experiments/a/b', '--num_workers', '0', *map(str, flags)])
+        return read_predictions(tmp_path / 'results' / 'a' / 'b' / 'predictions.csv')
+    return run
+
+
+def test_agrees_with_the_test_script(predict, tiny, tmp_path, capsys):
+    table = predict(tiny / 'images')
+    run_test.main('test', {'test': str(tiny / 'test.csv')}, str(tiny / 'images'), 0,
+                  ['--load_path', 'experiments/a/b', '--num_workers', '0'])
+    tested = read_predictions(tmp_path / 'results' / 'a' / 'b' / 'results_test.csv')
+    assert table.class_names == tested.class_names == ['class0', 'class1', 'class2'] and table.labels is None and len(table.image_ids) == 39
+    rows = [table.image_ids.index(f'{image_id}.jpg') for image_id in tested.image_ids]
+    np.testing.assert_allclose(table.probs[rows], tested.probs, atol=1e-6)
+    out = capsys.readouterr().out
+    assert '... and 19 more' in out and 'Next:' in out
+
+
+def test_unreadable_files_are_listed(predict, tiny, tmp_path, capsys):
+    folder = tmp_path / 'new'
+    (folder / 'deep').mkdir(parents=True)
+    whole = (tiny / 'images' / 'test_0_0.jpg').read_bytes()
+    (folder / 'deep' / 'a.jpg').write_bytes(whole)
+    Image.open(tiny / 'images' / 'test_1_0.jpg').save(folder / 'a.PNG')
+    (folder / 'cut.jpg').write_bytes(whole[:len(whole) * 3 // 4])
+    (folder / 'text.png').write_text('text')
+    (folder / 'empty.jpg').touch()
+    (folder / 'notes.txt').write_text('no image by its name')
+    table = predict(folder, folder / 'absent.jpg', folder / 'a.PNG', '--gradcam')
+    assert table.image_ids == ['a.PNG', 'deep/a.jpg']
+    out = capsys.readouterr().out
+    assert '4 files cannot be read' in out and 'absent.jpg: no such file' in out and 'notes' not in out
+    assert 'cut.jpg: image file is truncated' in out and str(tmp_path) not in out.split('cannot be read')[1]
+    assert Image.open('results/a/b/gradcam/deep/a.jpg').size == (56, 28) and Image.open('results/a/b/gradcam/a.jpg').size == (56, 28)
+
+
+def test_errors(predict, tmp_path):
+    (tmp_path / 'x.jpg').write_text('text')
+    (tmp_path / 'none').mkdir()
+    for flags, message in ((['x.jpg'], 'none of the images can be read:\n  x.jpg: cannot identify'), (['none'], 'none has no images in it'),
+                           (['x.jpg', '--csv_out', 'a/b.csv'], 'name of a csv file'), (['x.jpg', '--batch_size', 0], '--batch_size')):
+        with pytest.raises(InputError, match=message):
+            predict(*flags)
+    assert not (tmp_path / 'results').exists()
+
+
+def test_exit_status(predict, tiny, tmp_path):
+    (tmp_path / 'x.jpg').write_text('text')
+    with pytest.raises(SystemExit) as error:
+        run_script(lambda: predict(tmp_path / 'x.jpg'))
+    assert error.value.code.startswith('error: none of the images')
+    run_script(lambda: predict(tmp_path / 'x.jpg', tiny / 'images' / 'test_0_0.jpg'))
+
+
+def test_ids_are_relative_to_the_common_folder(tmp_path):
+    for name in ('a/x.jpg', 'b/x.jpg', 'b/.hidden/x.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_inputs([tmp_path / 'a', tmp_path / 'b'])[1] == ['a/x.jpg', 'b/x.jpg']
+    assert find_inputs([tmp_path / 'a'])[1] == find_inputs([tmp_path / 'a' / 'x.jpg'] * 2)[1] == ['x.jpg']

@@ -1,0 +1,120 @@
+"""A trained network for use elsewhere: ONNX with the normalisation inside, and safetensors with a JSON of all that is needed to use it.
+
+  python -m tools.export_model --load_path experiments/demo/BSCE/seed0 --images data/demo/images
+
+ONNX: input `images` (N, 3, H, W), N free, RGB, resized to H x W: uint8, or float32 of 0..1 (--input float); output `probabilities` (N, K),
+or `logits`. It is compared with PyTorch before it appears.
+"""
+import argparse
+import json
+import os
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from utils.batches import Normalise
+from utils.common import InputError, file_sha256, run_script, whole_file, write_text
+from utils.image_files import find_inputs
+from utils.images import read_image
+from utils.model_saving_loading import load_model
+from utils.run_folder import name_of_run, to_json
+
+COMPARED, BATCH = 64, 8  # images
+PACKAGES = ('torch', 'torchvision', 'timm', 'safetensors', 'onnx')
+
+
+class Deployed(nn.Module):
+    """(N, 3, H, W) uint8, or float of 0..1 -> probabilities or logits (N, K)."""
+    def __init__(self, loaded, output):
+        super().__init__()
+        self.model, self.output = loaded.model.to(memory_format=torch.contiguous_format), output
+        for name in ('mean', 'std'):
+            self.register_buffer(name, torch.tensor(loaded.info[name]).view(1, 3, 1, 1))
+
+    def forward(self, images):
+        x = images / 255 if images.dtype == torch.uint8 else images
+        logits = self.model((x - self.mean) / self.std)
+        return logits.softmax(1) if self.output == 'probabilities' else logits
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--load_path', required=True, help='run folder (then its best epoch), checkpoint folder or file')
+    parser.add_argument('--images', nargs='+', metavar='IMAGE_OR_FOLDER', help=f'compare on up to {COMPARED} of these (default: noise)')
+    parser.add_argument('--input', default='uint8', choices=('uint8', 'float'), help='of the ONNX network (default: uint8)')
+    parser.add_argument('--output', default='probabilities', choices=('probabilities', 'logits'), help='of it (default: probabilities)')
+    parser.add_argument('--tolerance', type=float, default=1e-4, help='largest difference from PyTorch that is accepted (default: 1e-4)')
+    parser.add_argument('--out', help='folder of model.onnx, model.safetensors and model.json (default: results/<run>)')
+    return parser
+
+
+def example_images(inputs, im_size):
+    """uint8 (N, 3, H, W): the first images of `inputs`, or noise."""
+    if not inputs:
+        return torch.randint(0, 256, (BATCH + 1, 3, *im_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.stack([read_image(path, im_size) for path in find_inputs(inputs)[0][:COMPARED]])
+
+
+@torch.inference_mode()
+def reference(loaded, images, output):
+    """What the test scripts compute. -> float32 (N, K)"""
+    normalise = Normalise('cpu', loaded.info['mean'], loaded.info['std'])
+    logits = torch.cat([loaded.model.eval()(normalise(batch)) for batch in images.split(BATCH)])
+    return (logits.softmax(1) if output == 'probabilities' else logits).numpy()
+
+
+def write_onnx(path, loaded, images, args):
+    """-> largest difference from PyTorch on `images`. Raises `InputError`, and leaves no file, where it is above --tolerance."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError as err:
+        raise InputError(f'{err.name} is missing, which the export to ONNX needs: pip install onnx onnxscript onnxruntime') from err
+    expected = reference(loaded, images, args.output)
+    given = images if args.input == 'uint8' else images.float() / 255
+    # Two images: a batch of one would be taken for a fixed size.
+    example = given[:1].repeat(2, 1, 1, 1)
+    program = torch.onnx.export(Deployed(loaded, args.output).eval(), (example,), dynamo=True, verbose=False, input_names=['images'],
+                                output_names=[args.output], dynamic_shapes=({0: torch.export.Dim('N')},))
+    program.model.metadata_props['class_names'] = json.dumps(loaded.info['class_names'])
+    with whole_file(path) as temporary:
+        program.save(temporary)
+        session = onnxruntime.InferenceSession(temporary, providers=['CPUExecutionProvider'])
+        found = np.concatenate([session.run(None, {'images': batch.numpy()})[0] for batch in given.split(BATCH)])
+        difference = float(np.abs(found - expected).max())
+        if not difference <= args.tolerance:
+            raise InputError(f'not written: ONNX differs from PyTorch by {difference:.2g}, more than --tolerance {args.tolerance:g}')
+    return difference
+
+
+def write_safetensors(path, loaded, sidecar):
+    with whole_file(path) as temporary, open(temporary, 'wb') as f:
+        f.write(save({name: value.contiguous() for name, value in loaded.model.state_dict().items()}, {'format': 'pt'}))
+    info = loaded.info
+    facts = {name: info[name] for name in ('model_name', 'class_names', 'class_count', 'im_size', 'mean', 'std', 'epoch', 'metrics')} | {
+        'head': info['config'].get('head', 'linear'), 'run': name_of_run(loaded.folder), 'safetensors_sha256': file_sha256(path),
+        'versions': {'trained': {'torch': info['config']['torch']}, 'exported': {name: version(name) for name in PACKAGES}}} | sidecar
+    write_text(os.path.splitext(path)[0] + '.json', json.dumps(to_json(facts), indent=2) + '\n')
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    loaded = load_model(args.load_path)
+    folder = args.out or os.path.join('results', name_of_run(loaded.folder))
+    images = example_images(args.images, tuple(loaded.info['im_size']))
+    os.makedirs(folder, exist_ok=True)
+    onnx, safetensors = (os.path.join(folder, f'model.{kind}') for kind in ('onnx', 'safetensors'))
+    difference = write_onnx(onnx, loaded, images, args)
+    print(f"* {onnx}: largest difference of the {args.output} from PyTorch's {difference:.2g}, on {len(images)} "
+          f"{'images' if args.images else 'images of noise (give --images for real ones)'}")
+    write_safetensors(safetensors, loaded, {'onnx': {'input': args.input, 'output': args.output, 'sha256': file_sha256(onnx)}})
+    print(f'* {safetensors}, with model.json beside it')
+    print(f"* Next: start a training from it with --model_name {loaded.info['model_name']} --init {safetensors}, "
+          'or run model.onnx where you need it')
+
+
+if __name__ == '__main__':
+    run_script(main)

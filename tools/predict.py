@@ -1,0 +1,101 @@
+"""Class probabilities of single images or folders of them, with heat maps of where the network looked (Grad-CAM).
+
+  python -m tools.predict --load_path experiments/demo/BSCE/seed0 data/demo/images/test_0000.jpg
+  python -m tools.predict --load_path experiments/demo/BSCE/seed0 new_photographs/ --gradcam
+"""
+import argparse
+import os
+
+import torch
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from utils.batches import Normalise
+from utils.common import InputError, run_script
+from utils.gradcam import grad_cam, overlay
+from utils.image_files import Files, find_inputs, reason
+from utils.images import open_rgb
+from utils.inference import Logits, collect_logits, to_predictions
+from utils.model_saving_loading import load_model
+from utils.run_folder import name_of_run
+from utils.run_test import get_accelerator, write_predictions
+from utils.tables import to_text
+
+SHOWN = 20  # images on the console; the csv has all
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('inputs', nargs='+', metavar='IMAGE_OR_FOLDER', help='images, and folders: images at any depth')
+    parser.add_argument('--load_path', required=True, help='run folder (then its best epoch), checkpoint folder or file')
+    parser.add_argument('--results_path', default='results/', help='folder that gets one folder per run (default: results/)')
+    parser.add_argument('--csv_out', default='predictions.csv', help='name of the per-image predictions (default: predictions.csv)')
+    parser.add_argument('--gradcam', action='store_true', help='save each image beside its heat map for the predicted class')
+    parser.add_argument('--dihedral_tta', type=int, default=0, metavar='N',
+                        help='mean of the probabilities over N rotations, each with and without vertical flip (default: 0, off)')
+    parser.add_argument('--batch_size', type=int, default=32, help='images of one step (default: 32)')
+    parser.add_argument('--num_workers', type=int, default=8, help='processes that decode images, at most one per CPU core (default: 8)')
+    return parser
+
+
+def save_heat_maps(folder, data, predictions, model, normalise, batch_size):
+    """`data`: Subset of Files in the order of `predictions`. One picture an image: <id>.jpg, without the id's own extension where
+    that is unique."""
+    stems = [os.path.splitext(image_id)[0] for image_id in predictions.image_ids]
+    names = stems if len(set(stems)) == len(stems) else predictions.image_ids
+    with tqdm(total=len(data), desc='Grad-CAM', unit='img', leave=False, disable=None) as bar:
+        for first in range(0, len(data), batch_size):
+            rows = range(first, min(first + batch_size, len(data)))
+            inputs = normalise(torch.stack([data[row][0] for row in rows]))
+            heat = grad_cam(model, inputs, torch.from_numpy(predictions.preds[rows.start:rows.stop]).to(inputs.device)).cpu().numpy()
+            for row, one in zip(rows, heat, strict=True):
+                path = os.path.join(folder, f'{names[row]}.jpg')
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                overlay(open_rgb(data.dataset.paths[data.indices[row]]), one).save(path, quality=92)
+                bar.update()
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    if args.dihedral_tta < 0 or args.num_workers < 0 or args.batch_size < 1:
+        raise InputError('--dihedral_tta and --num_workers must not be negative, --batch_size must be positive')
+    if os.path.basename(args.csv_out) != args.csv_out or not args.csv_out.endswith('.csv'):
+        raise InputError(f'--csv_out: name of a csv file in the results folder expected, not {args.csv_out}')
+    paths, ids = find_inputs(args.inputs)
+    loaded = load_model(args.load_path)
+    info, accelerator = loaded.info, get_accelerator(loaded)
+    normalise = Normalise(accelerator.device, info['mean'], info['std'])
+    files = Files(paths, ids, tuple(info['im_size']))
+    loader = DataLoader(files, args.batch_size, num_workers=min(args.num_workers, os.cpu_count() or 1, len(files)))
+    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, 'predict')
+    good = (logits.labels == -1).nonzero().flatten()
+    unread = [f'  {ids[i]}: {reason(paths[i]) or "cannot be decoded"}' for i in (logits.labels != -1).nonzero().flatten().tolist()]
+    if not len(good):
+        raise InputError('\n'.join(['none of the images can be read:', *unread]))
+
+    predictions = to_predictions(Logits(logits.values[:, good], logits.labels[good], [ids[i] for i in good]))
+    names, k = info['class_names'], min(3, len(info['class_names']))
+    order = (-predictions.probs).argsort(axis=1, kind='stable')[:, :k]
+    rows = [[image_id, *(f'{names[c]} {100 * p[c]:5.1f} %' for c in top)]
+            for image_id, top, p in zip(predictions.image_ids[:SHOWN], order, predictions.probs, strict=False)]
+    print(f"* {info['model_name']} of {loaded.folder}, epoch {info['epoch']}")
+    print(to_text([['image', 'most likely', 'second', 'third'][:k + 1], *rows]))
+    if len(good) > SHOWN:
+        print(f'... and {len(good) - SHOWN} more')
+    folder = os.path.join(args.results_path, name_of_run(loaded.folder))
+    os.makedirs(folder, exist_ok=True)
+    csv = os.path.join(folder, args.csv_out)
+    write_predictions(csv, predictions, names)
+    print(f'* Wrote {csv}: {len(good)} images')
+    if unread:
+        print('\n'.join([f'* {len(unread)} files cannot be read and are left out:', *unread]))
+    if args.gradcam:
+        heat_maps = os.path.join(folder, 'gradcam')
+        save_heat_maps(heat_maps, Subset(files, good.tolist()), predictions, loaded.model, normalise, args.batch_size)
+        print(f'* Heat maps of the predicted class: {heat_maps}')
+    print(f"* Next: {'look at the heat maps' if args.gradcam else 'add --gradcam to see where the network looked'}; images with known "
+          'classes are scored by test_with_labels_eyepacs.py')
+
+
+if __name__ == '__main__':
+    run_script(main)

@@ -1,0 +1,52 @@
+"""Images that stand in no csv: files and folders as a user names them, of which some may be no images."""
+import os
+
+import torch
+from torch.utils.data import Dataset
+
+from .common import InputError
+from .images import list_images, open_rgb, read_image
+
+
+def find_inputs(inputs):
+    """-> paths of images without repetition, in the order of `inputs`, and their ids: relative to the folder they have in common."""
+    paths, folders = {}, []
+    for item in inputs:
+        if os.path.isdir(item):
+            images, _ = list_images(item)
+            if not images:
+                raise InputError(f'{item} has no images in it')
+            paths |= dict.fromkeys(os.path.abspath(os.path.join(item, image)) for image in images)
+            folders.append(os.path.abspath(item))
+        else:
+            paths[os.path.abspath(item)] = None
+            folders.append(os.path.dirname(os.path.abspath(item)))
+    base = os.path.commonpath(folders)
+    return list(paths), [os.path.relpath(path, base).replace(os.sep, '/') for path in paths]
+
+
+def reason(path):
+    """Why the image cannot be read, None if it can. A damaged file may raise an error of nearly any kind."""
+    try:
+        open_rgb(path)
+    except FileNotFoundError:
+        return 'no such file'
+    except Exception as err:
+        return str(err).replace(repr(path), '').splitlines()[0].strip() if str(err) else type(err).__name__
+    return None
+
+
+class Files(Dataset):
+    """Items are (uint8 tensor (3, H, W), -1, image_id), and (zeros, -2, image_id) for a file that cannot be read."""
+
+    def __init__(self, paths, ids, tg_size):
+        self.paths, self.ids, self.tg_size = paths, ids, tg_size
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        try:
+            return read_image(self.paths[index], self.tg_size), -1, self.ids[index]
+        except Exception:  # see `reason`
+            return torch.zeros((3, *self.tg_size), dtype=torch.uint8), -2, self.ids[index]
