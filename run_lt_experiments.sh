@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every experiment, as loops: bash run_lt_experiments.sh [demo|eyepacs|endo|eyepacs_recipes|endo_recipes] [--jobs N] [--dry_run]
+# Every experiment, as loops: bash run_lt_experiments.sh [demo|eyepacs|endo|eyepacs_recipes|endo_recipes|cifar] [--jobs N] [--dry_run]
 # A finished run is skipped, an interrupted one goes on; --dry_run prints the commands; --jobs N runs N side by side, one on each GPU
 # where there are GPUs. SEEDS="0 1 2" repeats the demo.
 set -euo pipefail
@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 group=demo dry= n_jobs=1
 while [ $# -gt 0 ]; do
     case $1 in
-        demo|eyepacs|endo|eyepacs_recipes|endo_recipes) group=$1 ;;
+        demo|eyepacs|endo|eyepacs_recipes|endo_recipes|cifar) group=$1 ;;
         --jobs) n_jobs=${2:-}; shift; [[ $n_jobs =~ ^[1-9][0-9]*$ ]] || { echo "error: --jobs takes a number" >&2; exit 2; } ;;
         --dry_run) dry=1 ;;
         *) echo "error: unknown argument $1 (see the first lines of run_lt_experiments.sh)" >&2; exit 2 ;;
@@ -80,5 +80,14 @@ endo() {
     done
 }
 endo_recipes() { endo toolbox; }
+# cifar: the set on which the choice of BSCE and CDT was made; data/cifar10_lt comes from python -m tools.prepare_cifar_lt_data
+cifar() {
+    local method flags
+    while read -r method flags; do
+        experiment "cifar/$method/resnet18" eyepacs --csv_test data/cifar10_lt/test_cifar10_lt.csv --data_path data/cifar10_lt/images -- \
+            --csv_train data/cifar10_lt/train_cifar10_lt.csv --data_path data/cifar10_lt/images --n_classes 10 --im_size 32 --metric bacc \
+            --recipe modern --augment original --batch_size 64 --model_name resnet18 --init none --n_epochs 100 $flags
+    done < <(methods two)
+}
 "$group"
 settle

@@ -18,7 +18,7 @@ def lines(*arguments):
 
 
 @pytest.mark.parametrize(('group', 'n_trainings'), [
-    ('demo', 5), ('eyepacs', 14), ('endo', 70), ('eyepacs_recipes', 5), ('endo_recipes', 25),
+    ('demo', 5), ('eyepacs', 14), ('endo', 70), ('eyepacs_recipes', 5), ('endo_recipes', 25), ('cifar', 6),
 ])
 def test_every_line_parses(group, n_trainings):
     runs, tests = [], []

@@ -1,0 +1,109 @@
+"""CIFAR-10-LT or CIFAR-100-LT: exponentially fewer images from class to class, for comparing with papers that use it.
+
+  python -m tools.prepare_cifar_lt_data --classes 10 --imbalance 100
+
+n_c = n_max / IMBALANCE^(c / (K - 1)) (Cui et al., CVPR 2019; Cao et al., NeurIPS 2019). The validation images, as many of each class, are
+taken from the training images first, so that n_max is 5000 (500) less these; the test set is the official one.
+"""
+import argparse
+import os
+import pickle
+import shlex
+import tarfile
+
+import numpy as np
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import check_integrity, download_url
+
+from utils.common import InputError, run_script
+from utils.image_sets import write_image_set
+
+# classes -> torchvision's class, which knows address and MD5; training, test and names files in the archive; keys of labels and names
+SETS = {
+    10: (CIFAR10, 'cifar-10-batches-py', [f'data_batch_{i}' for i in range(1, 6)], 'test_batch', 'batches.meta', 'labels', 'label_names'),
+    100: (CIFAR100, 'cifar-100-python', ['train'], 'test', 'meta', 'fine_labels', 'fine_label_names'),
+}
+HARMLESS = {('numpy.core.multiarray', '_reconstruct'), ('numpy._core.multiarray', '_reconstruct'), ('numpy', 'ndarray'), ('numpy', 'dtype'),
+            ('_codecs', 'encode')}
+
+
+class ArraysOnly(pickle.Unpickler):
+    """Reads numpy arrays and plain containers; a pickle that asks for anything else, which could run code, is refused."""
+
+    def find_class(self, module, name):
+        if (module, name) not in HARMLESS:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}, not for data only')
+        return super().find_class(module, name)
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--classes', type=int, default=10, choices=SETS)
+    parser.add_argument('--imbalance', type=float, default=100, help='images of the first class for one of the last (default: 100)')
+    parser.add_argument('--val_per_class', type=int, help='validation images of each class (default: 100, or 10 of CIFAR-100)')
+    parser.add_argument('--archive', help='cifar-10-python.tar.gz or cifar-100-python.tar.gz, if you have it (default: download it)')
+    parser.add_argument('--seed', type=int, default=0, help='of the choice of images')
+    parser.add_argument('--out', help='folder to write (default: data/cifar10_lt or data/cifar100_lt)')
+    return parser
+
+
+def read_archive(path, classes):
+    """-> {'train': (uint8 (N, 32, 32, 3), int64 (N,)), 'test': ...}, class names. Nothing is extracted."""
+    _, folder, train, test, meta, labels_key, names_key = SETS[classes]
+    try:
+        with tarfile.open(path) as tar:
+            def load(name):
+                return ArraysOnly(tar.extractfile(f'{folder}/{name}'), encoding='latin1').load()
+            names = load(meta)[names_key]
+            parts = {split: [load(name) for name in files] for split, files in (('train', train), ('test', [test]))}
+        splits = {}
+        for split, of_split in parts.items():
+            images = np.concatenate([part['data'] for part in of_split]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            splits[split] = np.ascontiguousarray(images, np.uint8), np.concatenate([part[labels_key] for part in of_split]).astype(np.int64)
+    except (OSError, KeyError, ValueError, TypeError, EOFError, tarfile.TarError, pickle.UnpicklingError) as err:
+        raise InputError(f'{path} is no CIFAR-{classes} archive (python version): {err}') from err
+    return splits, names
+
+
+def choose(labels, classes, imbalance, val_per_class, seed):
+    """-> rows of the long-tailed training set and of the validation set."""
+    rng, train, val = np.random.default_rng(seed), [], []
+    counts = np.bincount(labels, minlength=classes)
+    n_max = counts.min() - val_per_class
+    if n_max < 1:
+        raise InputError(f'--val_per_class {val_per_class} leaves nothing of {counts.min()} images of a class')
+    for c in range(classes):
+        rows = rng.permutation(np.flatnonzero(labels == c))
+        val.append(rows[:val_per_class])
+        train.append(rows[val_per_class:][:max(1, int(n_max * imbalance ** (-c / (classes - 1))))])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(val))
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    if args.imbalance < 1:
+        raise InputError(f'--imbalance must be 1 or more, not {args.imbalance:g}')
+    cifar, name = SETS[args.classes][0], f'cifar{args.classes}_lt'
+    path = args.archive
+    if path is None:
+        path = os.path.join('data', cifar.filename)
+        try:
+            download_url(cifar.url, 'data', cifar.filename, cifar.tgz_md5)
+        except (OSError, RuntimeError) as err:
+            raise InputError(f'{cifar.url} cannot be downloaded ({err}): give a copy with --archive') from err
+    elif not check_integrity(path, cifar.tgz_md5):
+        print(f'* Note: {path} is not the published archive (its MD5 differs)')
+    splits, names = read_archive(path, args.classes)
+    images, labels = splits['train']
+    val_per_class = args.val_per_class if args.val_per_class is not None else 1000 // args.classes
+    train, val = choose(labels, args.classes, args.imbalance, val_per_class, args.seed)
+    folder = args.out or os.path.join('data', name)
+    write_image_set(folder, name, {'train': (images[train], labels[train], train), 'val': (images[val], labels[val], val),
+                                   'test': (*splits['test'], range(len(splits['test'][1])))}, names)
+    print('* Next: bash run_lt_experiments.sh cifar, or ' + shlex.join([
+        'python', 'train_lt_mxp.py', '--csv_train', f'{folder}/train_{name}.csv', '--data_path', f'{folder}/images', '--n_classes',
+        str(args.classes), '--im_size', '32', '--model_name', 'resnet18', '--init', 'none', '--save_path', f'{name}/instance']))
+
+
+if __name__ == '__main__':
+    run_script(main)
