@@ -6,7 +6,6 @@ Each measurement has a process of its own, so that the peak memory is its own.
 import contextlib
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 
@@ -15,6 +14,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from benchmarks.memory import peak
 from utils.check_data import check_data
 from utils.get_loaders import ClassDataset, EpochSampler, get_combo_loader, get_eval_loader, modify_loader
 from utils.image_cache import _Array
@@ -79,9 +79,8 @@ def steps(csv, folder, n_classes):
 
 
 def _measure(queue, *args):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = steps(*args)
-    queue.put((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+    before = peak()  # a forked process begins with what its parent has now
+    queue.put((steps(*args), peak() - before))
 
 
 def measure(rows=ROWS, classes=CLASSES):

@@ -24,12 +24,12 @@ from accelerate import Accelerator
 
 import train_lt_mxp
 from benchmarks import memory, photographs, scale
+from benchmarks.images import choose_data
 from benchmarks.reference_loop import ReferenceLoop
 from models.get_model import get_arch
-from utils.common import InputError, parse_im_size, run_script, write_text
-from utils.demo_data import write_demo_data
-from utils.images import find_images
+from utils.common import parse_im_size, run_script, write_text
 from utils.losses import get_loss_fn
+from utils.optimisation import OPTIMIZERS
 from utils.two_stage import train_mode
 
 ALPHA = .2  # of Balanced-MixUp
@@ -57,40 +57,6 @@ def get_parser():
     return parser
 
 
-def choose_data(args, folder):
-    """Fill in the csvs and the folder of the images. Changes `args`."""
-    real = os.environ.get('LT_REAL_DATA')
-    if args.csv_train is None and real:
-        args.csv_train, args.csv_val, args.data_path = (
-            os.path.join(real, 'isic8', name) for name in ('train_isic8_lt.csv', 'val_isic8_lt.csv', 'images'))
-    elif args.csv_train is None:
-        write_demo_data(os.path.join(folder, 'demo'))
-        args.csv_train, args.csv_val, args.data_path = (
-            os.path.join(folder, 'demo', name) for name in ('train_demo.csv', 'val_demo.csv', 'images'))
-        args.n_classes = 5
-    if args.csv_val is None or args.data_path is None:
-        raise InputError('--csv_train needs --csv_val and --data_path')
-    args.csv_train, args.csv_val, args.data_path = map(os.path.abspath, (args.csv_train, args.csv_val, args.data_path))
-    args.photographs = args.photographs or (os.path.join(real, 'eyepacs_sample') if real else args.data_path)
-    if args.n_images:
-        repeat_images(args, folder)
-
-
-def repeat_images(args, folder):
-    """Give the set links to its images until it has `args.n_images` for training."""
-    links = os.path.join(folder, 'links')
-    os.makedirs(links)
-    for flag, n in (('csv_train', args.n_images), ('csv_val', None)):
-        table = pd.read_csv(getattr(args, flag), dtype={'image_id': str})
-        table = table.iloc[[i % len(table) for i in range(n or len(table))]].drop(columns='patient_id', errors='ignore')
-        for i, path in enumerate(find_images(table.image_id, args.data_path)):
-            os.symlink(path, os.path.join(links, f'{flag}{i}{Path(path).suffix}'))
-        table['image_id'] = [f'{flag}{i}' for i in range(len(table))]
-        setattr(args, flag, os.path.join(folder, f'{flag}.csv'))
-        table.to_csv(getattr(args, flag), index=False)
-    args.data_path = links
-
-
 def train_args(args, method):
     flags = (f'--csv_train {args.csv_train} --csv_val {args.csv_val} --data_path {args.data_path} --n_classes {args.n_classes} '
              f'--model_name {args.model_name} --init none --im_size {args.im_size[0]},{args.im_size[1]} --batch_size {args.batch_size} '
@@ -114,7 +80,7 @@ class Limit:
         flags = train_lt_mxp.get_parser().parse_args(train_args(args, 'plain'))
         model = get_arch(args.model_name, args.n_classes, im_size=args.im_size).model
         model = model.to(accelerator.device, memory_format=torch.channels_last)
-        self.model, self.optimizer = accelerator.prepare(model, train_lt_mxp.OPTIMIZERS[flags.optimizer](model.parameters(), flags))
+        self.model, self.optimizer = accelerator.prepare(model, OPTIMIZERS[flags.optimizer](model, flags))
         train_mode(accelerator.unwrap_model(self.model))
         self.criterion = get_loss_fn('CE', [1] * args.n_classes).to(accelerator.device)
         inputs = torch.randn(args.batch_size, 3, *args.im_size, device=accelerator.device)

@@ -1,0 +1,43 @@
+"""The images that throughput is measured on."""
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from utils.common import InputError
+from utils.demo_data import write_demo_data
+from utils.images import find_images
+
+
+def choose_data(args, folder):
+    """Fill in the csvs and the folder of the images. Changes `args`."""
+    real = os.environ.get('LT_REAL_DATA')
+    if args.csv_train is None and real:
+        args.csv_train, args.csv_val, args.data_path = (
+            os.path.join(real, 'isic8', name) for name in ('train_isic8_lt.csv', 'val_isic8_lt.csv', 'images'))
+    elif args.csv_train is None:
+        write_demo_data(os.path.join(folder, 'demo'))
+        args.csv_train, args.csv_val, args.data_path = (
+            os.path.join(folder, 'demo', name) for name in ('train_demo.csv', 'val_demo.csv', 'images'))
+        args.n_classes = 5
+    if args.csv_val is None or args.data_path is None:
+        raise InputError('--csv_train needs --csv_val and --data_path')
+    args.csv_train, args.csv_val, args.data_path = map(os.path.abspath, (args.csv_train, args.csv_val, args.data_path))
+    args.photographs = args.photographs or (os.path.join(real, 'eyepacs_sample') if real else args.data_path)
+    if args.n_images:
+        repeat_images(args, folder)
+
+
+def repeat_images(args, folder):
+    """Give the set links to its images until it has `args.n_images` for training."""
+    links = os.path.join(folder, 'links')
+    os.makedirs(links)
+    for flag, n in (('csv_train', args.n_images), ('csv_val', None)):
+        table = pd.read_csv(getattr(args, flag), dtype={'image_id': str})
+        table = table.iloc[[i % len(table) for i in range(n or len(table))]].drop(columns='patient_id', errors='ignore')
+        for i, path in enumerate(find_images(table.image_id, args.data_path)):
+            os.symlink(path, os.path.join(links, f'{flag}{i}{Path(path).suffix}'))
+        table['image_id'] = [f'{flag}{i}' for i in range(len(table))]
+        setattr(args, flag, os.path.join(folder, f'{flag}.csv'))
+        table.to_csv(getattr(args, flag), index=False)
+    args.data_path = links

@@ -1,0 +1,74 @@
+"""The benchmark runs as it is, on a tiny set, and its ratios are those of its numbers."""
+import json
+import statistics
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import memory, photographs, scale, throughput
+from benchmarks.reference_loop import ReferenceLoop
+from utils.get_loaders import ClassDataset
+from utils.images import find_images
+
+
+def test_throughput(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(memory, 'rows', lambda *args: [])
+    flags = f'--csv_train {tiny}/train.csv --csv_val {tiny}/val.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --batch_size 4 ' \
+            '--num_workers 0 --repeats 2 --n_images 24 --json out.json'
+    monkeypatch.setattr(sys, 'argv', ['throughput', *flags.split()])
+    throughput.main()
+    result = json.loads((tmp_path / 'out.json').read_text())
+    rows = {row['name']: row for row in result['rows']}
+    assert rows['training']['ratio'] == pytest.approx(statistics.median(turn['plain'] / turn['limit'] for turn in result['turns']))
+    assert len(result['turns']) == 2 and all(value > 0 for turn in result['turns'] for value in turn.values())
+    assert rows['difference of draft']['value'] == 0  # images smaller than the target
+    assert [path.name for path in tmp_path.iterdir()] == ['out.json'] and 'of the network alone' in capsys.readouterr().out
+
+
+def test_summary():
+    turn = {'limit': 100., 'plain': 95., 'mixup': 80., 'classifier': 300., 'reference': 40., 'mixup epoch': 12., 'reference epoch': 30.}
+    rows = {name: (value, ratio) for name, value, _, ratio, _ in throughput.summary([turn, turn], n_train=800, n_val=100)}
+    assert rows['training'] == (95, .95) and rows['epoch with evaluations, Balanced-MixUp'] == (12, 2.5)
+    # 12 s = 10 s of training and 2 s for the evaluation of twice 100 images
+    assert rows['EyePACS, 30 epochs, projected'][0] == pytest.approx(30 * (31613 / 80 + 2 * 35.13) / 60)
+
+
+def test_repeated_images(tiny, tmp_path):
+    args = throughput.get_parser().parse_args(
+        f'--csv_train {tiny}/train.csv --csv_val {tiny}/val.csv --data_path {tiny}/images --n_images 50'.split())
+    throughput.choose_data(args, str(tmp_path))
+    data = ClassDataset(args.csv_train, args.data_path, (8, 8))
+    original = ClassDataset(tiny / 'train.csv', tiny / 'images', (8, 8))
+    assert len(data) == len(set(data.paths)) == 50 and torch.equal(data[23][0], original[1][0]) and data.dr[23] == original.dr[1]
+    assert len(ClassDataset(args.csv_val, args.data_path)) == 9
+
+
+def test_scale():
+    small, large = scale.measure(rows=(40, 80), classes=(5,))
+    assert (small['rows'], large['rows'], small['classes']) == (40, 80, 5) and all(value >= 0 for value in large.values())
+    assert scale.table_text([small, large]).count('\n') == 2
+
+
+def test_photographs(tmp_path, capsys):
+    (tmp_path / 'in').mkdir()
+    for i in range(9):
+        Image.effect_noise((1100, 1100), 40).save(tmp_path / 'in' / f'{i}.jpg')
+    rows = photographs.rows(str(tmp_path / 'in'), str(tmp_path))
+    assert [row[2] for row in rows] == ['ms'] * 4 + ['levels'] and 0 < rows[-1][1] < 20
+
+
+def test_reference_loop(tiny):
+    loop = ReferenceLoop(tiny / 'train.csv', tiny / 'val.csv', tiny / 'images', 3, 'mobilenetV2', (32, 32), 4, 0, .2, torch.device('cpu'))
+    training, total = loop.epoch()
+    assert 0 < training < total and len(loop.combo) == 5
+    table = pd.read_csv(tiny / 'train.csv')
+    assert loop.train.dataset.paths == find_images(table.image_id, tiny / 'images')
+
+
+def test_peak_memory():
+    host, device = memory.run('import numpy; x = numpy.ones(2 ** 26, numpy.uint8)', [])
+    assert host > 64 and device >= 0
