@@ -43,6 +43,8 @@ def get_parser():
     data.add_argument('--n_classes', type=int, default=5, help='number of classes')
     data.add_argument('--im_size', default='512,512', type=parse_im_size, help='input size in pixels: 512 or height,width')
     data.add_argument('--num_workers', type=int, default=8, help='processes that decode images, at most one per CPU core')
+    data.add_argument('--skip_bad_images', action='store_true', help='leave out images that cannot be read; lists them in skipped.csv')
+    data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of data_path')
     method = parser.add_argument_group('method')
     method.add_argument('--recipe', choices=RECIPES, help='a named set of flags; those given by hand win')
     method.add_argument('--sampling', default='instance', choices=SAMPLING, help='how training images are drawn')
@@ -207,7 +209,7 @@ def main(args):
 
     train_loader, val_loader = get_train_val_cls_loaders(
         args.csv_train, args.csv_val, args.data_path, args.batch_size, args.im_size, args.n_classes, args.num_workers,
-        args.seed, args.n_epochs)
+        args.seed, args.n_epochs, skip_bad_images=args.skip_bad_images, allow_outside=args.allow_outside_data_path)
     train_set, val_set = train_loader.dataset, val_loader.dataset
     if args.metric == 'auc' and len(np.unique(val_set.dr)) < 2:
         raise InputError(f'--metric auc is undefined: {args.csv_val} has images of one class only')
@@ -231,7 +233,7 @@ def main(args):
         'class_names': class_names, 'class_count': class_count.tolist(), 'parent': parent, 'frozen': frozen,
         'reinitialised': reinitialised, 'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},
         'torch': str(torch.__version__), 'device': accelerator.device.type, 'mixed_precision': accelerator.mixed_precision}
-    run.start(config)
+    run.start(config, (train_set, val_set))
 
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     normalise = Normalise(accelerator.device, mean, std)

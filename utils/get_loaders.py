@@ -1,5 +1,4 @@
 """csv -> dataset -> sampler -> loader. Worker processes only decode and resize; everything random happens elsewhere."""
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -7,13 +6,16 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from .bad_images import leave_out_bad_images, refuse_bad_images
 from .check_data import check_data
 from .combo_loader import ComboLoader
 from .common import InputError
 from .images import find_images, read_image
+from .read_csv import read_csv
 
 NAME_COLUMNS = ('name', 'finding_name')
 NOT_LABELS = ('image_id', 'patient_id', *NAME_COLUMNS)
+MAX_CLASSES = 10**6
 
 
 class ClassDataset(Dataset):
@@ -23,21 +25,17 @@ class ClassDataset(Dataset):
     is no whole number, and for every row of a csv without labels (`has_labels` False). `check_data` names the rows.
     """
 
-    def __init__(self, csv_path, data_path=None, tg_size=(512, 512), test=False):
-        if not os.path.isfile(csv_path):
-            raise InputError(f'no such csv: {csv_path}')
-        try:
-            table = pd.read_csv(csv_path, dtype={'image_id': str, 'patient_id': str})
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as err:
-            raise InputError(f'{csv_path} is no csv table: {err}') from err
+    def __init__(self, csv_path, data_path=None, tg_size=(512, 512), test=False, allow_outside=False):
+        table, self.rows = read_csv(csv_path)
         if 'image_id' not in table.columns:
             raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)})")
-        self.csv_path, self.data_path, self.tg_size, self.table = csv_path, data_path, tg_size, table
+        self.csv_path, self.data_path, self.tg_size, self.table, self.allow_outside = csv_path, data_path, tg_size, table, allow_outside
+        self.skipped = []  # see `leave_out_bad_images`
         self.im_list = table.image_id.fillna('').tolist()
         self.paths = find_images(self.im_list, data_path)
         self.has_labels = not test and table.columns[-1] not in NOT_LABELS and not (len(table) and table.iloc[:, -1].isna().all())
         labels = pd.to_numeric(table[table.columns[-1]], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
-        self.dr = labels.where(labels % 1 == 0, -1).to_numpy(np.int64)
+        self.dr = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
 
     def __len__(self):
         return len(self.im_list)
@@ -49,6 +47,11 @@ class ClassDataset(Dataset):
             raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err}') from err
         return image, self.dr[index], self.im_list[index]
 
+    def keep(self, mask):
+        """Leave out the rows that are False in `mask`, bool (N,)."""
+        self.table, self.rows, self.dr = self.table[mask].reset_index(drop=True), self.rows[mask], self.dr[mask]
+        self.im_list, self.paths = ([item for item, kept in zip(items, mask, strict=True) if kept] for items in (self.im_list, self.paths))
+
     def class_names(self, n_classes):
         """From a column `name` (or the original's `finding_name`); else DR0..DR4 for five classes, C0.. as the original."""
         names = dict(self.named_classes())
@@ -57,7 +60,7 @@ class ClassDataset(Dataset):
     def named_classes(self):
         """The pairs (class, name) that stand in the csv."""
         column = next((c for c in NAME_COLUMNS if c in self.table.columns), None)
-        return sorted(set(zip(self.dr.tolist(), self.table[column].astype(str), strict=True))) if column and self.has_labels else []
+        return sorted(set(zip(self.dr.tolist(), self.table[column].fillna(''), strict=True))) if column and self.has_labels else []
 
 
 class EpochSampler(Sampler):
@@ -132,11 +135,17 @@ def _make_loader(dataset, batch_size, num_workers, sampler=None, drop_last=False
 
 
 def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batch_size=4, tg_size=(512, 512), n_classes=5,
-                              num_workers=0, seed=0, n_epochs=1, see_classes=True):
+                              num_workers=0, seed=0, n_epochs=1, see_classes=True, skip_bad_images=False,
+                              allow_outside=False):
     """The instance-sampled training loader (whole batches only) and the validation loader (every image once, in order).
-    Raises `InputError` with everything that is wrong with the csvs (`check_data`); prints the class table."""
-    train, val = (ClassDataset(path, data_path, tg_size) for path in (csv_path_train, csv_path_val))
+    Raises `InputError` with everything that is wrong with the csvs (`check_data`) or an image cannot be decoded, unless
+    `skip_bad_images`; images outside of `data_path` only where `allow_outside`. Prints the class table."""
+    train, val = (ClassDataset(path, data_path, tg_size, allow_outside=allow_outside) for path in (csv_path_train, csv_path_val))
+    if skip_bad_images:
+        leave_out_bad_images([train, val], num_workers)
     check_data({'train': train, 'val': val}, n_classes)
+    if not skip_bad_images:
+        refuse_bad_images([train, val], num_workers)
     if len(train) < batch_size:
         raise InputError(f'{csv_path_train} has {len(train)} images, less than one batch of {batch_size} (--batch_size)')
     if see_classes:
@@ -170,9 +179,10 @@ def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0)
     return _make_loader(dataset, 4 * batch_size, num_workers)
 
 
-def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None):
+def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None,
+                        allow_outside=False):
     """Loader of a test csv; `test=True` reads no labels even if there are some. `n_classes`: check it first."""
-    dataset = ClassDataset(csv_path_test, data_path, tg_size, test)
+    dataset = ClassDataset(csv_path_test, data_path, tg_size, test, allow_outside)
     if n_classes:
         check_data({'test': dataset}, n_classes)
     return get_eval_loader(dataset, batch_size, num_workers)

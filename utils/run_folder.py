@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 
+from .bad_images import write_skipped
 from .common import InputError, write_text
 from .evaluation import is_better
 from .model_saving_loading import FILE_NAME, prune_checkpoints, read_checkpoint, save_model
 
-OWN = ('config.cfg', 'log.jsonl', 'val_metrics.txt', 'performance_epoch_*.txt', 'epoch_*', 'last')  # what a run writes
+OWN = ('config.cfg', 'log.jsonl', 'val_metrics.txt', 'skipped.csv', 'performance_epoch_*.txt', 'epoch_*', 'last')  # what a run writes
 HARMLESS = ('resume', 'overwrite', 'num_workers')  # flags that may differ when a run is resumed
 
 
@@ -97,9 +98,9 @@ class RunFolder:
             else:
                 self.kept[folder] = self.score(epoch)
 
-    def start(self, config):
-        """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg. A run that is resumed
-        must still find the csvs that it was started with."""
+    def start(self, config, datasets=()):
+        """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg, and skipped.csv for
+        what `datasets` left out. A run that is resumed must still find the csvs that it was started with."""
         if self.path is None:
             return
         if self.saved:
@@ -113,6 +114,7 @@ class RunFolder:
             for path in [path for pattern in OWN for path in glob.glob(os.path.join(glob.escape(self.path), pattern))]:
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
         os.makedirs(self.path, exist_ok=True)
+        write_skipped(self.file('skipped.csv'), datasets)
         write_text(self.file('config.cfg'), json.dumps(_to_json(config), indent=2) + '\n')
 
     def score(self, epoch):
