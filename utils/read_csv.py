@@ -30,7 +30,7 @@ def read_csv(path, what='csv'):
         table = pd.read_csv(path, sep=separator, dtype=str, encoding='utf-8-sig', keep_default_na=False, na_values=[''],
                             skip_blank_lines=False, low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as err:
-        raise InputError(f'{path} is no csv table: {err}') from err
+        raise InputError(f'{path} is no csv table: {str(err).strip()}') from err
     except UnicodeDecodeError as err:
         raise InputError(f"{path} is no csv table: row {_row_without_utf8(path)} is not UTF-8 text (save it as 'CSV UTF-8')") from err
     if not isinstance(table.index, pd.RangeIndex):

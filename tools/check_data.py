@@ -1,0 +1,116 @@
+"""Check csvs and their images before training: labels, files, every image decoded, duplicates, and what splits share.
+
+Exit status 1 when something is wrong; what is only unusual is a note.
+"""
+import argparse
+import os
+import sys
+from collections import defaultdict
+
+import numpy as np
+import pandas as pd
+
+from utils.check_data import check_data, outside_problem, some
+from utils.common import InputError, run_script, whole_file
+from utils.duplicates import MAX_DIFFERENCE, MAX_DISTANCE, look_at_all, near_pairs
+from utils.get_loaders import ClassDataset
+from utils.read_csv import with_apostrophe
+
+
+def csv_problems(data, n_classes):
+    """The lines of `check_data` on one csv, without its name."""
+    try:
+        check_data({'csv': data}, n_classes)
+    except InputError as err:
+        lines = str(err).split('\n  - ')
+        return [line.removeprefix(f'{data.csv_path}: ') for line in (lines[1:] or lines)]
+    return []
+
+
+def file_problems(data, looks):
+    """-> what cannot be read, and what is only unusual"""
+    bad = [f'{path} (row {row}): {looks[path].problem}' for path, row in zip(data.paths, data.rows, strict=True)
+           if path in looks and looks[path].problem]
+    notes = defaultdict(list)
+    for path, row in zip(data.paths, data.rows, strict=True):
+        if path in looks and looks[path].note:
+            notes[looks[path].note].append(f'{path} (row {row})')
+    return ([f'{len(bad)} images cannot be read (--skip_bad_images of the train script leaves them out): {some(bad)}'] if bad else [],
+            [f'{len(files)} images: {note}: {some(files)}' for note, files in notes.items()])
+
+
+def find_pairs(looks, distance, difference):
+    """-> DataFrame image_a, image_b, kind ('same file' or 'nearly the same picture') of the readable files in `looks`"""
+    good = {path: look for path, look in looks.items() if not look.problem}
+    paths, digests = list(good), [look.digest for look in good.values()]
+    if len(paths) < 2:
+        return pd.DataFrame(columns=['image_a', 'image_b', 'kind'])
+    grey = np.stack([np.frombuffer(look.grey, np.uint8) for look in good.values()])
+    near = near_pairs(np.array([look.bits for look in good.values()], np.uint64), grey, distance, difference)
+    return pd.DataFrame([(paths[i], paths[j], 'same file' if digests[i] == digests[j] else 'nearly the same picture') for i, j in near],
+                        columns=['image_a', 'image_b', 'kind'])
+
+
+def pair_lines(pairs, owners):
+    """Duplicates, by the csvs that hold them: `owners` maps a file to {csv: label}. Across csvs they leak; with two labels one is wrong."""
+    groups = defaultdict(list)
+    for a, b, kind in pairs.itertuples(index=False):
+        csvs = sorted({*owners[a], *owners[b]})
+        labels = {*owners[a].values(), *owners[b].values()}
+        text = f'{os.path.basename(a)} = {os.path.basename(b)}' + (f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else '')
+        groups[kind, 'in ' + ' and '.join(csvs)].append(text)
+    return [f'{len(texts)} pairs, {kind}, {where}: {some(texts)}' for (kind, where), texts in groups.items()]
+
+
+def shared_lines(sets):
+    for i, a in enumerate(sets):
+        for b in sets[i + 1:]:
+            shared = {'images': (set(a.paths) & set(b.paths)) - {None}}
+            if 'patient_id' in a.table and 'patient_id' in b.table:
+                shared['patients'] = set(a.table.patient_id.dropna()) & set(b.table.patient_id.dropna())
+            for what, both in shared.items():
+                if both:
+                    yield f'{len(both)} {what} stand in {a.csv_path} and in {b.csv_path}: {some(sorted(both))}'
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('csv', nargs='+', help='csvs of one data set: train, validation, test')
+    parser.add_argument('--data_path', default='data/images', help='folder of the images')
+    parser.add_argument('--n_classes', type=int, help='number of classes (default: the largest label of all csvs + 1)')
+    parser.add_argument('--distance', type=int, default=MAX_DISTANCE, help='near duplicates: bits of 64 in which their hashes may differ')
+    parser.add_argument('--difference', type=float, default=MAX_DIFFERENCE, help='near duplicates: mean difference in grey levels of 255')
+    parser.add_argument('--out', metavar='FILE', help='write all pairs of duplicates to this csv')
+    parser.add_argument('--num_workers', type=int, default=os.cpu_count(), help='processes that decode images')
+    parser.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of data_path')
+    args = parser.parse_args()
+    if not 0 <= args.distance <= 15 or args.difference < 0:
+        raise InputError('--distance must lie in 0..15, --difference must not be negative')
+    sets = [ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path) for path in dict.fromkeys(args.csv)]
+    n_classes = args.n_classes or 1 + max((int(data.dr.max()) for data in sets if len(data)), default=0)
+    inside = [data for data in sets if not outside_problem(data)]
+    paths = list(dict.fromkeys(path for data in inside for path in data.paths if path is not None))
+    looks, owners, n_problems = dict(zip(paths, look_at_all(paths, args.num_workers), strict=True)), defaultdict(dict), 0
+    for data in sets:
+        problems, notes = file_problems(data, looks)
+        problems = csv_problems(data, n_classes) + problems
+        counts = np.bincount(data.dr[data.dr >= 0], minlength=n_classes) if data.has_labels else []
+        print(f"{data.csv_path}: {len(data):,} images" + (f" of classes {' / '.join(map(str, counts))}" if len(counts) else ', no labels'))
+        print(''.join(f'  wrong: {line}\n' for line in problems) + ''.join(f'  note: {line}\n' for line in notes), end='')
+        n_problems += len(problems)
+        for path, label in zip(data.paths, data.dr, strict=True):
+            owners[path][data.csv_path] = int(label)
+    pairs = find_pairs(looks, args.distance, args.difference)
+    between = [*shared_lines(sets), *pair_lines(pairs, owners)]
+    print(f'all of {len(looks):,} image files\n' + ''.join(f'  wrong: {line}\n' for line in between), end='')
+    if args.out:
+        with whole_file(args.out) as temporary:
+            pairs.apply(with_apostrophe).to_csv(temporary, index=False)
+        print(f'* Wrote {len(pairs)} pairs to {args.out}')
+    n_problems += len(between)
+    print(f'* {n_problems} problems' if n_problems else '* Nothing wrong')
+    sys.exit(1 if n_problems else 0)
+
+
+if __name__ == '__main__':
+    run_script(main)
