@@ -15,7 +15,7 @@ GOOD = 'image_id,name,label\na,x,0\nb,y,1\nNA,y,1\n'
     GOOD.encode(), GOOD.encode('utf-8-sig'), GOOD.replace('\n', '\r\n').encode(), GOOD.replace('\n', '\r').encode(),
     GOOD.replace(',', ';').encode('utf-8-sig'), GOOD.replace(',', '\t').encode(), GOOD.replace(',', ', ', 2).encode(),
     GOOD.rstrip().encode(), (GOOD + '\n\n').encode(), GOOD.replace(',1', ',1.0').encode(), GOOD.replace('a,x', '"a","x"').encode(),
-], ids='utf8 bom crlf cr semicolon tab spaces no_end blank_end float_labels quoted'.split())
+], ids=['utf8', 'bom', 'crlf', 'cr', 'semicolon', 'tab', 'spaces', 'no_end', 'blank_end', 'float_labels', 'quoted'])
 def test_dialects(tmp_path, content):
     (tmp_path / 'a.csv').write_bytes(content)
     data = ClassDataset(tmp_path / 'a.csv')
@@ -34,9 +34,9 @@ def test_rows_count_empty_lines(tmp_path):
 @pytest.mark.parametrize(('content', 'message'), [
     (None, r'no such csv: .*a\.csv'), (b'', r'a\.csv is no csv table: No columns'), (b'image_id,label\na,0\nb,1,2\n', r'is no csv table: .*line 3'),
     (b'image_id,label\na,0,1\nb,1,2\n', 'more columns than its header'), (b'PK\3\4\0\0', "zero bytes .*save it as 'CSV UTF-8'"),
-    (GOOD.replace('b', 'gr\xf6sse').encode('latin-1'), r'row 3 is not UTF-8 text \(save it'), (GOOD.encode('utf-16'), 'zero bytes'),
+    (GOOD.replace('b,', 'gr\xf6sse,').encode('latin-1'), r'row 3 is not UTF-8 text \(save it'), (GOOD.encode('utf-16'), 'zero bytes'),
     (b'file,label\na,0\n', r"a\.csv has no column 'image_id' \(its columns: file, label\)"),
-], ids='absent empty ragged long_rows zip latin1 utf16 no_image_id'.split())
+], ids=['absent', 'empty', 'ragged', 'long_rows', 'zip', 'latin1', 'utf16', 'no_image_id'])
 def test_no_table(tmp_path, content, message):
     if content is not None:
         (tmp_path / 'a.csv').write_bytes(content)
@@ -51,7 +51,7 @@ def test_no_table(tmp_path, content, message):
     (('0', '1', '2'), 2, r'no integers of 0\.\.1 \(--n_classes 3\?\): 2 \(row 4\)'), (('1', '2', '2'), 2, 'classes start at 0'),
     (('0', '0', '0'), 2, 'one class only'), (('0', '0', '0'), 1, '--n_classes must be at least 2'), (('', '', ''), 2, 'no labels'),
     ((), 2, r'a\.csv: no rows'),
-], ids='nan empty negative fraction huge infinite too_many from_one one_class one_class_asked no_labels no_rows'.split())
+], ids=['nan', 'empty', 'negative', 'fraction', 'huge', 'infinite', 'too_many', 'from_one', 'one_class', 'one_class_asked', 'no_labels', 'no_rows'])
 def test_labels(tmp_path, labels, n_classes, message):
     for i in range(3):
         (tmp_path / f'{i}.jpg').write_bytes(b'x')

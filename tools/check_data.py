@@ -52,14 +52,15 @@ def find_pairs(looks, distance, difference):
 
 
 def pair_lines(pairs, owners):
-    """Duplicates, by the csvs that hold them: `owners` maps a file to {csv: label}. Across csvs they leak; with two labels one is wrong."""
+    """-> what is wrong, notes. `owners` maps a file to {csv: label}: duplicates in two csvs leak, with two labels one is wrong."""
     groups = defaultdict(list)
     for a, b, kind in pairs.itertuples(index=False):
         csvs = sorted({*owners[a], *owners[b]})
         labels = {*owners[a].values(), *owners[b].values()}
         text = f'{os.path.basename(a)} = {os.path.basename(b)}' + (f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else '')
-        groups[kind, 'in ' + ' and '.join(csvs)].append(text)
-    return [f'{len(texts)} pairs, {kind}, {where}: {some(texts)}' for (kind, where), texts in groups.items()]
+        groups[len(csvs) > 1 or len(labels) > 1, kind, ' and '.join(csvs)].append(text)
+    lines = [(wrong, f'{len(texts)} pairs, {kind}, in {where}: {some(texts)}') for (wrong, kind, where), texts in groups.items()]
+    return [line for wrong, line in lines if wrong], [line for wrong, line in lines if not wrong]
 
 
 def shared_lines(sets):
@@ -71,6 +72,10 @@ def shared_lines(sets):
             for what, both in shared.items():
                 if both:
                     yield f'{len(both)} {what} stand in {a.csv_path} and in {b.csv_path}: {some(sorted(both))}'
+
+
+def report(title, problems, notes):
+    print('\n'.join([title, *(f'  wrong: {line}' for line in problems), *(f'  note: {line}' for line in notes)]))
 
 
 def main():
@@ -95,19 +100,20 @@ def main():
         problems, notes = file_problems(data, looks)
         problems = csv_problems(data, n_classes) + problems
         counts = np.bincount(data.dr[data.dr >= 0], minlength=n_classes) if data.has_labels else []
-        print(f"{data.csv_path}: {len(data):,} images" + (f" of classes {' / '.join(map(str, counts))}" if len(counts) else ', no labels'))
-        print(''.join(f'  wrong: {line}\n' for line in problems) + ''.join(f'  note: {line}\n' for line in notes), end='')
+        classes = f" of classes {' / '.join(map(str, counts))}" if len(counts) else ', no labels'
+        report(f'{data.csv_path}: {len(data):,} images{classes}', problems, notes)
         n_problems += len(problems)
         for path, label in zip(data.paths, data.dr, strict=True):
             owners[path][data.csv_path] = int(label)
     pairs = find_pairs(looks, args.distance, args.difference)
-    between = [*shared_lines(sets), *pair_lines(pairs, owners)]
-    print(f'all of {len(looks):,} image files\n' + ''.join(f'  wrong: {line}\n' for line in between), end='')
+    wrong, notes = pair_lines(pairs, owners)
+    wrong = [*shared_lines(sets), *wrong]
+    report(f'all of {len(looks):,} image files', wrong, notes)
     if args.out:
         with whole_file(args.out) as temporary:
             pairs.apply(with_apostrophe).to_csv(temporary, index=False)
         print(f'* Wrote {len(pairs)} pairs to {args.out}')
-    n_problems += len(between)
+    n_problems += len(wrong)
     print(f'* {n_problems} problems' if n_problems else '* Nothing wrong')
     sys.exit(1 if n_problems else 0)
 

@@ -14,6 +14,7 @@ from .images import read_image
 
 SIZE = 64  # pixels at which pictures are compared
 MAX_DISTANCE, MAX_DIFFERENCE = 6, 4.  # bits of the hash, grey levels; how they were chosen: docs/reliability.md
+CHUNK = 1 << 14  # pairs compared at once
 BLANK = 2.  # grey levels
 
 
@@ -58,11 +59,12 @@ def near_pairs(bits, grey, max_distance=MAX_DISTANCE, max_difference=MAX_DIFFERE
     (uint8 (N, P)), each without its mean, in at most `max_difference` on average: int64 (M, 2).
 
     Two hashes that differ in at most d bits agree in one of d + 1 bands of bits (pigeonhole), so only pictures with a common
-    band are compared, in vectors: the k-th neighbours of all at once in the order of the band. Pictures of one hash are
-    compared with the first of them.
+    band are compared, in vectors: the k-th neighbours of all at once in the order of the band. Of identical pictures each is
+    paired with the first.
     """
-    values, first, inverse = np.unique(bits, return_index=True, return_inverse=True)
-    candidates = [np.stack([first[inverse], np.arange(len(bits))], 1)]
+    keys = np.ascontiguousarray(np.concatenate([bits.astype('>u8')[:, None].view(np.uint8), grey], 1))
+    _, first, inverse = np.unique(keys.view(f'V{keys.shape[1]}').ravel(), return_index=True, return_inverse=True)
+    values, candidates = bits[first], [np.stack([first[inverse], np.arange(len(bits))], 1)]
     edges = np.linspace(0, 64, max_distance + 2).astype(int)
     for begin, end in zip(edges[:-1], edges[1:], strict=True):
         band = (values >> np.uint64(begin)) & np.uint64((1 << (end - begin)) - 1)
@@ -72,9 +74,16 @@ def near_pairs(bits, grey, max_distance=MAX_DISTANCE, max_difference=MAX_DIFFERE
             left = left[band[order[left]] == band[order[left + k]]]
             a, b = order[left], order[left + k]
             near = np.bitwise_count(values[a] ^ values[b]) <= max_distance
-            candidates.append(np.stack([first[a[near]], first[b[near]]], 1))
+            candidates.append(_similar(np.stack([first[a[near]], first[b[near]]], 1), grey, max_difference))
             k += 1
     pairs = np.unique(np.sort(np.concatenate(candidates), axis=1), axis=0)
-    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-    levels = grey.astype(np.float32) - grey.mean(1, dtype=np.float32, keepdims=True)
-    return pairs[[bool(np.abs(levels[i] - levels[j]).mean() <= max_difference) for i, j in pairs]] if len(pairs) else pairs
+    return pairs[pairs[:, 0] < pairs[:, 1]]
+
+
+def _similar(pairs, grey, max_difference):
+    kept = [pairs[:0]]
+    for begin in range(0, len(pairs), CHUNK):
+        part = pairs[begin:begin + CHUNK]
+        difference = grey[part[:, 0]].astype(np.float32) - grey[part[:, 1]]
+        kept.append(part[np.abs(difference - difference.mean(1, keepdims=True)).mean(1) <= max_difference])
+    return np.concatenate(kept)
