@@ -44,12 +44,14 @@ JPEG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90
 @pytest.mark.parametrize(('content', 'colour'), [
     (encoded(plain(), 'PNG'), COLOUR), (encoded(plain('CMYK'), 'JPEG', quality=95), COLOUR), (encoded(plain('L'), 'PNG'), (GREY,) * 3),
     (encoded(plain('P'), 'PNG'), COLOUR), (encoded(plain('P'), 'PNG', transparency=bytes(range(200))), COLOUR),
-    (encoded(plain('RGBA'), 'PNG'), COLOUR), (encoded(plain('LA'), 'PNG'), (GREY,) * 3), (encoded(plain('1'), 'PNG'), None),
+    (encoded(plain('RGBA'), 'PNG'), COLOUR),
+    (encoded(plain('LA'), 'PNG'), (GREY,) * 3), (encoded(plain('1'), 'PNG'), None),
     (encoded(Image.fromarray(np.full((30, 40), 100 * 257, np.uint16)), 'PNG'), (100,) * 3),
     (encoded(Image.fromarray(np.full((30, 40), 100 * 257, np.uint16)), 'TIFF'), (100,) * 3),
     (encoded(plain(), 'GIF', save_all=True, append_images=[Image.new('RGB', (40, 30))]), COLOUR),
     (encoded(plain(size=(1, 1)), 'PNG'), COLOUR), (encoded(plain(size=(30000, 2)), 'PNG'), COLOUR),
-], ids=['wrong_extension', 'cmyk', 'grey', 'palette', 'palette_alpha', 'alpha', 'grey_alpha', 'bilevel', '16bit_png', '16bit_tiff', 'animated', '1px', '30000px'])
+], ids=['wrong_extension', 'cmyk', 'grey', 'palette', 'palette_alpha', 'alpha', 'grey_alpha', 'bilevel',
+        '16bit_png', '16bit_tiff', 'animated', '1px', '30000px'])
 def test_good_image(tmp_path, content, colour, recwarn):
     (tmp_path / 'a.jpg').write_bytes(content)
     image = read_image(tmp_path / 'a.jpg', (8, 12))

@@ -8,7 +8,7 @@ from torch import nn
 from train_lt_mxp import get_parser, resolve
 from utils import run_test
 from utils.common import InputError
-from utils.inference import Logits
+from utils.inference import Logits, to_predictions
 from utils.losses import LOSSES, loss_parameters
 from utils.post_hoc import choose_strength, implied_prior, logit_adjuster, prior_changer, read_prior, tau_normaliser
 

@@ -32,7 +32,8 @@ def test_rows_count_empty_lines(tmp_path):
 
 
 @pytest.mark.parametrize(('content', 'message'), [
-    (None, r'no such csv: .*a\.csv'), (b'', r'a\.csv is no csv table: No columns'), (b'image_id,label\na,0\nb,1,2\n', r'is no csv table: .*line 3'),
+    (None, r'no such csv: .*a\.csv'), (b'', r'a\.csv is no csv table: No columns'),
+    (b'image_id,label\na,0\nb,1,2\n', r'is no csv table: .*line 3'),
     (b'image_id,label\na,0,1\nb,1,2\n', 'more columns than its header'), (b'PK\3\4\0\0', "zero bytes .*save it as 'CSV UTF-8'"),
     (GOOD.replace('b,', 'gr\xf6sse,').encode('latin-1'), r'row 3 is not UTF-8 text \(save it'), (GOOD.encode('utf-16'), 'zero bytes'),
     (b'file,label\na,0\n', r"a\.csv has no column 'image_id' \(its columns: file, label\)"),
@@ -46,12 +47,14 @@ def test_no_table(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(('labels', 'n_classes', 'message'), [
-    (('0', '1', 'NaN'), 2, r': NaN \(row 4\)'), (('0', '1', ''), 2, r': nan \(row 4\)'), (('0', '1', '-1'), 2, r'check --n_classes\): -1 \(row 4\)'),
+    (('0', '1', 'NaN'), 2, r': NaN \(row 4\)'), (('0', '1', ''), 2, r': nan \(row 4\)'),
+    (('0', '1', '-1'), 2, r'check --n_classes\): -1 \(row 4\)'),
     (('0', '1', '1.5'), 2, r': 1\.5 \(row 4\)'), (('0', '1', '1e300'), 2, r': 1e300 \(row 4\)'), (('0', '1', 'inf'), 2, r': inf \(row 4\)'),
     (('0', '1', '2'), 2, r'no integers of 0\.\.1 \(--n_classes 3\?\): 2 \(row 4\)'), (('1', '2', '2'), 2, 'classes start at 0'),
     (('0', '0', '0'), 2, 'one class only'), (('0', '0', '0'), 1, '--n_classes must be at least 2'), (('', '', ''), 2, 'no labels'),
     ((), 2, r'a\.csv: no rows'),
-], ids=['nan', 'empty', 'negative', 'fraction', 'huge', 'infinite', 'too_many', 'from_one', 'one_class', 'one_class_asked', 'no_labels', 'no_rows'])
+], ids=['nan', 'empty', 'negative', 'fraction', 'huge', 'infinite', 'too_many', 'from_one',
+        'one_class', 'one_class_asked', 'no_labels', 'no_rows'])
 def test_labels(tmp_path, labels, n_classes, message):
     for i in range(3):
         (tmp_path / f'{i}.jpg').write_bytes(b'x')

@@ -18,7 +18,6 @@ from utils.read_csv import with_apostrophe
 
 
 def csv_problems(data, n_classes):
-    """The lines of `check_data` on one csv, without its name."""
     try:
         check_data({'csv': data}, n_classes)
     except InputError as err:
@@ -28,7 +27,6 @@ def csv_problems(data, n_classes):
 
 
 def file_problems(data, looks):
-    """-> what cannot be read, and what is only unusual"""
     bad = [f'{path} (row {row}): {looks[path].problem}' for path, row in zip(data.paths, data.rows, strict=True)
            if path in looks and looks[path].problem]
     notes = defaultdict(list)
@@ -42,13 +40,13 @@ def file_problems(data, looks):
 def find_pairs(looks, distance, difference):
     """-> DataFrame image_a, image_b, kind ('same file' or 'nearly the same picture') of the readable files in `looks`"""
     good = {path: look for path, look in looks.items() if not look.problem}
-    paths, digests = list(good), [look.digest for look in good.values()]
-    if len(paths) < 2:
+    paths, looks = list(good), list(good.values())
+    if not paths:
         return pd.DataFrame(columns=['image_a', 'image_b', 'kind'])
-    grey = np.stack([np.frombuffer(look.grey, np.uint8) for look in good.values()])
-    near = near_pairs(np.array([look.bits for look in good.values()], np.uint64), grey, distance, difference)
-    return pd.DataFrame([(paths[i], paths[j], 'same file' if digests[i] == digests[j] else 'nearly the same picture') for i, j in near],
-                        columns=['image_a', 'image_b', 'kind'])
+    grey = np.stack([np.frombuffer(look.grey, np.uint8) for look in looks])
+    near = near_pairs(np.array([look.bits for look in looks], np.uint64), grey, distance, difference)
+    kinds = ['same file' if looks[i].digest == looks[j].digest else 'nearly the same picture' for i, j in near]
+    return pd.DataFrame({'image_a': [paths[i] for i, _ in near], 'image_b': [paths[j] for _, j in near], 'kind': kinds})
 
 
 def pair_lines(pairs, owners):
@@ -57,7 +55,8 @@ def pair_lines(pairs, owners):
     for a, b, kind in pairs.itertuples(index=False):
         csvs = sorted({*owners[a], *owners[b]})
         labels = {*owners[a].values(), *owners[b].values()}
-        text = f'{os.path.basename(a)} = {os.path.basename(b)}' + (f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else '')
+        classes = f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else ''
+        text = f'{os.path.basename(a)} = {os.path.basename(b)}{classes}'
         groups[len(csvs) > 1 or len(labels) > 1, kind, ' and '.join(csvs)].append(text)
     lines = [(wrong, f'{len(texts)} pairs, {kind}, in {where}: {some(texts)}') for (wrong, kind, where), texts in groups.items()]
     return [line for wrong, line in lines if wrong], [line for wrong, line in lines if not wrong]
@@ -107,7 +106,7 @@ def main():
             owners[path][data.csv_path] = int(label)
     pairs = find_pairs(looks, args.distance, args.difference)
     wrong, notes = pair_lines(pairs, owners)
-    wrong = [*shared_lines(sets), *wrong]
+    wrong += shared_lines(sets)
     report(f'all of {len(looks):,} image files', wrong, notes)
     if args.out:
         with whole_file(args.out) as temporary:
@@ -115,7 +114,7 @@ def main():
         print(f'* Wrote {len(pairs)} pairs to {args.out}')
     n_problems += len(wrong)
     print(f'* {n_problems} problems' if n_problems else '* Nothing wrong')
-    sys.exit(1 if n_problems else 0)
+    sys.exit(n_problems > 0)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 import hashlib
 import io
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +43,8 @@ def look_at(path):
     cells = F.adaptive_avg_pool2d(grey, (8, 9))[0, 0]
     bits = int.from_bytes(np.packbits((cells[:, 1:] > cells[:, :-1]).numpy()).tobytes(), 'big')
     notes = [text for text, holds in (
-        (f'{frames} pictures in one file, the first one counts', frames > 1), ('16-bit grey levels, scaled to 8 bits', mode.startswith('I;16')),
+        (f'{frames} pictures in one file, the first one counts', frames > 1),
+        ('16-bit grey levels, scaled to 8 bits', mode.startswith('I;16')),
         ('one colour only', float(grey.std()) < BLANK), (f'only {size[0]}x{size[1]} pixels', min(size) < 32)) if holds]
     small = F.adaptive_avg_pool2d(grey, (16, 16)).round().to(torch.uint8).numpy().tobytes()
     return Look(None, ', '.join(notes) or None, hashlib.sha256(content).digest(), bits, small)
@@ -66,7 +68,7 @@ def near_pairs(bits, grey, max_distance=MAX_DISTANCE, max_difference=MAX_DIFFERE
     _, first, inverse = np.unique(keys.view(f'V{keys.shape[1]}').ravel(), return_index=True, return_inverse=True)
     values, candidates = bits[first], [np.stack([first[inverse], np.arange(len(bits))], 1)]
     edges = np.linspace(0, 64, max_distance + 2).astype(int)
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in pairwise(edges):
         band = (values >> np.uint64(begin)) & np.uint64((1 << (end - begin)) - 1)
         order = np.argsort(band, kind='stable')
         left, k = np.arange(len(order)), 1
