@@ -1,7 +1,4 @@
-"""Check csvs and their images before training: labels, files, every image decoded, duplicates, and what splits share.
-
-Exit status 1 when something is wrong; what is only unusual is a note.
-"""
+"""Check csvs and images before training: labels, files, every image decoded, duplicates, what splits share. Exit status 1: wrong."""
 import argparse
 import os
 import sys
