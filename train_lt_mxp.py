@@ -124,7 +124,8 @@ def main(args):
     with accelerator.main_process_first():  # which makes the cache
         train_loader, val_loader = get_train_val_cls_loaders(
             args.csv_train, args.csv_val, args.data_path, args.batch_size, args.im_size, args.n_classes, args.num_workers, args.seed,
-            args.n_epochs, True, None if args.no_cache else args.cache_dir, rank, world_size, args.accumulate)
+            args.n_epochs, True, None if args.no_cache else args.cache_dir, rank, world_size, args.accumulate,
+            args.skip_bad_images, args.allow_outside_data_path)
     train_set, val_set = train_loader.dataset, val_loader.dataset
     val_set = val_set.dataset if world_size > 1 else val_set  # the whole, of which each process scores a part
     num_workers = train_loader.num_workers  # fewer where images come from the cache
@@ -152,7 +153,7 @@ def main(args):
         'decoder': DECODER, 'torch': str(torch.__version__), 'device': accelerator.device.type,
         'mixed_precision': accelerator.mixed_precision}
     accelerator.wait_for_everyone()  # all have looked at the folder before it is written to
-    run.start(config, describe_environment(accelerator.device))
+    run.start(config, describe_environment(accelerator.device), (train_set, val_set))
 
     if args.sync_bn and world_size > 1:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -69,7 +69,7 @@ def test_all_problems_in_one_message(check):
     assert str(error.value).count('\n  - ') == 3
     with pytest.raises(InputError) as many:
         check(lambda t: t.assign(image_id=[f'no{i}' for i in range(len(t))]))
-    assert 'no4, ...' in str(many.value) and 'no5' not in str(many.value)
+    assert 'no4 (row 6), ...' in str(many.value) and 'no5' not in str(many.value)
 
 
 def test_empty_image(tmp_path):

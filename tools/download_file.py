@@ -2,6 +2,7 @@
 import argparse
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
 
 from tqdm import tqdm
@@ -9,16 +10,24 @@ from tqdm import tqdm
 from utils.common import InputError, file_sha256, run_script
 
 
+def _check_address(url):
+    """Only https, and http of this machine (for tests and tunnels)."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != 'https' and not (parts.scheme == 'http' and parts.hostname in ('localhost', '127.0.0.1')):
+        raise InputError(f'{url} is no https address')
+
+
 def _open(url, begin):
     request = urllib.request.Request(url, headers={'Range': f'bytes={begin}-'} if begin else {})
-    return urllib.request.urlopen(request, timeout=60)
+    answer = urllib.request.urlopen(request, timeout=60)
+    _check_address(answer.geturl())  # after redirections
+    return answer
 
 
 def download(url, out):
     """Write `url` to `out`, which appears only when it is complete; until then the bytes are in `out`.part.
-    Only https, and http of this machine (for tests and tunnels). Raises `InputError` that says how to go on."""
-    if not url.startswith(('https://', 'http://localhost', 'http://127.0.0.1')):
-        raise InputError(f'{url} is no https address')
+    Raises `InputError` that says how to go on."""
+    _check_address(url)
     part = f'{out}.part'
     begin = os.path.getsize(part) if os.path.exists(part) else 0
     os.makedirs(os.path.dirname(out) or '.', exist_ok=True)

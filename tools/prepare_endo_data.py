@@ -7,8 +7,8 @@ import argparse
 import io
 import os
 import shutil
+import stat
 import zipfile
-import zlib
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -20,6 +20,7 @@ from tools.endo_folds import official_folds, original_folds, write_folds
 from utils.common import InputError, run_script
 
 N_FINDINGS, SIZE = 23, (640, 512)  # width, height, as the original prepared them
+MAX_BYTES = 64 << 20  # of one unpacked file: the largest image has 2 MB
 _archive = None  # of a worker process
 
 
@@ -33,8 +34,19 @@ def _resize(member, target):
     try:
         with Image.open(io.BytesIO(_archive.read(member))) as image:
             image.convert('RGB').resize(SIZE, Image.Resampling.BILINEAR).save(target, quality=95)
-    except (OSError, zipfile.BadZipFile, zlib.error) as err:
+    except Exception as err:  # of damaged images Pillow raises nearly every kind of error
         return f'{member}: {err}'
+
+
+def refuse_hostile(archive):
+    """Raise `InputError` if a member could leave the output folder, or is a link, encrypted, or too large when unpacked."""
+    for member in archive.infolist():
+        parts = member.filename.replace('\\', '/').split('/')
+        for what, holds in (('leads out of the folder', '..' in parts or parts[0] == '' or ':' in parts[0]),
+                            ('is a link', stat.S_ISLNK(member.external_attr >> 16)), ('is encrypted', member.flag_bits & 1),
+                            (f'has {member.file_size:,} bytes when unpacked', member.file_size > MAX_BYTES)):
+            if holds:
+                raise InputError(f'{archive.filename} is refused: {member.filename} {what}')
 
 
 def read_labels(archive, n_images):
@@ -77,6 +89,7 @@ def main():
         archive = zipfile.ZipFile(args.zip)
     except (OSError, zipfile.BadZipFile) as err:
         raise InputError(f'--zip {args.zip} cannot be read: {err}') from err
+    refuse_hostile(archive)
     table, members = read_labels(archive, args.n_images)
     folds = original_folds(table) if args.splits[0] == 'original' else official_folds(table, args.splits[1])
 

@@ -4,10 +4,24 @@ from collections import Counter
 import numpy as np
 
 from .common import InputError
+from .data_files import find_outside
 
 
-def _some(items, n=5):
+def some(items, n=5):
     return ', '.join(map(str, items[:n])) + (', ...' if len(items) > n else '')
+
+
+def _rows(data, indices):
+    """The image ids at `indices` with their rows in the csv."""
+    return some([f'{data.im_list[i]} (row {data.rows[i]})' for i in indices[:6]])
+
+
+def outside_problem(data):
+    """What is wrong if the csv names files outside of the data folder (else None)."""
+    outside = find_outside(data.paths, data.data_path) if data.data_path and not data.allow_outside else []
+    if outside:
+        return (f'{len(outside)} images lie outside of --data_path {data.data_path}, by their name or through a link '
+                f'(--allow_outside_data_path permits it): {_rows(data, outside)}')
 
 
 def _images(data):
@@ -18,24 +32,36 @@ def _images(data):
 def _problems_of_one(data, n_classes):
     if not len(data):
         yield 'no rows'
-    missing = [i for i, path in zip(data.im_list, data.paths, strict=True) if path is None]
+    missing = [i for i, path in enumerate(data.paths) if path is None]
     if missing:
         yield (f"{len(missing)} of {len(data)} images not found in {data.data_path or 'their folders'} "
-               f'(check --data_path): {_some(missing)}')
+               f'(check --data_path): {_rows(data, missing)}')
+    if outside := outside_problem(data):
+        yield outside
+        return
     empty = [data.paths[i] for i in np.flatnonzero(data.stats[:, 0] == 0)]
     if empty:
-        yield f'{len(empty)} empty image files: {_some(empty)}'
-    twice = [image for image, n in Counter(_images(data)).items() if n > 1]
+        yield f'{len(empty)} empty image files: {some(empty)}'
+    images = _images(data)
+    twice = [image for image, n in Counter(images).items() if n > 1]
     if twice:
-        yield f'{len(twice)} images stand in more than one row: {_some(twice)}'
+        rows = [[str(row) for row, other in zip(data.rows, images, strict=True) if other == image] for image in twice[:6]]
+        named = some([f"{image} (rows {' and '.join(of)})" for image, of in zip(twice, rows, strict=False)])
+        yield f'{len(twice)} images stand in more than one row (delete the repeated rows): {named}'
     bad = np.flatnonzero((data.dr < 0) | (data.dr >= n_classes)) if data.has_labels else []
     if len(bad):
-        values = _some([f'{data.table.iloc[i, -1]} (row {i + 2})' for i in bad[:6]])
-        hint = 'classes start at 0' if data.dr.min() == 1 and data.dr.max() == n_classes else 'check --n_classes'
+        values = some([f'{data.table.iloc[i, -1]} (row {data.rows[i]})' for i in bad[:6]])
+        hint = _hint(np.unique(data.dr), n_classes)
         yield (f'{len(bad)} labels in the last column ({data.table.columns[-1]}) are no integers of 0..{n_classes - 1} '
                f'({hint}): {values}')
     else:
         yield from _problems_of_names(data.named_classes())
+
+
+def _hint(classes, n_classes):
+    if classes[0] == 1 and classes[-1] == n_classes:
+        return 'classes start at 0'
+    return f'--n_classes {len(classes)}?' if (classes == np.arange(len(classes))).all() else 'check --n_classes'
 
 
 def _problems_of_names(pairs):
@@ -46,14 +72,17 @@ def _problems_of_names(pairs):
             several.setdefault(pair[of], set()).add(pair[by])
         wrong = [f"{key}: {' and '.join(map(str, sorted(values)))}" for key, values in several.items() if len(values) > 1]
         if wrong:
-            yield f"{('classes with several names', 'names of several classes')[of]} (is the last column the class?): {_some(wrong)}"
+            yield f"{('classes with several names', 'names of several classes')[of]} (is the last column the class?): {some(wrong)}"
 
 
 def _problems_of_training(train, n_classes):
     valid = train.dr[(train.dr >= 0) & (train.dr < n_classes)]
+    if n_classes < 2 or (len(valid) and valid.min() == valid.max()):
+        yield 'one class only: there is nothing to tell apart (--n_classes must be at least 2)'
+        return
     absent = np.flatnonzero(np.bincount(valid, minlength=n_classes) == 0)
     if len(valid) and len(absent):
-        yield f'no training image of class {_some(absent.tolist())} (check --n_classes)'
+        yield f'no training image of class {some(absent.tolist())} (check --n_classes)'
 
 
 def _problems_of_pair(train, val):
@@ -64,13 +93,14 @@ def _problems_of_pair(train, val):
         shared['patients'] = set(train.table.patient_id.dropna()) & set(val.table.patient_id.dropna())
     for what, both in shared.items():
         if both:
-            yield f'{len(both)} {what} stand in {val.csv_path} too: {_some(sorted(both))}'
+            yield f'{len(both)} {what} stand in {val.csv_path} too: {some(sorted(both))}'
 
 
 def check_data(datasets, n_classes):
     """Raise one `InputError` that lists all problems found in `datasets` (name -> ClassDataset), or return.
 
-    Each csv: no rows, images that are missing or empty, duplicate ids, labels that are no integer of 0..n_classes-1.
+    Each csv: no rows, images that are missing or outside of the data folder, duplicate ids, labels that are no integer of
+    0..n_classes-1 (whether images can be decoded: see bad_images).
     Those named 'train' and 'val' need labels; 'train' needs an image of every class and shares no image and (where both
     have a `patient_id`) no patient with 'val'.
     """

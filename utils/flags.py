@@ -27,6 +27,8 @@ def get_parser(description=None):
     data.add_argument('--num_workers', type=int, default=8, help='processes or threads that decode images, at most one per CPU core')
     data.add_argument('--cache_dir', default='data/cache', help='folder for the decoded and resized images, written once')
     data.add_argument('--no_cache', action='store_true', help='decode every image anew in each epoch')
+    data.add_argument('--skip_bad_images', action='store_true', help='leave out images that cannot be read; lists them in skipped.csv')
+    data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of data_path')
     method = parser.add_argument_group('method')
     method.add_argument('--recipe', choices=RECIPES, help='a named set of flags; those given by hand win')
     method.add_argument('--sampling', default='instance', choices=SAMPLING, help='how training images are drawn')

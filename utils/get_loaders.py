@@ -1,5 +1,4 @@
 """csv -> dataset -> sampler -> loader. Worker processes only decode and resize; everything random happens elsewhere."""
-import os
 from functools import cached_property
 from typing import NamedTuple
 
@@ -8,14 +7,17 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from .bad_images import leave_out_bad_images, refuse_bad_images
 from .check_data import check_data
 from .combo_loader import ComboLoader
 from .common import InputError
 from .image_cache import use_cache
 from .images import find_images, read_image, stat_images
+from .read_csv import read_csv
 
 NAME_COLUMNS = ('name', 'finding_name')
 NOT_LABELS = ('image_id', 'patient_id', *NAME_COLUMNS)
+MAX_CLASSES = 10**6
 
 
 class ClassDataset(Dataset):
@@ -25,24 +27,17 @@ class ClassDataset(Dataset):
     is no whole number, and for every row of a csv without labels (`has_labels` False). `check_data` names the rows.
     """
 
-    def __init__(self, csv_path, data_path=None, tg_size=(512, 512), test=False):
-        if not os.path.isfile(csv_path):
-            raise InputError(f'no such csv: {csv_path}')
-        try:
-            table = pd.read_csv(csv_path, dtype={'image_id': str, 'patient_id': str})
-            # A class may be called None or 007: its name is text as it stands.
-            names = pd.read_csv(csv_path, usecols=lambda column: column in NAME_COLUMNS, dtype=str, keep_default_na=False)
-            table = table.assign(**{column: names[column].to_numpy() for column in names})
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as err:
-            raise InputError(f'{csv_path} is no csv table: {err}') from err
+    def __init__(self, csv_path, data_path=None, tg_size=(512, 512), test=False, allow_outside=False):
+        table, self.rows = read_csv(csv_path)
         if 'image_id' not in table.columns:
             raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)})")
-        self.csv_path, self.data_path, self.tg_size, self.table = csv_path, data_path, tg_size, table
+        self.csv_path, self.data_path, self.tg_size, self.table, self.allow_outside = csv_path, data_path, tg_size, table, allow_outside
+        self.skipped = []  # see `leave_out_bad_images`
         self.im_list = table.image_id.fillna('').tolist()
         self.paths = find_images(self.im_list, data_path)
         self.has_labels = not test and table.columns[-1] not in NOT_LABELS and not (len(table) and table.iloc[:, -1].isna().all())
         labels = pd.to_numeric(table[table.columns[-1]], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
-        self.dr = labels.where(labels % 1 == 0, -1).to_numpy(np.int64)
+        self.dr = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
         self.cache = None  # see `use_cache`
 
     def __len__(self):
@@ -64,6 +59,12 @@ class ClassDataset(Dataset):
         except OSError as err:
             raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err}') from err
 
+    def keep(self, mask):
+        """Leave out the rows that are False in `mask`, bool (N,)."""
+        self.table, self.rows, self.dr = self.table[mask].reset_index(drop=True), self.rows[mask], self.dr[mask]
+        self.im_list, self.paths = ([item for item, kept in zip(items, mask, strict=True) if kept] for items in (self.im_list, self.paths))
+        vars(self).pop('stats', None)
+
     @cached_property
     def stats(self):
         return stat_images(self.paths)
@@ -76,7 +77,7 @@ class ClassDataset(Dataset):
     def named_classes(self):
         """The pairs (class, name) that stand in the csv."""
         column = next((c for c in NAME_COLUMNS if c in self.table.columns), None)
-        return sorted(set(zip(self.dr.tolist(), self.table[column].astype(str), strict=True))) if column and self.has_labels else []
+        return sorted(set(zip(self.dr.tolist(), self.table[column].fillna(''), strict=True))) if column and self.has_labels else []
 
 
 class EpochSampler(Sampler):
@@ -156,13 +157,17 @@ def _make_loader(dataset, batch_size, num_workers, sampler=None, drop_last=False
 
 
 def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batch_size=4, tg_size=(512, 512), n_classes=5,
-                              num_workers=0, seed=0, n_epochs=1, see_classes=True, cache_dir=None, rank=0, world_size=1, accumulate=1):
+                              num_workers=0, seed=0, n_epochs=1, see_classes=True, cache_dir=None, rank=0, world_size=1, accumulate=1,
+                              skip_bad_images=False, allow_outside=False):
     """The instance-sampled training loader (whole batches only) and the validation loader (every image once, in order; with
     several processes the images rank, rank + world_size, ...). `batch_size` are the images of a training step, in batches of
     batch_size / (world_size x accumulate).
-    Raises `InputError` with everything that is wrong with the csvs (`check_data`); prints the class table. `cache_dir`: read
-    images from an array there (`use_cache`)."""
-    train, val = (ClassDataset(path, data_path, tg_size) for path in (csv_path_train, csv_path_val))
+    Raises `InputError` with everything that is wrong with the csvs (`check_data`), or with images that cannot be decoded, unless
+    `skip_bad_images`; images outside of `data_path` only where `allow_outside`. Prints the class table. `cache_dir`: read images
+    from an array there (`use_cache`)."""
+    train, val = (ClassDataset(path, data_path, tg_size, allow_outside=allow_outside) for path in (csv_path_train, csv_path_val))
+    if skip_bad_images:
+        leave_out_bad_images([train, val], num_workers)
     check_data({'train': train, 'val': val}, n_classes)
     if len(train) < batch_size:
         raise InputError(f'{csv_path_train} has {len(train)} images, less than one batch of {batch_size} (--batch_size)')
@@ -170,11 +175,23 @@ def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batc
         names, counts = train.class_names(n_classes), [np.bincount(d.dr, minlength=n_classes) for d in (train, val)]
         for c in range(n_classes):
             print(f'Found {counts[0][c]:d}/{counts[1][c]:d} train/val examples of class {c} ({names[c]})')
-    num_workers = use_cache([train, val], cache_dir, num_workers)
+    num_workers = _cached_or_verified([train, val], cache_dir, num_workers, skip_bad_images)
     sampler = EpochSampler(train.dr, n_epochs=n_epochs, seed=seed, rank=rank, world_size=world_size, step=batch_size)
     batch_size //= world_size * accumulate
     return Loaders(_make_loader(train, batch_size, num_workers, sampler, drop_last=True),
                    get_eval_loader(val, batch_size, num_workers, rank=rank, world_size=world_size))
+
+
+def _cached_or_verified(datasets, cache_dir, num_workers, verified):
+    """`use_cache`, which decodes every image, or where there is no cache a look at each. -> processes that loaders still need"""
+    try:
+        n = use_cache(datasets, cache_dir, num_workers)
+    except InputError:  # names one image: name them all
+        refuse_bad_images(datasets, num_workers)
+        raise
+    if datasets[0].cache is None and not verified:
+        refuse_bad_images(datasets, num_workers)
+    return n
 
 
 def modify_loader(loader, mode, ep=None, n_eps=None, stream=0):
@@ -204,10 +221,10 @@ def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0,
 
 
 def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None,
-                        cache_dir=None):
+                        cache_dir=None, allow_outside=False):
     """Loader of a test csv; `test=True` reads no labels even if there are some. `n_classes`: check it first. `cache_dir`: as for
     training."""
-    dataset = ClassDataset(csv_path_test, data_path, tg_size, test)
+    dataset = ClassDataset(csv_path_test, data_path, tg_size, test, allow_outside)
     if n_classes:
         check_data({'test': dataset}, n_classes)
     return get_eval_loader(dataset, batch_size, use_cache([dataset], cache_dir, num_workers))

@@ -1,13 +1,16 @@
 """Images on disk: found by looking, decoded and resized."""
+import contextlib
 import os
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, __version__, features
+from PIL import Image, ImageOps, UnidentifiedImageError, __version__, features
+
+from .data_files import list_files
 
 EXTENSIONS = ('', '.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.JPG', '.JPEG', '.PNG', '.TIF', '.TIFF', '.BMP')
 # All that decides about the pixels of an image beside its file and the target size.
-DECODER = f"Pillow {__version__}, libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}, draft, bilinear"
+DECODER = f"Pillow {__version__}, libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}, draft, 16-bit greys scaled, bilinear"
 
 
 def find_images(image_ids, data_path=None):
@@ -18,11 +21,11 @@ def find_images(image_ids, data_path=None):
         head, name = os.path.split(image_id) if os.sep in image_id else ('', image_id)
         if head not in folders:
             folder = os.path.join(data_path or '', head)
-            folders[head] = os.path.join(folder, ''), set(os.listdir(folder or '.') if os.path.isdir(folder or '.') else ())
+            folders[head] = os.path.join(folder, ''), list_files(folder or '.')
         prefix, listing = folders[head]
         for extension in EXTENSIONS:
             if name + extension in listing:
-                found.append(prefix + name + extension)
+                found.append(prefix + listing[name + extension])
                 break
         else:
             found.append(None)
@@ -43,21 +46,47 @@ def list_images(folder):
 
 
 def open_rgb(path):
-    """The whole image at `path`, upright, as an RGB Pillow image."""
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert('RGB')
+    """The whole image at `path`, upright, as an RGB Pillow image; see `read_image`."""
+    with _clear_errors(path), Image.open(path) as image:
+        return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def read_image(path, tg_size):
     """RGB uint8 tensor (3, H, W) of the image at `path`, `tg_size` = (H, W).
 
     A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that still covers the target (`Image.draft`):
-    several times faster for full-size photographs, before the same antialiased bilinear resize.
+    several times faster for full-size photographs, before the same antialiased bilinear resize. The format is that of the
+    content, whatever the extension; EXIF turns the image, transparency is ignored, 16-bit greys are scaled, and of several
+    pictures in a file the first counts. Raises `OSError` for everything that cannot be decoded, and for more pixels than
+    Pillow's limit against decompression bombs.
     """
-    with Image.open(path) as image:
+    with _clear_errors(path), Image.open(path) as image:
         image.draft('RGB', (max(tg_size), max(tg_size)))
-        image = ImageOps.exif_transpose(image).convert('RGB').resize(tg_size[::-1], Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+        image = _to_rgb(ImageOps.exif_transpose(image)).resize(tg_size[::-1], Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+
+@contextlib.contextmanager
+def _clear_errors(path):
+    try:
+        yield
+    except UnidentifiedImageError as err:
+        empty = isinstance(path, (str, os.PathLike)) and os.path.getsize(path) == 0
+        raise OSError('the file is empty' if empty else 'the content is no image') from err
+    except FileNotFoundError:
+        raise
+    except Exception as err:  # of damaged files Pillow's decoders raise nearly every kind of error
+        raise OSError(str(err) or type(err).__name__) from err
+
+
+def _to_rgb(image):
+    if image.mode.startswith('I;16'):  # Pillow would clip at 255
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert('RGB')
+    if image.mode in ('I', 'F'):
+        raise ValueError(f'its pixels are 32-bit numbers of no known range (mode {image.mode}): convert it to 8 or 16 bits')
+    if 'transparency' in image.info:  # of a palette
+        image = image.convert('RGBA')
+    return image.convert('RGB')
 
 
 def stat_images(paths):

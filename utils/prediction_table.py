@@ -1,11 +1,11 @@
 """The per-image csv that the test scripts write: one file in, checked, as arrays out."""
-import os
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from .common import InputError
+from .read_csv import read_csv
 
 TOLERANCE = 0.01  # of the sum of one row: files of others round to three digits
 
@@ -18,15 +18,6 @@ class PredictionTable(NamedTuple):
     class_names: list  # (K,)
     patient_ids: list | None  # str (N,); an image whose patient is not known is a patient of its own
     path: str
-
-
-def _read(path):
-    if not os.path.isfile(path):
-        raise InputError(f'no such csv of predictions: {path}')
-    try:
-        return pd.read_csv(path, dtype={'image_id': str, 'patient_id': str})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as err:
-        raise InputError(f'{path} is no csv table: {err}') from err
 
 
 def _classes(table, column, k, path):
@@ -56,7 +47,7 @@ def read_predictions(path):
 
     Raises `InputError` for what is missing, repeated, out of range, no number, or a row whose probabilities do not add up to 1.
     """
-    table = _read(path)
+    table = read_csv(path, 'csv of predictions')[0]
     columns = [name for name in table.columns if name.startswith('p_')]
     missing = [name for name in ('image_id', 'pred') if name not in table.columns]
     if missing or len(columns) < 2:

@@ -7,11 +7,12 @@ import os
 import re
 import shutil
 
+from .bad_images import write_skipped
 from .common import InputError, write_text
 from .evaluation import is_better
 from .model_saving_loading import FIELDS, FILE_NAME, prune_checkpoints, read_checkpoint, save_model
 
-OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'performance_epoch_*.txt', 'epoch_*', 'last',
+OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'skipped.csv', 'performance_epoch_*.txt', 'epoch_*', 'last',
        'interrupted', 'tensorboard')  # what a run writes
 HARMLESS = ('resume', 'overwrite', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard')  # flags that may differ when a run is resumed
 
@@ -126,8 +127,9 @@ class RunFolder:
         if self.lock:
             self.lock.close()
 
-    def start(self, config, environment):
-        """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg. A run that is resumed
+    def start(self, config, environment, datasets=()):
+        """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg, environment.json and
+        skipped.csv for what `datasets` left out. A run that is resumed
         must still find the csvs that it was started with."""
         if self.path is None:
             return
@@ -142,6 +144,7 @@ class RunFolder:
             for path in [path for pattern in OWN for path in glob.glob(os.path.join(glob.escape(self.path), pattern))]:
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
         os.makedirs(self.path, exist_ok=True)
+        write_skipped(self.file('skipped.csv'), datasets)
         write_text(self.file('environment.json'), json.dumps(environment, indent=2) + '\n')
         write_text(self.file('config.cfg'), json.dumps(to_json(config), indent=2) + '\n')
 

@@ -1,5 +1,6 @@
 """What both test scripts share: a checkpoint and a csv in, report and per-image predictions out."""
 import argparse
+import hashlib
 import os
 
 import numpy as np
@@ -14,6 +15,7 @@ from .evaluation import evaluate_multi_cls, per_class_text, performance_text, re
 from .get_loaders import get_test_cls_loader
 from .inference import collect_logits, to_predictions
 from .model_saving_loading import load_model
+from .read_csv import with_apostrophe
 from .run_folder import name_of_run
 from .tuning import add_flags, tune
 
@@ -29,6 +31,8 @@ def get_parser(description, splits, data_path, dihedral_tta):
     parser.add_argument('--results_path', default='results/', help='folder that gets one folder per run')
     parser.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
                         help='mean of the probabilities over N rotations, each with and without vertical flip; 0 is off')
+    parser.add_argument('--salt', metavar='TEXT', help='write hashes of this secret text and the id instead of image and patient ids')
+    parser.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of data_path')
     parser.add_argument('--batch_size', type=int, default=8, help='a quarter of the images of one step')
     parser.add_argument('--num_workers', type=int, default=8, help='processes or threads that decode images, at most one per CPU core')
     parser.add_argument('--cache_dir', help='keep the decoded images in this folder: pays when several runs are tested on them')
@@ -49,15 +53,26 @@ def check_flags(args, info):
     outputs = [value for name, value in vars(args).items() if name.startswith('csv_out_')]
     if len(set(outputs)) < len(outputs) or any(os.path.basename(name) != name or not name.endswith('.csv') for name in outputs):
         raise InputError(f"--csv_out_*: different names of csv files in the results folder expected, not {', '.join(outputs)}")
+    if args.salt == '':
+        raise InputError('--salt must not be empty: everybody could hash the ids then')
     if args.dihedral_tta < 0 or args.batch_size < 1 or args.num_workers < 0:
         raise InputError('--dihedral_tta and --num_workers must not be negative, --batch_size must be positive')
 
 
-def write_predictions(path, predictions, class_names, patient_ids=None):
-    """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class."""
-    table = pd.DataFrame({'image_id': predictions.image_ids})
+def anonymous(values, salt):
+    """The first 16 hexadecimal digits of SHA-256 of salt, zero byte, id; NaN (an unknown patient) stays."""
+    return [value if pd.isna(value) else hashlib.sha256(f'{salt}\0{value}'.encode()).hexdigest()[:16] for value in values]
+
+
+def write_predictions(path, predictions, class_names, patient_ids=None, salt=None):
+    """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class. Ids are hashed with
+    `salt` where it is given; cells are safe in spreadsheets (`read_predictions` undoes it)."""
+    def written(ids):
+        return with_apostrophe(list(ids) if salt is None else anonymous(ids, salt))
+
+    table = pd.DataFrame({'image_id': written(predictions.image_ids)})
     if patient_ids is not None:
-        table['patient_id'] = list(patient_ids)
+        table['patient_id'] = written(patient_ids)
     if predictions.labels is not None:
         table['label'] = predictions.labels
     table['pred'] = predictions.preds
@@ -85,7 +100,7 @@ def logits_of_csv(csv, loaded, args, accelerator, desc):
     """-> Logits of every image of `csv`, and its patient_id column (None where there is none)."""
     info, workers = loaded.info, min(args.num_workers, os.cpu_count() or 1)
     loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']),
-                                 cache_dir=args.cache_dir)
+                                 cache_dir=args.cache_dir, allow_outside=args.allow_outside_data_path)
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
     logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, desc)
     return logits, loader.dataset.table.get('patient_id')
@@ -107,7 +122,7 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
         if tuning.calibration:
             predictions, line = calibrated(predictions, tuning.calibration, info['class_names'])
             text += line
-    write_predictions(os.path.join(folder, name), predictions, info['class_names'], patient_ids)
+    write_predictions(os.path.join(folder, name), predictions, info['class_names'], patient_ids, args.salt)
     if predictions.labels is None:
         print(f'* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
         return

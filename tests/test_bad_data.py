@@ -1,0 +1,140 @@
+"""Dirty data: each kind of image and csv is handled right, or ends in one line that names file, row and fix."""
+import io
+import os
+import struct
+import unicodedata
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from utils.bad_images import leave_out_bad_images, verify_images
+from utils.check_data import check_data
+from utils.common import InputError
+from utils.get_loaders import ClassDataset
+from utils.images import read_image
+
+COLOUR = (200, 100, 50)
+
+
+def encoded(image, form, **kwargs):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **kwargs)
+    return buffer.getvalue()
+
+
+def plain(mode='RGB', size=(40, 30)):
+    return Image.new('RGB', size, COLOUR).convert(mode)
+
+
+def png_header(width, height):
+    """A PNG that claims to be of this size: what a decompression bomb looks like before it is unpacked."""
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
+            + chunk(b'IDAT', zlib.compress(b'\0' * 100)) + chunk(b'IEND', b''))
+
+
+GREY = round(.299 * 200 + .587 * 100 + .114 * 50)
+JPEG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8)), 'JPEG')
+
+
+@pytest.mark.parametrize(('content', 'colour'), [
+    (encoded(plain(), 'PNG'), COLOUR), (encoded(plain('CMYK'), 'JPEG', quality=95), COLOUR), (encoded(plain('L'), 'PNG'), (GREY,) * 3),
+    (encoded(plain('P'), 'PNG'), COLOUR), (encoded(plain('P'), 'PNG', transparency=bytes(range(200))), COLOUR),
+    (encoded(plain('RGBA'), 'PNG'), COLOUR),
+    (encoded(plain('LA'), 'PNG'), (GREY,) * 3), (encoded(plain('1'), 'PNG'), None),
+    (encoded(Image.fromarray(np.full((30, 40), 100 * 257, np.uint16)), 'PNG'), (100,) * 3),
+    (encoded(Image.fromarray(np.full((30, 40), 100 * 257, np.uint16)), 'TIFF'), (100,) * 3),
+    (encoded(plain(), 'GIF', save_all=True, append_images=[Image.new('RGB', (40, 30))]), COLOUR),
+    (encoded(plain(size=(1, 1)), 'PNG'), COLOUR), (encoded(plain(size=(30000, 2)), 'PNG'), COLOUR),
+], ids=['wrong_extension', 'cmyk', 'grey', 'palette', 'palette_alpha', 'alpha', 'grey_alpha', 'bilevel',
+        '16bit_png', '16bit_tiff', 'animated', '1px', '30000px'])
+def test_good_image(tmp_path, content, colour, recwarn):
+    (tmp_path / 'a.jpg').write_bytes(content)
+    image = read_image(tmp_path / 'a.jpg', (8, 12))
+    assert image.shape == (3, 8, 12) and not recwarn.list
+    if colour:
+        assert np.abs(image.numpy().astype(int).mean((1, 2)) - colour).max() < 12
+
+
+def test_exif_turns_the_image(tmp_path):
+    pixels, exif = np.zeros((20, 40, 3), np.uint8), Image.Exif()
+    pixels[:, 20:] = 255
+    exif[0x0112] = 6  # the camera was held on its side: the right half is below
+    Image.fromarray(pixels).save(tmp_path / 'a.jpg', exif=exif, quality=95)
+    image = read_image(tmp_path / 'a.jpg', (40, 20)).numpy()
+    assert image[:, :15].max() < 60 and image[:, 25:].min() > 200
+
+
+BAD = {'truncated': (JPEG[:len(JPEG) // 2], 'truncated'), 'empty': (b'', 'the file is empty'), 'text': (b'not an image', 'no image'),
+       'bomb': (png_header(30000, 30000), 'exceeds limit .* could be decompression bomb'), 'broken_png': (png_header(40, 40), '.'),
+       'no_range': (encoded(Image.fromarray(np.ones((9, 9), np.float32)), 'TIFF'), 'no known range')}
+
+
+@pytest.fixture
+def dirty(tiny, tmp_path):
+    """The tiny set with two bad training images; flags for the train script."""
+    def make(content):
+        (tmp_path / 'images').mkdir(exist_ok=True)
+        for name in os.listdir(tiny / 'images'):
+            (tmp_path / 'images' / name).write_bytes((tiny / 'images' / name).read_bytes())
+        table = pd.read_csv(tiny / 'train.csv')
+        (tmp_path / 'images' / f'{table.image_id[0]}.jpg').write_bytes(content)
+        os.remove(tmp_path / 'images' / f'{table.image_id[4]}.jpg')
+        return f'--csv_train {tiny}/train.csv --csv_val {tiny}/val.csv --data_path {tmp_path}/images', table.image_id
+    return make
+
+
+@pytest.mark.parametrize('kind', BAD)
+def test_bad_image(tmp_path, kind):
+    content, message = BAD[kind]
+    for name in ('bad.jpg', 'good.jpg'):
+        (tmp_path / name).write_bytes(content if name == 'bad.jpg' else JPEG)
+    bad = verify_images([str(tmp_path / 'bad.jpg'), str(tmp_path / 'good.jpg')], n_threads=2)
+    assert list(bad) == [str(tmp_path / 'bad.jpg')]
+    with pytest.raises(OSError, match=message):
+        read_image(tmp_path / 'bad.jpg', (8, 8))
+    (tmp_path / 'a.csv').write_text('image_id,label\ngood,0\nbad,1\n')
+    data = ClassDataset(tmp_path / 'a.csv', str(tmp_path))
+    leave_out_bad_images([data], 1)
+    assert data.im_list == ['good'] and data.rows.tolist() == [2] and data.dr.tolist() == [0] and len(data.table) == 1
+    assert [row[1:3] for row in data.skipped] == [(3, 'bad')]
+
+
+def test_skip_bad_images(train, dirty, capsys):
+    run = train('--overwrite')
+    before = sorted(file.name for file in run.iterdir())
+    flags, ids = dirty(BAD['truncated'][0])
+    with pytest.raises(InputError, match=rf'1 of 22 images not found in .*: {ids[4]} \(row 6\)'):
+        train(f'--overwrite {flags}')
+    assert before == sorted(file.name for file in run.iterdir())
+    train(f'--overwrite --skip_bad_images {flags}')
+    assert 'Left out 2 of 22 images of' in capsys.readouterr().out
+    skipped = pd.read_csv(run / 'skipped.csv')
+    assert skipped.image_id.tolist() == [ids[0], ids[4]] and skipped.row.tolist() == [2, 6]
+    assert 'truncated' in skipped.reason[0] and skipped.reason[1] == 'no such file'
+    train('--overwrite')
+    assert not (run / 'skipped.csv').exists()
+
+
+def test_a_bad_image_is_found_before_the_old_run_is_touched(train, tiny, dirty, tmp_path):
+    run = train('')
+    flags, ids = dirty(BAD['bomb'][0])
+    (tmp_path / 'images' / f'{ids[4]}.jpg').write_bytes(JPEG)
+    with pytest.raises(InputError, match=rf'train\.csv: 1 images cannot be read \(--skip_bad_images .*{ids[0]}\.jpg \(row 2\): .*exceeds'):
+        train(f'--overwrite {flags}')
+    assert (run / 'val_metrics.txt').exists()
+
+
+@pytest.mark.parametrize(('name', 'image_id'), [('with space.jpg', 'with space'), ('größe.jpg', 'größe'), ('日本 1.png', '日本 1.png'),
+                                               (unicodedata.normalize('NFD', 'größe.jpg'), 'größe')])
+def test_names(tmp_path, name, image_id):
+    (tmp_path / name).write_bytes(JPEG)
+    (tmp_path / image_id.removesuffix('.png')).mkdir()  # a folder of that name is no image
+    (tmp_path / 'a.csv').write_text(f'image_id,label\n{image_id},0\n', encoding='utf-8')
+    data = ClassDataset(tmp_path / 'a.csv', str(tmp_path), (8, 8))
+    assert data[0][0].shape == (3, 8, 8)
+    check_data({'test': data}, 2)

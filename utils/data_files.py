@@ -1,0 +1,39 @@
+"""Image files that a csv names: listed, kept below the data folder."""
+import os
+import unicodedata
+
+
+def list_files(folder):
+    """name -> name on disk of the files in `folder` (links to files included, broken ones not); names that are not ASCII
+    also in their other Unicode form: macOS writes letters and accents apart."""
+    names = {}
+    if os.path.isdir(folder):
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    aliases = () if entry.name.isascii() else (unicodedata.normalize(form, entry.name) for form in ('NFC', 'NFD'))
+                    names.update(dict.fromkeys((*aliases, entry.name), entry.name))
+    return names
+
+
+def find_outside(paths, root):
+    """Indices of the `paths` (None: no file) that lie outside `root` once `..` and links are followed. Each folder is looked
+    at once, so that a million files take seconds."""
+    root, folders, outside = os.path.realpath(root), {}, []
+    for i, path in enumerate(paths):
+        if path is None:
+            continue
+        folder, _, name = path.rpartition(os.sep)
+        if folder not in folders:
+            with os.scandir(folder or os.sep) as entries:
+                links = {entry.name for entry in entries if entry.is_symlink()}
+            folders[folder] = _is_outside(folder or os.sep, root), links
+        is_outside, links = folders[folder]
+        if _is_outside(path, root) if name in links else is_outside:
+            outside.append(i)
+    return outside
+
+
+def _is_outside(path, root):
+    path = os.path.realpath(path)
+    return path != root and not path.startswith(os.path.join(root, ''))
