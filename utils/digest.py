@@ -20,7 +20,7 @@ def digest(value):
                 add(each)
         elif isinstance(item, torch.Tensor):
             result.update(repr((item.dtype, tuple(item.shape))).encode())
-            result.update(item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            result.update(item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         else:
             result.update(repr(item).encode() + b';')
     add(value)

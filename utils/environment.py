@@ -20,7 +20,7 @@ def _git(*arguments):
 
 def describe_environment(device):
     """-> dict of plain values; `device`: torch.device of the run. `git_dirty`: whether files differ from the commit."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

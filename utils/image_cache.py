@@ -18,7 +18,7 @@ from .images import DECODER
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: two runs that start together both write, and the last one stays
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # Processes that copy rows out of an array: on a GPU they prepare the next batch; on a CPU they would take it from the network.
 WORKERS = 2 if torch.cuda.is_available() else 0

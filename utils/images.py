@@ -10,7 +10,8 @@ from .data_files import list_files
 
 EXTENSIONS = ('', '.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.JPG', '.JPEG', '.PNG', '.TIF', '.TIFF', '.BMP')
 # All that decides about the pixels of an image beside its file and the target size.
-DECODER = f"Pillow {__version__}, libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}, draft, 16-bit greys scaled, bilinear"
+LIBJPEG = features.version('libjpeg_turbo') or features.version('jpg')
+DECODER = f'Pillow {__version__}, libjpeg {LIBJPEG}, draft, 16-bit greys scaled, bilinear'
 
 
 def find_images(image_ids, data_path=None):

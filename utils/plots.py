@@ -43,7 +43,7 @@ def to_svg(figure, name, alt):
     svg = buffer.getvalue()
     svg = re.sub(r'<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S)
     svg = re.sub(r'<g id="[^"]*"', '<g', svg)  # the same in each figure, and used by nothing
-    width = float(re.search(r'width="([\d.]+)pt"', svg).group(1))
+    width = float(re.findall(r'width="([\d.]+)pt"', svg)[0])
     head = f'<svg role="img" aria-label="{escape(alt)}" style="width: {width:.0f}pt; min-width: {.72 * width:.0f}pt"'
     svg = svg.replace('<svg', head, 1).replace(FG, 'var(--fg)').replace(LINE, 'var(--line)')
     return Html(re.sub(r'\n\s*', '\n', svg))

@@ -120,7 +120,7 @@ def thresholds(table, result, svg):
             found[metric][f'{name}\n{metric.upper()} {value}, n {positive.sum():,}'] = curve(table.probs[:, c], positive)
     defined = {name: cells['auc']['value'] for name, cells in result['classes'].items() if cells['auc']['value'] is not None}
     extremes = [f'{word} {name}, AUC {percent(defined[name])}' for word, f in (('best', max), ('worst', min))
-                for name in ([f(defined, key=defined.get)] if defined else [])]
+                for name in ([f(defined, key=lambda c: defined[c])] if defined else [])]
     n = f'{len(table.labels):,} images'
     roc = plots.one_vs_rest(found['auc'], 'false alarms among the other images (%)', 'images of the class found (%)', diagonal=True)
     pr = plots.one_vs_rest(found['ap'], 'images of the class found (%)', 'alarms that are right (%)', steps=True)

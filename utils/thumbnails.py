@@ -14,9 +14,9 @@ def thumbnail(path):
     """JPEG bytes without any metadata of the original."""
     buffer = io.BytesIO()
     try:
-        with Image.open(path) as image:
-            image.draft('RGB', (SIZE, SIZE))
-            image = ImageOps.exif_transpose(image).convert('RGB')
+        with Image.open(path) as file:
+            file.draft('RGB', (SIZE, SIZE))
+            image = ImageOps.exif_transpose(file).convert('RGB')
     except OSError as err:
         raise InputError(f'{path} cannot be read as an image: {err}') from err
     image.thumbnail((SIZE, SIZE))
