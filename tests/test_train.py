@@ -78,7 +78,7 @@ def test_every_recipe(train, recipe, tmp_path):
     if stage_two:
         train('--save_path one')
     config = json.loads((train(f'--recipe {recipe} {stage_two}') / 'config.cfg').read_text())
-    given = ('n_epochs', 'batch_size', 'do_mixup', 'metric', 'im_size')
+    given = ('n_epochs', 'batch_size', 'do_mixup', 'metric', 'im_size', 'model_name', 'init')
     assert all(config[flag] == value for flag, value in RECIPES[recipe].items() if flag not in given) and config['n_epochs'] == 1
 
 

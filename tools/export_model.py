@@ -55,7 +55,13 @@ def example_images(inputs, im_size):
     """uint8 (N, 3, H, W): the first images of `inputs`, or noise."""
     if not inputs:
         return torch.randint(0, 256, (BATCH + 1, 3, *im_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return torch.stack([read_image(path, im_size) for path in find_inputs(inputs)[0][:COMPARED]])
+    images = []
+    for path in find_inputs(inputs)[0][:COMPARED]:
+        try:
+            images.append(read_image(path, im_size))
+        except OSError as err:
+            raise InputError(f'{path} cannot be read as an image: {err}') from err
+    return torch.stack(images)
 
 
 @torch.inference_mode()
