@@ -58,8 +58,9 @@ def get_parser():
 
 
 def train_args(args, method):
-    flags = (f'--csv_train {args.csv_train} --csv_val {args.csv_val} --data_path {args.data_path} --n_classes {args.n_classes} '
-             f'--model_name {args.model_name} --init none --im_size {args.im_size[0]},{args.im_size[1]} --batch_size {args.batch_size} '
+    flags = (f'--csv_train {args.csv_train} --csv_val {args.csv_val} --data_path {args.data_path} --allow_outside_data_path '
+             f'--n_classes {args.n_classes} --model_name {args.model_name} --init none '
+             f'--im_size {args.im_size[0]},{args.im_size[1]} --batch_size {args.batch_size} '
              f'--num_workers {args.num_workers} --precision {args.precision} --metric mcc --lr 0.001 --n_epochs 2 --save_path {method} '
              f'--overwrite {METHODS[method]}')
     return flags.split()
