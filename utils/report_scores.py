@@ -61,7 +61,7 @@ def scores(table, result, seen_as):
     rows = [[METRIC_NAMES[name], tag('span', value, class_='value'), MEANING[name]] for name, value in zip(shown, values, strict=True)]
     parts = [_in_words(table, result['classes']), tag('dl', *cards, class_='cards')]
     if seen_as:
-        parts.append(tag('p', f'These images {SEEN_AS[seen_as]}: on new images the scores will be lower.', class_='note'))
+        parts.append(tag('p', f'These images {SEEN_AS[seen_as]}: on new images the scores are likely to be lower.', class_='note'))
     parts.append(html_table(f'Scores on {len(table.labels):,} images, in percent (NLL and Brier as they are); 95 % intervals from drawing '
                             f'{unit} again, within classes', ['score', 'value [interval]', 'meaning'], rows, numbers=False))
     groups = [[name, f"{cells['recall']['n']:,}", show(cells['recall']), show(cells['f1'])]
