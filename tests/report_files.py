@@ -32,7 +32,7 @@ def write_run(root, name, class_names, parent=None, seed=0, epochs=3, tested=Tru
 
 
 class Page(HTMLParser):
-    """Checks that elements nest, and collects them: (name, attributes), and all text."""
+    """Checks that elements nest, and collects them: (name, attributes), and all text but style and script."""
 
     def __init__(self, html):
         super().__init__()
@@ -52,7 +52,8 @@ class Page(HTMLParser):
         assert self.open.pop() == name
 
     def handle_data(self, data):
-        self.text += data
+        if not {'script', 'style'} & set(self.open):
+            self.text += data
 
     def all(self, name):
         return [attributes for element, attributes in self.elements if element == name]
