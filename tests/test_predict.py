@@ -53,7 +53,8 @@ def test_unreadable_files_are_listed(predict, tiny, tmp_path, capsys):
 def test_errors(predict, tmp_path):
     (tmp_path / 'x.jpg').write_text('text')
     (tmp_path / 'none').mkdir()
-    for flags, message in ((['x.jpg'], 'none of the images can be read:\n  x.jpg: the content is no image'), (['none'], 'none has no images in it'),
+    for flags, message in ((['x.jpg'], 'none of the images can be read:\n  x.jpg: the content is no image'),
+                           (['none'], 'none has no images in it'),
                            (['x.jpg', '--csv_out', 'a/b.csv'], 'name of a csv file'), (['x.jpg', '--batch_size', 0], '--batch_size')):
         with pytest.raises(InputError, match=message):
             predict(*flags)
