@@ -1,14 +1,16 @@
-"""Duplicates: the banded search against all pairs, pictures saved anew, and the tool on a set with leaks."""
+"""Duplicates: the search against all pairs in float64, pictures changed in many ways, and the tool on a set with leaks."""
+import shutil
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from tools import check_data
+from utils import duplicates
 from utils.common import run_script
-from utils.duplicates import MAX_DIFFERENCE, MAX_DISTANCE, look_at, near_pairs
+from utils.duplicates import SIDE, look_at, similar_pairs
 
 
 def picture(seed, size=(120, 160)):
@@ -17,35 +19,66 @@ def picture(seed, size=(120, 160)):
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize('distance', [0, 3, 6])
-def test_search_finds_what_all_pairs_find(distance):
-    rng = np.random.default_rng(distance)
-    n = 300
-    bits, grey = rng.integers(0, 2**64, n, dtype=np.uint64), rng.integers(0, 256, (n, 256), dtype=np.uint8)
-    for i in range(1, n, 2):  # every second one is its neighbour with some bits turned
-        turned = rng.choice(64, int(rng.integers(0, 9)), replace=False).astype(np.uint64)
-        bits[i] = bits[i - 1] ^ np.bitwise_or.reduce(np.uint64(1) << turned)
-        grey[i] = grey[i - 1].clip(0, 245) + rng.integers(0, 10, dtype=np.uint8)
-    levels = grey - grey.mean(1, keepdims=True)
-    expected = [(i, j) for i in range(n) for j in range(i + 1, n)
-                if int(bits[i] ^ bits[j]).bit_count() <= distance and np.abs(levels[i] - levels[j]).mean() <= 5]
-    assert near_pairs(bits, grey, distance, 5.).tolist() == [list(pair) for pair in expected]
-    assert len(expected) > 5 * (distance > 0)
+@pytest.fixture
+def look(tmp_path):
+    def run(image, quality=95):
+        image.save(tmp_path / 'x.jpg', quality=quality)
+        return look_at(tmp_path / 'x.jpg')
+    return run
 
 
-def test_identical_pictures_cost_no_pairs_of_pairs():
-    pairs = near_pairs(np.zeros(5000, np.uint64), np.zeros((5000, 256), np.uint8))
-    assert pairs.tolist() == [[0, i] for i in range(1, 5000)]
+@pytest.fixture
+def prints_of(look):
+    """Fingerprints of (Pillow image, quality of the JPEG it is saved as)."""
+    return lambda *images: np.stack([np.frombuffer(look(*pair).fingerprint, np.int8) for pair in images]).reshape(-1, SIDE, SIDE)
 
 
-def test_saved_anew(tmp_path):
-    image = picture(0)
-    for name, changed, quality in (('a', image, 95), ('b', image, 40), ('c', image.resize((60, 80)), 90), ('d', picture(1), 95)):
-        changed.save(tmp_path / f'{name}.jpg', quality=quality)
-    looks = [look_at(tmp_path / f'{name}.jpg') for name in 'abcd']
-    grey = np.stack([np.frombuffer(look.grey, np.uint8) for look in looks])
-    assert near_pairs(np.array([look.bits for look in looks], np.uint64), grey).tolist() == [[0, 1], [0, 2], [1, 2]]
-    assert MAX_DISTANCE == 6 and MAX_DIFFERENCE == 4  # measured: docs/reliability.md
+def eye(seed):
+    """A bright disc on black with dark branches: all have the same outline, as photographs of eyes do."""
+    rng, image = np.random.default_rng(seed), Image.new('RGB', (160, 120))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((25, 5, 135, 115), fill=(200, 110, 60))
+    for x, y in rng.uniform((30, 10), (130, 110), (9, 2)):
+        draw.line((80, 60, x, y), fill=(120, 40, 30), width=4)
+    return image.filter(ImageFilter.GaussianBlur(1))
+
+
+@pytest.mark.parametrize('similarity', [.6, .75, .9])
+def test_search_finds_what_all_pairs_and_views_find(similarity, monkeypatch):
+    monkeypatch.setattr(duplicates, 'BLOCK', 37)
+    rng, n = np.random.default_rng(0), 100
+    prints = rng.integers(-60, 60, (n, 6, 6)).astype(np.int8)
+    for i in range(1, n, 2):  # every second one is its neighbour, in one of eight views, with some noise
+        side = prints[i - 1] if i % 4 == 1 else prints[i - 1][:, ::-1]
+        prints[i] = np.rot90(side, i % 8 // 2) + rng.integers(0, 1 + i // 2, (6, 6)).astype(np.int8)
+    prints[7] = 0
+    unit = prints.reshape(n, -1) / np.maximum(np.linalg.norm(prints.reshape(n, -1).astype(float), axis=1, keepdims=True), 1)
+    unit = unit.reshape(n, 6, 6)
+    views = [np.rot90(side, k, (1, 2)) for side in (unit, unit[:, :, ::-1]) for k in range(4)]
+    cosine = np.max([np.einsum('axy,bxy->ab', view, unit) for view in views], axis=0)
+    expected = [[i, j] for i in range(n) for j in range(i + 1, n) if cosine[i, j] >= similarity]
+    assert similar_pairs(prints, similarity).tolist() == expected and len(expected) > 5
+    assert np.abs(cosine - similarity)[cosine < 1 - 1e-9].min() > 1e-6  # no pair at the limit
+
+
+@pytest.mark.parametrize('draw', [picture, eye])
+def test_copies_are_found_and_other_pictures_are_not(draw, prints_of):
+    image = draw(0)
+    copies = [(image.resize((80, 60)), 90), (image, 30), (ImageEnhance.Brightness(image).enhance(1.3), 90), (image.convert('L'), 90),
+              (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 90), (image.rotate(90, expand=True), 90),
+              (image.transpose(Image.Transpose.TRANSVERSE), 60), (image.crop((2, 2, image.width - 2, image.height - 2)), 95)]
+    prints = prints_of((image, 95), *copies, *((draw(seed), 95) for seed in range(1, 20)))
+    pairs = similar_pairs(prints).tolist()
+    assert [pair for pair in pairs if pair[0] == 0] == [[0, i] for i in range(1, len(copies) + 1)]
+    assert max(max(pair) for pair in pairs) <= len(copies)
+
+
+def test_blank_and_dark_pictures_are_copies_of_none(look, prints_of):
+    dark = Image.new('RGB', (90, 90))
+    dark.paste(picture(0, (20, 20)), (30, 30))
+    prints = prints_of((Image.new('RGB', (90, 90), 'white'), 95), (Image.new('RGB', (80, 80)), 95), (dark, 95), (dark, 90))
+    assert not prints.any() and not len(similar_pairs(prints)) and not len(similar_pairs(prints[:0]))
+    assert look(dark).note == 'too dark to look for copies of it' and look(Image.new('L', (90, 90))).note == 'one colour only'
 
 
 @pytest.fixture
@@ -53,6 +86,7 @@ def tool(tmp_path, monkeypatch, capsys):
     for i in range(6):
         picture(i).save(tmp_path / f'{i}.jpg', quality=95)
     picture(0).save(tmp_path / 'copy.jpg', quality=50)
+    shutil.copy(tmp_path / '1.jpg', tmp_path / 'same.jpg')
 
     def run(train, val, flags=''):
         for name, rows in (('train', train), ('val', val)):
@@ -70,9 +104,11 @@ def test_tool(tool, tmp_path):
     assert status == 0 and 'train.csv: 2 images of classes 1 / 1' in out and out.endswith('* Nothing wrong\n')
     assert tool('0,a,0\ncopy,a,0\n1,b,1\n', '2,c,0\n')[0] == 0  # the same picture twice in one split is a note
     status, out = tool('0,a,0\n1,b,1\n', 'copy,a,1\n3,b,1\n', f'--out {tmp_path}/pairs.csv')
-    assert status == 1 and '1 pairs, nearly the same picture, in train.csv and val.csv: 0.jpg = copy.jpg (classes 0 and 1)' in out
+    assert status == 1 and '1 pairs, the same picture, in train.csv and val.csv: 0.jpg = copy.jpg (classes 0 and 1)' in out
     assert '2 patients stand in train.csv and in val.csv: a, b' in out
-    assert pd.read_csv(tmp_path / 'pairs.csv').kind.tolist() == ['nearly the same picture']
+    assert pd.read_csv(tmp_path / 'pairs.csv').kind.tolist() == ['the same picture']
+    status, out = tool('0,a,0\n1,b,1\n', 'copy,c,0\nsame,d,1\n', '--similarity 1')
+    assert status == 1 and 'wrong: 1 pairs, same file, in train.csv and val.csv: 1.jpg = same.jpg' in out and 'copy.jpg' not in out
 
 
 def test_tool_on_bad_files(tool, tmp_path):

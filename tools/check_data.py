@@ -9,7 +9,7 @@ import pandas as pd
 
 from utils.check_data import check_data, outside_problem, some
 from utils.common import InputError, run_script, whole_file
-from utils.duplicates import MAX_DIFFERENCE, MAX_DISTANCE, look_at_all, near_pairs
+from utils.duplicates import SIDE, SIMILARITY, look_at_all, similar_pairs
 from utils.get_loaders import ClassDataset
 from utils.read_csv import with_apostrophe
 
@@ -34,16 +34,17 @@ def file_problems(data, looks):
             [f'{len(files)} images: {note}: {some(files)}' for note, files in notes.items()])
 
 
-def find_pairs(looks, distance, difference):
-    """-> DataFrame image_a, image_b, kind ('same file' or 'nearly the same picture') of the readable files in `looks`"""
-    good = {path: look for path, look in looks.items() if not look.problem}
-    paths, looks = list(good), list(good.values())
-    if not paths:
-        return pd.DataFrame(columns=['image_a', 'image_b', 'kind'])
-    grey = np.stack([np.frombuffer(look.grey, np.uint8) for look in looks])
-    near = near_pairs(np.array([look.bits for look in looks], np.uint64), grey, distance, difference)
-    kinds = ['same file' if looks[i].digest == looks[j].digest else 'nearly the same picture' for i, j in near]
-    return pd.DataFrame({'image_a': [paths[i] for i, _ in near], 'image_b': [paths[j] for _, j in near], 'kind': kinds})
+def find_pairs(looks, similarity):
+    """-> DataFrame image_a, image_b, kind ('same file' or 'the same picture') of the readable files in `looks`. A file that has
+    copies is compared with other pictures once."""
+    pairs, first = [], {}
+    for path, look in looks.items():
+        if not look.problem and first.setdefault(look.digest, path) != path:
+            pairs.append((first[look.digest], path, 'same file'))
+    paths = list(first.values()) if similarity < 1 else []
+    prints = np.frombuffer(b''.join(looks[path].fingerprint for path in paths), np.int8).reshape(-1, SIDE, SIDE)
+    pairs += [(paths[i], paths[j], 'the same picture') for i, j in similar_pairs(prints.copy(), similarity)]
+    return pd.DataFrame(pairs, columns=['image_a', 'image_b', 'kind'])
 
 
 def pair_lines(pairs, owners):
@@ -79,14 +80,13 @@ def main():
     parser.add_argument('csv', nargs='+', help='csvs of one data set: train, validation, test')
     parser.add_argument('--data_path', default='data/images', help='folder of the images')
     parser.add_argument('--n_classes', type=int, help='number of classes (default: the largest label of all csvs + 1)')
-    parser.add_argument('--distance', type=int, default=MAX_DISTANCE, help='near duplicates: bits of 64 in which their hashes may differ')
-    parser.add_argument('--difference', type=float, default=MAX_DIFFERENCE, help='near duplicates: mean difference in grey levels of 255')
+    parser.add_argument('--similarity', type=float, default=SIMILARITY, help='of two pictures that count as the same; 1: only equal files')
     parser.add_argument('--out', metavar='FILE', help='write all pairs of duplicates to this csv')
     parser.add_argument('--num_workers', type=int, default=os.cpu_count(), help='processes that decode images')
     parser.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of data_path')
     args = parser.parse_args()
-    if not 0 <= args.distance <= 15 or args.difference < 0:
-        raise InputError('--distance must lie in 0..15, --difference must not be negative')
+    if not .5 <= args.similarity <= 1:
+        raise InputError('--similarity must lie in 0.5..1')
     sets = [ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path) for path in dict.fromkeys(args.csv)]
     n_classes = args.n_classes or 1 + max((int(data.dr.max()) for data in sets if len(data)), default=0)
     inside = [data for data in sets if not outside_problem(data)]
@@ -101,7 +101,7 @@ def main():
         n_problems += len(problems)
         for path, label in zip(data.paths, data.dr, strict=True):
             owners[path][data.csv_path] = int(label)
-    pairs = find_pairs(looks, args.distance, args.difference)
+    pairs = find_pairs(looks, args.similarity)
     wrong, notes = pair_lines(pairs, owners)
     wrong += shared_lines(sets)
     report(f'all of {len(looks):,} image files', wrong, notes)

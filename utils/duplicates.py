@@ -1,8 +1,7 @@
-"""The same picture twice: the same file, or nearly the same pixels (saved, scaled or compressed anew)."""
+"""The same picture twice: the same file, or the same content saved, scaled, compressed, brightened, turned or mirrored."""
 import hashlib
 import io
 from concurrent.futures import ProcessPoolExecutor
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +12,12 @@ from tqdm import tqdm
 
 from .images import read_image
 
-SIZE = 64  # pixels at which pictures are compared
-MAX_DISTANCE, MAX_DIFFERENCE = 6, 4.  # bits of the hash, grey levels; how they were chosen: docs/reliability.md
-CHUNK = 1 << 14  # pairs compared at once
-BLANK = 2.  # grey levels
+READ, SIZE, AROUND, MARGIN = 64, 32, 5, 4  # pixels
+SIDE = SIZE - 2 * MARGIN
+NOISE, DARK, BLANK = 2., 12., 2.  # grey levels of 255
+STEPS = 25  # of int8 in one standard deviation: a value is at most AROUND deviations
+SIMILARITY = .75  # how it was chosen: docs/reliability.md
+BLOCK = 2048  # pictures compared with as many at once
 
 
 class Look(NamedTuple):
@@ -24,8 +25,7 @@ class Look(NamedTuple):
     problem: str | None
     note: str | None = None
     digest: bytes = b''  # SHA-256 of the file
-    bits: int = 0  # difference hash of 64 bits: is a cell of an 8x9 grid brighter than its left neighbour?
-    grey: bytes = b''  # 16x16 grey levels
+    fingerprint: bytes = b''  # of `fingerprint`
 
 
 def look_at(path):
@@ -34,20 +34,19 @@ def look_at(path):
             content = f.read()
         if not content:
             return Look('the file is empty')
-        image = read_image(io.BytesIO(content), (SIZE, SIZE))
+        image = read_image(io.BytesIO(content), (READ, READ))
         with Image.open(io.BytesIO(content)) as opened:
             frames, size, mode = getattr(opened, 'n_frames', 1), opened.size, opened.mode
     except Exception as err:  # `read_image` raises OSError, counting the frames of a damaged file nearly anything
         return Look(str(err) or type(err).__name__)
-    grey = image.float().mean(0)[None, None]
-    cells = F.adaptive_avg_pool2d(grey, (8, 9))[0, 0]
-    bits = int.from_bytes(np.packbits((cells[:, 1:] > cells[:, :-1]).numpy()).tobytes(), 'big')
+    found = fingerprint(image)
+    plain = float(image.float().mean(0).std()) < BLANK
     notes = [text for text, holds in (
         (f'{frames} pictures in one file, the first one counts', frames > 1),
         ('16-bit grey levels, scaled to 8 bits', mode.startswith('I;16')),
-        ('one colour only', float(grey.std()) < BLANK), (f'only {size[0]}x{size[1]} pixels', min(size) < 32)) if holds]
-    small = F.adaptive_avg_pool2d(grey, (16, 16)).round().to(torch.uint8).numpy().tobytes()
-    return Look(None, ', '.join(notes) or None, hashlib.sha256(content).digest(), bits, small)
+        ('one colour only', plain), ('too dark to look for copies of it', not plain and not found.any()),
+        (f'only {size[0]}x{size[1]} pixels', min(size) < 32)) if holds]
+    return Look(None, ', '.join(notes) or None, hashlib.sha256(content).digest(), found.tobytes())
 
 
 def look_at_all(paths, n_processes):
@@ -56,36 +55,48 @@ def look_at_all(paths, n_processes):
         return list(tqdm(pool.map(look_at, paths, chunksize=16), total=len(paths), desc='look', unit='img', leave=False, disable=None))
 
 
-def near_pairs(bits, grey, max_distance=MAX_DISTANCE, max_difference=MAX_DIFFERENCE):
-    """Pairs (i < j) of pictures whose hashes `bits` (uint64 (N,)) differ in at most `max_distance` bits and whose `grey` levels
-    (uint8 (N, P)), each without its mean, in at most `max_difference` on average: int64 (M, 2).
+def fingerprint(image):
+    """What stays of a picture, uint8 (3, READ, READ), whatever its size, brightness, contrast and colour: int8 (SIDE, SIDE).
 
-    Two hashes that differ in at most d bits agree in one of d + 1 bands of bits (pigeonhole), so only pictures with a common
-    band are compared, in vectors: the k-th neighbours of all at once in the order of the band. Of identical pictures each is
-    paired with the first.
+    Of SIZE x SIZE grey levels without the margin, each minus the mean of those around it, over their deviation. Zero beside
+    black: all photographs of eyes have the same edge. All zero where less than an eighth is left: two such could agree by chance.
     """
-    keys = np.ascontiguousarray(np.concatenate([bits.astype('>u8')[:, None].view(np.uint8), grey], 1))
-    _, first, inverse = np.unique(keys.view(f'V{keys.shape[1]}').ravel(), return_index=True, return_inverse=True)
-    values, candidates = bits[first], [np.stack([first[inverse], np.arange(len(bits))], 1)]
-    edges = np.linspace(0, 64, max_distance + 2).astype(int)
-    for begin, end in pairwise(edges):
-        band = (values >> np.uint64(begin)) & np.uint64((1 << (end - begin)) - 1)
-        order = np.argsort(band, kind='stable')
-        left, k = np.arange(len(order)), 1
-        while len(left := left[left + k < len(order)]):
-            left = left[band[order[left]] == band[order[left + k]]]
-            a, b = order[left], order[left + k]
-            near = np.bitwise_count(values[a] ^ values[b]) <= max_distance
-            candidates.append(_similar(np.stack([first[a[near]], first[b[near]]], 1), grey, max_difference))
-            k += 1
-    pairs = np.unique(np.sort(np.concatenate(candidates), axis=1), axis=0)
-    return pairs[pairs[:, 0] < pairs[:, 1]]
+    grey = F.adaptive_avg_pool2d(image.float().mean(0)[None, None], SIZE)
+    detail = grey - _mean_around(grey)
+    detail = detail / (_mean_around(detail ** 2).sqrt() + NOISE)
+    lit = -F.max_pool2d(-grey, AROUND, 1, AROUND // 2) > DARK
+    values = (STEPS * detail * lit).round().to(torch.int8)[0, 0, MARGIN:-MARGIN, MARGIN:-MARGIN].numpy()
+    return values if np.count_nonzero(values) >= values.size / 8 else np.zeros_like(values)
 
 
-def _similar(pairs, grey, max_difference):
-    kept = [pairs[:0]]
-    for begin in range(0, len(pairs), CHUNK):
-        part = pairs[begin:begin + CHUNK]
-        difference = grey[part[:, 0]].astype(np.float32) - grey[part[:, 1]]
-        kept.append(part[np.abs(difference - difference.mean(1, keepdims=True)).mean(1) <= max_difference])
-    return np.concatenate(kept)
+def _mean_around(grey):
+    return F.avg_pool2d(grey, AROUND, 1, AROUND // 2, count_include_pad=False)
+
+
+def similar_pairs(fingerprints, similarity=SIMILARITY):
+    """Pairs (i < j) of `fingerprints`, int8 (N, S, S), whose cosine is at least `similarity`, as they are or after turning one by
+    a multiple of 90 degrees or mirroring it: int64 (M, 2), sorted.
+
+    All pairs are compared, in blocks, by matrix products: for up to some hundred thousand pictures that takes less time than
+    reading them did. On a GPU where there is one.
+    """
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    fingerprints, pairs = torch.from_numpy(fingerprints), [np.empty((0, 2), np.int64)]
+    starts = range(0, len(fingerprints), BLOCK)
+    with tqdm(total=len(starts) * (len(starts) + 1) // 2, desc='compare', unit='block', leave=False, disable=None) as bar:
+        for i in starts:
+            block = fingerprints[i:i + BLOCK].to(device)
+            views = [_unit(torch.rot90(side, turns, (1, 2))) for side in (block, block.flip(2)) for turns in range(4)]
+            for j in starts[i // BLOCK:]:
+                others = _unit(fingerprints[j:j + BLOCK].to(device)).T
+                most = views[0] @ others
+                for view in views[1:]:
+                    torch.maximum(most, view @ others, out=most)
+                found = (torch.nonzero(most >= similarity) + torch.tensor([i, j], device=device)).cpu().numpy()
+                pairs.append(found[found[:, 0] < found[:, 1]])
+                bar.update()
+    return np.unique(np.concatenate(pairs), axis=0)
+
+
+def _unit(fingerprints):
+    return F.normalize(fingerprints.flatten(1).float())
