@@ -46,7 +46,7 @@ def test_unreadable_files_are_listed(predict, tiny, tmp_path, capsys):
     table = predict(folder, folder / 'absent.jpg', folder / 'a.PNG', folder / 'hollow', '--gradcam')
     assert table.image_ids == ['a.PNG', 'deep/a.jpg']
     out = capsys.readouterr().out
-    assert '5 files cannot be read' in out and 'hollow: no images' in out and 'absent.jpg: no such file' in out and 'notes' not in out
+    assert '5 of 7 cannot be read' in out and 'hollow: no images' in out and 'absent.jpg: no such file' in out and 'notes' not in out
     assert 'cut.jpg: image file is truncated' in out and str(tmp_path) not in out.split('cannot be read')[1]
     assert Image.open('results/a/b/gradcam/deep/a.jpg').size == (56, 28) and Image.open('results/a/b/gradcam/a.jpg').size == (56, 28)
 

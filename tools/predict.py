@@ -91,7 +91,7 @@ def main(argv=None):
     write_predictions(csv, predictions, names)
     print(f'* Wrote {csv}: {len(good)} images')
     if unread:
-        print('\n'.join([f'* {len(unread)} files cannot be read and are left out:', *unread]))
+        print('\n'.join([f'* {len(unread)} of {len(files)} cannot be read and are left out:', *unread]))
     if args.gradcam:
         heat_maps = os.path.join(folder, 'gradcam')
         save_heat_maps(heat_maps, Subset(files, good.tolist()), predictions, loaded.model, normalise, args.batch_size)
