@@ -80,13 +80,15 @@ endo() {
     done
 }
 endo_recipes() { endo toolbox; }
-# cifar: the set on which the choice of BSCE and CDT was made; data/cifar10_lt comes from python -m tools.prepare_cifar_lt_data
+# cifar: the set on which the choice of BSCE and CDT was made, with the network of those papers
 cifar() {
-    local method flags
+    local method flags data=data/cifar10_lt
+    [ -d $data ] || do_ "$PYTHON" -m tools.prepare_cifar_lt_data
     while read -r method flags; do
-        experiment "cifar/$method/resnet18" eyepacs --csv_test data/cifar10_lt/test_cifar10_lt.csv --data_path data/cifar10_lt/images -- \
-            --csv_train data/cifar10_lt/train_cifar10_lt.csv --data_path data/cifar10_lt/images --n_classes 10 --im_size 32 --metric bacc \
-            --recipe modern --augment original --batch_size 64 --model_name resnet18 --init none --n_epochs 100 $flags
+        experiment "cifar/$method/resnet32" eyepacs --csv_test $data/test_cifar10_lt.csv --data_path $data/images --dihedral_tta 0 -- \
+            --csv_train $data/train_cifar10_lt.csv --data_path $data/images --n_classes 10 --im_size 32 --metric bacc --init none \
+            --model_name resnet32 --n_epochs 200 --batch_size 128 --lr 0.1 --momentum 0.9 --wd 0.0002 --schedule cosine \
+            --train_eval off $flags
     done < <(methods two)
 }
 "$group"

@@ -6,10 +6,12 @@ import torchvision
 from torch import nn
 
 from models.heads import set_head
+from models.resnet32 import ResNet32
 from models.weights import init_classifier, load_weights, read_state_dict
 from utils.common import InputError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 class Arch(NamedTuple):
@@ -41,6 +43,12 @@ def _timm(name, zero_head=False):
     return build
 
 
+def _resnet32(n_classes, pretrained, im_size):
+    if pretrained:
+        raise InputError('resnet32 is for small images, trained from scratch: there are no ImageNet weights of it, give --init none')
+    return _arch(ResNet32(n_classes), n_classes, 'fc', *CIFAR)
+
+
 def _arch(model, n_classes, classifier_name, mean, std, zero_head=False):
     model.n_classes, model.classifier_name, model.zero_head = n_classes, classifier_name, zero_head
     init_classifier(model)
@@ -52,6 +60,7 @@ ARCHS = {
     'resnext50': _torchvision(torchvision.models.resnext50_32x4d, 'fc'),
     'resnet_50': _torchvision(torchvision.models.resnet50, 'fc'),
     'bit_resnext50_1': _timm('resnetv2_50x1_bit.goog_in21k', zero_head=True),
+    'resnet32': _resnet32,
 }
 
 

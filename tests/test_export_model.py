@@ -66,5 +66,5 @@ def test_errors(trained, tmp_path):
         main(['--load_path', 'experiments/a/b', '--tolerance', '0'])
     assert list((tmp_path / 'results' / 'a' / 'b').iterdir()) == []
     (tmp_path / 'x.jpg').write_text('text')
-    with pytest.raises(InputError, match=r'x\.jpg cannot be read as an image: the content is no image'):
+    with pytest.raises(InputError, match=r'--images: x\.jpg: the content is no image'):
         main(['--load_path', 'experiments/a/b', '--images', 'x.jpg'])

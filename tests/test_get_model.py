@@ -11,10 +11,27 @@ def test_arch(name):
     model, mean, std = get_arch(name, n_classes=7)
     head = model.get_submodule(model.classifier_name)
     assert head.weight.shape[0] == 7 and model.n_classes == 7 and len(mean) == len(std) == 3
-    assert mean == ((.5, .5, .5) if name.startswith('bit') else (.485, .456, .406))
+    own = {'bit_resnext50_1': (.5, .5, .5), 'resnet32': (.4914, .4822, .4465)}
+    assert mean == own.get(name, (.485, .456, .406))
     assert (head.weight == 0).all() == (name == 'bit_resnext50_1')
     with torch.no_grad():
         assert model.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_resnet32():
+    """0.46 million weights (He et al., CVPR 2016, table 6) and a map of 8 x 8 positions; the shortcut keeps the old channels."""
+    model = get_arch('resnet32', 10).model.eval()
+    assert sum(p.numel() for p in model.parameters()) == 464_154
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert model.blocks(torch.relu(model.bn1(model.conv1(x)))).shape == (2, 64, 8, 8)
+        block = model.blocks[5]
+        nn.init.zeros_(block.bn2.weight)
+        features = torch.rand(1, 16, 6, 6)
+        out = block(features)
+    assert torch.equal(out[:, 8:24], features[:, :, ::2, ::2]) and not out[:, :8].any() and not out[:, 24:].any()
+    with pytest.raises(InputError, match='--init none'):
+        get_arch('resnet32', 10, init='imagenet')
 
 
 def test_network_built_for_one_size():

@@ -42,10 +42,11 @@ def test_unreadable_files_are_listed(predict, tiny, tmp_path, capsys):
     (folder / 'text.png').write_text('text')
     (folder / 'empty.jpg').touch()
     (folder / 'notes.txt').write_text('no image by its name')
-    table = predict(folder, folder / 'absent.jpg', folder / 'a.PNG', '--gradcam')
+    (tmp_path / 'new' / 'hollow').mkdir()
+    table = predict(folder, folder / 'absent.jpg', folder / 'a.PNG', folder / 'hollow', '--gradcam')
     assert table.image_ids == ['a.PNG', 'deep/a.jpg']
     out = capsys.readouterr().out
-    assert '4 files cannot be read' in out and 'absent.jpg: no such file' in out and 'notes' not in out
+    assert '5 of 7 cannot be read' in out and 'hollow: no images' in out and 'absent.jpg: no such file' in out and 'notes' not in out
     assert 'cut.jpg: image file is truncated' in out and str(tmp_path) not in out.split('cannot be read')[1]
     assert Image.open('results/a/b/gradcam/deep/a.jpg').size == (56, 28) and Image.open('results/a/b/gradcam/a.jpg').size == (56, 28)
 
@@ -54,7 +55,7 @@ def test_errors(predict, tmp_path):
     (tmp_path / 'x.jpg').write_text('text')
     (tmp_path / 'none').mkdir()
     for flags, message in ((['x.jpg'], 'none of the images can be read:\n  x.jpg: the content is no image'),
-                           (['none'], 'none has no images in it'),
+                           (['none'], 'none of .*\n  none: no images in this folder'),
                            (['x.jpg', '--csv_out', 'a/b.csv'], 'name of a csv file'), (['x.jpg', '--batch_size', 0], '--batch_size')):
         with pytest.raises(InputError, match=message):
             predict(*flags)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tools.prepare_cifar_lt_data import SETS, choose, main
+from tools.prepare_cifar_lt_data import SETS, choose, long_tailed_counts, main, read_archive
 from utils.common import InputError
 
 
@@ -50,10 +50,30 @@ def test_sets(tmp_path, monkeypatch, capsys, classes):
     assert 'is not the published archive' in out and f'--n_classes {classes} --im_size 32' in out
 
 
+@pytest.mark.parametrize(('classes', 'n_max', 'imbalance', 'total'), [
+    (10, 5000, 100, 12406), (10, 5000, 50, 13996), (10, 5000, 10, 20431), (10, 5000, 1, 50000), (100, 500, 100, 10847),
+    (100, 500, 50, 12608), (100, 500, 10, 19573)])
+def test_published_counts(classes, n_max, imbalance, total):
+    """The sizes that publications give for CIFAR-10-LT and CIFAR-100-LT."""
+    counts = long_tailed_counts(n_max, classes, imbalance)
+    assert counts.sum() == total and counts[0] == n_max and counts[-1] == n_max // imbalance
+
+
 def test_choice_depends_on_the_seed():
     labels = np.repeat(np.arange(10), 50)
     first, again, other = (choose(labels, 10, 10, 5, seed) for seed in (0, 0, 1))
     assert all((a == b).all() for a, b in zip(first, again, strict=True)) and not (first[1] == other[1]).all()
+    with pytest.raises(InputError, match='leaves no training image of class 7'):
+        choose(labels, 10, 200, 5, 0)
+
+
+@pytest.mark.parametrize(('key', 'value'), [('data', np.zeros((40, 784), np.uint8)), ('data', np.zeros((40, 3072))),
+                                            ('labels', [10] * 40), ('labels', [0] * 39)])
+def test_content_is_checked(tmp_path, key, value):
+    content = {'data': np.zeros((40, 3072), np.uint8), 'labels': [0] * 40} | {key: value}
+    path = archive(tmp_path / 'x.tar.gz', 10, replace={'test_batch': pickle.dumps(content, protocol=2)})
+    with pytest.raises(InputError, match='test must hold'):
+        read_archive(path, 10)
 
 
 class Evil:
@@ -70,7 +90,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(('flags', 'message'), [
-    (['--archive', 'absent.tar.gz'], 'absent.tar.gz is no CIFAR-10 archive'), (['--imbalance', '0.5'], '--imbalance must be 1 or more'),
+    (['--archive', 'absent.tar.gz'], 'absent.tar.gz is no CIFAR-10 archive'), (['--imbalance', '0.5'], '--imbalance .* must be 1 or more'),
     (['--archive', 'text'], 'is no CIFAR-10 archive'),
 ])
 def test_errors(tmp_path, monkeypatch, flags, message):

@@ -1,14 +1,18 @@
 """A file of MedMNIST's form -> images and csvs."""
+import hashlib
+import re
 import shlex
 
 import numpy as np
 import pytest
 
 import train_lt_mxp
-from tools.prepare_medmnist_data import main
+from tools import download_file
+from tools.prepare_medmnist_data import known_set, main
 from utils.check_data import check_data
 from utils.common import InputError
 from utils.get_loaders import ClassDataset
+from utils.medmnist_sets import SETS
 
 
 def arrays(shape=(28, 28, 3)):
@@ -36,6 +40,42 @@ def test_contract(tmp_path, capsys, shape):
     assert train_lt_mxp.get_parser().parse_args(words[2:]).n_classes == 3
     with pytest.raises(InputError, match='exists: remove it'):
         main([str(tmp_path / 'eyemnist.npz'), '--out', str(tmp_path / 'eye')])
+
+
+def test_by_name(tmp_path, monkeypatch, capsys):
+    """Fetched from the published address, checked, and kept; the names of the classes are those of the set."""
+    monkeypatch.chdir(tmp_path)
+    data = arrays()
+    np.savez(tmp_path / 'served.npz', **{name: value % 2 if 'labels' in name else value for name, value in data.items()})
+    served, urls = (tmp_path / 'served.npz').read_bytes(), []
+
+    def download(url, out):
+        urls.append(url)
+        (tmp_path / 'data').mkdir(exist_ok=True)
+        (tmp_path / out).write_bytes(served)
+    monkeypatch.setattr(download_file, 'download', download)
+    with pytest.raises(InputError, match=r'data/breastmnist_64\.npz is not the file that .* delete it'):
+        main(['breastmnist_64'])
+    monkeypatch.setitem(SETS, 'breastmnist', SETS['breastmnist']._replace(md5=('', hashlib.md5(served).hexdigest(), '', '')))
+    main(['breastmnist_64'])
+    assert urls == ['https://zenodo.org/records/10519652/files/breastmnist_64.npz?download=1']
+    part = ClassDataset('data/breastmnist_64/val_breastmnist_64.csv', 'data/breastmnist_64/images', (28, 28))
+    check_data({'val': part}, 2)
+    assert part.class_names(2) == ['malignant', 'normal, benign'] and 'Note' not in capsys.readouterr().out
+    main(['data/breastmnist_64.npz', '--out', 'again'])
+    (tmp_path / 'breastmnist.npz').write_bytes(served)
+    main(['breastmnist.npz', '--out', 'other'])
+    assert capsys.readouterr().out.count('is not the published file') == 1
+    with pytest.raises(InputError, match='eyemnist is neither'):
+        main(['eyemnist'])
+
+
+def test_table_of_sets():
+    digests = [md5 for one in SETS.values() for md5 in one.md5]
+    assert len(set(digests)) == 4 * len(SETS) and all(re.fullmatch('[0-9a-f]{32}', md5) for md5 in digests)
+    assert [len(SETS[name].class_names) for name in ('dermamnist', 'retinamnist', 'bloodmnist', 'organamnist')] == [7, 5, 8, 11]
+    assert known_set('dermamnist') == (SETS['dermamnist'], SETS['dermamnist'].md5[0])
+    assert known_set('dermamnist_224')[1] == SETS['dermamnist'].md5[3] and known_set('dermamnist_28') == (None, None)
 
 
 @pytest.mark.parametrize(('changed', 'message'), [

@@ -21,8 +21,8 @@ def test_check_environment(tmp_path):
 
 
 @pytest.mark.parametrize('tool', ['compare_experiments', 'contact_sheet', 'download_file', 'evaluate_predictions', 'export_model',
-                                  'prepare_demo_data', 'prepare_folder_data',
-                                  'predict', 'prepare_endo_data', 'prepare_eyepacs_data', 'prepare_medmnist_data'])
+                                  'predict', 'prepare_cifar_lt_data', 'prepare_demo_data', 'prepare_endo_data', 'prepare_eyepacs_data',
+                                  'prepare_folder_data', 'prepare_medmnist_data'])
 def test_help(tool):
     done = subprocess.run([sys.executable, '-m', f'tools.{tool}', '--help'], capture_output=True, text=True)
     assert done.returncode == 0 and 'usage' in done.stdout, done.stderr

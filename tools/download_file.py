@@ -7,7 +7,7 @@ import urllib.request
 
 from tqdm import tqdm
 
-from utils.common import InputError, file_sha256, run_script
+from utils.common import InputError, file_digest, file_sha256, run_script
 
 
 def _check_address(url):
@@ -48,10 +48,18 @@ def download(url, out):
                 bar.update(len(chunk))
     except (urllib.error.URLError, OSError) as err:
         raise InputError(f'{url} cannot be downloaded ({err}): run the command again to go on where it stopped, or fetch the file '
-                         f'with a browser and put it at {out} (get_endo_data.sh: --zip FILE)') from err
+                         f'with a browser and put it at {out}') from err
     if total is not None and os.path.getsize(part) != total:
         raise InputError(f'{url}: {os.path.getsize(part)} of {total} bytes arrived: run the command again to go on')
     os.replace(part, out)
+
+
+def fetch(url, out, md5):
+    """`download`, unless `out` exists, and compare its MD5 with the published one."""
+    if not os.path.exists(out):
+        download(url, out)
+    if file_digest(out, 'md5') != md5:
+        raise InputError(f'{out} is not the file that {url} is known for (its MD5 differs from {md5}): delete it to download it again')
 
 
 def main():

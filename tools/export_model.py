@@ -17,8 +17,7 @@ from torch import nn
 
 from utils.batches import Normalise
 from utils.common import InputError, file_sha256, run_script, whole_file, write_text
-from utils.image_files import find_inputs
-from utils.images import read_image
+from utils.image_files import read_inputs
 from utils.model_saving_loading import load_model
 from utils.run_folder import name_of_run, to_json
 
@@ -55,13 +54,7 @@ def example_images(inputs, im_size):
     """uint8 (N, 3, H, W): the first images of `inputs`, or noise."""
     if not inputs:
         return torch.randint(0, 256, (BATCH + 1, 3, *im_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images = []
-    for path in find_inputs(inputs)[0][:COMPARED]:
-        try:
-            images.append(read_image(path, im_size))
-        except OSError as err:
-            raise InputError(f'{path} cannot be read as an image: {err}') from err
-    return torch.stack(images)
+    return read_inputs(inputs, im_size, COMPARED)
 
 
 @torch.inference_mode()

@@ -65,6 +65,9 @@ def main(argv=None):
     loaded = load_model(args.load_path)
     info, accelerator = loaded.info, get_accelerator(loaded)
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
+    if args.gradcam:  # a network without a feature map is refused before the work
+        device = accelerator.device
+        grad_cam(loaded.model, torch.zeros(1, 3, *info['im_size'], device=device), torch.zeros(1, dtype=torch.int64, device=device))
     files = Files(paths, ids, tuple(info['im_size']))
     loader = DataLoader(files, args.batch_size, num_workers=min(args.num_workers, os.cpu_count() or 1, len(files)))
     logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, 'predict')
@@ -88,7 +91,7 @@ def main(argv=None):
     write_predictions(csv, predictions, names)
     print(f'* Wrote {csv}: {len(good)} images')
     if unread:
-        print('\n'.join([f'* {len(unread)} files cannot be read and are left out:', *unread]))
+        print('\n'.join([f'* {len(unread)} of {len(files)} cannot be read and are left out:', *unread]))
     if args.gradcam:
         heat_maps = os.path.join(folder, 'gradcam')
         save_heat_maps(heat_maps, Subset(files, good.tolist()), predictions, loaded.model, normalise, args.batch_size)

@@ -58,11 +58,18 @@ def read_archive(path, classes):
             parts = {split: [load(name) for name in files] for split, files in (('train', train), ('test', [test]))}
         splits = {}
         for split, of_split in parts.items():
-            images = np.concatenate([part['data'] for part in of_split]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            splits[split] = np.ascontiguousarray(images, np.uint8), np.concatenate([part[labels_key] for part in of_split]).astype(np.int64)
+            data, labels = (np.concatenate([part[key] for part in of_split]) for key in ('data', labels_key))
+            if data.dtype != np.uint8 or data.shape != (len(labels), 3072) or not np.isin(labels, np.arange(len(names))).all():
+                raise ValueError(f'{split} must hold uint8 (N, 3072) and N classes of 0..{len(names) - 1}, not {data.dtype} {data.shape}')
+            splits[split] = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels.astype(np.int64)
     except (OSError, KeyError, ValueError, TypeError, EOFError, tarfile.TarError, pickle.UnpicklingError) as err:
         raise InputError(f'{path} is no CIFAR-{classes} archive (python version): {err}') from err
     return splits, names
+
+
+def long_tailed_counts(n_max, classes, imbalance):
+    """int64 (K,), rounded down as in the publications."""
+    return np.floor(n_max * np.float64(imbalance) ** (-np.arange(classes) / (classes - 1)) + 1e-9).astype(np.int64)
 
 
 def choose(labels, classes, imbalance, val_per_class, seed):
@@ -72,17 +79,19 @@ def choose(labels, classes, imbalance, val_per_class, seed):
     n_max = counts.min() - val_per_class
     if n_max < 1:
         raise InputError(f'--val_per_class {val_per_class} leaves nothing of {counts.min()} images of a class')
-    for c in range(classes):
+    for c, n in enumerate(long_tailed_counts(n_max, classes, imbalance)):
+        if not n:
+            raise InputError(f'--imbalance {imbalance:g} leaves no training image of class {c}: give a smaller one')
         rows = rng.permutation(np.flatnonzero(labels == c))
         val.append(rows[:val_per_class])
-        train.append(rows[val_per_class:][:max(1, int(n_max * imbalance ** (-c / (classes - 1))))])
+        train.append(rows[val_per_class:val_per_class + n])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(val))
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    if args.imbalance < 1:
-        raise InputError(f'--imbalance must be 1 or more, not {args.imbalance:g}')
+    if not args.imbalance >= 1 or (args.val_per_class is not None and args.val_per_class < 1):
+        raise InputError('--imbalance and --val_per_class must be 1 or more')
     cifar, name = SETS[args.classes][0], f'cifar{args.classes}_lt'
     path = args.archive
     if path is None:
@@ -102,7 +111,7 @@ def main(argv=None):
                                    'test': (*splits['test'], range(len(splits['test'][1])))}, names)
     print('* Next: bash run_lt_experiments.sh cifar, or ' + shlex.join([
         'python', 'train_lt_mxp.py', '--csv_train', f'{folder}/train_{name}.csv', '--data_path', f'{folder}/images', '--n_classes',
-        str(args.classes), '--im_size', '32', '--model_name', 'resnet18', '--init', 'none', '--save_path', f'{name}/instance']))
+        str(args.classes), '--im_size', '32', '--model_name', 'resnet32', '--init', 'none', '--save_path', f'{name}/instance']))
 
 
 if __name__ == '__main__':

@@ -1,26 +1,50 @@
-"""A MedMNIST file (.npz, from https://medmnist.com) -> PNG images and train/val/test csvs, in the official split.
+"""A MedMNIST set, downloaded by its name or from a file (.npz) -> PNG images and train/val/test csvs, in the official split.
 
-  python -m tools.prepare_medmnist_data retinamnist.npz --class_names DR0,DR1,DR2,DR3,DR4
+  python -m tools.prepare_medmnist_data retinamnist_224
+  python -m tools.prepare_medmnist_data downloads/dermamnist_128.npz
 """
 import argparse
 import os
 import shlex
 import zipfile
+import zlib
 
 import numpy as np
 
-from utils.common import InputError, run_script
+from tools.download_file import fetch
+from utils.common import InputError, file_digest, run_script
 from utils.image_sets import write_image_set
+from utils.medmnist_sets import SETS, SIZES, URL
 
 SPLITS = ('train', 'val', 'test')
 
 
 def get_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('npz', help='a two-dimensional set with one label per image, of any size')
-    parser.add_argument('--class_names', metavar='A,B,...', help='in the order of the classes, which the file does not name')
+    parser.add_argument('source', metavar='NAME_OR_NPZ', help=f"a name ({', '.join(SETS)}; with _64, _128 or _224 for larger images), or a "
+                        'file of such a set: two-dimensional, one label per image')
+    parser.add_argument('--class_names', metavar='A,B,...', help='in the order of the classes (default: those of the set)')
     parser.add_argument('--out', help='folder to write (default: data/<name of the file>)')
     return parser
+
+
+def known_set(name):
+    """'retinamnist_224' -> (its MedMnistSet, MD5 of that file); (None, None) for another name."""
+    files = {base if size == SIZES[0] else f'{base}_{size}': (one, md5)
+             for base, one in SETS.items() for size, md5 in zip(SIZES, one.md5, strict=True)}
+    return files.get(name, (None, None))
+
+
+def get_file(source):
+    """Path of the .npz that `source` is or names, downloaded where it must be."""
+    if source.endswith('.npz'):
+        return source
+    known, md5 = known_set(source)
+    if known is None:
+        raise InputError(f"{source} is neither an .npz file nor a known set: {', '.join(SETS)}, or one of these with _64, _128 or _224")
+    path = os.path.join('data', f'{source}.npz')
+    fetch(URL.format(source), path, md5)
+    return path
 
 
 def read_npz(path):
@@ -37,7 +61,7 @@ def read_npz(path):
                     raise InputError(f'{path}: {split}_labels must be one class per image, not {labels.dtype} {labels.shape} '
                                      '(sets with several labels per image are not supported)')
                 splits[split] = images, labels.reshape(-1).astype(np.int64)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as err:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as err:
         if isinstance(err, InputError):
             raise
         raise InputError(f'{path} is no MedMNIST file, with train, val and test _images and _labels: {err}') from err
@@ -46,13 +70,16 @@ def read_npz(path):
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    splits = read_npz(args.npz)
-    name = os.path.splitext(os.path.basename(args.npz))[0]
-    k = 1 + max(int(labels.max()) for _, labels in splits.values())
-    names = args.class_names.split(',') if args.class_names else [f'class{c}' for c in range(k)]
-    if len(names) != k or len(set(names)) != k:
-        raise InputError(f'--class_names: {k} different names expected, not {args.class_names}')
+    path = get_file(args.source)
+    name = os.path.splitext(os.path.basename(path))[0]
     folder = args.out or os.path.join('data', name)
+    splits, (known, md5) = read_npz(path), known_set(name)
+    if known and file_digest(path, 'md5') != md5:
+        print(f'* Note: {path} is not the published file of this name (its MD5 is not {md5})')
+    k = 1 + max(int(labels.max()) for _, labels in splits.values())
+    names = args.class_names.split(',') if args.class_names else known.class_names if known else [f'class{c}' for c in range(k)]
+    if len(names) != k or len(set(names)) != k:
+        raise InputError(f"--class_names: {k} different names expected, not {', '.join(names)}")
     write_image_set(folder, name, {split: (images, labels, range(len(labels))) for split, (images, labels) in splits.items()}, names)
     size = max(64, splits['train'][0].shape[1])  # smaller ones leave no height and width after the networks' strides
     print('* Next: ' + shlex.join(['python', 'train_lt_mxp.py', '--csv_train', os.path.join(folder, f'train_{name}.csv'), '--data_path',

@@ -58,9 +58,13 @@ def write_text(path, text):
         f.write(text)
 
 
-def file_sha256(path):
+def file_digest(path, algorithm):
     with open(path, 'rb') as f:
-        return hashlib.file_digest(f, 'sha256').hexdigest()
+        return hashlib.file_digest(f, algorithm).hexdigest()
+
+
+def file_sha256(path):
+    return file_digest(path, 'sha256')
 
 
 def str2bool(value):

@@ -9,15 +9,14 @@ from .images import list_images, open_rgb, read_image
 
 
 def find_inputs(inputs):
-    """-> paths of images without repetition, in the order of `inputs`, and their ids: relative to the folder they have in common."""
+    """-> paths without repetition, in the order of `inputs`, and their ids: relative to the folder they have in common. A folder without
+    images stands for itself, which cannot be read as one."""
     paths, folders = {}, []
     for item in inputs:
         if os.path.isdir(item):
             images, _ = list_images(item)
-            if not images:
-                raise InputError(f'{item} has no images in it')
-            paths |= dict.fromkeys(os.path.abspath(os.path.join(item, image)) for image in images)
-            folders.append(os.path.abspath(item))
+            paths |= dict.fromkeys(os.path.abspath(os.path.join(item, image)) for image in images or [''])
+            folders.append(os.path.abspath(item if images else os.path.join(item, '..')))
         else:
             paths[os.path.abspath(item)] = None
             folders.append(os.path.dirname(os.path.abspath(item)))
@@ -26,14 +25,26 @@ def find_inputs(inputs):
 
 
 def reason(path):
-    """Why the image cannot be read, None if it can. A damaged file may raise an error of nearly any kind."""
+    """Why the image cannot be read, None if it can."""
+    if os.path.isdir(path):
+        return 'no images in this folder'
     try:
         open_rgb(path)
     except FileNotFoundError:
         return 'no such file'
-    except Exception as err:
-        return str(err).replace(repr(path), '').splitlines()[0].strip() if str(err) else type(err).__name__
+    except OSError as err:
+        return str(err).replace(repr(path), '').splitlines()[0].strip()
     return None
+
+
+def read_inputs(inputs, tg_size, most):
+    """uint8 (N, 3, H, W): the first `most` images of `inputs`. Raises `InputError` that names one which cannot be read."""
+    images = []
+    for path, image_id in zip(*(items[:most] for items in find_inputs(inputs)), strict=True):
+        if problem := reason(path):
+            raise InputError(f'--images: {image_id}: {problem}')
+        images.append(read_image(path, tg_size))
+    return torch.stack(images)
 
 
 class Files(Dataset):
@@ -48,5 +59,5 @@ class Files(Dataset):
     def __getitem__(self, index):
         try:
             return read_image(self.paths[index], self.tg_size), -1, self.ids[index]
-        except Exception:  # see `reason`
+        except OSError:  # see `reason`
             return torch.zeros((3, *self.tg_size), dtype=torch.uint8), -2, self.ids[index]
