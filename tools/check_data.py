@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from utils.check_data import check_data, outside_problem, some
-from utils.common import InputError, run_script, whole_file
+from utils.common import InputError, run_script, write_text
 from utils.duplicates import SIDE, SIMILARITY, look_at_all, similar_pairs
 from utils.get_loaders import ClassDataset
-from utils.read_csv import with_apostrophe
+from utils.read_csv import csv_text
 
 
 def csv_problems(data, n_classes):
@@ -106,8 +106,7 @@ def main():
     wrong += shared_lines(sets)
     report(f'all of {len(looks):,} image files', wrong, notes)
     if args.out:
-        with whole_file(args.out) as temporary:
-            pairs.apply(with_apostrophe).to_csv(temporary, index=False)
+        write_text(args.out, csv_text(pairs))
         print(f'* Wrote {len(pairs)} pairs to {args.out}')
     n_problems += len(wrong)
     print(f'* {n_problems} problems' if n_problems else '* Nothing wrong')

@@ -45,8 +45,11 @@ def _problems_of_one(data, n_classes):
     images = _images(data)
     twice = [image for image, n in Counter(images).items() if n > 1]
     if twice:
-        rows = [[str(row) for row, other in zip(data.rows, images, strict=True) if other == image] for image in twice[:6]]
-        named = some([f"{image} (rows {' and '.join(of)})" for image, of in zip(twice, rows, strict=False)])
+        rows = {image: [] for image in twice[:6]}
+        for row, image in zip(data.rows.tolist(), images, strict=True):
+            if image in rows:
+                rows[image].append(str(row))
+        named = some([f"{image} (rows {' and '.join(of)})" for image, of in rows.items()])
         yield f'{len(twice)} images stand in more than one row (delete the repeated rows): {named}'
     bad = np.flatnonzero((data.dr < 0) | (data.dr >= n_classes)) if data.has_labels else []
     if len(bad):
