@@ -16,9 +16,14 @@ def _rows(data, indices):
     return some([f'{data.im_list[i]} (row {data.rows[i]})' for i in indices[:6]])
 
 
+def outside_rows(data):
+    """Indices of the files outside of the data folder, where these are not allowed."""
+    return find_outside(data.paths, data.data_path) if data.data_path and not data.allow_outside else []
+
+
 def outside_problem(data):
     """What is wrong if the csv names files outside of the data folder (else None)."""
-    outside = find_outside(data.paths, data.data_path) if data.data_path and not data.allow_outside else []
+    outside = outside_rows(data)
     if outside:
         return (f'{len(outside)} images lie outside of --data_path {data.data_path}, by their name or through a link '
                 f'(--allow_outside_data_path permits it): {_rows(data, outside)}')
