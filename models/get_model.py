@@ -36,7 +36,7 @@ def _timm(name, zero_head=False):
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, [*ARCHS, *timm.list_models()], n=3, cutoff=0.4)
             raise InputError(f"unknown --model_name {name}: did you mean {', '.join(near) or ', '.join(ARCHS)}?")
-        fixed = im_size and timm.get_pretrained_cfg(name).fixed_input_size  # such as ViT: built for one size
+        fixed = im_size and timm.get_pretrained_cfg(name).fixed_input_size  # type: ignore[union-attr]  # such as ViT: one size
         model = timm.create_model(name, pretrained=pretrained, num_classes=n_classes, **({'img_size': im_size} if fixed else {}))
         config = timm.data.resolve_model_data_config(model)
         return _arch(model, n_classes, model.default_cfg['classifier'], config['mean'], config['std'], zero_head)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from utils import bad_images
 from utils.bad_images import leave_out_bad_images, verify_images
 from utils.check_data import check_data
 from utils.common import InputError
@@ -104,7 +105,7 @@ def test_bad_image(tmp_path, kind):
     assert [row[1:3] for row in data.skipped] == [(3, 'bad')]
 
 
-def test_skip_bad_images(train, dirty, capsys):
+def test_skip_bad_images(train, dirty, capsys, monkeypatch):
     run = train('--overwrite')
     before = sorted(file.name for file in run.iterdir())
     flags, ids = dirty(BAD['truncated'][0])
@@ -116,16 +117,22 @@ def test_skip_bad_images(train, dirty, capsys):
     skipped = pd.read_csv(run / 'skipped.csv')
     assert skipped.image_id.tolist() == [ids[0], ids[4]] and skipped.row.tolist() == [2, 6]
     assert 'truncated' in skipped.reason[0] and skipped.reason[1] == 'no such file'
+    monkeypatch.setattr(bad_images, 'verify_images', None)  # the next run remembers which are bad
+    train(f'--overwrite --skip_bad_images {flags}')
+    assert skipped.equals(pd.read_csv(run / 'skipped.csv'))
     train('--overwrite')
     assert not (run / 'skipped.csv').exists()
 
 
-def test_a_bad_image_is_found_before_the_old_run_is_touched(train, tiny, dirty, tmp_path):
+@pytest.mark.parametrize('cache', ['', '--no_cache'])
+def test_a_bad_image_is_found_before_the_old_run_is_touched(train, tiny, dirty, tmp_path, cache):
     run = train('')
     flags, ids = dirty(BAD['bomb'][0])
     (tmp_path / 'images' / f'{ids[4]}.jpg').write_bytes(JPEG)
-    with pytest.raises(InputError, match=rf'train\.csv: 1 images cannot be read \(--skip_bad_images .*{ids[0]}\.jpg \(row 2\): .*exceeds'):
-        train(f'--overwrite {flags}')
+    (tmp_path / 'images' / 'val_2_1.jpg').write_bytes(JPEG[:300])
+    train_line = rf'train\.csv: 1 images cannot be read \(--skip_bad_images .*{ids[0]}\.jpg \(row 2\): .*exceeds.*'
+    with pytest.raises(InputError, match=rf'\n  - .*{train_line}\n  - .*val\.csv: 1 images .*val_2_1\.jpg \(row \d'):
+        train(f'--overwrite {flags} {cache}')
     assert (run / 'val_metrics.txt').exists()
 
 

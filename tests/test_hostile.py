@@ -126,3 +126,10 @@ def test_no_code_from_data():
     files = [path for part in ('.', 'utils', 'models', 'tools', 'benchmarks') for path in (ROOT / part).glob('*.py')]
     assert len(files) > 40
     assert [f'{path.name}: {found.group()}' for path in files if (found := banned.search(path.read_text()))] == []
+
+
+def test_every_csv_is_written_for_spreadsheets():
+    """All but sets that the project itself draws go through `csv_text`."""
+    files = [path for part in ('utils', 'tools') for path in (ROOT / part).glob('*.py')]
+    writers = [path.name for path in files if re.search(r'\.to_csv\(|csv\.writer', path.read_text())]
+    assert sorted(writers) == ['demo_data.py', 'read_csv.py']

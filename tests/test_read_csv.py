@@ -6,7 +6,7 @@ import pytest
 from utils.check_data import check_data
 from utils.common import InputError
 from utils.get_loaders import ClassDataset
-from utils.read_csv import read_csv, with_apostrophe, without_apostrophe
+from utils.read_csv import csv_text, read_csv, with_apostrophe, without_apostrophe
 
 GOOD = 'image_id,name,label\na,x,0\nb,y,1\nNA,y,1\n'
 
@@ -76,6 +76,7 @@ def test_cells_are_no_formulas(tmp_path):
     safe = with_apostrophe(values)
     assert safe.tolist() == ["'=1+1", "'+a", "'-1", "'@x", "'\tx", "''=x", "'''-", "'plain", 'a=b', '007', 'x-y']
     assert without_apostrophe(safe).tolist() == values
-    pd.DataFrame({'image_id': safe, 'label': 0}).to_csv(tmp_path / 'a.csv', index=False)
+    (tmp_path / 'a.csv').write_text(csv_text(pd.DataFrame({'image_id': values, 'name': None, 'change': -.5, 'label': -1})))
+    assert (tmp_path / 'a.csv').read_text().splitlines()[1] == "'=1+1,,-0.5,-1"
     table, rows = read_csv(tmp_path / 'a.csv')
     assert table.image_id.tolist() == values and rows.tolist() == list(np.arange(len(values)) + 2)

@@ -7,11 +7,11 @@ from collections import defaultdict
 import numpy as np
 import pandas as pd
 
-from utils.check_data import check_data, outside_problem, some
-from utils.common import InputError, run_script, whole_file
+from utils.check_data import check_data, outside_rows, some
+from utils.common import InputError, run_script, write_text
 from utils.duplicates import SIDE, SIMILARITY, look_at_all, similar_pairs
 from utils.get_loaders import ClassDataset
-from utils.read_csv import with_apostrophe
+from utils.read_csv import csv_text
 
 
 def csv_problems(data, n_classes):
@@ -89,8 +89,8 @@ def main():
         raise InputError('--similarity must lie in 0.5..1')
     sets = [ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path) for path in dict.fromkeys(args.csv)]
     n_classes = args.n_classes or 1 + max((int(data.dr.max()) for data in sets if len(data)), default=0)
-    inside = [data for data in sets if not outside_problem(data)]
-    paths = list(dict.fromkeys(path for data in inside for path in data.paths if path is not None))
+    outside = {data.paths[i] for data in sets for i in outside_rows(data)}  # not even opened
+    paths = list(dict.fromkeys(path for data in sets for path in data.paths if path is not None and path not in outside))
     looks, owners, n_problems = dict(zip(paths, look_at_all(paths, args.num_workers), strict=True)), defaultdict(dict), 0
     for data in sets:
         problems, notes = file_problems(data, looks)
@@ -106,8 +106,7 @@ def main():
     wrong += shared_lines(sets)
     report(f'all of {len(looks):,} image files', wrong, notes)
     if args.out:
-        with whole_file(args.out) as temporary:
-            pairs.apply(with_apostrophe).to_csv(temporary, index=False)
+        write_text(args.out, csv_text(pairs))
         print(f'* Wrote {len(pairs)} pairs to {args.out}')
     n_problems += len(wrong)
     print(f'* {n_problems} problems' if n_problems else '* Nothing wrong')

@@ -6,14 +6,16 @@ Runs that differ only in a folder seed* (repeats) or F1, fold1, ... (folds) are 
   python -m tools.compare_experiments results/endo --format latex > table.tex
 """
 import argparse
-import csv
 import glob
 import os
 import sys
 
+import pandas as pd
+
 from utils.common import InputError, run_script
 from utils.comparison import columns_of, difference, find_csvs, load_methods, mean_ranks, summary, tidy_rows
 from utils.evaluation_text import show
+from utils.read_csv import csv_text
 from utils.tables import TABLES
 
 
@@ -71,7 +73,8 @@ def main(argv=None):
     baseline = next((method for method in methods if method.name == args.baseline), None)
     differences = [baseline and difference(method, baseline) for method in methods]
     if args.format == 'csv':
-        csv.writer(sys.stdout, lineterminator='\n').writerows(tidy_rows(methods, summaries, ranks, differences))
+        header, *rows = tidy_rows(methods, summaries, ranks, differences)
+        print(csv_text(pd.DataFrame(rows, columns=header)), end='')
     else:
         comment = '% ' if args.format == 'latex' else ''
         for what, rows in tables_of(methods, summaries, ranks, differences, args.baseline).items():

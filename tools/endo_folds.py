@@ -5,7 +5,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from utils.common import InputError, write_text
-from utils.read_csv import with_apostrophe
+from utils.read_csv import csv_text
 
 N_FOLDS = 5
 
@@ -34,16 +34,11 @@ def official_folds(table, path):
     return [table[index == i] for i in range(N_FOLDS)]
 
 
-def write_csv(table, path):
-    names = {column: with_apostrophe(table[column].tolist()).to_numpy() for column in ('image_id', 'finding_name')}
-    write_text(path, table.assign(**names).to_csv(index=False))
-
-
 def write_folds(folds, out, select_fraction, seed=0):
     for i, val in enumerate(folds, start=1):
         train = pd.concat([fold for j, fold in enumerate(folds, start=1) if j != i])
         if select_fraction:
             train, select = train_test_split(train, test_size=select_fraction, random_state=seed, stratify=train.finding)
-            write_csv(select, os.path.join(out, f'select_endo{i}.csv'))
-        write_csv(train, os.path.join(out, f'train_endo{i}.csv'))
-        write_csv(val, os.path.join(out, f'val_endo{i}.csv'))
+            write_text(os.path.join(out, f'select_endo{i}.csv'), csv_text(select))
+        write_text(os.path.join(out, f'train_endo{i}.csv'), csv_text(train))
+        write_text(os.path.join(out, f'val_endo{i}.csv'), csv_text(val))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from utils.common import InputError, run_script, write_text
+from utils.read_csv import csv_text
 from utils.splitting import split_groups
 
 GRADES = 5
@@ -51,7 +52,7 @@ def main():
     os.makedirs(args.out, exist_ok=True)
     for name, part in (('train', train), ('val', val), ('test', test)):
         path = os.path.join(args.out, f'{name}_eyepacs.csv')
-        write_text(path, part.to_csv(index=False))
+        write_text(path, csv_text(part))
         counts = np.bincount(part.level, minlength=GRADES)
         print(f"* {path}: {len(part)} images of {part.patient_id.nunique()} patients, grades {' / '.join(map(str, counts))}")
     print('* Next: bash run_lt_experiments.sh eyepacs')

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from utils.common import InputError, run_script, write_text
 from utils.images import list_images
+from utils.read_csv import csv_text
 from utils.splitting import rarity, split_groups
 
 SPLIT_NAMES = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'}
@@ -102,7 +103,7 @@ def main(argv=None):
         raise InputError(f"no training image is left of {', '.join(absent)}: give another --seed, or smaller fractions")
     csv = {split: os.path.join(args.out, f'{split}_{set_name}.csv') for split in counts}
     for split, rows in parts.items():
-        write_text(csv[split], rows.to_csv(index=False))
+        write_text(csv[split], csv_text(rows))
         of = f' of {rows.patient_id.nunique()} patients' if args.patient_pattern else ''
         print(f'* {csv[split]}: {len(rows)} images{of}')
     for c, name in enumerate(names):

@@ -1,13 +1,17 @@
 """Images that cannot be decoded: training is refused before anything is written, or goes on without them."""
+import contextlib
+import hashlib
+import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 from tqdm import tqdm
 
 from .check_data import outside_problem, some
-from .common import InputError, whole_file
-from .images import read_image
-from .read_csv import with_apostrophe
+from .common import InputError, write_text
+from .images import DECODER, read_image
+from .read_csv import csv_text
 
 
 def verify_images(paths, tg_size=(64, 64), n_threads=1):
@@ -24,28 +28,43 @@ def verify_images(paths, tg_size=(64, 64), n_threads=1):
         return {path: why for path, why in zip(paths, problems, strict=True) if why}
 
 
-def find_bad_images(data, n_threads):
-    """-> {index in `data`: why its image cannot be used}"""
-    bad = verify_images([path for path in data.paths if path is not None], data.tg_size, n_threads)
+def find_bad_images(data, n_threads, memory=None):
+    """-> {index in `data`: why its image cannot be used}. The folder `memory` keeps what was found, for the next run of the same
+    files, and for the other processes of this one."""
+    bad, path = None, None
+    if memory is not None:
+        names = '\0'.join(path or '' for path in data.paths)
+        key = hashlib.sha256(os.fsencode(f'{DECODER} {data.tg_size} {names}') + data.stats.tobytes()).hexdigest()[:16]
+        path = os.path.join(memory, f'bad_images_{key}.json')
+        with contextlib.suppress(FileNotFoundError), open(path, encoding='utf-8') as f:
+            bad = json.load(f)
+    if bad is None:
+        bad = verify_images([path for path in data.paths if path is not None], data.tg_size, n_threads)
+        if path:
+            os.makedirs(memory, exist_ok=True)
+            write_text(path, json.dumps(bad))
     return {i: 'no such file' if path is None else bad[path] for i, path in enumerate(data.paths) if path is None or path in bad}
 
 
 def refuse_bad_images(datasets, n_threads):
     """Raise an `InputError` that names the images of `datasets` that cannot be decoded, or return."""
+    lines = []
     for data in datasets:
         bad = find_bad_images(data, n_threads)
         if bad:
             named = some([f'{data.paths[i]} (row {data.rows[i]}): {why}' for i, why in list(bad.items())[:6]])
-            raise InputError(f'{data.csv_path}: {len(bad)} images cannot be read (--skip_bad_images leaves them out): {named}')
+            lines.append(f'{data.csv_path}: {len(bad)} images cannot be read (--skip_bad_images leaves them out): {named}')
+    if lines:
+        raise InputError(lines[0] if len(lines) == 1 else '\n  - '.join(['the data cannot be used:', *lines]))
 
 
-def leave_out_bad_images(datasets, n_threads):
+def leave_out_bad_images(datasets, n_threads, memory=None):
     """Take the rows whose image is missing or cannot be decoded out of `datasets`, and note them in their `skipped`.
-    A csv without a single good image stays as it is: there the folder is wrong."""
+    A csv without a single good image stays as it is: there the folder is wrong. `memory`: see `find_bad_images`."""
     for data in datasets:
         if problem := outside_problem(data):
             raise InputError(f'{data.csv_path}: {problem}')
-        bad = find_bad_images(data, n_threads)
+        bad = find_bad_images(data, n_threads, memory)
         if bad and len(bad) < len(data):
             data.skipped = [(data.csv_path, data.rows[i], data.im_list[i], why) for i, why in bad.items()]
             print(f'* Left out {len(bad)} of {len(data)} images of {data.csv_path}, which cannot be read')
@@ -56,7 +75,4 @@ def write_skipped(path, datasets):
     """One row for each image that `leave_out_bad_images` left out: csv, row, image_id, reason. No file if there is none."""
     skipped = [row for data in datasets for row in data.skipped]
     if skipped:
-        table = pd.DataFrame(skipped, columns=['csv', 'row', 'image_id', 'reason'])
-        table['image_id'] = with_apostrophe(table.image_id)
-        with whole_file(path) as temporary:
-            table.to_csv(temporary, index=False)
+        write_text(path, csv_text(pd.DataFrame(skipped, columns=['csv', 'row', 'image_id', 'reason'])))

@@ -1,4 +1,6 @@
 """On the device: uint8 batch -> float -> augment -> normalise -> plain or mixed (inputs, targets)."""
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -67,6 +69,7 @@ class Mixing(Plain):
     """
     alpha = 1.  # published default
     n_loaders = 1  # 2: the batch has a second, class-balanced loader
+    mix: Callable  # (x, partners, share, labels, labels of the partners) -> mixed x, share of the own label
 
     def __init__(self, normalise, class_count, alpha=None, augment='original', seed=0, rank=0):
         super().__init__(normalise, augment, seed, rank)

@@ -16,9 +16,14 @@ def _rows(data, indices):
     return some([f'{data.im_list[i]} (row {data.rows[i]})' for i in indices[:6]])
 
 
+def outside_rows(data):
+    """Indices of the files outside of the data folder, where these are not allowed."""
+    return find_outside(data.paths, data.data_path) if data.data_path and not data.allow_outside else []
+
+
 def outside_problem(data):
     """What is wrong if the csv names files outside of the data folder (else None)."""
-    outside = find_outside(data.paths, data.data_path) if data.data_path and not data.allow_outside else []
+    outside = outside_rows(data)
     if outside:
         return (f'{len(outside)} images lie outside of --data_path {data.data_path}, by their name or through a link '
                 f'(--allow_outside_data_path permits it): {_rows(data, outside)}')
@@ -45,8 +50,11 @@ def _problems_of_one(data, n_classes):
     images = _images(data)
     twice = [image for image, n in Counter(images).items() if n > 1]
     if twice:
-        rows = [[str(row) for row, other in zip(data.rows, images, strict=True) if other == image] for image in twice[:6]]
-        named = some([f"{image} (rows {' and '.join(of)})" for image, of in zip(twice, rows, strict=False)])
+        rows = {image: [] for image in twice[:6]}
+        for row, image in zip(data.rows.tolist(), images, strict=True):
+            if image in rows:
+                rows[image].append(str(row))
+        named = some([f"{image} (rows {' and '.join(of)})" for image, of in rows.items()])
         yield f'{len(twice)} images stand in more than one row (delete the repeated rows): {named}'
     bad = np.flatnonzero((data.dr < 0) | (data.dr >= n_classes)) if data.has_labels else []
     if len(bad):

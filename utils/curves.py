@@ -65,8 +65,8 @@ def reliability(table):
     of_bin = np.digitize(top, edges[1:-1], right=True)
     counts = np.bincount(of_bin, minlength=N_BINS)
     with np.errstate(invalid='ignore'):
-        means = [np.bincount(of_bin, values, N_BINS) / counts for values in (top, right)]
-    return Reliability(*means, counts, edges)
+        confidence, accuracy = (np.bincount(of_bin, values, N_BINS) / counts for values in (top, right))
+    return Reliability(confidence, accuracy, counts, edges)
 
 
 def confident_mistakes(table, most=24):

@@ -29,7 +29,8 @@ def metrics_text(columns):
     first = next(iter(columns.values()))
     rows = [['', *columns, 'n']]
     for name in _defined(first):
-        cells = [show(column[name], *_scale(name), '+' if header == 'difference' else '') for header, column in columns.items()]
+        digits, scale = _scale(name)
+        cells = [show(column[name], digits, scale, '+' if header == 'difference' else '') for header, column in columns.items()]
         rows.append([METRIC_NAMES[name], *cells, str(first[name]['n'])])
     return to_text(rows)
 

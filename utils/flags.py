@@ -114,7 +114,7 @@ def resolve_method(args):
             raise InputError(f'--do_mixup is Balanced-MixUp: leave it out with --mixing {args.mixing} (--mix_alpha sets its alpha)')
         args.mixing, args.mix_alpha = 'balanced_mixup', args.do_mixup
     if args.mixing != 'none':
-        args.mix_alpha = MIXING[args.mixing].alpha if args.mix_alpha is None else args.mix_alpha
+        args.mix_alpha = MIXING[args.mixing].alpha if args.mix_alpha is None else args.mix_alpha  # type: ignore[union-attr]
         if not args.mix_alpha > 0:
             raise InputError(f'--mix_alpha must be positive, got {args.mix_alpha}')
     given = dict(args.loss_params)

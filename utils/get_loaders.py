@@ -167,7 +167,7 @@ def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batc
     from an array there (`use_cache`)."""
     train, val = (ClassDataset(path, data_path, tg_size, allow_outside=allow_outside) for path in (csv_path_train, csv_path_val))
     if skip_bad_images:
-        leave_out_bad_images([train, val], num_workers)
+        leave_out_bad_images([train, val], num_workers, cache_dir)
     check_data({'train': train, 'val': val}, n_classes)
     if len(train) < batch_size:
         raise InputError(f'{csv_path_train} has {len(train)} images, less than one batch of {batch_size} (--batch_size)')
@@ -175,7 +175,7 @@ def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batc
         names, counts = train.class_names(n_classes), [np.bincount(d.dr, minlength=n_classes) for d in (train, val)]
         for c in range(n_classes):
             print(f'Found {counts[0][c]:d}/{counts[1][c]:d} train/val examples of class {c} ({names[c]})')
-    num_workers = _cached_or_verified([train, val], cache_dir, num_workers, skip_bad_images)
+    num_workers = _cached_or_verified([train, val], cache_dir, num_workers, skip_bad_images or rank > 0)
     sampler = EpochSampler(train.dr, n_epochs=n_epochs, seed=seed, rank=rank, world_size=world_size, step=batch_size)
     batch_size //= world_size * accumulate
     return Loaders(_make_loader(train, batch_size, num_workers, sampler, drop_last=True),
@@ -183,7 +183,8 @@ def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batc
 
 
 def _cached_or_verified(datasets, cache_dir, num_workers, verified):
-    """`use_cache`, which decodes every image, or where there is no cache a look at each. -> processes that loaders still need"""
+    """`use_cache`, which decodes every image, or where there is no cache a look at each, unless they are `verified`, by the first
+    process for all. -> processes that loaders still need"""
     try:
         n = use_cache(datasets, cache_dir, num_workers)
     except InputError:  # names one image: name them all

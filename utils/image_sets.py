@@ -7,7 +7,8 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from .common import InputError
+from .common import InputError, write_text
+from .read_csv import csv_text
 
 
 def write_image_set(folder, name, splits, class_names):
@@ -26,7 +27,7 @@ def write_image_set(folder, name, splits, class_names):
             for image_id, image in tqdm(zip(ids, images, strict=True), total=len(ids), desc=f'{split} images', leave=False, disable=None):
                 Image.fromarray(image).save(os.path.join(partial, 'images', f'{image_id}.png'))
             table = pd.DataFrame({'image_id': ids, 'name': [class_names[c] for c in labels], 'label': np.asarray(labels)})
-            table.to_csv(os.path.join(partial, f'{split}_{name}.csv'), index=False)
+            write_text(os.path.join(partial, f'{split}_{name}.csv'), csv_text(table))
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

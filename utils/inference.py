@@ -49,12 +49,12 @@ def collect_logits(model, loader, normalise, autocast, dihedral_tta=0, desc='eva
             labels.append(batch_labels)
             image_ids += ids
             bar.update(len(ids))
-    logits = torch.cat(logits, dim=1).cpu()
+    values = torch.cat(logits, dim=1).cpu()
     if len(image_ids) != len(loader.dataset):
         raise RuntimeError(f'{len(image_ids)} predictions for {len(loader.dataset)} images')
-    if logits.isnan().any():
+    if values.isnan().any():
         raise InputError(f'{desc}: the network returns NaN: training has diverged (a lower --lr usually helps)')
-    return Logits(logits, torch.cat(labels), image_ids)
+    return Logits(values, torch.cat(labels), image_ids)
 
 
 def gather(logits):

@@ -51,7 +51,7 @@ def evaluate_files(tables, draws=1000, seed=0, **options):
     """
     if are_repeats(tables):
         figures = bootstrap_figures(tables, draws, seed, **options)
-        result = {'of': 'mean', 'by_patient': any(table.patient_ids is not None for table in tables)}
+        result: dict = {'of': 'mean', 'by_patient': any(table.patient_ids is not None for table in tables)}
         if len(tables) == 1:
             return result | {'of': 'file'} | nested(figures[0])
         result |= nested(combine(figures, [1 / len(tables)] * len(tables)))

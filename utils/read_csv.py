@@ -59,6 +59,15 @@ def with_apostrophe(values):
     return pd.Series(values, dtype=object).replace(FORMULA, r"'\1", regex=True)
 
 
+def csv_text(table):
+    """The csv of `table`, of whose cells a spreadsheet computes none (`with_apostrophe`); numbers stay as they are."""
+    table = table.copy()
+    for name in table.columns:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            table[name] = with_apostrophe(table[name])
+    return table.to_csv(index=False)
+
+
 def without_apostrophe(values):
     """Undoes `with_apostrophe`."""
     return values.str.replace("^'" + FORMULA[1:], r'\1', regex=True)

@@ -4,7 +4,7 @@ import argparse
 _MODERN = {'optimizer': 'adamw', 'lr': .002, 'wd': .01, 'schedule': 'onecycle', 'ema': .998, 'batch_size': 16, 'augment': 'rotate',
            'train_eval': 'off'}
 _STAGE_TWO = _MODERN | {'n_epochs': 10, 'augment': 'original'}
-RECIPES = {
+RECIPES: dict[str, dict] = {
     'original': {},
     'original_mxp': {'do_mixup': .1},
     'original_bsce': {'loss_fn': 'BSCE'},

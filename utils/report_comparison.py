@@ -39,8 +39,9 @@ def _scores(methods, summaries):
     forests = []
     for name in names:
         cells = [s['metrics', name] for s in summaries]
-        drawn = plots.intervals([method.name for method in methods], *(_column(cells, end) for end in ('value', 'low', 'high')),
-                                f'{METRIC_NAMES[name]} (%)', [percent(cell['value']) for cell in cells])
+        value, low, high = (_column(cells, end) for end in ('value', 'low', 'high'))
+        drawn = plots.intervals([method.name for method in methods], value, low, high, f'{METRIC_NAMES[name]} (%)',
+                                [percent(cell['value']) for cell in cells])
         best = methods[int(np.nanargmax(_column(cells, 'value')))].name
         sizes = ', '.join(sorted({f'{method.n_images:,}' for method in methods}))
         alt = f'Dots with intervals: {METRIC_NAMES[name]} of each method; best: {best}.'

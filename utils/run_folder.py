@@ -104,7 +104,7 @@ class RunFolder:
         if self.within and self.within['epoch'] != self.state['epoch']:
             self.within = None  # of an epoch that has been done since
         for folder in glob.glob(self.file('epoch_*')):
-            epoch = int(re.match(r'epoch_(\d+)', os.path.basename(folder)).group(1))
+            epoch = int(re.match(r'epoch_(\d+)', os.path.basename(folder)).group(1))  # type: ignore[union-attr]
             if epoch > self.state['epoch'] or not os.path.exists(os.path.join(folder, FILE_NAME)):
                 if writes:
                     shutil.rmtree(folder)

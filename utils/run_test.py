@@ -10,12 +10,12 @@ from accelerate import Accelerator
 
 from .batches import Normalise
 from .calibration import calibrated
-from .common import InputError, file_sha256, parse_im_size, whole_file, write_text
+from .common import InputError, file_sha256, parse_im_size, write_text
 from .evaluation import evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
 from .get_loaders import get_test_cls_loader
 from .inference import collect_logits, to_predictions
 from .model_saving_loading import load_model
-from .read_csv import with_apostrophe
+from .read_csv import csv_text
 from .run_folder import name_of_run
 from .tuning import add_flags, tune
 
@@ -68,7 +68,7 @@ def write_predictions(path, predictions, class_names, patient_ids=None, salt=Non
     """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class. Ids are hashed with
     `salt` where it is given; cells are safe in spreadsheets (`read_predictions` undoes it)."""
     def written(ids):
-        return with_apostrophe(list(ids) if salt is None else anonymous(ids, salt))
+        return list(ids) if salt is None else anonymous(ids, salt)
 
     table = pd.DataFrame({'image_id': written(predictions.image_ids)})
     if patient_ids is not None:
@@ -78,8 +78,7 @@ def write_predictions(path, predictions, class_names, patient_ids=None, salt=Non
     table['pred'] = predictions.preds
     columns = [f'p_{name}' for name in class_names]
     table = pd.concat([table, pd.DataFrame(predictions.probs, columns=columns)], axis=1)
-    with whole_file(path) as temporary:
-        table.to_csv(temporary, index=False)
+    write_text(path, csv_text(table))
 
 
 def full_report(predictions, class_names, class_count):

@@ -60,4 +60,4 @@ class Watch:
         from . import plots  # not above: a run that is not watched needs no matplotlib
         groups = {name: (of_class, None, None) for name, of_class in values.items()}
         figure = plots.bars([plots.short(name) for name in class_names], groups, *args, **kwargs)
-        self.writer.add_image(tag, plots.to_pixels(figure), epoch, dataformats='HWC')
+        self.writer.add_image(tag, plots.to_pixels(figure), epoch, dataformats='HWC')  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from .weighted import (
     effective_number_weights,
 )
 
-LOSSES = {
+LOSSES: dict[str, type[CrossEntropy]] = {
     'CE': CrossEntropy, 'WCE': WeightedCrossEntropy, 'FOCAL': Focal, 'CB': ClassBalanced, 'CBFOCAL': ClassBalancedFocal,
     'BSCE': BalancedSoftmax, 'LA': LogitAdjustment, 'CDT': ClassDependentTemperature, 'VS': VectorScaling, 'LDAM': LDAM,
     'LAS': LabelAwareSmoothing, 'LADE': LADE, 'SEQL': Equalisation, 'SEESAW': Seesaw, 'ORDINAL': Ordinal,
