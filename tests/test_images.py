@@ -1,4 +1,5 @@
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from utils.check_data import check_data
+from utils.get_loaders import ClassDataset
 from utils.images import find_images, read_image
 
 
@@ -69,3 +72,14 @@ def test_draft_of_photographs(real_data):
             expected = np.asarray(image.convert('RGB').resize((512, 512), Image.Resampling.BILINEAR), float)
         difference = np.abs(read_image(file, (512, 512)).permute(1, 2, 0).numpy() - expected)
         assert difference.mean() < .3 and difference.max() < 12
+
+
+@pytest.mark.parametrize(('name', 'image_id'), [('with space.jpg', 'with space'), ('größe.jpg', 'größe'), ('日本 1.png', '日本 1.png'),
+                                               (unicodedata.normalize('NFD', 'größe.jpg'), 'größe')])
+def test_names(tmp_path, name, image_id):
+    Image.new('RGB', (9, 9)).save(tmp_path / name)
+    (tmp_path / image_id.removesuffix('.png')).mkdir()  # a folder of that name is no image
+    (tmp_path / 'a.csv').write_text(f'image_id,label\n{image_id},0\n', encoding='utf-8')
+    data = ClassDataset(tmp_path / 'a.csv', str(tmp_path), (8, 8))
+    assert data[0][0].shape == (3, 8, 8)
+    check_data({'test': data}, 2)

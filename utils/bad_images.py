@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .check_data import outside_problem, some
 from .common import InputError, write_text
 from .images import DECODER, read_image
-from .read_csv import csv_text
+from .read_csv import csv_text, read_csv
 
 
 def verify_images(paths, tg_size=(64, 64), n_threads=1):
@@ -71,8 +71,13 @@ def leave_out_bad_images(datasets, n_threads, memory=None):
             data.keep(~pd.Series(range(len(data))).isin(bad).to_numpy())
 
 
-def write_skipped(path, datasets):
-    """One row for each image that `leave_out_bad_images` left out: csv, row, image_id, reason. No file if there is none."""
-    skipped = [row for data in datasets for row in data.skipped]
-    if skipped:
-        write_text(path, csv_text(pd.DataFrame(skipped, columns=['csv', 'row', 'image_id', 'reason'])))
+def write_skipped(path, datasets, resumed=False):
+    """One row for each image that `leave_out_bad_images` left out: csv, row, image_id, reason. No file if there is none.
+    `resumed`: raise `InputError` where the file names others."""
+    table = pd.DataFrame([row for data in datasets for row in data.skipped], columns=['csv', 'row', 'image_id', 'reason'])
+    if resumed:
+        before = read_csv(path)[0] if os.path.exists(path) else table[:0]
+        if before.image_id.tolist() != table.image_id.tolist():
+            raise InputError(f'not the same images can be read as when the run was started, see {path}: it cannot be resumed')
+    elif len(table):
+        write_text(path, csv_text(table))

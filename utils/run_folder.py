@@ -129,8 +129,7 @@ class RunFolder:
 
     def start(self, config, environment, datasets=()):
         """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg, environment.json and
-        skipped.csv for what `datasets` left out. A run that is resumed
-        must still find the csvs that it was started with."""
+        skipped.csv for what `datasets` left out. A run that is resumed must still find the same csvs and images."""
         if self.path is None:
             return
         if self.saved:
@@ -144,7 +143,7 @@ class RunFolder:
             for path in [path for pattern in OWN for path in glob.glob(os.path.join(glob.escape(self.path), pattern))]:
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
         os.makedirs(self.path, exist_ok=True)
-        write_skipped(self.file('skipped.csv'), datasets)
+        write_skipped(self.file('skipped.csv'), datasets, bool(self.saved))
         write_text(self.file('environment.json'), json.dumps(environment, indent=2) + '\n')
         write_text(self.file('config.cfg'), json.dumps(to_json(config), indent=2) + '\n')
 
