@@ -6,6 +6,7 @@ bit for bit.
 """
 import argparse
 import json
+import os
 import random
 import shutil
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -41,9 +43,13 @@ def finish(folder, name, flags, resume=()):
 
 
 def kill(folder, name, flags, number, seconds, resume):
-    """-> exit status of the run after the signal; None if it was finished before."""
+    """Send `number` so many `seconds` after the network was built, just before the training loop. -> exit status; None if the run was
+    finished before."""
     process = subprocess.Popen([*command(folder, name, flags), *resume], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True)
+                               text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'})
+    for line in process.stdout:
+        if 'trainable parameters' in line:
+            break
     try:
         _, err = process.communicate(timeout=seconds)
         assert process.returncode == 0, err
@@ -52,7 +58,19 @@ def kill(folder, name, flags, number, seconds, resume):
         process.send_signal(number)
         _, err = process.communicate()
         assert process.returncode in (-number, 128 + number, 0), err
-        return process.returncode
+        return process.returncode or None
+
+
+def training_seconds(folder, flags):
+    """From the built network to the end of an uninterrupted run."""
+    process = subprocess.Popen(command(folder, 'timing', flags + ' --overwrite'), cwd=folder, stdout=subprocess.PIPE, text=True,
+                               env=os.environ | {'PYTHONUNBUFFERED': '1'})
+    start = 0.
+    for line in process.stdout:
+        if 'trainable parameters' in line:
+            start = time.perf_counter()
+    assert process.wait() == 0 and start
+    return time.perf_counter() - start
 
 
 def same(folder, one, other):
@@ -68,18 +86,19 @@ def same(folder, one, other):
     assert kept[0] == kept[1]
 
 
-def torture(folder, flags, n_kills, rng, longest, startup):
-    """Kill one run `n_kills` times, within `longest` seconds after the `startup` seconds of imports. -> exit statuses"""
+def torture(folder, flags, n_kills, rng):
+    """Kill one run `n_kills` times at random moments of its training; one that gets to its end starts anew. -> exit statuses: -9 killed,
+    143 ended by the handler within the training loop, -15 ended before it, None finished."""
     shutil.rmtree(folder / 'experiments' / 'cut', ignore_errors=True)
     finish(folder, 'whole', flags + ' --overwrite')
-    statuses = []
-    for i in range(n_kills):
-        run = folder / 'experiments' / 'cut'
-        resume = ['--resume'] if i and (run / 'config.cfg').exists() and not (run / 'val_metrics.txt').exists() else ['--overwrite']
-        statuses.append(kill(folder, 'cut', flags, rng.choice((signal.SIGKILL, signal.SIGTERM)), startup + rng.uniform(0, longest), resume))
-    run = folder / 'experiments' / 'cut'
+    longest, statuses, run = training_seconds(folder, flags), [], folder / 'experiments' / 'cut'
+
+    def how():
+        return ['--resume'] if (run / 'config.cfg').exists() and not (run / 'val_metrics.txt').exists() else ['--overwrite']
+    for _ in range(n_kills):
+        statuses.append(kill(folder, 'cut', flags, rng.choice((signal.SIGKILL, signal.SIGTERM)), rng.uniform(0, .6 * longest), how()))
     if not (run / 'val_metrics.txt').exists():
-        finish(folder, 'cut', flags, ['--resume'] if (run / 'config.cfg').exists() else ['--overwrite'])
+        finish(folder, 'cut', flags, how())
     same(folder, 'whole', 'cut')
     return statuses
 
@@ -89,22 +108,16 @@ def main():
     parser.add_argument('--kills', type=int, default=20)
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
-    rng = random.Random(args.seed)
+    rng, statuses = random.Random(args.seed), []
     with tempfile.TemporaryDirectory() as name:
         folder = write_images(Path(name))
-        start = time.perf_counter()
         finish(folder, 'one', '--n_epochs 1')
-        startup = .8 * (time.perf_counter() - start)
-        start = time.perf_counter()
-        finish(folder, 'timing', CASES[0])
-        longest = time.perf_counter() - start - startup
-        statuses = []
         for i, flags in enumerate(CASES):
-            n_kills = len(range(i, args.kills, len(CASES)))
-            statuses += torture(folder, flags, n_kills, rng, longest, startup)
-            print(f'{flags}: exit statuses {statuses[-n_kills:]}, the resumed run is the same', flush=True)
-    hit = [status for status in statuses if status is not None]
-    print(f'{len(hit)} of {args.kills} signals hit a running training (the others came after its end); all runs are the same')
+            statuses.append(torture(folder, flags, len(range(i, args.kills, len(CASES))), rng))
+            print(f'{flags}: exit statuses {statuses[-1]}, the resumed run is the same', flush=True)
+    counts = Counter(status for of_case in statuses for status in of_case)
+    print(f'{args.kills} signals: {counts[-9]} SIGKILL, {counts[143]} SIGTERM within the training loop, {counts[-15]} SIGTERM before it, '
+          f'{counts[None]} after the end; all runs are the same')
 
 
 if __name__ == '__main__':

@@ -8,5 +8,5 @@ def test_killed_and_resumed(tiny, tmp_path):
     for name in ('train.csv', 'val.csv', 'images'):
         (tmp_path / name).symlink_to(tiny / name)
     finish(tmp_path, 'one', '--n_epochs 1')
-    statuses = torture(tmp_path, CASES[1], 3, random.Random(5), longest=3, startup=5)
-    assert len(statuses) == 3
+    statuses = torture(tmp_path, CASES[1], 3, random.Random(5))
+    assert len(statuses) == 3 and any(statuses)  # at least one met a training that was not finished
