@@ -28,10 +28,10 @@ ONE_STAGE = {  # name -> flags
     'MixUp + BSCE': '--mixing mixup --mix_alpha 0.4 --mixup_off_epochs 3 --loss_fn BSCE', 'LADE': '--loss_fn LADE',
     'SEESAW': '--loss_fn SEESAW',
 }
-TWO_STAGE = {  # name -> flags of stage two, from plain cross-entropy
+TWO_STAGE = {  # 'name of stage one, of stage two' -> flags of stage two
     'CE, cRT': '--trainable classifier --sampling class', 'CE, LWS': '--trainable scale --sampling class',
     'CE, cRT BSCE': '--trainable classifier --loss_fn BSCE', 'CE, cRT LAS': '--trainable classifier --sampling class --loss_fn LAS',
-    'CE, BSCE': '--loss_fn BSCE --lr 0.0005',
+    'CE, BSCE': '--loss_fn BSCE --lr 0.0005', 'Balanced-MixUp, BSCE': '--loss_fn BSCE --lr 0.0005',
 }
 POST_HOC = {'CE + tau-norm': ('CE', '--tau_norm'), 'CE + logit adjustment': ('CE', '--logit_adjust')}  # name -> run, test flags
 METHODS = [*ONE_STAGE, *TWO_STAGE, *POST_HOC]
@@ -110,7 +110,8 @@ class Study:
         if method in ONE_STAGE:
             run = self.train(slug, ONE_STAGE[method].split() + seed_flags, n)
         elif method in TWO_STAGE:
-            first = self.train(f'stage_one/seed{seed}', seed_flags, round(STAGE_ONE * n))
+            parent = method.split(', ')[0]
+            first = self.train(f'stage_one/{slug_of(parent)}/seed{seed}', ONE_STAGE[parent].split() + seed_flags, round(STAGE_ONE * n))
             run = self.train(slug, [*TWO_STAGE[method].split(), *seed_flags, '--pretrained_weights', first], round(STAGE_TWO * n))
         else:
             parent, flag = POST_HOC[method]
