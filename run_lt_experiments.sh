@@ -67,7 +67,7 @@ demo() {
         run 2stage_cRT_BSCE "${two[@]}" --lr 0.002 --trainable classifier
     done
     settle
-    for tool in compare_experiments report; do do_ "$PYTHON" -m "tools.$tool" results/demo; done
+    for tool in compare_experiments report; do do_ "$PYTHON" -m "tools.$tool" results/demo --baseline instance; done
     [ -n "$dry" ] || echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
 }
 eyepacs() { "${1:-both_stages}" eyepacs mobilenetV2 eyepacs -- --metric kappa; }

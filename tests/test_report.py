@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tools.evaluate_predictions import main as evaluate
 from tools.report import main
 from utils.common import InputError
+from utils.evaluation_text import show
 from utils.report_data import find_runs
 
 from .report_files import SCRIPT, Page, write_run
@@ -63,21 +65,17 @@ def test_images_only_when_asked_for(tmp_path):
             report(run, *flags)
 
 
-def test_comparison(tmp_path):
-    for seed, method in enumerate(('plain', 'mixup', 'two')):
-        write_run(tmp_path, f'set/{method}/seed0', ['DR0', 'DR1', 'DR2'], seed=seed)
-    write_run(tmp_path, 'set/new/seed0', ['DR0', 'DR1', 'DR2'], tested=False, epochs=0)
-    page = Page(report(tmp_path / 'experiments'))
-    assert 'Comparison of 4 runs' in page.text and 'Not all methods were tested' not in page.text
-    assert 'no labelled predictions of this run' in page.text and 'quadratic kappa' in page.text
-    names = [attributes['id'] for name, attributes in page.elements if 'id' in attributes and name == 'h2']
-    assert names == ['compare', 'recalls', 'settings', 'curves', 'run0', 'run1', 'run2', 'run3']
-    main([str(tmp_path / 'results' / 'set'), '--draws', '100'])
-    assert (tmp_path / 'results' / 'set' / 'report.html').exists()
-    mixed = tmp_path / 'results' / 'set' / 'mixup' / 'seed0'
-    (mixed / 'results_test.csv').rename(mixed / 'results_val.csv')
-    with pytest.raises(InputError, match=r'different splits, results_test\.csv and results_val\.csv: choose one with --file'):
-        report(tmp_path / 'experiments')
+def test_operating_points_are_those_of_the_evaluation(tmp_path):
+    csv = Path(write(tmp_path / 'results' / 'a' / 'results_test.csv', random_table(3, n=300, names=['DR0', 'DR1', 'DR2', 'DR3'])))
+    page, json_file = Page(report(csv)), tmp_path / 'scores.json'
+    evaluate([str(csv), '--draws', '100', '--json', str(json_file)])
+    points = json.loads(json_file.read_text())['operating_points']
+    assert list(points) == ['DR0', 'DR1', 'DR2', 'DR3', 'DR2 or worse']
+    for of_name in points.values():
+        for of_level in of_name.values():
+            assert show(of_level['0.9']) in page.text and f"{of_level['0.9']['threshold']:.3f}" in page.text
+    with pytest.raises(InputError, match='--baseline compares several runs'):
+        report(csv, '--baseline', 'a')
 
 
 def test_both_folders_and_the_stages_are_found(tmp_path, monkeypatch):

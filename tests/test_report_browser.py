@@ -28,8 +28,8 @@ def reports(tmp_path_factory):
     for seed, method in enumerate(('plain', 'mixup')):
         write_run(root, f'few/{method}/a-run-with-a-rather-long-name', ['DR0', 'DR1', 'DR2'], seed=seed)
     files = {name: root / f'{name}.html' for name in ('many', 'few')}
-    for name, file in files.items():
-        main([str(root / 'results' / name), '--draws', '100', '--out', str(file)])
+    for (name, file), flags in zip(files.items(), ([], ['--baseline', 'plain/a-run-with-a-rather-long-name']), strict=True):
+        main([str(root / 'results' / name), '--draws', '100', '--out', str(file), *flags])
     return files
 
 

@@ -18,7 +18,7 @@ from utils.common import InputError, run_script, write_text
 from utils.evaluation_text import report_text
 from utils.pooling import evaluate_files
 from utils.prediction_table import read_labelled
-from utils.statistics import are_grades
+from utils.statistics import LEVEL, REFERABLE, are_grades
 
 
 def get_parser():
@@ -30,9 +30,9 @@ def get_parser():
     counts = parser.add_mutually_exclusive_group()
     counts.add_argument('--train_csv', help='training csv, for the scores of the many/medium/few and head/medium/tail classes')
     counts.add_argument('--run', help='run folder below experiments/, instead of --train_csv')
-    parser.add_argument('--at', nargs='*', type=float, default=[.9], metavar='LEVEL',
-                        help='operating points: specificities to give the sensitivity at, and the reverse (default: 0.9)')
-    parser.add_argument('--referable', type=int, metavar='K', help='operating points of grade >= K, too (default: 2; 0: none)')
+    parser.add_argument('--at', nargs='*', type=float, default=[LEVEL], metavar='LEVEL',
+                        help='operating points: specificities to give the sensitivity at, and the reverse (default: %(default)s)')
+    parser.add_argument('--referable', type=int, metavar='K', help=f'operating points of grade >= K, too (default: {REFERABLE}; 0: none)')
     parser.add_argument('--draws', type=int, default=1000, help='bootstrap draws (default: 1000)')
     parser.add_argument('--seed', type=int, default=0, help='of the draws (default: 0)')
     return parser
@@ -66,7 +66,7 @@ def main(argv=None):
     tables = [read_labelled(csv) for csv in args.csvs]
     class_names = tables[0].class_names
     ordered = are_grades(class_names) if args.ordered is None else args.ordered
-    referable = min(2, len(class_names) - 1) if args.referable is None else args.referable
+    referable = min(REFERABLE, len(class_names) - 1) if args.referable is None else args.referable
     if ordered and not 0 <= referable < len(class_names):
         raise InputError(f'--referable {referable} is no grade of 1..{len(class_names) - 1}')
     result = evaluate_files(tables, args.draws, args.seed, ordered=ordered, class_count=training_counts(args, len(class_names)),

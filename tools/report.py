@@ -1,7 +1,7 @@
 """One page to look at and to send: report.html, a single file that needs no network, for one run or to compare several.
 
   python -m tools.report experiments/demo/BSCE/seed0
-  python -m tools.report results/demo
+  python -m tools.report results/demo --baseline instance
   python -m tools.report results/demo/BSCE/seed0 --with_images --data_path data/demo/images
 """
 import argparse
@@ -15,7 +15,7 @@ from utils.page import page, section, tag
 from utils.plots import to_svg
 from utils.report_comparison import comparison_sections
 from utils.report_data import find_runs
-from utils.statistics import are_grades
+from utils.statistics import LEVEL, REFERABLE, are_grades
 from utils.thumbnails import mistakes
 
 MOST_DETAILS = 6  # runs of a comparison that are shown one by one, too
@@ -30,6 +30,7 @@ def get_parser():
     parser.add_argument('--with_images', action='store_true',
                         help='show the most confident mistakes, with image names: the file then holds data of patients')
     parser.add_argument('--data_path', metavar='FOLDER', help='folder of the images, for --with_images')
+    parser.add_argument('--baseline', metavar='METHOD', help='of several methods: show the paired difference of each to this one')
     parser.add_argument('--draws', type=int, default=1000, help='bootstrap draws (default: 1000)')
     return parser
 
@@ -44,7 +45,8 @@ def run_sections(run, level=2, prefix='', data_path=None, draws=1000):
              ('data', 'Images of each class', report_training.images_of_classes(run, svg)),
              ('training', 'Training', report_training.training(run, svg))]
     if run.table:
-        result = bootstrap_metrics(run.table, draws, ordered=are_grades(run.table.class_names), class_count=count)
+        result = bootstrap_metrics(run.table, draws, ordered=are_grades(run.table.class_names), class_count=count, levels=[LEVEL],
+                                   referable=REFERABLE)
         parts[0] = ('scores', 'Scores', report_scores.scores(run.table, result, run.seen_as))
         parts += [('confusion', 'Right and wrong answers', report_scores.confusion(run.table, svg)),
                   ('classes', 'Each class', report_scores.each_class(run.table, result, svg, count)),
@@ -65,12 +67,12 @@ def lead(runs):
     return tag('p', what + by + (f", measured on {' or '.join(f'{n:,}' for n in tested)} images." if tested else ', not tested yet.'))
 
 
-def report(runs, data_path=None, draws=1000):
+def report(runs, data_path=None, draws=1000, baseline=None):
     """-> the text of report.html for one or several `Run`."""
     if len(runs) == 1:
         title, parts = runs[0].name, run_sections(runs[0], data_path=data_path, draws=draws)
     else:
-        title, parts = f'Comparison of {len(runs)} runs', comparison_sections(runs, draws)
+        title, parts = f'Comparison of {len(runs)} runs', comparison_sections(runs, draws, baseline)
         for i, run in enumerate(runs if len(runs) <= MOST_DETAILS else ()):
             inner = run_sections(run, 3, f'run{i}-', data_path, draws)
             parts.append((f'run{i}', run.name, section(2, f'run{i}', f'Run {run.name}', *(part for _, _, part in inner))))
@@ -93,9 +95,11 @@ def main(argv=None):
     runs = find_runs(args.runs, args.file)
     if args.file and not any(run.table for run in runs):
         raise InputError(f'--file {args.file}: none of the runs has it, with labels')
+    if args.baseline and len(runs) == 1:
+        raise InputError('--baseline compares several runs: name more of them, or their common folder')
     folders = [os.path.abspath(run.results or run.folder) for run in runs]
     out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), 'report.html')
-    write_text(out, report(runs, args.data_path, args.draws))
+    write_text(out, report(runs, args.data_path, args.draws, args.baseline))
     print(f'* Wrote {out}: open it in a browser')
 
 

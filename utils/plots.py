@@ -108,10 +108,12 @@ def bars(names, groups, xlabel, labels=None, limit=None):
 
 
 @styled
-def intervals(names, values, low, high, xlabel, labels):
-    """One row a name: a dot with its interval and the text of it; NaN where undefined."""
+def intervals(names, values, low, high, xlabel, labels, zero=False):
+    """One row a name: a dot with its interval and the text of it; NaN where undefined. `zero`: with a dotted line at 0."""
     figure = Figure((4.7, .8 + .3 * len(names)), layout='constrained')
     ax, y = figure.subplots(), np.arange(len(names))
+    if zero:
+        ax.axvline(0, color=FG, linestyle=':', linewidth=1)
     ax.hlines(y, low, high, color=FG, linewidth=1.4)
     ax.plot(values, y, 'o', color=BLUE, ms=6)
     for i, text in enumerate(labels):

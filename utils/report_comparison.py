@@ -5,8 +5,9 @@ import numpy as np
 
 from . import plots
 from .common import InputError
-from .comparison import RANKED, find_csvs, load_methods, mean_ranks, summary
+from .comparison import RANKED, difference, find_csvs, load_methods, mean_ranks, summary
 from .evaluation import SMALLER_IS_BETTER
+from .evaluation_text import show
 from .page import figure, figures, join, section, table, tag
 from .report_data import series
 from .report_scores import percent, stacked
@@ -53,8 +54,32 @@ def _scores(methods, summaries):
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         parts.append(tag('p', 'Not all methods were tested on the same images: their scores are not comparable.', class_='note'))
     return [*parts, tag('p', 'Intervals come from drawing the test images (or patients) again; another training is not in them. Methods '
-                             'may differ although their intervals overlap: paired differences come from ',
-                        tag('code', 'tools.compare_experiments --baseline METHOD'), '.'), figures(*forests)]
+                             'may differ although their intervals overlap: ', tag('code', '--baseline METHOD'),
+                        ' shows the paired differences.'), figures(*forests)]
+
+
+def _differences(methods, baseline):
+    """Of each method to the one called `baseline`, paired on the same images."""
+    base = next((method for method in methods if method.name == baseline), None)
+    if base is None:
+        raise InputError(f"--baseline {baseline}: no such method; there are {', '.join(method.name for method in methods)}")
+    paired = {method.name: difference(method, base) for method in methods if method is not base}
+    found = {name: cells for name, cells in paired.items() if cells is not None}
+    if not found:
+        return []
+    names = [name for name in RANKED if any(cells['metrics', name]['value'] is not None for cells in found.values())]
+    rows = [[name, *((show(cells['metrics', metric], sign='+'), cells['metrics', metric]['value']) for metric in names)]
+            for name, cells in found.items()]
+    value, low, high = (_column([cells['metrics', names[0]] for cells in found.values()], end) for end in ('value', 'low', 'high'))
+    drawn = plots.intervals(list(found), value, low, high, f'difference of {METRIC_NAMES[names[0]]} (points)',
+                            ['-' if np.isnan(v) else f'{v:+.1f}' for v in value], zero=True)
+    apart = sum(bool(lo > 0 or hi < 0) for lo, hi in zip(low, high, strict=True))
+    return [figure(plots.to_svg(drawn, 'compare-differences', f'Dots with intervals: difference of each method to {baseline}; {apart} of '
+                                f'{len(found)} intervals are without 0.'), f'{METRIC_NAMES[names[0]]}: difference to {baseline}',
+                   'Right of the dotted line is better than the baseline. An interval that does not cross the line is more than the '
+                   f'chance of these images; the chance of another training is not in it. {methods[0].n_images:,} images.'),
+            table(f'Difference to {baseline} in points [95 % interval], paired on the same images',
+                  ['method', *(METRIC_NAMES[name] for name in names)], rows, sortable=True)]
 
 
 def _recalls(methods, summaries):
@@ -97,12 +122,14 @@ def _training(runs):
     return [figures(*shown)]
 
 
-def comparison_sections(runs, draws=1000):
-    """-> list of (anchor, title, section) for the whole of `runs`."""
+def comparison_sections(runs, draws=1000, baseline=None):
+    """-> list of (anchor, title, section) for the whole of `runs`; `baseline`: name of the method to give differences to."""
     tested, built = [run for run in runs if run.table], []
     if tested:
         methods = methods_of(tested, draws)
         summaries = [summary(method) for method in methods]
-        built = [('compare', 'Scores side by side', _scores(methods, summaries)), ('recalls', 'Each class', _recalls(methods, summaries))]
+        built = [('compare', 'Scores side by side', _scores(methods, summaries)),
+                 ('differences', f'Difference to {baseline}', _differences(methods, baseline) if baseline else []),
+                 ('recalls', 'Each class', _recalls(methods, summaries))]
     built += [('settings', 'What differs', _settings(runs)), ('curves', 'Training', _training(runs))]
     return [(anchor, title, section(2, anchor, title, *content)) for anchor, title, content in built if content]

@@ -8,7 +8,8 @@ from . import curves, plots
 from .evaluation_text import NOT_PERCENT, notes, show
 from .page import figure, figures, join, tag
 from .page import table as html_table
-from .statistics import CLASS_METRICS, METRIC_NAMES
+from .ranking import OPERATING_POINTS
+from .statistics import CLASS_METRICS, LEVEL, METRIC_NAMES
 
 CARDS = {'bacc': ('balanced accuracy', '%'), 'kappa': ('agreement (quadratic kappa)', ''), 'mcc': ('agreement (MCC)', ''),
          'auc': ('AUC, mean of the classes', '%'), 'ece': ('gap of confidence (ECE)', '%')}
@@ -131,7 +132,24 @@ def thresholds(table, result, svg):
         figure(svg('pr', pr, 'Precision-recall curves; the average precision stands in the table of the classes.'),
                'Precision and recall: each class against the rest',
                'How many alarms are right (precision, upwards) when so many images of the class are found (recall, to the right); rare '
-               f'classes are harder here. n: images of the class, of {n}; AP: average precision, in percent.'))]
+               f'classes are harder here. n: images of the class, of {n}; AP: average precision, in percent.')),
+        operating_points(result['operating_points'])]
+
+
+def operating_points(points):
+    """`points` as in `bootstrap.nested`, at the one LEVEL: what an alarm finds at a bearable number of false ones, and the reverse."""
+    at, rows = f'≥ {100 * LEVEL:g} %', []
+    for positives, of_name in points.items():
+        cells = [of_name[name][str(LEVEL)] for name in OPERATING_POINTS]
+        rows.append([positives, (f"{cells[0]['n']:,}", cells[0]['n'])])
+        for cell in cells:
+            value = cell.get('threshold')  # no image of the class: none
+            rows[-1] += [stacked(cell), ('-' if value is None else f'{value:.3f}', value)]
+    return html_table('Operating points in percent [95 % interval]: an image is called positive where its probability is at least the '
+                      'threshold (for "or worse", its sum from that grade on). Chosen on these very images, a threshold does worse on '
+                      'others: check it on new ones',
+                      ['positive', 'images', f'sensitivity at specificity {at}', 'threshold', f'specificity at sensitivity {at}',
+                       'threshold'], rows, sortable=True)
 
 
 def trust(table, result, svg):

@@ -13,6 +13,8 @@ METRIC_NAMES = {'bacc': 'balanced accuracy', 'mcc': 'MCC', 'kappa': 'quadratic k
                 'ap': 'macro average precision', 'nll': 'NLL', 'brier': 'Brier', 'ece': 'ECE', 'classwise_ece': 'classwise ECE'}
 CLASS_METRICS = ('recall', 'precision', 'f1', 'auc', 'ap')
 N_BINS = 15
+LEVEL = .9  # of the operating points, unless the user wants others
+REFERABLE = 2  # retinopathy is referred to an ophthalmologist from this grade on (moderate)
 
 
 def are_grades(class_names):

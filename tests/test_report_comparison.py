@@ -1,0 +1,36 @@
+"""Several runs on one page: side by side, and their paired differences."""
+import pytest
+
+from tools.report import main
+from utils.common import InputError
+from utils.comparison import RANKED, difference, find_csvs, load_methods
+from utils.evaluation_text import show
+
+from .report_files import Page, write_run
+from .test_report import report
+
+
+def test_comparison(tmp_path):
+    for seed, method in enumerate(('plain', 'mixup', 'two')):
+        write_run(tmp_path, f'set/{method}/seed0', ['DR0', 'DR1', 'DR2'], seed=seed)
+    write_run(tmp_path, 'set/new/seed0', ['DR0', 'DR1', 'DR2'], tested=False, epochs=0)
+    page = Page(report(tmp_path / 'experiments'))
+    assert 'Comparison of 4 runs' in page.text and 'Not all methods were tested' not in page.text
+    assert 'no labelled predictions of this run' in page.text and 'quadratic kappa' in page.text
+    names = [attributes['id'] for name, attributes in page.elements if 'id' in attributes and name == 'h2']
+    assert names == ['compare', 'recalls', 'settings', 'curves', 'run0', 'run1', 'run2', 'run3']
+    main([str(tmp_path / 'results' / 'set'), '--draws', '100'])
+    assert (tmp_path / 'results' / 'set' / 'report.html').exists() and 'compare-differences' not in page.text
+    page = Page(report(tmp_path / 'experiments', '--baseline', 'plain'))
+    methods = load_methods(find_csvs([str(tmp_path / 'results' / 'set')], 'results_test.csv'), 100)
+    by_name = {method.name: method for method in methods}
+    for name in ('mixup', 'two'):
+        cells = difference(by_name[name], by_name['plain'])
+        assert all(show(cells['metrics', metric], sign='+') in page.text for metric in RANKED)
+    assert 'Difference to plain in points' in page.text
+    with pytest.raises(InputError, match='--baseline none: no such method; there are plain, mixup, two'):
+        report(tmp_path / 'experiments', '--baseline', 'none')
+    mixed = tmp_path / 'results' / 'set' / 'mixup' / 'seed0'
+    (mixed / 'results_test.csv').rename(mixed / 'results_val.csv')
+    with pytest.raises(InputError, match=r'different splits, results_test\.csv and results_val\.csv: choose one with --file'):
+        report(tmp_path / 'experiments')
