@@ -21,6 +21,7 @@ from utils.common import InputError, Interrupted, file_sha256, progress, run_scr
 from utils.environment import describe_environment
 from utils.evaluation import METRICS, evaluate_multi_cls, performance_text, training_is_ahead
 from utils.flags import get_parser, resolve
+from utils.frozen_features import sees_the_same, use_features
 from utils.get_loaders import get_eval_loader, get_train_val_cls_loaders
 from utils.images import DECODER
 from utils.inference import predict
@@ -159,6 +160,8 @@ def main(args):
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     normalise = Normalise(accelerator.device, mean, std)
+    if sees_the_same(args):
+        normalise = use_features(model, (train_set, val_set), normalise, accelerator.autocast, train_loader.batch_size, num_workers)
     method = Method(args, train_loader, class_count, normalise, rank)
     as_trained = Plain(normalise, args.augment, args.seed, rank, stream=3)
     training = Training(args, model, accelerator, args.n_epochs * (len(train_set) // args.batch_size))
