@@ -16,8 +16,7 @@ from utils.common import InputError
 from utils.get_loaders import get_train_val_cls_loaders
 from utils.inference import Predictions
 from utils.model_saving_loading import FILE_NAME, load_model, read_checkpoint
-from utils.prediction_table import read_predictions
-from utils.run_test import write_predictions
+from utils.prediction_table import read_predictions, write_predictions
 
 ROOT = Path(__file__).parent.parent
 

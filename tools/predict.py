@@ -17,8 +17,9 @@ from utils.image_files import Files, find_inputs, reason
 from utils.images import open_rgb
 from utils.inference import Logits, collect_logits, to_predictions
 from utils.model_saving_loading import load_model
+from utils.prediction_table import write_predictions
 from utils.run_folder import name_of_run
-from utils.run_test import get_accelerator, write_predictions
+from utils.run_test import get_accelerator
 from utils.tables import to_text
 
 SHOWN = 20  # images on the console; the csv has all

@@ -41,7 +41,8 @@ def weights_of_draws(labels, patient_ids=None, draws=1000, seed=0):
 
 
 def align(tables):
-    """The tables with their rows in the order of the first; `InputError` unless images, classes and labels are the same."""
+    """The tables with their rows in the order of the first; `InputError` unless images, classes and labels are the same. Only the
+    tables with labels are compared in these."""
     first, result = tables[0], []
     place = {image: i for i, image in enumerate(first.image_ids)}
     for table in tables:
@@ -51,12 +52,12 @@ def align(tables):
             names = '; '.join(', '.join(t.class_names) for t in (table, first))
             raise InputError(f'{table.path} and {first.path} differ in their classes: {names}')
         order = np.argsort([place[image] for image in table.image_ids])
-        table = table._replace(image_ids=first.image_ids, labels=table.labels[order], preds=table.preds[order], probs=table.probs[order],
+        labels = None if table.labels is None else table.labels[order]
+        table = table._replace(image_ids=first.image_ids, labels=labels, preds=table.preds[order], probs=table.probs[order],
                                patient_ids=table.patient_ids and [table.patient_ids[i] for i in order])
-        wrong = np.flatnonzero(table.labels != first.labels)
-        if len(wrong):
+        if labels is not None and first.labels is not None and len(wrong := np.flatnonzero(labels != first.labels)):
             raise InputError(f'{table.path} and {first.path} differ in {len(wrong)} labels, the first is that of '
-                             f'{first.image_ids[wrong[0]]}: {table.labels[wrong[0]]} and {first.labels[wrong[0]]}')
+                             f'{first.image_ids[wrong[0]]}: {labels[wrong[0]]} and {first.labels[wrong[0]]}')
         result.append(table)
     return result
 

@@ -3,7 +3,7 @@ from itertools import chain
 
 import numpy as np
 
-from .bootstrap import bootstrap_figures, combine, nested
+from .bootstrap import align, bootstrap_figures, combine, nested
 from .common import InputError
 
 
@@ -31,6 +31,16 @@ def pool(tables):
     return first._replace(image_ids=list(chain.from_iterable(t.image_ids for t in tables)), patient_ids=patients,
                           path=' + '.join(t.path for t in tables),
                           **{name: np.concatenate([getattr(t, name) for t in tables]) for name in ('labels', 'preds', 'probs')})
+
+
+def ensemble(tables):
+    """Tables of the same images, in the order of the first -> one, with the mean of the probabilities and the class of the largest.
+    Labels and patients are those of the first table that has them."""
+    tables = align(tables)
+    probs = np.mean([table.probs for table in tables], axis=0)
+    labels, patients = (next((values for table in tables if (values := getattr(table, name)) is not None), None)
+                        for name in ('labels', 'patient_ids'))
+    return tables[0]._replace(probs=probs, preds=probs.argmax(axis=1), labels=labels, patient_ids=patients)
 
 
 def spread(values):

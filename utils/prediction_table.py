@@ -1,11 +1,12 @@
-"""The per-image csv that the test scripts write: one file in, checked, as arrays out."""
+"""The per-image csv that the test scripts write: written, and read and checked as arrays."""
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .common import InputError
-from .read_csv import read_csv
+from .common import InputError, write_text
+from .read_csv import csv_text, read_csv
 
 TOLERANCE = 0.01  # of the sum of one row: files of others round to three digits
 
@@ -74,3 +75,25 @@ def read_labelled(path):
     if table.labels is None:
         raise InputError(f"{path} has no column 'label': test on a csv with labels to evaluate the predictions")
     return table
+
+
+def anonymous(values, salt):
+    """The first 16 hexadecimal digits of SHA-256 of salt, zero byte, id; NaN (an unknown patient) stays."""
+    return [value if pd.isna(value) else hashlib.sha256(f'{salt}\0{value}'.encode()).hexdigest()[:16] for value in values]
+
+
+def write_predictions(path, predictions, class_names, patient_ids=None, salt=None):
+    """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class. Ids are hashed with
+    `salt` where it is given; cells are safe in spreadsheets (`read_predictions` undoes it)."""
+    def written(ids):
+        return list(ids) if salt is None else anonymous(ids, salt)
+
+    table = pd.DataFrame({'image_id': written(predictions.image_ids)})
+    if patient_ids is not None:
+        table['patient_id'] = written(patient_ids)
+    if predictions.labels is not None:
+        table['label'] = predictions.labels
+    table['pred'] = predictions.preds
+    columns = [f'p_{name}' for name in class_names]
+    table = pd.concat([table, pd.DataFrame(predictions.probs, columns=columns)], axis=1)
+    write_text(path, csv_text(table))

@@ -1,10 +1,8 @@
 """What both test scripts share: a checkpoint and a csv in, report and per-image predictions out."""
 import argparse
-import hashlib
 import os
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 
@@ -15,7 +13,7 @@ from .evaluation import evaluate_multi_cls, per_class_text, performance_text, re
 from .get_loaders import get_test_cls_loader
 from .inference import collect_logits, to_predictions
 from .model_saving_loading import load_model
-from .read_csv import csv_text
+from .prediction_table import write_predictions
 from .run_folder import name_of_run
 from .tuning import add_flags, tune
 
@@ -57,28 +55,6 @@ def check_flags(args, info):
         raise InputError('--salt must not be empty: everybody could hash the ids then')
     if args.dihedral_tta < 0 or args.batch_size < 1 or args.num_workers < 0:
         raise InputError('--dihedral_tta and --num_workers must not be negative, --batch_size must be positive')
-
-
-def anonymous(values, salt):
-    """The first 16 hexadecimal digits of SHA-256 of salt, zero byte, id; NaN (an unknown patient) stays."""
-    return [value if pd.isna(value) else hashlib.sha256(f'{salt}\0{value}'.encode()).hexdigest()[:16] for value in values]
-
-
-def write_predictions(path, predictions, class_names, patient_ids=None, salt=None):
-    """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class. Ids are hashed with
-    `salt` where it is given; cells are safe in spreadsheets (`read_predictions` undoes it)."""
-    def written(ids):
-        return list(ids) if salt is None else anonymous(ids, salt)
-
-    table = pd.DataFrame({'image_id': written(predictions.image_ids)})
-    if patient_ids is not None:
-        table['patient_id'] = written(patient_ids)
-    if predictions.labels is not None:
-        table['label'] = predictions.labels
-    table['pred'] = predictions.preds
-    columns = [f'p_{name}' for name in class_names]
-    table = pd.concat([table, pd.DataFrame(predictions.probs, columns=columns)], axis=1)
-    write_text(path, csv_text(table))
 
 
 def full_report(predictions, class_names, class_count):
