@@ -16,8 +16,9 @@ from PIL import Image
 
 from benchmarks.memory import peak
 from utils.check_data import check_data
-from utils.get_loaders import ClassDataset, EpochSampler, get_combo_loader, get_eval_loader, modify_loader
+from utils.get_loaders import ClassDataset, get_combo_loader, get_eval_loader, modify_loader
 from utils.image_cache import _Array
+from utils.sampling import EpochSampler
 
 ROWS, CLASSES, BATCH_SIZE = (1_000, 10_000, 100_000, 1_000_000), (5, 23, 1_000), 32
 PER_FILE = 30_000  # links: a file system has a limit for one file

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from utils.get_loaders import (
-    SAMPLING,
     ClassDataset,
     get_combo_loader,
     get_eval_loader,
@@ -13,6 +12,7 @@ from utils.get_loaders import (
     get_train_val_cls_loaders,
     modify_loader,
 )
+from utils.sampling import SAMPLING
 
 
 def test_dataset(tiny):

@@ -7,11 +7,11 @@ import pytest
 from train_lt_mxp import get_parser
 from utils import run_test
 from utils.batches import MIXING
-from utils.get_loaders import SAMPLING
 from utils.losses import LOSSES, loss_parameters
 from utils.optimisation import OPTIMIZERS, SCHEDULES
 from utils.policies import AUGMENT
 from utils.recipes import RECIPES, to_flags
+from utils.sampling import SAMPLING
 
 README = (Path(__file__).parent.parent / 'README.md').read_text(encoding='utf-8')
 

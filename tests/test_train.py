@@ -11,11 +11,11 @@ import torch
 
 from utils.batches import MIXING
 from utils.common import InputError
-from utils.get_loaders import SAMPLING
 from utils.losses import LOSSES
 from utils.model_saving_loading import read_checkpoint
 from utils.policies import AUGMENT
 from utils.recipes import RECIPES
+from utils.sampling import SAMPLING
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,12 +8,12 @@ from models.get_model import ARCHS
 from .batches import MIXING
 from .common import InputError, parse_im_size, parse_parameter, str2bool
 from .evaluation import METRICS
-from .get_loaders import SAMPLING
 from .losses import LOSSES, get_loss_fn, loss_parameters
 from .method import corrects_twice
 from .optimisation import OPTIMIZERS, SCHEDULES
 from .policies import AUGMENT
 from .recipes import RECIPES, RecipeParser
+from .sampling import SAMPLING
 
 
 def get_parser(description=None):

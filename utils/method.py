@@ -6,8 +6,9 @@ from torch import nn
 
 from .batches import MIXING, Plain
 from .combo_loader import ComboLoader
-from .get_loaders import get_combo_loader, get_sampling_probabilities, modify_loader
+from .get_loaders import get_combo_loader, modify_loader
 from .losses import get_deferred_loss_fns, get_loss_fn
+from .sampling import get_sampling_probabilities
 
 
 class Phase(NamedTuple):

@@ -9,9 +9,9 @@ from models.heads import get_head
 
 from .common import InputError
 from .evaluation import evaluate_multi_cls
-from .get_loaders import get_sampling_probabilities
 from .inference import to_predictions
 from .losses import get_deferred_loss_fns, get_loss_fn
+from .sampling import get_sampling_probabilities
 
 STRENGTHS = np.arange(21) / 10  # 0, .1, .. 2, the grid of Kang et al.
 
