@@ -35,7 +35,8 @@ from utils.two_stage import train_mode
 ALPHA = .2  # of Balanced-MixUp
 EYEPACS = 31_613, 3_513, 30  # training and validation images, epochs: the original's longest run
 METHODS = {'plain': '', 'mixup': f'--do_mixup {ALPHA}',
-           'classifier': '--trainable classifier --loss_fn BSCE --pretrained_weights experiments/plain'}
+           'classifier': '--trainable classifier --loss_fn BSCE --pretrained_weights experiments/plain',
+           'features': '--trainable classifier --augment none --loss_fn BSCE --pretrained_weights experiments/plain'}
 
 
 def get_parser():
@@ -135,6 +136,7 @@ def summary(turns, n_train, n_val):
         return statistics.median(turn[name] / turn[of] for turn in turns)
     rows = [('network alone, data on the device', middle('limit'), 'images/s', None, '')]
     for name, title in (('plain', 'training'), ('mixup', 'training, Balanced-MixUp'), ('classifier', 'stage two, classifier only'),
+                        ('features', 'the same without augmentation: features kept'),
                         ('reference', 'straightforward loop, Balanced-MixUp')):
         rows.append((title, middle(name), 'images/s', ratio(name, 'limit'), 'of the network alone'))
     rows += [('epoch with evaluations, straightforward loop', middle('reference epoch'), 's', None, ''),

@@ -30,7 +30,8 @@ def test_throughput(tiny, tmp_path, monkeypatch, capsys):
 
 
 def test_summary():
-    turn = {'limit': 100., 'plain': 95., 'mixup': 80., 'classifier': 300., 'reference': 40., 'mixup epoch': 12., 'reference epoch': 30.}
+    turn = {'limit': 100., 'plain': 95., 'mixup': 80., 'classifier': 300., 'features': 9000., 'reference': 40.,
+            'mixup epoch': 12., 'reference epoch': 30.}
     rows = {name: (value, ratio) for name, value, _, ratio, _ in throughput.summary([turn, turn], n_train=800, n_val=100)}
     assert rows['training'] == (95, .95) and rows['epoch with evaluations, Balanced-MixUp'] == (12, 2.5)
     # 12 s = 10 s of training and 2 s for the evaluation of twice 100 images
