@@ -54,8 +54,8 @@ def _scores(methods, summaries):
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         parts.append(tag('p', 'Not all methods were tested on the same images: their scores are not comparable.', class_='note'))
     return [*parts, tag('p', 'Intervals come from drawing the test images (or patients) again; another training is not in them. Methods '
-                             'may differ although their intervals overlap: ', tag('code', '--baseline METHOD'),
-                        ' shows the paired differences.'), figures(*forests)]
+                             'may differ although their intervals overlap: the paired differences tell (', tag('code', '--baseline METHOD'),
+                        ').'), figures(*forests)]
 
 
 def _differences(methods, baseline):
