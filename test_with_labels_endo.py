@@ -1,6 +1,20 @@
-"""Test a checkpoint on a validation csv (Hyper-Kvasir's folds by default)."""
+r"""Test a trained network on a validation csv (Hyper-Kvasir's folds by default): a report, and a csv with the probabilities of each
+image, in results/<name of the run>/.
+
+Example, with a run of the demonstration (bash run_lt_experiments.sh):
+
+  python test_with_labels_endo.py --load_path experiments/demo/BSCE/seed0 --csv_val data/demo/val_demo.csv \
+      --data_path data/demo/images
+"""
+from utils import run_test
 from utils.common import run_script
-from utils.run_test import main
+
+DEFAULTS = {'splits': {'val': 'data/val_endo1.csv'}, 'data_path': 'data/images/', 'dihedral_tta': 0}
+
+
+def get_parser():
+    return run_test.get_parser(__doc__, **DEFAULTS)
+
 
 if __name__ == '__main__':
-    run_script(lambda: main(__doc__, {'val': 'data/val_endo1.csv'}, data_path='data/images/', dihedral_tta=0))
+    run_script(lambda: run_test.main(__doc__, **DEFAULTS))

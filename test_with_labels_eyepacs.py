@@ -1,7 +1,20 @@
-"""Test a checkpoint on a test csv (EyePACS by default), and on a validation csv where --csv_val names one."""
+r"""Test a trained network on a test csv (EyePACS by default), and on a validation csv where --csv_val names one: a report, and a csv
+with the probabilities of each image, in results/<name of the run>/.
+
+Example, with a run of the demonstration (bash run_lt_experiments.sh):
+
+  python test_with_labels_eyepacs.py --load_path experiments/demo/BSCE/seed0 --csv_test data/demo/test_demo.csv \
+      --data_path data/demo/images --calibrate
+"""
+from utils import run_test
 from utils.common import run_script
-from utils.run_test import main
+
+DEFAULTS = {'splits': {'val': None, 'test': 'data/test_eyepacs.csv'}, 'data_path': 'data/eyepacs_all_ims/', 'dihedral_tta': 1}
+
+
+def get_parser():
+    return run_test.get_parser(__doc__, **DEFAULTS)
+
 
 if __name__ == '__main__':
-    run_script(lambda: main(__doc__, {'val': None, 'test': 'data/test_eyepacs.csv'}, data_path='data/eyepacs_all_ims/',
-                            dihedral_tta=1))
+    run_script(lambda: run_test.main(__doc__, **DEFAULTS))

@@ -1,11 +1,20 @@
-"""Train a classifier on long-tailed images: re-sampling, mixing, re-balancing losses, one or two stages."""
+r"""Train a classifier on long-tailed images: re-sampling, mixing, re-balancing losses, one or two stages. The run, with its best
+checkpoint, is written to experiments/<save_path>/.
+
+Examples, with the demo set (python -m tools.prepare_demo_data makes it); the second is stage two of the first:
+
+  python train_lt_mxp.py --csv_train data/demo/train_demo.csv --data_path data/demo/images --n_classes 5 --im_size 96 \
+      --model_name mobilenetV2 --init none --optimizer adam --lr 0.002 --metric bacc --save_path first/plain
+  python train_lt_mxp.py --csv_train data/demo/train_demo.csv --data_path data/demo/images --n_classes 5 --im_size 96 \
+      --model_name mobilenetV2 --loss_fn BSCE --optimizer adam --lr 0.0003 --n_epochs 3 --metric bacc --save_path first/2stage \
+      --pretrained_weights experiments/first/plain
+"""
 import utils  # noqa: F401  first of all: how threads wait has to be set before torch is imported
 
 # isort: split
 import contextlib
 import math
 import os
-import shlex
 import sys
 import time
 from functools import partial
@@ -18,9 +27,10 @@ from accelerate.utils import broadcast
 from models.get_model import get_arch
 from utils.batches import Normalise, Plain
 from utils.common import InputError, Interrupted, file_sha256, progress, run_script
+from utils.console import duration, how_to_resume, say_next, script_parser, to_test
 from utils.environment import describe_environment
 from utils.evaluation import METRICS, evaluate_multi_cls, performance_text, training_is_ahead
-from utils.flags import get_parser, resolve
+from utils.flags import add_flags, resolve
 from utils.frozen_features import sees_the_same, use_features
 from utils.get_loaders import get_eval_loader, get_train_val_cls_loaders
 from utils.images import DECODER
@@ -28,6 +38,7 @@ from utils.inference import predict
 from utils.interrupt import Interrupt
 from utils.losses import LOSSES
 from utils.method import Method
+from utils.recipes import RecipeParser
 from utils.reproducibility import random_state, set_backends, set_random_state, set_seeds
 from utils.run_folder import RunFolder
 from utils.training import Training
@@ -35,6 +46,10 @@ from utils.two_stage import describe_start, get_stage_two, set_trainable, train_
 from utils.watch import get_watch
 
 CHECK_EVERY = 10  # batches between two looks at the running loss, each of which waits for the device
+
+
+def get_parser():
+    return add_flags(script_parser(__doc__, RecipeParser))
 
 
 def run_one_epoch(phase, training, accelerator, interrupt, desc, accumulate=1, batches=0, total=0.):
@@ -89,23 +104,16 @@ def reached_min_lr(history, args):
 
 
 def epoch_line(record, n_epochs):
-    t, v = record['train'], record['val']
+    t, v, remaining = record['train'], record['val'], n_epochs - record['epoch']
     scores = ' - '.join(f'{name}: {100 * t[key]:.2f}||{100 * v[key]:.2f}'
                         for name, key in (('K', 'kappa'), ('mAUC', 'auc'), ('MCC', 'mcc'), ('BACC', 'bacc')))
     return (f"Epoch {record['epoch']}/{n_epochs} Train||Val Loss: {t['loss']:.4f}||{v['loss']:.4f} - {scores} - LR: {record['lr']:g} - "
-            f"{record['images_per_second']:.0f} img/s - {record['seconds']:.1f} s")
+            f"{record['images_per_second']:.0f} img/s - {record['seconds']:.1f} s"
+            + (f" - {duration(record['seconds'] * remaining)} left" if remaining else ''))
 
 
-def test_command(args, run_path):
-    """The test csv beside the training csv if there is one, else the validation csv."""
-    csv_test = os.path.join(os.path.dirname(args.csv_train), os.path.basename(args.csv_train).replace('train', 'test'))
-    script, flag, csv = ('endo', '--csv_val', args.csv_val)
-    if os.path.isfile(csv_test) and csv_test != args.csv_train:
-        script, flag, csv = ('eyepacs', '--csv_test', csv_test)
-    return shlex.join(['python', f'test_with_labels_{script}.py', '--load_path', run_path, '--data_path', args.data_path, flag, csv])
-
-
-def main(args):
+def main(args, argv=None):
+    """`argv`: the command line, to tell how an interrupted run goes on."""
     resolve(args)
     bf16 = args.precision == 'bf16' or (args.precision == 'auto' and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no', dynamo_backend='inductor' if args.compile else 'no')
@@ -175,13 +183,13 @@ def main(args):
                 'mean': mean, 'std': std, 'epoch': epoch, 'metrics': val, 'config': config,
                 'state_dict': training.evaluated.state_dict()} | training.state_dict()
 
-    with run, Interrupt() as interrupt:
+    with run, Interrupt(how_to_resume(argv, args.save_path, world_size) if run_path else '') as interrupt:
         for epoch in range(len(run.history), args.n_epochs):
             if reached_min_lr(run.history, args):
                 print(f'* Early stopping: trained at the minimum learning rate {args.min_lr:g}')
                 break
             if interrupt.signal is not None:  # it came while the last epoch was saved
-                raise Interrupted(interrupt.signal, saved=run.go_on())
+                raise Interrupted(interrupt.signal)
             interrupt.hold()
             start, lr = time.perf_counter() - within.get('seconds', 0), within.get('lr', training.lr)
             set_seeds([args.seed, epoch], use_cuda)
@@ -209,7 +217,6 @@ def main(args):
                 run.interrupt(checkpoint(epoch, {}) | {
                     'batches': stop.batches, 'total': stop.total, 'prepare': phase.prepare.state_dict(), 'lr': lr,
                     'random': random_state(use_cuda), 'seconds': time.perf_counter() - start})
-                stop.saved = run.go_on()
                 raise
             ahead = train_report is None or training_is_ahead(args.metric, train[args.metric], val[args.metric], n_train_eval, len(val_set))
             training.schedule.after_epoch(val[args.metric] if ahead else None)
@@ -225,8 +232,9 @@ def main(args):
     best = run.best_epoch()
     print(f"* Best epoch {best}: {args.metric} {run.score(best) if args.metric == 'loss' else 100 * run.score(best):.2f}")
     if run_path:
-        print(f'* Saved in {run_path}; test it with\n  {test_command(args, run_path)}')
+        print(f'* Saved in {run_path}')
+        say_next('test it', *to_test(run_path, args.csv_train, args.csv_val, args.data_path))
 
 
 if __name__ == '__main__':
-    run_script(lambda: main(get_parser(__doc__).parse_args()))
+    run_script(lambda: main(get_parser().parse_args(), sys.argv))

@@ -34,8 +34,8 @@ def run_script(main):
     except Interrupted as stop:
         print(f'interrupted by {stop}{stop.saved}', file=sys.stderr)
         sys.exit(128 + stop.number)
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print('interrupted' + (str(stop) or ': the same command starts it again'), file=sys.stderr)
         sys.exit(130)
 
 

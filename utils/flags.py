@@ -1,5 +1,4 @@
 """The flags of the train script, and what depends on several of them."""
-import argparse
 import os
 from datetime import datetime
 
@@ -12,72 +11,88 @@ from .losses import LOSSES, get_loss_fn, loss_parameters
 from .method import corrects_twice
 from .optimisation import OPTIMIZERS, SCHEDULES
 from .policies import AUGMENT
-from .recipes import RECIPES, RecipeParser
+from .recipes import RECIPES
 from .sampling import SAMPLING
 
 
-def get_parser(description=None):
-    parser = RecipeParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def add_flags(parser):
     data = parser.add_argument_group('data')
-    data.add_argument('--csv_train', default='data/train_eyepacs.csv', help='training csv: column image_id, last column the class')
-    data.add_argument('--csv_val', help='validation csv (default: the name of csv_train with train -> val)')
-    data.add_argument('--data_path', default='data/eyepacs_all_ims/', help='folder of the images')
-    data.add_argument('--n_classes', type=int, default=5, help='number of classes')
-    data.add_argument('--im_size', default='512,512', type=parse_im_size, help='input size in pixels: 512 or height,width')
-    data.add_argument('--num_workers', type=int, default=8, help='processes or threads that decode images, at most one per CPU core')
-    data.add_argument('--cache_dir', default='data/cache', help='folder for the decoded and resized images, written once')
+    data.add_argument('--csv_train', default='data/train_eyepacs.csv', metavar='CSV',
+                      help='training csv: column image_id, last column the class, 0 to K-1')
+    data.add_argument('--csv_val', metavar='CSV', help='validation csv (default: the name of --csv_train with train -> val)')
+    data.add_argument('--data_path', default='data/eyepacs_all_ims/', metavar='FOLDER', help='folder of the images')
+    data.add_argument('--n_classes', type=int, default=5, metavar='K', help='number of classes')
+    data.add_argument('--im_size', default='512,512', type=parse_im_size, metavar='PIXELS',
+                      help='what images are resized to: height,width or one number for both')
+    data.add_argument('--num_workers', type=int, default=8, metavar='N',
+                      help='processes or threads that decode images, at most one per CPU core')
+    data.add_argument('--cache_dir', default='data/cache', metavar='FOLDER', help='folder for the decoded and resized images, written once')
     data.add_argument('--no_cache', action='store_true', help='decode every image anew in each epoch')
-    data.add_argument('--skip_bad_images', action='store_true', help='leave out images that cannot be read; lists them in skipped.csv')
-    data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of data_path')
+    data.add_argument('--skip_bad_images', action='store_true',
+                      help="leave out images that cannot be read, and list them in the run's skipped.csv (without it they are an error)")
+    data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of --data_path')
     method = parser.add_argument_group('method')
-    method.add_argument('--recipe', choices=RECIPES, help='a named set of flags; those given by hand win')
-    method.add_argument('--sampling', default='instance', choices=SAMPLING, help='how training images are drawn')
+    method.add_argument('--recipe', choices=RECIPES, metavar='NAME',
+                        help=f"a named set of flags, of which those given by hand win: {', '.join(RECIPES)}")
+    method.add_argument('--sampling', default='instance', choices=SAMPLING,
+                        help='how training images are drawn: each once an epoch (instance), all classes equally often (class), between '
+                             'these by the square or cube root of the class size (sqrt, cbrt), or from the one to the other (prog)')
     method.add_argument('--mixing', default='none', choices=MIXING, help='how images and labels of a batch are mixed')
-    method.add_argument('--mix_alpha', type=float, metavar='A', help='of the Beta distribution of the mixing (default: as published)')
+    method.add_argument('--mix_alpha', type=float, metavar='A',
+                        help='parameter of the Beta distribution of the mixing (default: as published)')
     method.add_argument('--do_mixup', type=float, default=0., metavar='ALPHA',
                         help='Balanced-MixUp with Beta(ALPHA, 1): --mixing balanced_mixup --mix_alpha ALPHA; 0 is off')
     method.add_argument('--mixup_off_epochs', type=int, default=0, metavar='N', help='mix nothing in the last N epochs')
     method.add_argument('--augment', default='original', choices=AUGMENT, help='random changes of each image')
-    method.add_argument('--loss_fn', '--weighting', dest='loss_fn', type=str.upper, default='CE', choices=LOSSES, help='training loss')
+    method.add_argument('--loss_fn', '--weighting', dest='loss_fn', type=str.upper, default='CE', choices=LOSSES, metavar='LOSS',
+                        help=f"training loss: {', '.join(LOSSES)}")
     method.add_argument('--loss_params', nargs='*', default=[], type=parse_parameter, metavar='NAME=VALUE',
-                        help='its parameters, such as gamma=2 tau=1 (default: as published)')
-    method.add_argument('--cdt_gamma', type=float, help='the same as --loss_params gamma=... of CDT')
+                        help='parameters of the loss, such as gamma=2 tau=1 (default: as published)')
+    method.add_argument('--cdt_gamma', type=float, metavar='GAMMA', help='the same as --loss_params gamma=GAMMA of CDT')
     method.add_argument('--defer', type=float, default=0., metavar='FRACTION',
-                        help='begin re-balancing, by loss (DRW) or sampler (DRS), after this share of the epochs')
-    method.add_argument('--pretrained_weights', metavar='PATH', help='stage two: start from this checkpoint or run folder')
+                        help='begin re-balancing, by loss (DRW) or sampler (DRS), after this share of the epochs, 0 to 1')
+    method.add_argument('--pretrained_weights', metavar='PATH', help='stage two: start from this run folder or checkpoint')
     method.add_argument('--trainable', default='all', choices=('all', 'classifier', 'scale'),
                         help='classifier: freeze the backbone, initialise the last layer anew (cRT); scale: one factor per class (LWS)')
-    model = parser.add_argument_group('network and optimisation')
-    model.add_argument('--model_name', default='bit_resnext50_1', help=f"{', '.join(ARCHS)}, or a timm model")
-    model.add_argument('--init', default='imagenet', help='imagenet, none, or the path of a local state dict')
-    model.add_argument('--optimizer', default='sgd', choices=OPTIMIZERS, help='optimizer')
-    model.add_argument('--lr', type=float, default=.01, help='learning rate')
-    model.add_argument('--schedule', default='plateau', choices=SCHEDULES, help='course of the learning rate')
-    model.add_argument('--warmup', type=float, metavar='FRACTION',
-                       help='share of the training in which the rate rises (default: 0, cosine .05, onecycle .3)')
-    model.add_argument('--min_lr', type=float, default=-1, help='plateau: stop after training at it; cosine: the last rate (-1: lr / 1000)')
-    model.add_argument('--patience', type=int, default=2, help='plateau: epochs without improvement before the rate is divided by 10')
-    model.add_argument('--ema', type=float, default=0., metavar='DECAY', help='test and save the moving average of the weights; 0 is off')
-    model.add_argument('--momentum', type=float, default=0., help='of sgd')
-    model.add_argument('--wd', type=float, default=0., help='weight decay')
-    model.add_argument('--batch_size', type=int, default=8, help='images of a training step, of all processes together')
-    model.add_argument('--accumulate', type=int, default=1, metavar='N', help='cut a training step into N batches, to save memory')
-    model.add_argument('--sync_bn', action='store_true', help='several GPUs: BatchNorm statistics of the whole batch')
-    model.add_argument('--n_epochs', type=int, default=7, help='epochs')
-    model.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='auto: bf16 on CUDA, fp32 elsewhere')
-    model.add_argument('--compile', action='store_true', help='torch.compile: pays on GPUs in long runs')
-    run = parser.add_argument_group('run')
-    run.add_argument('--metric', default='auc', choices=METRICS, help='validation metric that picks the best epoch and lowers the rate')
-    run.add_argument('--train_eval', default='sample', choices=('sample', 'full', 'off'),
-                     help='training images scored each epoch, augmented: a fixed sample as large as the validation set, all, none')
-    run.add_argument('--seed', type=int, default=0, help='random seed')
-    run.add_argument('--deterministic', action='store_true', help='on CUDA: the same result in every run, slower')
-    run.add_argument('--save_path', default='date_time', help='name of the run, below experiments/')
-    run.add_argument('--n_checkpoints', type=int, default=1, help='how many of the best epochs to keep')
-    run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, help='write no run folder')
-    run.add_argument('--tensorboard', action='store_true', help='write the numbers of log.jsonl for TensorBoard into the run folder, too')
+    network = parser.add_argument_group('network')
+    network.add_argument('--model_name', default='bit_resnext50_1', metavar='NAME', help=f"{', '.join(ARCHS)}, or a timm model")
+    network.add_argument('--init', default='imagenet', metavar='imagenet|none|PATH',
+                         help='first weights: ImageNet (downloaded once), random, or a local state dict')
+    training = parser.add_argument_group('training')
+    training.add_argument('--n_epochs', type=int, default=7, metavar='N', help='epochs')
+    training.add_argument('--batch_size', type=int, default=8, metavar='N', help='images of a training step, of all processes together')
+    training.add_argument('--accumulate', type=int, default=1, metavar='N', help='cut a training step into N batches, to save memory')
+    training.add_argument('--optimizer', default='sgd', choices=OPTIMIZERS, help='optimizer')
+    training.add_argument('--lr', type=float, default=.01, metavar='RATE', help='learning rate')
+    training.add_argument('--schedule', default='plateau', choices=SCHEDULES,
+                          help='learning rate: divided by 10 when --metric stops improving, half a cosine, or up and down once')
+    training.add_argument('--warmup', type=float, metavar='FRACTION',
+                          help='share of the training in which the rate rises, 0 to 1 (default: 0, cosine 0.05, onecycle 0.3)')
+    training.add_argument('--min_lr', type=float, default=-1, metavar='RATE',
+                          help='plateau: stop after an epoch at this rate; cosine: the last rate; -1 means --lr / 1000')
+    training.add_argument('--patience', type=int, default=2, metavar='N',
+                          help='plateau: epochs without improvement before the rate is divided by 10')
+    training.add_argument('--ema', type=float, default=0., metavar='DECAY',
+                          help='score and save the moving average of the weights, such as 0.998; 0 is off')
+    training.add_argument('--momentum', type=float, default=0., metavar='M', help='momentum of sgd')
+    training.add_argument('--wd', type=float, default=0., metavar='W', help='weight decay')
+    training.add_argument('--metric', default='auc', choices=METRICS,
+                          help='validation metric that picks the best epoch and lowers the rate')
+    training.add_argument('--train_eval', default='sample', choices=('sample', 'full', 'off'),
+                          help='training images scored each epoch, augmented: a fixed sample as large as the validation set, all, none')
+    training.add_argument('--seed', type=int, default=0, metavar='N', help='random seed')
+    training.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='auto: bf16 on CUDA, fp32 elsewhere')
+    training.add_argument('--compile', action='store_true', help='torch.compile: pays on GPUs in long runs')
+    training.add_argument('--sync_bn', action='store_true', help='several GPUs: BatchNorm statistics of the whole batch')
+    training.add_argument('--deterministic', action='store_true', help='on CUDA: the same result in every run, slower')
+    run = parser.add_argument_group('run folder')
+    run.add_argument('--save_path', default='date_time', metavar='NAME',
+                     help='name of the run, a folder below experiments/; date_time stands for the time of the start')
+    run.add_argument('--n_checkpoints', type=int, default=1, metavar='N', help='how many of the best epochs to keep')
     run.add_argument('--resume', action='store_true', help='continue an interrupted run')
     run.add_argument('--overwrite', action='store_true', help='replace a run of the same name')
+    run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, metavar='yes|no', help='write no run folder')
+    run.add_argument('--tensorboard', action='store_true', help='write the numbers of log.jsonl for TensorBoard into the run folder, too')
     return parser
 
 

@@ -8,18 +8,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 class Interrupt:
     """`with interrupt:` takes the signals over. Between `hold()` and `release()` a signal waits for the next `check()`, which raises
-    `Interrupted`; otherwise it is raised at once. A second signal ends the program the usual way."""
+    `Interrupted`; otherwise it is raised at once. A second signal ends the program the usual way. `resume`: how the user goes on, empty
+    where nothing is saved; told at the end."""
 
-    def __init__(self):
-        self.signal, self.held = None, False
+    def __init__(self, resume=''):
+        self.signal, self.held, self.resume = None, False, resume
 
     def __enter__(self):
         self.before = {number: signal.signal(number, self.handle) for number in SIGNALS}
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if self.resume and isinstance(error, Interrupted):
+            error.saved = f': everything is saved{self.resume}'
+        elif self.resume and isinstance(error, KeyboardInterrupt):
+            error.args = (f': the last epoch that was done is saved{self.resume}',)
 
     def handle(self, number, frame):
         for each, handler in self.before.items():

@@ -60,7 +60,7 @@ class RunFolder:
         if resume and overwrite:
             raise InputError('--resume and --overwrite exclude each other')
         if resume and not exists:
-            raise InputError(f'nothing to resume: {path} holds no run')
+            raise InputError(f'nothing to resume: {path} holds no run (without --resume it is started)')
         if exists and not (resume or overwrite):
             raise InputError(f'{path} already holds a run: continue it with --resume, replace it with --overwrite, '
                              'or choose another --save_path')
@@ -90,7 +90,8 @@ class RunFolder:
         differing = [f'--{name} {value} (saved: {self.saved.get(name)})' for name, value in to_json(flags).items()
                      if name not in HARMLESS and self.saved.get(name) != value]
         if differing:
-            raise InputError(f"{self.path} was started with other flags: {', '.join(differing)}")
+            raise InputError(f"{self.path} was started with other flags: {', '.join(differing)}; resume it with the saved ones, or start "
+                             'another run with another --save_path')
         if os.path.exists(self.file('interrupted', FILE_NAME)):
             self.within = read_checkpoint(self.file('interrupted'))
         if not os.path.exists(self.file('last', FILE_NAME)):
@@ -178,10 +179,6 @@ class RunFolder:
         """Save the state within an epoch; `checkpoint['epoch']` are the epochs that are done."""
         if self.path is not None:
             save_model(self.file('interrupted'), checkpoint)
-
-    def go_on(self):
-        """What an interrupted program tells its user."""
-        return ': everything is saved, the same command with --resume goes on' if self.path else ''
 
     def finish(self):
         """Write val_metrics.txt, which also marks the run as finished."""

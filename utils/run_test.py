@@ -1,5 +1,4 @@
 """What both test scripts share: a checkpoint and a csv in, report and per-image predictions out."""
-import argparse
 import os
 
 import numpy as np
@@ -9,6 +8,7 @@ from accelerate import Accelerator
 from .batches import Normalise
 from .calibration import calibrated
 from .common import InputError, file_sha256, parse_im_size, write_text
+from .console import say_next, script_parser
 from .evaluation import evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
 from .get_loaders import get_test_cls_loader
 from .inference import collect_logits, to_predictions
@@ -20,25 +20,33 @@ from .tuning import add_flags, tune
 
 def get_parser(description, splits, data_path, dihedral_tta):
     """`splits`: name of a split -> default csv (None: only when given). The flags of the original test scripts."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--load_path', required=True, help='run folder (then its best epoch), checkpoint folder or file')
-    parser.add_argument('--data_path', default=data_path, help='folder of the images')
+    parser = script_parser(description)
+    parser.add_argument('--load_path', required=True, metavar='RUN', help='run folder (then its best epoch), checkpoint folder or file')
+    data = parser.add_argument_group('data')
     for split, csv in splits.items():
-        parser.add_argument(f'--csv_{split}', default=csv, help=f'{split} csv; without a label column only predictions are written')
-        parser.add_argument(f'--csv_out_{split}', default=f'results_{split}.csv', help='name of the per-image predictions')
-    parser.add_argument('--results_path', default='results/', help='folder that gets one folder per run')
-    parser.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
-                        help='mean of the probabilities over N rotations, each with and without vertical flip; 0 is off')
-    parser.add_argument('--salt', metavar='TEXT', help='write hashes of this secret text and the id instead of image and patient ids')
-    parser.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of data_path')
-    parser.add_argument('--batch_size', type=int, default=8, help='a quarter of the images of one step')
-    parser.add_argument('--num_workers', type=int, default=8, help='processes or threads that decode images, at most one per CPU core')
-    parser.add_argument('--cache_dir', help='keep the decoded images in this folder: pays when several runs are tested on them')
+        data.add_argument(f'--csv_{split}', default=csv, metavar='CSV',
+                          help=f'{split} csv; without a label column only predictions are written')
+    data.add_argument('--data_path', default=data_path, metavar='FOLDER', help='folder of the images')
+    data.add_argument('--num_workers', type=int, default=8, metavar='N',
+                      help='processes or threads that decode images, at most one per CPU core')
+    data.add_argument('--cache_dir', metavar='FOLDER',
+                      help='keep the decoded images in this folder: pays when several runs are tested on them')
+    data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of --data_path')
+    method = parser.add_argument_group('method')
+    method.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
+                        help='mean of the probabilities over N rotations, each with and without vertical flip (4: by quarters); 0 is off')
+    method.add_argument('--batch_size', type=int, default=8, metavar='N', help='a step has four times as many images')
     add_flags(parser)
+    output = parser.add_argument_group('output')
+    output.add_argument('--results_path', default='results/', metavar='FOLDER', help='folder that gets one folder per run')
+    for split in splits:
+        output.add_argument(f'--csv_out_{split}', default=f'results_{split}.csv', metavar='NAME',
+                            help=f'name of the per-image predictions of the {split} csv')
+    output.add_argument('--salt', metavar='TEXT', help='write hashes of this secret text and the id instead of image and patient ids')
     checks = parser.add_argument_group('known from the checkpoint', 'not needed; another value than the checkpoint\'s is an error')
-    checks.add_argument('--model_name')
-    checks.add_argument('--n_classes', type=int)
-    checks.add_argument('--im_size', type=parse_im_size)
+    checks.add_argument('--model_name', metavar='NAME', help='network')
+    checks.add_argument('--n_classes', type=int, metavar='K', help='number of classes')
+    checks.add_argument('--im_size', type=parse_im_size, metavar='PIXELS', help='height,width or one number for both')
     return parser
 
 
@@ -82,6 +90,7 @@ def logits_of_csv(csv, loaded, args, accelerator, desc):
 
 
 def run_split(split, csv, loaded, args, accelerator, folder, tuning):
+    """-> path of the per-image csv, None where there are no labels to score it by."""
     info, name = loaded.info, getattr(args, f'csv_out_{split}')
     logits, patient_ids = logits_of_csv(csv, loaded, args, accelerator, split)
     for role, digest in info['config']['csv_sha256'].items():
@@ -100,7 +109,7 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     write_predictions(os.path.join(folder, name), predictions, info['class_names'], patient_ids, args.salt)
     if predictions.labels is None:
         print(f'* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
-        return
+        return None
     m, report = full_report(predictions, info['class_names'], info['class_count'])
     tta = f', mean over {2 * args.dihedral_tta} views' if args.dihedral_tta else ''
     report += f"{text}Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{tta}\n"
@@ -110,6 +119,7 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     print(f'{split.capitalize()} - K: {100 * m.kappa:.2f} - mAUC: {100 * m.auc:.2f} - MCC: {100 * m.mcc:.2f} - '
           f'F1: {100 * m.f1:.2f} - BalAcc: {100 * m.bacc:.2f}')
     print(f'* Wrote {file} and {os.path.join(folder, name)}')
+    return os.path.join(folder, name)
 
 
 def get_accelerator(loaded):
@@ -130,5 +140,16 @@ def main(description, splits, data_path, dihedral_tta, argv=None):
     os.makedirs(folder, exist_ok=True)
     csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
     tuning = tune(args, csvs, loaded, lambda csv, desc: logits_of_csv(csv, loaded, args, accelerator, desc)[0])
-    for split, csv in csvs.items():
-        run_split(split, csv, loaded, args, accelerator, folder, tuning)
+    scored = [run_split(split, csv, loaded, args, accelerator, folder, tuning) for split, csv in csvs.items()]
+    say_next(*next_step(scored[-1], loaded.folder, args))
+
+
+def next_step(csv, checkpoint_folder, args):
+    """`csv`: scored predictions or None. -> what to do, and the command for it"""
+    run = os.path.dirname(checkpoint_folder) or '.'
+    known = os.path.isfile(os.path.join(run, 'config.cfg'))  # False for a checkpoint that was copied elsewhere
+    if csv:
+        return 'score it with intervals', 'python', '-m', 'tools.evaluate_predictions', csv, *(['--run', run] if known else [])
+    if known:
+        return 'look at its training', 'python', '-m', 'tools.report', run
+    return 'see where the network looks', 'python', '-m', 'tools.predict', '--load_path', args.load_path, args.data_path, '--gradcam'

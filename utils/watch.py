@@ -1,6 +1,7 @@
 """--tensorboard: the numbers of log.jsonl, and figures of the classes, to watch a run while it trains. Nothing leaves the machine."""
 import math
 import os
+import shlex
 import shutil
 
 import numpy as np
@@ -45,7 +46,7 @@ class Watch:
             folder = os.path.join(self.run.path, 'tensorboard')
             shutil.rmtree(folder, ignore_errors=True)
             self.writer = self.writer_class(folder)
-            print(f'* Watch with: tensorboard --logdir {folder}')
+            print(f'* Watch with: tensorboard --logdir {shlex.quote(folder)}')
             labels = [[f'{n:,}' for n in class_count]]
             self._bars('training images', class_names, {'images': class_count}, 0, 'images', labels)
         for record in self.run.history[self.written:]:

@@ -1,0 +1,96 @@
+"""What every script says on the console: its help, made from its docstring, and at the end the command to run next."""
+import argparse
+import os
+import shlex
+import shutil
+import sys
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs, keeps indented ones (commands) as they are, and shows defaults that are values."""
+
+    def _fill_text(self, text, width, indent):
+        fill = super()._fill_text
+        return '\n\n'.join(part if part.startswith(' ') else fill(part, width, indent) for part in text.split('\n\n'))
+
+    def _get_help_string(self, action):
+        default = ', '.join(map(str, action.default)) if isinstance(action.default, list) else action.default
+        if default is False or default in (None, '', argparse.SUPPRESS):
+            return action.help
+        return f'{action.help} (default: {default:g})' if isinstance(default, float) else f'{action.help} (default: {default})'
+
+    def _format_usage(self, usage, actions, groups, prefix):
+        """Of many flags only those that must be given: the line stands above every error, too."""
+        if len(actions) <= 10:
+            return super()._format_usage(usage, actions, groups, prefix)
+        return super()._format_usage(usage, [action for action in actions if action.required], [], prefix).rstrip() + ' [flags]\n\n'
+
+
+def script_parser(doc, parser_class=argparse.ArgumentParser):
+    """A parser whose help is the docstring `doc` of a script: first its text; below the flags its indented paragraphs, which are commands
+    as typed from the top of the repository, and the lines 'Example...:' above them."""
+    parts = [part.strip('\n') for part in (doc or '').split('\n\n')]
+    words = next((part.split() for part in parts if part.startswith(' ')), [])
+    return parser_class(prog=' '.join(words[:3 if '-m' in words else 2]) or None, formatter_class=HelpFormatter,
+                        description='\n\n'.join(part for part in parts if not part.startswith((' ', 'Example'))),
+                        epilog='\n\n'.join(part for part in parts if part.startswith((' ', 'Example'))))
+
+
+def python():
+    """What starts this interpreter from here: the name where that is enough, else a path, as for .venv when it is not activated."""
+    for name in ('python', 'python3'):
+        if shutil.which(name) == sys.executable:
+            return name
+    below = os.path.relpath(sys.executable)
+    return sys.executable if below.startswith(os.pardir) else below
+
+
+def next_line(what, *command):
+    """A first word 'python' of `command` stands for this interpreter."""
+    program = python() if command[0] == 'python' else command[0]
+    return f'* Next, {what}: {shlex.join([program, *map(str, command[1:])])}'
+
+
+def say_next(what, *command, file=None):
+    """The line that a script ends with: a command to be pasted into a shell."""
+    print(next_line(what, *command), file=file)
+
+
+def beside(csv, split):
+    """data/train_x.csv -> data/val_x.csv for `split` val."""
+    folder, name = os.path.split(csv)
+    return os.path.join(folder, name.replace('train', split))
+
+
+def to_train(csv_train, data_path, n_classes, *flags):
+    return ['python', 'train_lt_mxp.py', '--csv_train', csv_train, '--data_path', data_path, '--n_classes', n_classes, *flags]
+
+
+def to_test(run, csv_train, csv_val, data_path):
+    """The test csv beside the training csv if there is one, else the validation csv."""
+    csv_test = beside(csv_train, 'test')
+    script, flag, csv = ('endo', '--csv_val', csv_val)
+    if os.path.isfile(csv_test) and csv_test != csv_train:
+        script, flag, csv = ('eyepacs', '--csv_test', csv_test)
+    return ['python', f'test_with_labels_{script}.py', '--load_path', run, '--data_path', data_path, flag, csv]
+
+
+def to_resume(argv, save_path):
+    """The command line of a training, changed so that it continues the run that it started."""
+    kept = [word for word in argv if len(word) < 4 or not ('--overwrite'.startswith(word) or '--resume'.startswith(word))]
+    named = any(word.split('=')[0] == '--save_path' for word in kept)
+    return ['python', *kept, *([] if named else ['--save_path', save_path]), '--resume']
+
+
+def how_to_resume(argv, save_path, world_size):
+    """What follows the message of an interruption. The launcher of several processes is not in `argv`; None: `argv` is not known."""
+    if argv is None or world_size > 1:
+        return f'; start it again with --save_path {shlex.quote(save_path)} --resume and without --overwrite'
+    return '\n' + next_line('resume it', *to_resume(argv, save_path))
+
+
+def duration(seconds):
+    """90 -> '90 s', 600 -> '10 min', 9000 -> '2.5 h'"""
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
