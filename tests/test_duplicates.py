@@ -12,6 +12,8 @@ from utils import duplicates
 from utils.common import run_script
 from utils.duplicates import SIDE, look_at, similar_pairs
 
+from .next_steps import next_words, parse
+
 
 def picture(seed, size=(120, 160)):
     """Smooth random colours, as photographs are at this scale."""
@@ -101,7 +103,8 @@ def tool(tmp_path, monkeypatch, capsys):
 
 def test_tool(tool, tmp_path):
     status, out = tool('0,a,0\n1,b,1\n', '2,c,0\n3,d,1\n')
-    assert status == 0 and 'train.csv: 2 images of classes 1 / 1' in out and out.endswith('* Nothing wrong\n')
+    assert status == 0 and 'train.csv: 2 images of classes 1 / 1' in out and '\n* Nothing wrong\n' in out
+    assert parse(next_words(out))[1].csv_val == 'val.csv'
     assert tool('0,a,0\ncopy,a,0\n1,b,1\n', '2,c,0\n')[0] == 0  # the same picture twice in one split is a note
     status, out = tool('0,a,0\n1,b,1\n', 'copy,a,1\n3,b,1\n', f'--out {tmp_path}/pairs.csv')
     assert status == 1 and '1 pairs, the same picture, in train.csv and val.csv: 0.jpg = copy.jpg (classes 0 and 1)' in out

@@ -11,6 +11,8 @@ from tools.export_model import main
 from utils.common import InputError
 from utils.model_saving_loading import FILE_NAME, load_model, read_checkpoint, save_model
 
+from .next_steps import next_words, parse
+
 onnxruntime = pytest.importorskip('onnxruntime')
 
 
@@ -37,7 +39,8 @@ def expected(images):
 @pytest.mark.parametrize(('kind', 'output'), [('uint8', 'probabilities'), ('float', 'logits')])
 def test_export(trained, train, tiny, capsys, kind, output):
     main(['--load_path', 'experiments/a/b', '--images', str(tiny / 'images'), '--input', kind, '--output', output])
-    assert 'on 39 images' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'on 39 images' in out and parse(next_words(out))[1].init == 'results/a/b/model.safetensors'
     session = onnxruntime.InferenceSession('results/a/b/model.onnx')
     assert json.loads(session.get_modelmeta().custom_metadata_map['class_names']) == ['class0', 'class1', 'class2']
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)

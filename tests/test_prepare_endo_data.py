@@ -12,6 +12,8 @@ from PIL import Image
 from tools import endo_folds, prepare_endo_data
 from utils.common import InputError
 
+from .next_steps import next_words, parse
+
 PER_FINDING, N_FINDINGS = 10, 23
 
 
@@ -40,8 +42,9 @@ def prepare(monkeypatch, flags):
     prepare_endo_data.main()
 
 
-def test_folds_of_the_original(tmp_path, monkeypatch):
+def test_folds_of_the_original(tmp_path, monkeypatch, capsys):
     prepare(monkeypatch, f'--zip {write_zip(tmp_path / "a.zip")} --out {tmp_path}/data')
+    assert parse(next_words(capsys.readouterr().out))[1].data_path == f'{tmp_path}/data/images'
     with Image.open(tmp_path / 'data/images/00-00-abc.jpg') as image:
         assert image.size == (640, 512)
     tables = {(s, i): pd.read_csv(tmp_path / f'data/{s}_endo{i}.csv') for s in ('train', 'val') for i in range(1, 6)}

@@ -9,6 +9,8 @@ import pytest
 from tools import prepare_eyepacs_data
 from utils.common import InputError
 
+from .next_steps import next_words, parse
+
 
 def eyepacs(tmp_path, monkeypatch, labels, flags=''):
     monkeypatch.setattr(sys, 'argv', ['prepare', '--labels', str(labels), '--out', str(tmp_path / 'data'), *flags.split()])
@@ -16,12 +18,13 @@ def eyepacs(tmp_path, monkeypatch, labels, flags=''):
     return [pd.read_csv(tmp_path / f'data/{split}_eyepacs.csv', dtype={'patient_id': str}) for split in ('train', 'val', 'test')]
 
 
-def test_eyepacs_split_by_patient(tmp_path, monkeypatch):
+def test_eyepacs_split_by_patient(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     levels = rng.choice(5, 2000, p=[.735, .07, .151, .025, .019])
     names = [f'{i // 2 + 10}_{("left", "right")[i % 2]}' for i in range(2000)]
     pd.DataFrame({'image': names, 'level': levels}).to_csv(tmp_path / 'labels.csv', index=False)
     parts = eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv')
+    assert parse(next_words(capsys.readouterr().out))[1].csv_train == f'{tmp_path}/data/train_eyepacs.csv'
     assert [len(part) for part in parts] == pytest.approx([1400, 200, 400], abs=12)
     assert sorted(pd.concat(parts).image_id) == sorted(names)
     patients = [set(part.patient_id) for part in parts]

@@ -1,18 +1,18 @@
 """A file of MedMNIST's form -> images and csvs."""
 import hashlib
 import re
-import shlex
 
 import numpy as np
 import pytest
 
-import train_lt_mxp
 from tools import download_file
 from tools.prepare_medmnist_data import known_set, main
 from utils.check_data import check_data
 from utils.common import InputError
 from utils.get_loaders import ClassDataset
 from utils.medmnist_sets import SETS
+
+from .next_steps import next_words, parse
 
 
 def arrays(shape=(28, 28, 3)):
@@ -36,8 +36,7 @@ def test_contract(tmp_path, capsys, shape):
         pixels = np.stack([part[i][0].permute(1, 2, 0).numpy() for i in range(len(part))])
         wanted = data[f'{split}_images']
         assert (pixels == (wanted if wanted.ndim == 4 else wanted[..., None])).all()
-    words = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix('* Next: '))
-    assert train_lt_mxp.get_parser().parse_args(words[2:]).n_classes == 3
+    assert parse(next_words(capsys.readouterr().out))[1].n_classes == 3
     with pytest.raises(InputError, match='exists: remove it'):
         main([str(tmp_path / 'eyemnist.npz'), '--out', str(tmp_path / 'eye')])
 

@@ -1,15 +1,20 @@
-"""Check csvs and images before training: labels, files, every image decoded, duplicates, what splits share. Exit status 1: wrong."""
-import argparse
+"""Check csvs and images before training: labels, files, every image decoded, duplicates, what splits share. Exit status 1 when
+something is wrong.
+
+Example, with the demo set (python -m tools.prepare_demo_data makes it):
+
+  python -m tools.check_data data/demo/train_demo.csv data/demo/val_demo.csv data/demo/test_demo.csv --data_path data/demo/images
+"""
 import os
 import sys
 from collections import defaultdict
 
 import numpy as np
-import pandas as pd
 
 from utils.check_data import check_data, outside_rows, some
 from utils.common import InputError, run_script, write_text
-from utils.duplicates import SIDE, SIMILARITY, look_at_all, similar_pairs
+from utils.console import beside, say_next, script_parser, to_train
+from utils.duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
 from utils.get_loaders import ClassDataset
 from utils.read_csv import csv_text
 
@@ -34,32 +39,6 @@ def file_problems(data, looks):
             [f'{len(files)} images: {note}: {some(files)}' for note, files in notes.items()])
 
 
-def find_pairs(looks, similarity):
-    """-> DataFrame image_a, image_b, kind ('same file' or 'the same picture') of the readable files in `looks`. A file that has
-    copies is compared with other pictures once."""
-    pairs, first = [], {}
-    for path, look in looks.items():
-        if not look.problem and first.setdefault(look.digest, path) != path:
-            pairs.append((first[look.digest], path, 'same file'))
-    paths = list(first.values()) if similarity < 1 else []
-    prints = np.frombuffer(b''.join(looks[path].fingerprint for path in paths), np.int8).reshape(-1, SIDE, SIDE)
-    pairs += [(paths[i], paths[j], 'the same picture') for i, j in similar_pairs(prints.copy(), similarity)]
-    return pd.DataFrame(pairs, columns=['image_a', 'image_b', 'kind'])
-
-
-def pair_lines(pairs, owners):
-    """-> what is wrong, notes. `owners` maps a file to {csv: label}: duplicates in two csvs leak, with two labels one is wrong."""
-    groups = defaultdict(list)
-    for a, b, kind in pairs.itertuples(index=False):
-        csvs = sorted({*owners[a], *owners[b]})
-        labels = {*owners[a].values(), *owners[b].values()}
-        classes = f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else ''
-        text = f'{os.path.basename(a)} = {os.path.basename(b)}{classes}'
-        groups[len(csvs) > 1 or len(labels) > 1, kind, ' and '.join(csvs)].append(text)
-    lines = [(wrong, f'{len(texts)} pairs, {kind}, in {where}: {some(texts)}') for (wrong, kind, where), texts in groups.items()]
-    return [line for wrong, line in lines if wrong], [line for wrong, line in lines if not wrong]
-
-
 def shared_lines(sets):
     for i, a in enumerate(sets):
         for b in sets[i + 1:]:
@@ -75,16 +54,35 @@ def report(title, problems, notes):
     print('\n'.join([title, *(f'  wrong: {line}' for line in problems), *(f'  note: {line}' for line in notes)]))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('csv', nargs='+', help='csvs of one data set: train, validation, test')
-    parser.add_argument('--data_path', default='data/images', help='folder of the images')
-    parser.add_argument('--n_classes', type=int, help='number of classes (default: the largest label of all csvs + 1)')
-    parser.add_argument('--similarity', type=float, default=SIMILARITY, help='of two pictures that count as the same; 1: only equal files')
-    parser.add_argument('--out', metavar='FILE', help='write all pairs of duplicates to this csv')
-    parser.add_argument('--num_workers', type=int, default=os.cpu_count(), help='processes that decode images')
-    parser.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of data_path')
-    args = parser.parse_args()
+def get_parser():
+    parser = script_parser(__doc__)
+    data = parser.add_argument_group('data')
+    data.add_argument('csv', nargs='+', help='csvs of one data set, in the order training, validation, test')
+    data.add_argument('--data_path', default='data/images', metavar='FOLDER', help='folder of the images')
+    data.add_argument('--n_classes', type=int, metavar='K', help='number of classes (default: the largest label of all csvs + 1)')
+    data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of --data_path')
+    search = parser.add_argument_group('checks and output')
+    search.add_argument('--similarity', type=float, default=SIMILARITY, metavar='S',
+                        help='correlation, 0.5 to 1, from which two pictures are the same; 1: only equal files')
+    search.add_argument('--out', metavar='FILE', help='write all pairs of duplicates to this csv')
+    search.add_argument('--num_workers', type=int, default=os.cpu_count(), metavar='N', help='processes that decode images')
+    return parser
+
+
+def next_step(sets, args, n_classes):
+    """-> what to do with csvs that are good, and the command for it"""
+    csvs = [data.csv_path for data in sets if data.has_labels and len(data)]
+    if not csvs:
+        return 'predict these images', 'python', '-m', 'tools.predict', '--help'
+    train, val = (csvs + [beside(csvs[0], 'val')])[:2]
+    if train == val or not os.path.isfile(val):
+        return 'look at the images', 'python', '-m', 'tools.contact_sheet', train, '--data_path', args.data_path
+    return 'train', *to_train(train, args.data_path, n_classes, '--csv_val', val,
+                              *(['--allow_outside_data_path'] if args.allow_outside_data_path else []))
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
     if not .5 <= args.similarity <= 1:
         raise InputError('--similarity must lie in 0.5..1')
     sets = [ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path) for path in dict.fromkeys(args.csv)]
@@ -110,6 +108,8 @@ def main():
         print(f'* Wrote {len(pairs)} pairs to {args.out}')
     n_problems += len(wrong)
     print(f'* {n_problems} problems' if n_problems else '* Nothing wrong')
+    if not n_problems:
+        say_next(*next_step(sets, args, n_classes))
     sys.exit(n_problems > 0)
 
 

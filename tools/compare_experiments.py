@@ -2,8 +2,10 @@
 
 Runs that differ only in a folder seed* (repeats) or F1, fold1, ... (folds) are one method.
 
+Examples, after the demonstration (bash run_lt_experiments.sh):
+
   python -m tools.compare_experiments results/demo --baseline instance
-  python -m tools.compare_experiments results/endo --format latex > table.tex
+  python -m tools.compare_experiments results/demo --format latex > table.tex
 """
 import argparse
 import glob
@@ -14,22 +16,26 @@ import pandas as pd
 
 from utils.common import InputError, run_script
 from utils.comparison import columns_of, difference, find_csvs, load_methods, mean_ranks, summary, tidy_rows
+from utils.console import say_next, script_parser
 from utils.evaluation_text import show
 from utils.read_csv import csv_text
 from utils.tables import TABLES
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('folders', nargs='+', metavar='folder', help='folder of results, e.g. results/demo')
-    parser.add_argument('--file', help='name of the per-image csvs (default: results_test.csv, or results_val.csv where there is none)')
-    parser.add_argument('--baseline', metavar='METHOD', help='give the difference of each method to this one, paired on the same images')
-    parser.add_argument('--format', choices=(*TABLES, 'csv'), default='markdown',
-                        help='csv: a row for each method and figure, all figures, as fractions (default: markdown)')
-    parser.add_argument('--ordered', action=argparse.BooleanOptionalAction,
-                        help='the classes are grades: kappa has a meaning (default: when they are called DR0, DR1, ... or grade 0, ...)')
-    parser.add_argument('--draws', type=int, default=1000, help='bootstrap draws (default: 1000)')
-    parser.add_argument('--seed', type=int, default=0, help='of the draws (default: 0)')
+    parser = script_parser(__doc__)
+    runs = parser.add_argument_group('runs')
+    runs.add_argument('folders', nargs='+', metavar='folder', help='folder of results, e.g. results/demo')
+    runs.add_argument('--file', metavar='NAME',
+                      help='name of the per-image csvs (default: results_test.csv, or results_val.csv where there is none)')
+    table = parser.add_argument_group('table')
+    table.add_argument('--baseline', metavar='METHOD', help='give the difference of each method to this one, paired on the same images')
+    table.add_argument('--format', choices=(*TABLES, 'csv'), default='markdown',
+                       help='form of the table; csv: a row for each method and figure, all figures, as fractions')
+    table.add_argument('--ordered', action=argparse.BooleanOptionalAction,
+                       help='the classes are grades: kappa has a meaning (default: when they are called DR0, DR1, ... or grade 0, ...)')
+    table.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
+    table.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the draws')
     return parser
 
 
@@ -80,7 +86,9 @@ def main(argv=None):
         for what, rows in tables_of(methods, summaries, ranks, differences, args.baseline).items():
             print(f'{comment}{what}\n\n{TABLES[args.format](rows)}\n')
     if len({frozenset(method.image_sets) for method in methods}) > 1:
-        print('Note: not all methods were tested on the same images.', file=sys.stderr)
+        print('* Note: not all methods were tested on the same images', file=sys.stderr)
+    named = ['--file', args.file] if args.file else []
+    say_next('see it as one page', 'python', '-m', 'tools.report', *args.folders, *named, file=sys.stderr)  # stdout has the table alone
 
 
 if __name__ == '__main__':

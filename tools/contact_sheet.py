@@ -1,11 +1,17 @@
-"""A picture of a csv's images, one row per class: look at your data before training on it."""
-import argparse
+"""A picture of a csv's images, one row per class: look at your data before training on it.
+
+Example, with the demo set (python -m tools.prepare_demo_data makes it):
+
+  python -m tools.contact_sheet data/demo/train_demo.csv --data_path data/demo/images
+"""
+import os
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from utils.check_data import check_data
 from utils.common import InputError, run_script
+from utils.console import beside, say_next, script_parser
 from utils.get_loaders import ClassDataset
 
 
@@ -23,14 +29,18 @@ def contact_sheet(data, n_classes, columns=8, border=4):
     return sheet
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def get_parser():
+    parser = script_parser(__doc__)
     parser.add_argument('csv', help='csv with image_id and, last, the class')
-    parser.add_argument('--data_path', default='data/images', help='folder of the images')
-    parser.add_argument('--out', default='contact_sheet.png', help='file to write')
-    parser.add_argument('--columns', type=int, default=8, help='images of each class')
-    parser.add_argument('--size', type=int, default=96, help='pixels of each image')
-    args = parser.parse_args()
+    parser.add_argument('--data_path', default='data/images', metavar='FOLDER', help='folder of the images')
+    parser.add_argument('--out', default='contact_sheet.png', metavar='FILE', help='picture to write')
+    parser.add_argument('--columns', type=int, default=8, metavar='N', help='images of each class')
+    parser.add_argument('--size', type=int, default=96, metavar='PIXELS', help='height and width of each image')
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
     data = ClassDataset(args.csv, args.data_path, (args.size, args.size))
     if min(args.columns, args.size) < 1:
         raise InputError('--columns and --size must be positive')
@@ -38,7 +48,9 @@ def main():
         raise InputError(f'{args.csv} has no labelled images: the last column must be the class')
     check_data({'csv': data}, int(data.dr.max()) + 1)
     contact_sheet(data, int(data.dr.max()) + 1, args.columns).save(args.out)
-    print(f'wrote {args.out}')
+    print(f'* Wrote {args.out}')
+    csvs = [csv for csv in dict.fromkeys([args.csv, beside(args.csv, 'val'), beside(args.csv, 'test')]) if os.path.isfile(csv)]
+    say_next('check the files', 'python', '-m', 'tools.check_data', *csvs, '--data_path', args.data_path)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,9 @@
-"""Download one file over HTTPS; an interrupted download goes on where it stopped."""
-import argparse
+"""Download one file over HTTPS; an interrupted download goes on where it stopped.
+
+Example, the archive that get_endo_data.sh takes (4 GB):
+
+  python -m tools.download_file https://datasets.simula.no/downloads/hyper-kvasir/hyper-kvasir-labeled-images.zip --out data/hk.zip
+"""
 import os
 import urllib.error
 import urllib.parse
@@ -8,6 +12,7 @@ import urllib.request
 from tqdm import tqdm
 
 from utils.common import InputError, file_digest, file_sha256, run_script
+from utils.console import say_next, script_parser
 
 
 def _check_address(url):
@@ -62,18 +67,23 @@ def fetch(url, out, md5):
         raise InputError(f'{out} is not the file that {url} is known for (its MD5 differs from {md5}): delete it to download it again')
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('url')
-    parser.add_argument('--out', required=True, help='file to write; a complete one is not downloaded again')
-    parser.add_argument('--sha256', help='expected SHA-256 of the file')
-    args = parser.parse_args()
+def get_parser():
+    parser = script_parser(__doc__)
+    parser.add_argument('url', help='https address of the file')
+    parser.add_argument('--out', required=True, metavar='FILE', help='file to write; a complete one is not downloaded again')
+    parser.add_argument('--sha256', metavar='HEX', help='expected SHA-256 of the file (default: any)')
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
     if not os.path.exists(args.out):
         download(args.url, args.out)
     digest = file_sha256(args.out)
     print(f'* {args.out}: SHA-256 {digest}')
     if args.sha256 and args.sha256.lower() != digest:
         raise InputError(f'{args.out} is not the expected file: --sha256 says {args.sha256}; delete it to download it again')
+    say_next('make data of it, if it is Hyper-Kvasir', 'python', '-m', 'tools.prepare_endo_data', '--zip', args.out)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
-"""Five folds of Hyper-Kvasir: the original's, or those of the dataset's authors."""
+"""Labels of Hyper-Kvasir and its five folds: the original's, or those of the dataset's authors."""
+import io
 import os
 
 import pandas as pd
@@ -7,7 +8,28 @@ from sklearn.model_selection import train_test_split
 from utils.common import InputError, write_text
 from utils.read_csv import csv_text
 
-N_FOLDS = 5
+N_FINDINGS, N_FOLDS = 23, 5
+
+
+def read_labels(archive, n_images):
+    """-> (DataFrame image_id, finding_name, finding in the order of image-labels.csv; image id -> archive member)"""
+    names = archive.namelist()
+    tables = [name for name in names if os.path.basename(name) == 'image-labels.csv']
+    if len(tables) != 1:
+        raise InputError(f'{archive.filename} holds {len(tables)} files image-labels.csv: it is not the labelled-images zip')
+    table = pd.read_csv(io.BytesIO(archive.read(tables[0])), dtype=str)
+    members = {os.path.splitext(os.path.basename(name))[0]: name for name in names if name.lower().endswith('.jpg')}
+    if not {'Video file', 'Finding'} <= set(table.columns):
+        raise InputError(f"{tables[0]} has no columns 'Video file' and 'Finding'")
+    ids = table['Video file'].str.removesuffix('.jpg')
+    findings = sorted(table.Finding.unique())
+    missing = sorted(set(ids) - set(members))
+    for what, found, expected in (('images', len(members), n_images), ('labels', len(table), n_images),
+                                  ('findings', len(findings), N_FINDINGS), ('labels without an image', len(missing), 0)):
+        if found != expected:
+            raise InputError(f'{archive.filename} has {found} {what}, {expected} expected: the file is incomplete or another one')
+    classes = table.Finding.map({name: c for c, name in enumerate(findings)})
+    return pd.DataFrame({'image_id': ids, 'finding_name': table.Finding, 'finding': classes}), members
 
 
 def original_folds(table):

@@ -3,18 +3,22 @@
 One file: its scores. Several without a common image: folds, pooled, with their spread. Several of the same images: repeats,
 their mean and spread; of two files of the same images, the paired difference.
 
+Examples, after the demonstration (bash run_lt_experiments.sh):
+
   python -m tools.evaluate_predictions results/demo/BSCE/seed0/results_test.csv --run experiments/demo/BSCE/seed0
-  python -m tools.evaluate_predictions results/endo/F*/BSCE/mobilenetV2/results_val.csv --json endo.json
+  python -m tools.evaluate_predictions results/demo/*/seed0/results_test.csv --json demo.json
   python -m tools.evaluate_predictions results/demo/instance/seed0/results_test.csv results/demo/BSCE/seed0/results_test.csv
 """
 import argparse
 import json
 import os
+import re
 
 import numpy as np
 import pandas as pd
 
 from utils.common import InputError, run_script, write_text
+from utils.console import say_next, script_parser
 from utils.evaluation_text import report_text
 from utils.pooling import evaluate_files
 from utils.prediction_table import read_labelled
@@ -22,20 +26,30 @@ from utils.statistics import LEVEL, REFERABLE, are_grades
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('csvs', nargs='+', metavar='PRED.csv', help='columns image_id, label, pred, p_<class>..., optionally patient_id')
-    parser.add_argument('--json', metavar='FILE', help='write everything there: values are fractions, undefined is null')
-    parser.add_argument('--ordered', action=argparse.BooleanOptionalAction,
+    parser = script_parser(__doc__)
+    data = parser.add_argument_group('data')
+    data.add_argument('csvs', nargs='+', metavar='PRED.csv', help='columns image_id, label, pred, p_<class>..., optionally patient_id')
+    counts = data.add_mutually_exclusive_group()
+    counts.add_argument('--train_csv', metavar='CSV',
+                        help='training csv, for the scores of the many/medium/few and head/medium/tail classes')
+    counts.add_argument('--run', metavar='RUN', help='run folder below experiments/, instead of --train_csv')
+    scores = parser.add_argument_group('scores')
+    scores.add_argument('--ordered', action=argparse.BooleanOptionalAction,
                         help='the classes are grades: kappa, and --referable (default: when they are called DR0, DR1, ... or grade 0, ...)')
-    counts = parser.add_mutually_exclusive_group()
-    counts.add_argument('--train_csv', help='training csv, for the scores of the many/medium/few and head/medium/tail classes')
-    counts.add_argument('--run', help='run folder below experiments/, instead of --train_csv')
-    parser.add_argument('--at', nargs='*', type=float, default=[LEVEL], metavar='LEVEL',
-                        help='operating points: specificities to give the sensitivity at, and the reverse (default: %(default)s)')
-    parser.add_argument('--referable', type=int, metavar='K', help=f'operating points of grade >= K, too (default: {REFERABLE}; 0: none)')
-    parser.add_argument('--draws', type=int, default=1000, help='bootstrap draws (default: 1000)')
-    parser.add_argument('--seed', type=int, default=0, help='of the draws (default: 0)')
+    scores.add_argument('--at', nargs='*', type=float, default=[LEVEL], metavar='LEVEL',
+                        help='operating points: specificities, 0 to 1, to give the sensitivity at, and the reverse')
+    scores.add_argument('--referable', type=int, metavar='K', help=f'operating points of grade >= K, too (default: {REFERABLE}; 0: none)')
+    scores.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
+    scores.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the draws')
+    output = parser.add_argument_group('output')
+    output.add_argument('--json', metavar='FILE', help='write everything there: values are fractions, undefined is null')
     return parser
+
+
+def group_of(csv):
+    """results/demo/BSCE/seed0/results_test.csv -> results/demo, where the runs are that it compares with; elsewhere the csv's folder."""
+    group = re.match(r'(.*/)?results/[^/]+(?=/)', csv)
+    return group.group() if group else os.path.dirname(csv) or '.'
 
 
 def training_counts(args, k):
@@ -80,6 +94,9 @@ def main(argv=None):
                     'ordered': ordered, 'draws': args.draws, 'seed': args.seed}
         write_text(args.json, json.dumps(settings | result, indent=1, ensure_ascii=False) + '\n')
         print(f'* Wrote {args.json}')
+    file = os.path.basename(args.csvs[0])
+    say_next('compare it with other runs', 'python', '-m', 'tools.compare_experiments', group_of(args.csvs[0]),
+             *([] if file == 'results_test.csv' else ['--file', file]))
 
 
 if __name__ == '__main__':

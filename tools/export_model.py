@@ -1,11 +1,12 @@
 """A trained network for use elsewhere: ONNX with the normalisation inside, and safetensors with a JSON of all that is needed to use it.
 
-  python -m tools.export_model --load_path experiments/demo/BSCE/seed0 --images data/demo/images
-
 ONNX: input `images` (N, 3, H, W), N free, RGB, resized to H x W: uint8, or float32 of 0..1 (--input float); output `probabilities` (N, K),
 or `logits`. It is compared with PyTorch before it appears.
+
+Example, after the demonstration (bash run_lt_experiments.sh), with the packages onnx, onnxscript and onnxruntime:
+
+  python -m tools.export_model --load_path experiments/demo/BSCE/seed0 --images data/demo/images
 """
-import argparse
 import json
 import os
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from torch import nn
 
 from utils.batches import Normalise
 from utils.common import InputError, file_sha256, run_script, whole_file, write_text
+from utils.console import say_next, script_parser, to_train
 from utils.image_files import read_inputs
 from utils.model_saving_loading import load_model
 from utils.run_folder import name_of_run, to_json
@@ -40,13 +42,15 @@ class Deployed(nn.Module):
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--load_path', required=True, help='run folder (then its best epoch), checkpoint folder or file')
-    parser.add_argument('--images', nargs='+', metavar='IMAGE_OR_FOLDER', help=f'compare on up to {COMPARED} of these (default: noise)')
-    parser.add_argument('--input', default='uint8', choices=('uint8', 'float'), help='of the ONNX network (default: uint8)')
-    parser.add_argument('--output', default='probabilities', choices=('probabilities', 'logits'), help='of it (default: probabilities)')
-    parser.add_argument('--tolerance', type=float, default=1e-4, help='largest difference from PyTorch that is accepted (default: 1e-4)')
-    parser.add_argument('--out', help='folder of model.onnx, model.safetensors and model.json (default: results/<run>)')
+    parser = script_parser(__doc__)
+    network = parser.add_argument_group('network')
+    network.add_argument('--load_path', required=True, metavar='RUN', help='run folder (then its best epoch), checkpoint folder or file')
+    network.add_argument('--images', nargs='+', metavar='IMAGE_OR_FOLDER', help=f'compare on up to {COMPARED} of these (default: noise)')
+    output = parser.add_argument_group('output')
+    output.add_argument('--input', default='uint8', choices=('uint8', 'float'), help='input of the ONNX network: 0 to 255, or 0 to 1')
+    output.add_argument('--output', default='probabilities', choices=('probabilities', 'logits'), help='its output')
+    output.add_argument('--tolerance', type=float, default=1e-4, metavar='D', help='largest difference from PyTorch that is accepted')
+    output.add_argument('--out', metavar='FOLDER', help='folder of model.onnx, model.safetensors and model.json (default: results/<run>)')
     return parser
 
 
@@ -111,8 +115,9 @@ def main(argv=None):
           f"{'images' if args.images else 'images of noise (give --images for real ones)'}")
     write_safetensors(safetensors, loaded, {'onnx': {'input': args.input, 'output': args.output, 'sha256': file_sha256(onnx)}})
     print(f'* {safetensors}, with model.json beside it')
-    print(f"* Next: start a training from it with --model_name {loaded.info['model_name']} --init {safetensors}, "
-          'or run model.onnx where you need it')
+    c, size = loaded.info['config'], ','.join(map(str, loaded.info['im_size']))
+    say_next('start a training from its weights', *to_train(c['csv_train'], c['data_path'], c['n_classes'], '--csv_val', c['csv_val'],
+                                                            '--im_size', size, '--model_name', c['model_name'], '--init', safetensors))
 
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
 """Class probabilities of single images or folders of them, with heat maps of where the network looked (Grad-CAM).
 
+Examples, after the demonstration (bash run_lt_experiments.sh):
+
   python -m tools.predict --load_path experiments/demo/BSCE/seed0 data/demo/images/test_0000.jpg
-  python -m tools.predict --load_path experiments/demo/BSCE/seed0 new_photographs/ --gradcam
+  python -m tools.predict --load_path experiments/demo/BSCE/seed0 data/demo/images --gradcam
 """
-import argparse
 import os
 
 import torch
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from utils.batches import Normalise
 from utils.common import InputError, run_script
+from utils.console import say_next, script_parser, to_test
 from utils.gradcam import grad_cam, overlay
 from utils.image_files import Files, find_inputs, reason
 from utils.images import open_rgb
@@ -26,16 +28,19 @@ SHOWN = 20  # images on the console; the csv has all
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('inputs', nargs='+', metavar='IMAGE_OR_FOLDER', help='images, and folders: images at any depth')
-    parser.add_argument('--load_path', required=True, help='run folder (then its best epoch), checkpoint folder or file')
-    parser.add_argument('--results_path', default='results/', help='folder that gets one folder per run (default: results/)')
-    parser.add_argument('--csv_out', default='predictions.csv', help='name of the per-image predictions (default: predictions.csv)')
-    parser.add_argument('--gradcam', action='store_true', help='save each image beside its heat map for the predicted class')
-    parser.add_argument('--dihedral_tta', type=int, default=0, metavar='N',
-                        help='mean of the probabilities over N rotations, each with and without vertical flip (default: 0, off)')
-    parser.add_argument('--batch_size', type=int, default=32, help='images of one step (default: 32)')
-    parser.add_argument('--num_workers', type=int, default=8, help='processes that decode images, at most one per CPU core (default: 8)')
+    parser = script_parser(__doc__)
+    data = parser.add_argument_group('data')
+    data.add_argument('inputs', nargs='+', metavar='IMAGE_OR_FOLDER', help='images, and folders: images at any depth')
+    data.add_argument('--load_path', required=True, metavar='RUN', help='run folder (then its best epoch), checkpoint folder or file')
+    output = parser.add_argument_group('output')
+    output.add_argument('--results_path', default='results/', metavar='FOLDER', help='folder that gets one folder per run')
+    output.add_argument('--csv_out', default='predictions.csv', metavar='NAME', help='name of the per-image predictions')
+    output.add_argument('--gradcam', action='store_true', help='save each image beside its heat map for the predicted class')
+    method = parser.add_argument_group('method')
+    method.add_argument('--dihedral_tta', type=int, default=0, metavar='N',
+                        help='mean of the probabilities over N rotations, each with and without vertical flip (4: by quarters); 0 is off')
+    method.add_argument('--batch_size', type=int, default=32, metavar='N', help='images of one step')
+    method.add_argument('--num_workers', type=int, default=8, metavar='N', help='processes that decode images, at most one per CPU core')
     return parser
 
 
@@ -97,8 +102,11 @@ def main(argv=None):
         heat_maps = os.path.join(folder, 'gradcam')
         save_heat_maps(heat_maps, Subset(files, good.tolist()), predictions, loaded.model, normalise, args.batch_size)
         print(f'* Heat maps of the predicted class: {heat_maps}')
-    print(f"* Next: {'look at the heat maps' if args.gradcam else 'add --gradcam to see where the network looked'}; images with known "
-          'classes are scored by test_with_labels_eyepacs.py')
+    config = info['config']
+    if args.gradcam:
+        say_next('score images of known classes', *to_test(args.load_path, config['csv_train'], config['csv_val'], config['data_path']))
+    else:
+        say_next('see where the network looked', 'python', '-m', 'tools.predict', '--load_path', args.load_path, *args.inputs, '--gradcam')
 
 
 if __name__ == '__main__':

@@ -1,21 +1,23 @@
 """CIFAR-10-LT or CIFAR-100-LT: exponentially fewer images from class to class, for comparing with papers that use it.
 
-  python -m tools.prepare_cifar_lt_data --classes 10 --imbalance 100
-
 n_c = n_max / IMBALANCE^(c / (K - 1)) (Cui et al., CVPR 2019; Cao et al., NeurIPS 2019). The validation images, as many of each class, are
 taken from the training images first, so that n_max is 5000 (500) less these; the test set is the official one.
+
+Example (downloads 170 MB; bash run_lt_experiments.sh cifar then trains six methods on it):
+
+  python -m tools.prepare_cifar_lt_data --classes 10 --imbalance 100
 """
-import argparse
 import os
 import pickle
-import shlex
 import tarfile
 
 import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity, download_url
+from torchvision.datasets.utils import check_integrity
 
+from tools.download_file import fetch
 from utils.common import InputError, run_script
+from utils.console import say_next, script_parser, to_train
 from utils.image_sets import write_image_set
 
 # classes -> torchvision's class, which knows address and MD5; training, test and names files in the archive; keys of labels and names
@@ -37,13 +39,14 @@ class ArraysOnly(pickle.Unpickler):
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--classes', type=int, default=10, choices=SETS)
-    parser.add_argument('--imbalance', type=float, default=100, help='images of the first class for one of the last (default: 100)')
-    parser.add_argument('--val_per_class', type=int, help='validation images of each class (default: 100, or 10 of CIFAR-100)')
-    parser.add_argument('--archive', help='cifar-10-python.tar.gz or cifar-100-python.tar.gz, if you have it (default: download it)')
-    parser.add_argument('--seed', type=int, default=0, help='of the choice of images')
-    parser.add_argument('--out', help='folder to write (default: data/cifar10_lt or data/cifar100_lt)')
+    parser = script_parser(__doc__)
+    parser.add_argument('--classes', type=int, default=10, choices=SETS, help='10: CIFAR-10, 100: CIFAR-100')
+    parser.add_argument('--imbalance', type=float, default=100, metavar='FACTOR', help='images of the first class for one of the last')
+    parser.add_argument('--val_per_class', type=int, metavar='N', help='validation images of each class (default: 100, or 10 of CIFAR-100)')
+    parser.add_argument('--archive', metavar='FILE',
+                        help='cifar-10-python.tar.gz or cifar-100-python.tar.gz, if you have it (default: download it)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the choice of images')
+    parser.add_argument('--out', metavar='FOLDER', help='folder to write (default: data/cifar10_lt or data/cifar100_lt)')
     return parser
 
 
@@ -96,10 +99,7 @@ def main(argv=None):
     path = args.archive
     if path is None:
         path = os.path.join('data', cifar.filename)
-        try:
-            download_url(cifar.url, 'data', cifar.filename, cifar.tgz_md5)
-        except (OSError, RuntimeError) as err:
-            raise InputError(f'{cifar.url} cannot be downloaded ({err}): give a copy with --archive') from err
+        fetch(cifar.url, path, cifar.tgz_md5)
     elif not check_integrity(path, cifar.tgz_md5):
         print(f'* Note: {path} is not the published archive (its MD5 differs)')
     splits, names = read_archive(path, args.classes)
@@ -109,9 +109,8 @@ def main(argv=None):
     folder = args.out or os.path.join('data', name)
     write_image_set(folder, name, {'train': (images[train], labels[train], train), 'val': (images[val], labels[val], val),
                                    'test': (*splits['test'], range(len(splits['test'][1])))}, names)
-    print('* Next: bash run_lt_experiments.sh cifar, or ' + shlex.join([
-        'python', 'train_lt_mxp.py', '--csv_train', f'{folder}/train_{name}.csv', '--data_path', f'{folder}/images', '--n_classes',
-        str(args.classes), '--im_size', '32', '--model_name', 'resnet32', '--init', 'none', '--save_path', f'{name}/instance']))
+    say_next('train', *to_train(f'{folder}/train_{name}.csv', f'{folder}/images', args.classes, '--im_size', 32, '--model_name', 'resnet32',
+                                '--init', 'none', '--save_path', f'{name}/instance'))
 
 
 if __name__ == '__main__':

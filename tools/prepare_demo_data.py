@@ -1,19 +1,31 @@
-"""Write the synthetic long-tailed fundus set: images and train/val/test csvs (see utils/demo_data.py)."""
-import argparse
+"""Write the demo set: synthetic, long-tailed photographs of eyes in five grades, and train/val/test csvs.
+
+Example:
+
+  python -m tools.prepare_demo_data
+"""
 import os
 
 from utils.common import run_script
+from utils.console import say_next, script_parser, to_train
 from utils.demo_data import write_demo_data
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--out', default='data/demo', help='folder to write; nothing happens where it exists')
-    parser.add_argument('--seed', type=int, default=0, help='random seed of the images')
-    args = parser.parse_args()
+def get_parser():
+    parser = script_parser(__doc__)
+    parser.add_argument('--out', default='data/demo', metavar='FOLDER', help='folder to write; nothing happens where it exists')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the images')
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
     if not os.path.exists(args.out):
         write_demo_data(args.out, args.seed)
     print(f'* Demo set in {args.out}: images/, train_demo.csv, val_demo.csv, test_demo.csv')
+    say_next('train', *to_train(os.path.join(args.out, 'train_demo.csv'), os.path.join(args.out, 'images'), 5, '--im_size', 96,
+                                '--model_name', 'mobilenetV2', '--init', 'none', '--optimizer', 'adam', '--lr', .002, '--metric', 'bacc',
+                                '--save_path', 'first/plain'))
 
 
 if __name__ == '__main__':

@@ -2,8 +2,11 @@
 
 Images are read from the zip one by one, which checks their CRCs; nothing is unpacked, and the output folder gets its
 images and csvs only when all of them are good.
+
+Example, with the zip that bash get_endo_data.sh downloads:
+
+  python -m tools.prepare_endo_data --zip data/hyper-kvasir-labeled-images.zip --select_fraction 0.1
 """
-import argparse
 import io
 import os
 import shutil
@@ -12,14 +15,14 @@ import zipfile
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from tools.endo_folds import official_folds, original_folds, write_folds
+from tools.endo_folds import N_FINDINGS, official_folds, original_folds, read_labels, write_folds
 from utils.common import InputError, run_script
+from utils.console import say_next, script_parser, to_train
 
-N_FINDINGS, SIZE = 23, (640, 512)  # width, height, as the original prepared them
+SIZE = (640, 512)  # width, height, as the original prepared them
 MAX_BYTES = 64 << 20  # of one unpacked file: the largest image has 2 MB
 _archive = None  # of a worker process
 
@@ -49,38 +52,24 @@ def refuse_hostile(archive):
                 raise InputError(f'{archive.filename} is refused: {member.filename} {what}')
 
 
-def read_labels(archive, n_images):
-    """-> (DataFrame image_id, finding_name, finding in the order of image-labels.csv; image id -> archive member)"""
-    names = archive.namelist()
-    tables = [name for name in names if os.path.basename(name) == 'image-labels.csv']
-    if len(tables) != 1:
-        raise InputError(f'{archive.filename} holds {len(tables)} files image-labels.csv: it is not the labelled-images zip')
-    table = pd.read_csv(io.BytesIO(archive.read(tables[0])), dtype=str)
-    members = {os.path.splitext(os.path.basename(name))[0]: name for name in names if name.lower().endswith('.jpg')}
-    if not {'Video file', 'Finding'} <= set(table.columns):
-        raise InputError(f"{tables[0]} has no columns 'Video file' and 'Finding'")
-    ids = table['Video file'].str.removesuffix('.jpg')
-    findings = sorted(table.Finding.unique())
-    missing = sorted(set(ids) - set(members))
-    for what, found, expected in (('images', len(members), n_images), ('labels', len(table), n_images),
-                                  ('findings', len(findings), N_FINDINGS), ('labels without an image', len(missing), 0)):
-        if found != expected:
-            raise InputError(f'{archive.filename} has {found} {what}, {expected} expected: the file is incomplete or another one')
-    classes = table.Finding.map({name: c for c, name in enumerate(findings)})
-    return pd.DataFrame({'image_id': ids, 'finding_name': table.Finding, 'finding': classes}), members
+def get_parser():
+    parser = script_parser(__doc__)
+    data = parser.add_argument_group('data')
+    data.add_argument('--zip', required=True, metavar='FILE', help='hyper-kvasir-labeled-images.zip')
+    data.add_argument('--n_images', type=int, default=10662, metavar='N', help='images that a complete zip has')
+    data.add_argument('--num_workers', type=int, default=os.cpu_count(), metavar='N', help='processes that resize')
+    folds = parser.add_argument_group('folds')
+    folds.add_argument('--splits', nargs='+', default=['original'], metavar=('original|official', 'FILE'),
+                       help="'original', or 'official FILE' with the dataset authors' 5_fold_split.csv")
+    folds.add_argument('--select_fraction', type=float, default=0., metavar='FRACTION', help='share of each training fold cut out as '
+                       'select_endo{i}.csv, to choose the checkpoint on (--csv_val) instead of on the test fold')
+    output = parser.add_argument_group('output')
+    output.add_argument('--out', default='data', metavar='FOLDER', help='folder that gets images/ and {train,val}_endo{1..5}.csv')
+    return parser
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--zip', required=True, help='hyper-kvasir-labeled-images.zip')
-    parser.add_argument('--out', default='data', help='folder that gets images/ and {train,val}_endo{1..5}.csv')
-    parser.add_argument('--splits', nargs='+', default=['original'], metavar=('original|official', 'FILE'),
-                        help="'original', or 'official FILE' with the dataset authors' 5_fold_split.csv")
-    parser.add_argument('--select_fraction', type=float, default=0., help='share of each training fold cut out as select_endo{i}.csv, '
-                        'to choose the checkpoint on (--csv_val) instead of on the test fold')
-    parser.add_argument('--n_images', type=int, default=10662, help='images that a complete zip has')
-    parser.add_argument('--num_workers', type=int, default=os.cpu_count(), help='processes that resize')
-    args = parser.parse_args()
+def main(argv=None):
+    args = get_parser().parse_args(argv)
     if args.splits[0] not in ('original', 'official') or len(args.splits) != 1 + (args.splits[0] == 'official'):
         raise InputError("--splits takes 'original', or 'official' and a file")
     if not 0 <= args.select_fraction < 1:
@@ -110,7 +99,10 @@ def main():
         shutil.rmtree(partial, ignore_errors=True)
     counts = np.bincount(table.finding)
     print(f'* {len(table)} images of {N_FINDINGS} findings ({counts.max()} to {counts.min()} each) and five folds in {args.out}')
-    print('* Next: bash run_lt_experiments.sh endo')
+    if os.path.normpath(args.out) == 'data':
+        say_next('train and test every method', 'bash', 'run_lt_experiments.sh', 'endo')
+    else:
+        say_next('train', *to_train(os.path.join(args.out, 'train_endo1.csv'), images, N_FINDINGS))
 
 
 if __name__ == '__main__':

@@ -1,15 +1,20 @@
-"""Kaggle's EyePACS labels -> train/val/test_eyepacs.csv, split by patient: both eyes of one stay together."""
-import argparse
+"""Kaggle's EyePACS labels -> train/val/test_eyepacs.csv, split by patient: both eyes of one stay together.
+
+Example, with the csv of the competition's page:
+
+  python -m tools.prepare_eyepacs_data --labels data/trainLabels.csv
+"""
 import os
 
 import numpy as np
 import pandas as pd
 
 from utils.common import InputError, run_script, write_text
+from utils.console import say_next, script_parser, to_train
 from utils.read_csv import csv_text
 from utils.splitting import split_groups
 
-GRADES = 5
+GRADES, IMAGES = 5, 'data/eyepacs_all_ims'
 
 
 def read_labels(path):
@@ -34,15 +39,24 @@ def split_patients(table, fractions, seed):
     return [table[part == i] for i in range(len(fractions) + 1)]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--labels', default='data/trainLabels.csv', help="Kaggle's trainLabels.csv")
-    parser.add_argument('--test_labels', help="labels of Kaggle's test images (retinopathy_solution.csv): all of them are the test set")
-    parser.add_argument('--val_fraction', type=float, default=.1, help='share of the patients for validation')
-    parser.add_argument('--test_fraction', type=float, default=.2, help='share for testing, without --test_labels')
-    parser.add_argument('--seed', type=int, default=0, help='random seed of the split')
-    parser.add_argument('--out', default='data', help='folder of the csvs')
-    args = parser.parse_args()
+def get_parser():
+    parser = script_parser(__doc__)
+    data = parser.add_argument_group('data')
+    data.add_argument('--labels', default='data/trainLabels.csv', metavar='CSV', help="Kaggle's trainLabels.csv")
+    data.add_argument('--test_labels', metavar='CSV',
+                      help="labels of Kaggle's test images (retinopathy_solution.csv): all of them are the test set")
+    split = parser.add_argument_group('split')
+    split.add_argument('--val_fraction', type=float, default=.1, metavar='FRACTION', help='share of the patients for validation')
+    split.add_argument('--test_fraction', type=float, default=.2, metavar='FRACTION',
+                       help='share of the patients for testing, without --test_labels')
+    split.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the split')
+    output = parser.add_argument_group('output')
+    output.add_argument('--out', default='data', metavar='FOLDER', help='folder of the csvs')
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
     test_fraction = 0. if args.test_labels else args.test_fraction
     if min(args.val_fraction, test_fraction) < 0 or args.val_fraction + test_fraction >= 1:
         raise InputError('--val_fraction and --test_fraction must leave patients for training')
@@ -55,7 +69,11 @@ def main():
         write_text(path, csv_text(part))
         counts = np.bincount(part.level, minlength=GRADES)
         print(f"* {path}: {len(part)} images of {part.patient_id.nunique()} patients, grades {' / '.join(map(str, counts))}")
-    print('* Next: bash run_lt_experiments.sh eyepacs')
+    print(f'* Put the images into {IMAGES}/')
+    if os.path.normpath(args.out) == 'data':
+        say_next('train and test every method', 'bash', 'run_lt_experiments.sh', 'eyepacs')
+    else:
+        say_next('train', *to_train(os.path.join(args.out, 'train_eyepacs.csv'), IMAGES, GRADES))
 
 
 if __name__ == '__main__':

@@ -1,12 +1,12 @@
 """A folder with one folder of images per class -> train/val/test csvs; the images stay where they are.
 
-  python -m tools.prepare_folder_data pictures/          # pictures/benign/a.jpg, pictures/malignant/deep/b.png, ...
-  python -m tools.prepare_folder_data pictures/ --patient_pattern '([^/_]+)_[^/]*$'      # pictures/benign/patient12_3.jpg
+Examples, with pictures/benign/a.jpg, pictures/malignant/deep/b.png, ..., or with pictures/benign/patient12_3.jpg, ...:
+
+  python -m tools.prepare_folder_data pictures/
+  python -m tools.prepare_folder_data pictures/ --patient_pattern '([^/_]+)_[^/]*$'
 """
-import argparse
 import os
 import re
-import shlex
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.common import InputError, run_script, write_text
+from utils.console import say_next, script_parser, to_train
 from utils.images import list_images
 from utils.read_csv import csv_text
 from utils.splitting import rarity, split_groups
@@ -22,15 +23,17 @@ SPLIT_NAMES = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testi
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('folder', help='holds one folder per class, whose name is kept')
-    parser.add_argument('--patient_pattern', metavar='REGEX', help='its one group is the patient, found in the path below FOLDER: the '
-                        'images of a patient come into the same part (default: every image is a patient of its own)')
-    parser.add_argument('--val_fraction', type=float, default=.1, help='share of the patients for validation (default: 0.1)')
-    parser.add_argument('--test_fraction', type=float, default=.2, help='share for testing (default: 0.2)')
-    parser.add_argument('--seed', type=int, default=0, help='random seed of the split (default: 0)')
-    parser.add_argument('--out', default='data', help='folder of the csvs (default: data)')
-    parser.add_argument('--name', help='of the set, in train_NAME.csv (default: the name of the folder)')
+    parser = script_parser(__doc__)
+    parser.add_argument('folder', help='folder that holds one folder of images per class, named like the class')
+    split = parser.add_argument_group('split')
+    split.add_argument('--patient_pattern', metavar='REGEX', help='regular expression whose one group (...) finds the patient in the path '
+                       'below FOLDER; the images of a patient come into the same part (default: every image is a patient of its own)')
+    split.add_argument('--val_fraction', type=float, default=.1, metavar='FRACTION', help='share of the patients for validation')
+    split.add_argument('--test_fraction', type=float, default=.2, metavar='FRACTION', help='share of the patients for testing')
+    split.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the split')
+    output = parser.add_argument_group('output')
+    output.add_argument('--out', default='data', metavar='FOLDER', help='folder of the csvs')
+    output.add_argument('--name', metavar='NAME', help='name of the set, in train_NAME.csv (default: the name of the folder)')
     return parser
 
 
@@ -108,8 +111,7 @@ def main(argv=None):
         print(f'* {csv[split]}: {len(rows)} images{of}')
     for c, name in enumerate(names):
         print(f"  class {c} ({name}): {' / '.join(str(count[c]) for count in counts.values())}")
-    print('* Next: ' + shlex.join(['python', 'train_lt_mxp.py', '--csv_train', csv['train'], '--data_path', args.folder, '--n_classes',
-                                   str(len(names)), '--save_path', f'{set_name}/instance']))
+    say_next('train', *to_train(csv['train'], args.folder, len(names), '--save_path', f'{set_name}/instance'))
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
 """A MedMNIST set, downloaded by its name or from a file (.npz) -> PNG images and train/val/test csvs, in the official split.
 
+Examples; a name is downloaded, into data/:
+
   python -m tools.prepare_medmnist_data retinamnist_224
-  python -m tools.prepare_medmnist_data downloads/dermamnist_128.npz
+  python -m tools.prepare_medmnist_data data/retinamnist_224.npz --out data/retinamnist_again
 """
-import argparse
 import os
-import shlex
 import zipfile
 import zlib
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from tools.download_file import fetch
 from utils.common import InputError, file_digest, run_script
+from utils.console import say_next, script_parser, to_train
 from utils.image_sets import write_image_set
 from utils.medmnist_sets import SETS, SIZES, URL
 
@@ -20,11 +21,11 @@ SPLITS = ('train', 'val', 'test')
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument('source', metavar='NAME_OR_NPZ', help=f"a name ({', '.join(SETS)}; with _64, _128 or _224 for larger images), or a "
                         'file of such a set: two-dimensional, one label per image')
-    parser.add_argument('--class_names', metavar='A,B,...', help='in the order of the classes (default: those of the set)')
-    parser.add_argument('--out', help='folder to write (default: data/<name of the file>)')
+    parser.add_argument('--class_names', metavar='A,B,...', help='names in the order of the classes (default: those of the set)')
+    parser.add_argument('--out', metavar='FOLDER', help='folder to write (default: data/<name of the file>)')
     return parser
 
 
@@ -82,9 +83,8 @@ def main(argv=None):
         raise InputError(f"--class_names: {k} different names expected, not {', '.join(names)}")
     write_image_set(folder, name, {split: (images, labels, range(len(labels))) for split, (images, labels) in splits.items()}, names)
     size = max(64, splits['train'][0].shape[1])  # smaller ones leave no height and width after the networks' strides
-    print('* Next: ' + shlex.join(['python', 'train_lt_mxp.py', '--csv_train', os.path.join(folder, f'train_{name}.csv'), '--data_path',
-                                   os.path.join(folder, 'images'), '--n_classes', str(k), '--im_size', str(size), '--save_path',
-                                   f'{name}/instance']))
+    say_next('train', *to_train(os.path.join(folder, f'train_{name}.csv'), os.path.join(folder, 'images'), k, '--im_size', size,
+                                '--save_path', f'{name}/instance'))
 
 
 if __name__ == '__main__':

@@ -1,16 +1,19 @@
 """One page to look at and to send: report.html, a single file that needs no network, for one run or to compare several.
 
+Examples, after the demonstration (bash run_lt_experiments.sh):
+
   python -m tools.report experiments/demo/BSCE/seed0
   python -m tools.report results/demo --baseline instance
   python -m tools.report results/demo/BSCE/seed0 --with_images --data_path data/demo/images
 """
-import argparse
 import os
 from datetime import date
+from pathlib import Path
 
 from utils import report_scores, report_training
 from utils.bootstrap import bootstrap_metrics
 from utils.common import InputError, run_script, write_text
+from utils.console import say_next, script_parser
 from utils.page import page, section, tag
 from utils.plots import to_svg
 from utils.report_comparison import comparison_sections
@@ -22,16 +25,19 @@ MOST_DETAILS = 6  # runs of a comparison that are shown one by one, too
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('runs', nargs='+', metavar='RUN_OR_RESULTS',
-                        help='run below experiments/, its folder below results/, a per-image csv, or a folder of many')
-    parser.add_argument('--out', metavar='FILE', help='file to write (default: report.html in the folder of the results)')
-    parser.add_argument('--file', metavar='NAME', help='per-image csvs to read (default: results_test.csv, else results_val.csv)')
-    parser.add_argument('--with_images', action='store_true',
-                        help='show the most confident mistakes, with image names: the file then holds data of patients')
-    parser.add_argument('--data_path', metavar='FOLDER', help='folder of the images, for --with_images')
-    parser.add_argument('--baseline', metavar='METHOD', help='of several methods: show the paired difference of each to this one')
-    parser.add_argument('--draws', type=int, default=1000, help='bootstrap draws (default: 1000)')
+    parser = script_parser(__doc__)
+    runs = parser.add_argument_group('runs')
+    runs.add_argument('runs', nargs='+', metavar='RUN_OR_RESULTS',
+                      help='run below experiments/, its folder below results/, a per-image csv, or a folder of many')
+    runs.add_argument('--file', metavar='NAME', help='per-image csvs to read (default: results_test.csv, else results_val.csv)')
+    content = parser.add_argument_group('content')
+    content.add_argument('--baseline', metavar='METHOD', help='of several methods: show the paired difference of each to this one')
+    content.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
+    content.add_argument('--with_images', action='store_true',
+                         help='show the most confident mistakes, with image names: the file then holds data of patients')
+    content.add_argument('--data_path', metavar='FOLDER', help='folder of the images, for --with_images')
+    output = parser.add_argument_group('output')
+    output.add_argument('--out', metavar='FILE', help='file to write (default: report.html in the folder of the results)')
     return parser
 
 
@@ -100,7 +106,8 @@ def main(argv=None):
     folders = [os.path.abspath(run.results or run.folder) for run in runs]
     out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), 'report.html')
     write_text(out, report(runs, args.data_path, args.draws, args.baseline))
-    print(f'* Wrote {out}: open it in a browser')
+    print(f'* Wrote {out}')
+    say_next('open it in a browser', 'python', '-m', 'webbrowser', Path(out).resolve().as_uri())
 
 
 if __name__ == '__main__':

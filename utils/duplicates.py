@@ -1,15 +1,19 @@
 """The same picture twice: the same file, or the same content saved, scaled, compressed, brightened, turned or mirrored."""
 import hashlib
 import io
+import os
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
+from .check_data import some
 from .images import read_image
 
 READ, SIZE, AROUND, MARGIN = 64, 32, 5, 4  # pixels
@@ -96,6 +100,32 @@ def similar_pairs(fingerprints, similarity=SIMILARITY):
                 pairs.append(found[found[:, 0] < found[:, 1]])
                 bar.update()
     return np.unique(np.concatenate(pairs), axis=0)
+
+
+def find_pairs(looks, similarity):
+    """-> DataFrame image_a, image_b, kind ('same file' or 'the same picture') of the readable files in `looks`. A file that has
+    copies is compared with other pictures once."""
+    pairs, first = [], {}
+    for path, look in looks.items():
+        if not look.problem and first.setdefault(look.digest, path) != path:
+            pairs.append((first[look.digest], path, 'same file'))
+    paths = list(first.values()) if similarity < 1 else []
+    prints = np.frombuffer(b''.join(looks[path].fingerprint for path in paths), np.int8).reshape(-1, SIDE, SIDE)
+    pairs += [(paths[i], paths[j], 'the same picture') for i, j in similar_pairs(prints.copy(), similarity)]
+    return pd.DataFrame(pairs, columns=['image_a', 'image_b', 'kind'])
+
+
+def pair_lines(pairs, owners):
+    """-> what is wrong, notes. `owners` maps a file to {csv: label}: duplicates in two csvs leak, with two labels one is wrong."""
+    groups = defaultdict(list)
+    for a, b, kind in pairs.itertuples(index=False):
+        csvs = sorted({*owners[a], *owners[b]})
+        labels = {*owners[a].values(), *owners[b].values()}
+        classes = f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else ''
+        text = f'{os.path.basename(a)} = {os.path.basename(b)}{classes}'
+        groups[len(csvs) > 1 or len(labels) > 1, kind, ' and '.join(csvs)].append(text)
+    lines = [(wrong, f'{len(texts)} pairs, {kind}, in {where}: {some(texts)}') for (wrong, kind, where), texts in groups.items()]
+    return [line for wrong, line in lines if wrong], [line for wrong, line in lines if not wrong]
 
 
 def _unit(fingerprints):

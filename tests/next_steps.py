@@ -1,0 +1,24 @@
+"""Commands that scripts print for their users: read, and parsed by the script that they name."""
+import importlib
+import re
+import shlex
+
+from utils.console import python
+
+
+def module_of(words):
+    """['python', '-m', 'tools.report', ...] or ['python', 'train_lt_mxp.py', ...] -> (module, its arguments)"""
+    name, rest = (words[2], words[3:]) if words[1] == '-m' else (words[1].removesuffix('.py').replace('/', '.'), words[2:])
+    return importlib.import_module(name), rest
+
+
+def next_words(text):
+    """The last command of a line '* Next, ...: command'."""
+    return shlex.split(re.findall(r'^\* Next, [^:]+: (.*)$', text, re.M)[-1])
+
+
+def parse(words):
+    """-> (module, what its parser makes of the command, arguments)"""
+    assert words[0] == python()
+    module, argv = module_of(words)
+    return module, module.get_parser().parse_args(argv), argv
