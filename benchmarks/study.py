@@ -1,12 +1,13 @@
 """Methods x seeds at equal compute: trains, tests and tabulates; what is finished is not done again.
 
-    python -m benchmarks.study --data DIR --jobs 2
+The folder --data holds images/, train_isic8_lt.csv, val_isic8_lt.csv and train_isic8.csv, or csvs of other names. Images of the full
+training csv that the long-tailed one leaves out are never trained on: they are the test set. A class that the long-tailed csv takes
+whole has none of these, so that half of its validation images move to the test set and out of the validation set.
 
-DIR holds images/, train_isic8_lt.csv, val_isic8_lt.csv and train_isic8.csv (or other names: see --help). Images of the full training
-csv that the long-tailed one leaves out are never trained on: they are the test set. A class that the long-tailed csv takes whole
-has none of these, so that half of its validation images move to the test set and out of the validation set.
+Example, with such a folder data/isic8:
+
+  python -m benchmarks.study --data data/isic8 --im_size 96 --jobs 2
 """
-import argparse
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 
 from utils.common import InputError, run_script, write_text
+from utils.console import say_next, script_parser
 
 COMMON = '--model_name mobilenetV2 --init none --recipe modern --metric bacc --num_workers 0'
 STAGE_ONE, STAGE_TWO = 2 / 3, 1 / 3  # of the epochs
@@ -43,17 +45,20 @@ def slug_of(method):
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', required=True, metavar='DIR', help='folder of images/ and the csvs')
-    parser.add_argument('--train', default='train_isic8_lt.csv', help='long-tailed training csv in DIR')
-    parser.add_argument('--val', default='val_isic8_lt.csv', help='validation csv in DIR')
-    parser.add_argument('--pool', default='train_isic8.csv', help='csv in DIR of all that could be trained on')
-    parser.add_argument('--im_size', default='128')
-    parser.add_argument('--n_epochs', type=int, default=30, help='epochs of a one-stage method; two stages share as many')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--methods', nargs='+', default=METHODS, choices=METHODS)
-    parser.add_argument('--jobs', type=int, default=1, help='runs side by side, each with one thread if more than one')
-    parser.add_argument('--name', default='study', help='runs go to experiments/NAME, results and csv to results/NAME')
+    parser = script_parser(__doc__)
+    data = parser.add_argument_group('data')
+    data.add_argument('--data', required=True, metavar='DIR', help='folder of images/ and the csvs')
+    data.add_argument('--train', default='train_isic8_lt.csv', metavar='CSV', help='long-tailed training csv in DIR')
+    data.add_argument('--val', default='val_isic8_lt.csv', metavar='CSV', help='validation csv in DIR')
+    data.add_argument('--pool', default='train_isic8.csv', metavar='CSV', help='csv in DIR of all that could be trained on')
+    data.add_argument('--im_size', default='128', metavar='PIXELS', help='what images are resized to: height,width or one number for both')
+    runs = parser.add_argument_group('runs')
+    runs.add_argument('--methods', nargs='+', default=METHODS, choices=METHODS, metavar='METHOD',
+                      help='some of the methods, each in quotes')
+    runs.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N', help='random seeds, a run of each method for each')
+    runs.add_argument('--n_epochs', type=int, default=30, metavar='N', help='epochs of a one-stage method; two stages share as many')
+    runs.add_argument('--jobs', type=int, default=1, metavar='N', help='runs side by side, each with one thread if more than one')
+    runs.add_argument('--name', default='study', metavar='NAME', help='runs go to experiments/NAME, results and csv to results/NAME')
     return parser
 
 
@@ -135,7 +140,7 @@ def main(argv=None):
         results = pool.map(lambda task: study.predictions(*task), tasks)
         for done, (task, _) in enumerate(zip(tasks, results, strict=True), start=1):
             print(f'{done}/{len(tasks)}: {task[0]}, seed {task[1]}', flush=True)
-    print(f'* Tabulate it with: python -m benchmarks.study_report {study.folder}')
+    say_next('tabulate it', 'python', '-m', 'benchmarks.study_report', study.folder, '--train_csv', os.path.join(args.data, args.train))
 
 
 if __name__ == '__main__':

@@ -1,18 +1,23 @@
-"""Tables of a study: python -m benchmarks.study_report results/study
+"""Tables of a study.
 
 Reads METHOD/seed*/results_test.csv below the folder. Writes study.csv (a row for each method and seed) there, and prints Markdown:
 mean and standard deviation over the seeds, mean rank over the seeds and figures, and the difference to the baseline with a 95 %
 interval, for which both the seeds and, within each class, the test images are drawn anew.
+
+Example, after benchmarks.study with data in data/isic8:
+
+  python -m benchmarks.study_report results/study --train_csv data/isic8/train_isic8_lt.csv
 """
-import argparse
 import glob
 import os
+import sys
 
 import numpy as np
 import pandas as pd
 
 from utils.bootstrap import bootstrap_figures
 from utils.common import InputError, run_script, write_text
+from utils.console import say_next, script_parser
 from utils.prediction_table import read_labelled
 from utils.tables import to_markdown
 
@@ -88,15 +93,20 @@ def markdown(study):
     return f'{to_markdown(rows)}\n\nDifference to {BASELINE}:\n\n{to_markdown(differences)}\n'
 
 
+def get_parser():
+    parser = script_parser(__doc__)
+    parser.add_argument('folder', help='folder of the results, such as results/study')
+    parser.add_argument('--train_csv', required=True, metavar='CSV', help='training csv, whose counts make the groups many, medium, few')
+    return parser
+
+
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('folder', help='such as results/study')
-    parser.add_argument('--train_csv', required=True, help='training csv, whose counts make the groups many, medium, few')
-    args = parser.parse_args(argv)
+    args = get_parser().parse_args(argv)
     count = np.bincount(pd.read_csv(args.train_csv).iloc[:, -1])
     study = read_study(args.folder, count)
     write_text(os.path.join(args.folder, 'study.csv'), table_of(study).round(5).to_csv(index=False))
     print(markdown(study))
+    say_next('see the runs as one page', 'python', '-m', 'tools.report', args.folder, file=sys.stderr)  # stdout has the tables alone
 
 
 if __name__ == '__main__':

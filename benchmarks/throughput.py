@@ -1,14 +1,18 @@
-"""How near training comes to the network's own speed, and how far a straightforward loop is from it: one table, one JSON.
-
-    python -m benchmarks.throughput --csv_train TRAIN.csv --csv_val VAL.csv --data_path FOLDER --n_classes 8
-    python -m benchmarks.throughput --scale        # what a set costs beside its pixels, 1,000 to 1,000,000 rows
+r"""How near training comes to the network's own speed, and how far a straightforward loop is from it: one table, one
+JSON. With --scale instead: what a set costs beside its pixels, 1,000 to 1,000,000 rows.
 
 Rows are measured in turn, several times over, and every ratio is the median of ratios within one turn.
+
+Examples; without a csv the demo set is drawn:
+
+  python -m benchmarks.throughput --json speed.json
+  python -m benchmarks.throughput --csv_train data/demo/train_demo.csv --csv_val data/demo/val_demo.csv \
+      --data_path data/demo/images --n_classes 5
+  python -m benchmarks.throughput --scale
 """
 import utils  # noqa: F401  before torch
 
 # isort: split
-import argparse
 import contextlib
 import io
 import json
@@ -28,6 +32,7 @@ from benchmarks.images import choose_data
 from benchmarks.reference_loop import ReferenceLoop
 from models.get_model import get_arch
 from utils.common import parse_im_size, run_script, write_text
+from utils.console import say_next, script_parser
 from utils.losses import get_loss_fn
 from utils.optimisation import OPTIMIZERS
 from utils.two_stage import train_mode
@@ -40,21 +45,28 @@ METHODS = {'plain': '', 'mixup': f'--do_mixup {ALPHA}',
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--csv_train', help='default: isic8 in the folder LT_REAL_DATA, else the demo set, drawn anew')
-    parser.add_argument('--csv_val', help='validation csv')
-    parser.add_argument('--data_path', help='folder of the images')
-    parser.add_argument('--n_classes', type=int, default=8, help='classes (8)')
-    parser.add_argument('--photographs', help='folder of full-size photographs for the decoding rows (eyepacs_sample in LT_REAL_DATA)')
-    parser.add_argument('--n_images', type=int, help='training images, repeated as needed: more for a fast device')
-    parser.add_argument('--model_name', default='mobilenetV2', help='network (mobilenetV2)')
-    parser.add_argument('--im_size', type=parse_im_size, default=(128, 128), help='input size in pixels (128)')
-    parser.add_argument('--batch_size', type=int, default=8, help='images of a training step (8)')
-    parser.add_argument('--num_workers', type=int, default=8, help='as in training; the straightforward loop gets as many (8)')
-    parser.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='as in training (auto)')
-    parser.add_argument('--repeats', type=int, default=3, help='turns (3)')
-    parser.add_argument('--scale', action='store_true', help='measure the size of the set instead')
-    parser.add_argument('--json', metavar='FILE', help='write the results there as well')
+    parser = script_parser(__doc__)
+    data = parser.add_argument_group('data')
+    data.add_argument('--csv_train', metavar='CSV', help='training csv (default: isic8 in the folder LT_REAL_DATA, else the demo set)')
+    data.add_argument('--csv_val', metavar='CSV', help='validation csv, with --csv_train')
+    data.add_argument('--data_path', metavar='FOLDER', help='folder of the images, with --csv_train')
+    data.add_argument('--n_classes', type=int, default=8, metavar='K', help='number of classes of --csv_train')
+    data.add_argument('--n_images', type=int, metavar='N',
+                      help='training images, repeated as needed: more for a fast device (default: those there are)')
+    data.add_argument('--photographs', metavar='FOLDER',
+                      help='full-size photographs for the decoding rows (default: eyepacs_sample in LT_REAL_DATA, else --data_path)')
+    data.add_argument('--im_size', type=parse_im_size, default='128', metavar='PIXELS',
+                      help='what images are resized to: height,width or one number for both')
+    training = parser.add_argument_group('training')
+    training.add_argument('--model_name', default='mobilenetV2', metavar='NAME', help='network')
+    training.add_argument('--batch_size', type=int, default=8, metavar='N', help='images of a training step')
+    training.add_argument('--num_workers', type=int, default=8, metavar='N',
+                          help='processes that decode images, as in training; the straightforward loop gets as many')
+    training.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='as in training')
+    measured = parser.add_argument_group('measurement')
+    measured.add_argument('--repeats', type=int, default=3, metavar='N', help='turns')
+    measured.add_argument('--scale', action='store_true', help='measure the size of the set instead')
+    measured.add_argument('--json', metavar='FILE', help='write the results there as well')
     return parser
 
 
@@ -153,8 +165,8 @@ def table_text(rows):
                      for name, value, unit, ratio, of in rows)
 
 
-def main():
-    args = get_parser().parse_args()
+def main(argv=None):
+    args = get_parser().parse_args(argv)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
     result = {'device': device, 'torch': str(torch.__version__)}
     print(f'* {device}, torch {torch.__version__}')
@@ -174,6 +186,10 @@ def main():
     if args.json:
         write_text(args.json, json.dumps(result, indent=1) + '\n')
         print(f'* Wrote {args.json}')
+    if args.scale:
+        say_next('measure the speed of training', 'python', '-m', 'benchmarks.throughput')
+    else:
+        say_next('measure what a set costs beside its pixels', 'python', '-m', 'benchmarks.throughput', '--scale')
 
 
 if __name__ == '__main__':

@@ -1,10 +1,13 @@
-"""Kills a training at random moments, resumes it and compares with the uninterrupted one: python -m tests.faults --kills 20
+"""Kills a training at random moments, resumes it and compares with the uninterrupted one.
 
 Not part of the test suite, which does three of these. Every run is killed with SIGKILL (or ended with SIGTERM, as a cluster does)
 after a random time, resumed, killed again, and so on until it is finished; then weights, metrics and log lines must be the same,
 bit for bit.
+
+Example:
+
+  python -m tests.faults --kills 20
 """
-import argparse
 import json
 import os
 import random
@@ -20,6 +23,7 @@ from pathlib import Path
 import torch
 
 from tests.conftest import write_images
+from utils.console import say_next, script_parser
 from utils.model_saving_loading import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -103,11 +107,15 @@ def torture(folder, flags, n_kills, rng):
     return statuses
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--kills', type=int, default=20)
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
+def get_parser():
+    parser = script_parser(__doc__)
+    parser.add_argument('--kills', type=int, default=20, metavar='N', help='signals, over all cases')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of their moments and kinds')
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
     rng, statuses = random.Random(args.seed), []
     with tempfile.TemporaryDirectory() as name:
         folder = write_images(Path(name))
@@ -118,6 +126,7 @@ def main():
     counts = Counter(status for of_case in statuses for status in of_case)
     print(f'{args.kills} signals: {counts[-9]} SIGKILL, {counts[143]} SIGTERM within the training loop, {counts[-15]} SIGTERM before it, '
           f'{counts[None]} after the end; all runs are the same')
+    say_next('run all tests', 'bash', 'tests/run.sh')
 
 
 if __name__ == '__main__':

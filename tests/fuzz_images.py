@@ -1,11 +1,13 @@
 """Damaged JPEGs: thousands of mutations of good ones, each of which is read or ends in the one error that the project raises.
 
-    python -m tests.fuzz_images --n 10000 [--data FOLDER]    (default folder: LT_REAL_DATA, else generated images)
+Example (about ten seconds):
+
+  python -m tests.fuzz_images --n 10000
 """
-import argparse
 import glob
 import io
 import os
+import tempfile
 import time
 import traceback
 import warnings
@@ -14,6 +16,7 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
+from utils.console import say_next, script_parser
 from utils.duplicates import look_at
 from utils.images import read_image
 
@@ -87,19 +90,25 @@ def fuzz(contents, n, folder, seed=0):
     return outcomes, crashes
 
 
-def main():
-    import tempfile
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--n', type=int, default=10_000, help='inputs')
-    parser.add_argument('--data', default=os.environ.get('LT_REAL_DATA'), help='folder with JPEGs')
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
+def get_parser():
+    parser = script_parser(__doc__)
+    parser.add_argument('--n', type=int, default=10_000, metavar='N', help='damaged images to try')
+    parser.add_argument('--data', metavar='FOLDER', help='folder with JPEGs to damage (default: LT_REAL_DATA, else generated images)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the damages')
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        outcomes, crashes = fuzz(seeds(args.data), args.n, folder, args.seed)
-    print('\n'.join(crashes[:5]))
+        outcomes, crashes = fuzz(seeds(args.data or os.environ.get('LT_REAL_DATA')), args.n, folder, args.seed)
+    for crash in crashes[:5]:
+        print(crash)
     print(f'{args.n} inputs in {time.perf_counter() - start:.0f} s: {dict(outcomes)}, {len(crashes)} crashes')
-    raise SystemExit(bool(crashes))
+    if crashes:
+        raise SystemExit(1)
+    say_next('run all tests', 'bash', 'tests/run.sh')
 
 
 if __name__ == '__main__':
