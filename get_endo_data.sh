@@ -1,22 +1,29 @@
 #!/usr/bin/env bash
-# Hyper-Kvasir's labelled images (about 4 GB): download, check, resize, five folds. Arguments:
+# Usage: bash get_endo_data.sh [--zip FILE] [--sha256 HEX] [flags of tools.prepare_endo_data]
+#
+# Hyper-Kvasir's labelled images (about 4 GB): download, check, resize, five folds. An interrupted download goes on.
+#
 #   --zip FILE     use a local copy instead of downloading
-#   --sha256 HEX   refuse a zip with another digest (none is published; ours is printed)
-#   anything else is passed on to tools/prepare_endo_data.py (--splits, --select_fraction, --out, ...)
+#   --sha256 HEX   refuse a zip with another digest (none is published; that of the file is printed)
+#   ...            is passed on (--splits, --select_fraction, --out, ...: python -m tools.prepare_endo_data --help)
+#
+# Example:
+#
+#   bash get_endo_data.sh --select_fraction 0.1
 set -euo pipefail
 cd "$(dirname "$0")"
+. tools/setup_environment.sh
 zip=data/hyper-kvasir-labeled-images.zip
 url=${ENDO_URL:-https://datasets.simula.no/downloads/hyper-kvasir/hyper-kvasir-labeled-images.zip}
 check=() pass=() own=
 while [ $# -gt 0 ]; do
     case $1 in
-        -h|--help) sed -n '2,5s/^# //p' "$0"; exit ;;
+        -h|--help) show_help get_endo_data.sh ;;
         --zip) zip=${2:?--zip needs a file}; own=1; shift 2 ;;
         --sha256) check=(--sha256 "${2:?--sha256 needs a digest}"); shift 2 ;;
         *) pass+=("$1"); shift ;;
     esac
 done
-. tools/setup_environment.sh
 setup_environment requirements.txt
 if [ -n "$own" ] && [ ! -f "$zip" ]; then
     echo "error: --zip $zip: no such file" >&2

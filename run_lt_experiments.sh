@@ -1,20 +1,32 @@
 #!/usr/bin/env bash
-# Every experiment, as loops: bash run_lt_experiments.sh [demo|eyepacs|endo|eyepacs_recipes|endo_recipes|cifar] [--jobs N] [--dry_run]
-# A finished run is skipped, an interrupted one goes on; --dry_run prints the commands; --jobs N runs N side by side, one on each GPU
-# where there are GPUs. SEEDS="0 1 2" repeats the demo.
+# Usage: bash run_lt_experiments.sh [GROUP] [--jobs N] [--dry_run]
+#
+# Trains, tests and compares every experiment of a group. A finished run is skipped, an interrupted one goes on.
+#
+#   GROUP      demo (default; needs no data), eyepacs, endo (the experiments of the paper), eyepacs_recipes, endo_recipes, cifar
+#   --jobs N   run N side by side, one on each GPU where there are GPUs (default: 1)
+#   --dry_run  print the commands instead
+#   SEEDS      of the environment: random seeds of the demo (default: 0)
+#
+# Examples:
+#
+#   bash run_lt_experiments.sh
+#   SEEDS="0 1 2" bash run_lt_experiments.sh demo --jobs 2
+#   bash run_lt_experiments.sh endo --dry_run
 set -euo pipefail
 cd "$(dirname "$0")"
+. tools/setup_environment.sh
 group=demo dry= n_jobs=1
 while [ $# -gt 0 ]; do
     case $1 in
         demo|eyepacs|endo|eyepacs_recipes|endo_recipes|cifar) group=$1 ;;
         --jobs) n_jobs=${2:-}; shift; [[ $n_jobs =~ ^[1-9][0-9]*$ ]] || { echo "error: --jobs takes a number" >&2; exit 2; } ;;
         --dry_run) dry=1 ;;
-        *) echo "error: unknown argument $1 (see the first lines of run_lt_experiments.sh)" >&2; exit 2 ;;
+        -h|--help) show_help run_lt_experiments.sh ;;
+        *) echo "error: unknown argument $1 (bash run_lt_experiments.sh --help has them all)" >&2; exit 2 ;;
     esac
     shift
 done
-. tools/setup_environment.sh
 . tools/experiments.sh
 [ -n "$dry" ] && PYTHON=python || setup_environment requirements.txt
 
@@ -69,6 +81,7 @@ demo() {
     settle
     for tool in compare_experiments report; do do_ "$PYTHON" -m "tools.$tool" results/demo --baseline instance; done
     [ -n "$dry" ] || echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
+    next="look closely at one method: $(printf %q "$PYTHON") -m tools.report results/demo/2stage_BSCE"
 }
 eyepacs() { "${1:-both_stages}" eyepacs mobilenetV2 eyepacs -- --metric kappa; }
 eyepacs_recipes() { eyepacs toolbox; }
@@ -91,5 +104,8 @@ cifar() {
             --train_eval off $flags
     done < <(methods two)
 }
+next="compare the methods: $(printf %q "$PYTHON") -m tools.compare_experiments results/${group%%_*}"
 "$group"
 settle
+[ -z "$dry" ] || next="do all this: bash run_lt_experiments.sh $group --jobs $n_jobs"
+echo "* Next, $next" >&2

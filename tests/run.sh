@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
+# Usage: bash tests/run.sh [flags of pytest]
+#
 # Everything that must pass: installs what is missing, then ruff, mypy and pytest with coverage.
+#
+# Examples:
+#
+#   bash tests/run.sh
+#   bash tests/run.sh -x --durations 10
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/setup_environment.sh
+case ${1:-} in -h|--help) show_help tests/run.sh ;; esac
 setup_environment requirements.txt tests/requirements.txt
 "$PYTHON" -m ruff check .
 "$PYTHON" -m mypy
 "$PYTHON" -m pytest --cov=utils --cov=models --cov-report=term:skip-covered --cov-fail-under=90 "$@"
+echo "* Next, see it work: bash run_lt_experiments.sh"

@@ -1,6 +1,9 @@
 """Every line that the experiment script would run is a valid command."""
+import os
 import shlex
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -86,3 +89,16 @@ def test_experiments_side_by_side():
 def test_a_failure_stops_what_is_built_on_it():
     done = side_by_side(2, extra='bad')
     assert done.returncode == 1 and 'an experiment failed' in done.stderr and 'settled' not in done.stdout
+
+
+@pytest.mark.parametrize('n_jobs', [1, 2])
+def test_an_interrupted_series_says_how_it_goes_on(n_jobs):
+    script = (SIDE_BY_SIDE % (n_jobs, 0, '')).replace('sleep 0.4', 'sleep 2')
+    process = subprocess.Popen(['bash', '-c', script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    for _ in range(n_jobs):
+        assert process.stdout.readline().startswith('start')
+    time.sleep(.5)  # until it waits
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole series
+    _, err = process.communicate()
+    assert process.returncode == 130 and err == 'interrupted: the same command goes on where it stopped\n'

@@ -1,6 +1,7 @@
 # Functions of run_lt_experiments.sh, which sets dry (print only), n_jobs (experiments side by side) and PYTHON.
 n_gpus=$(nvidia-smi -L 2>/dev/null | wc -l) slots=$(mktemp -d)
 trap 'rm -rf "$slots"' EXIT
+trap 'wait; echo "interrupted: the same command goes on where it stopped" >&2; exit 130' INT
 
 do_() {
     if [ -n "$dry" ]; then echo "$@"; else echo "\$ $*" >&2; "$@" </dev/null; fi

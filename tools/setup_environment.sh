@@ -1,5 +1,10 @@
-# Sourced by the shell scripts, from the repository's root, with the requirements files as arguments: sets PYTHON to an
-# interpreter that has them: the active one, or .venv (created, and filled with pip, when it is missing or incomplete).
+# Sourced by the shell scripts, in the repository's root.
+
+# show_help FILE: print the comment at the top of that script, and end.
+show_help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"; exit 0; }
+
+# setup_environment REQUIREMENTS_FILE...: sets PYTHON to an interpreter that has them: the active one, or .venv (created, and filled
+# with pip, when it is missing or incomplete).
 setup_environment() {
     local candidate files=()
     for candidate in "$@"; do files+=(-r "$candidate"); done
