@@ -1,5 +1,6 @@
 """name -> network with its normalisation. `ARCHS` names the paper's backbones; any other name is a timm model."""
 import difflib
+import sys
 from typing import NamedTuple
 
 import torchvision
@@ -22,7 +23,7 @@ class Arch(NamedTuple):
 
 def _torchvision(builder, classifier_name):
     def build(n_classes, pretrained, im_size):
-        model = builder(weights='IMAGENET1K_V1' if pretrained else None)
+        model = builder(weights='IMAGENET1K_V1' if pretrained else None, progress=sys.stderr.isatty())
         parent, _, child = classifier_name.rpartition('.')
         head = nn.Linear(model.get_submodule(classifier_name).in_features, n_classes)
         setattr(model.get_submodule(parent), child, head)
