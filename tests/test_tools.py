@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -18,14 +16,6 @@ def test_contact_sheet(tiny):
 def test_check_environment(tmp_path):
     (tmp_path / 'r.txt').write_text('# comment\nnumpy==1\ntorch==2\nsurely-not-installed==1.0\n')
     assert list(check_environment.missing([tmp_path / 'r.txt'])) == ['surely-not-installed']
-
-
-@pytest.mark.parametrize('tool', ['compare_experiments', 'contact_sheet', 'download_file', 'evaluate_predictions', 'export_model',
-                                  'predict', 'prepare_cifar_lt_data', 'prepare_demo_data', 'prepare_endo_data', 'prepare_eyepacs_data',
-                                  'prepare_folder_data', 'prepare_medmnist_data'])
-def test_help(tool):
-    done = subprocess.run([sys.executable, '-m', f'tools.{tool}', '--help'], capture_output=True, text=True)
-    assert done.returncode == 0 and 'usage' in done.stdout, done.stderr
 
 
 def test_errors_are_one_line(capsys):
