@@ -41,8 +41,11 @@ def find_bad_images(data, n_threads, memory=None):
     if bad is None:
         bad = verify_images([path for path in data.paths if path is not None], data.tg_size, n_threads)
         if path:
-            os.makedirs(memory, exist_ok=True)
-            write_text(path, json.dumps(bad))
+            try:
+                os.makedirs(memory, exist_ok=True)
+                write_text(path, json.dumps(bad))
+            except OSError as err:  # a full disk, no permission: that costs time in the next run, and nothing else
+                print(f'* Not remembered for the next run: {err}')
     return {i: 'no such file' if path is None else bad[path] for i, path in enumerate(data.paths) if path is None or path in bad}
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 
 from .bad_images import write_skipped
-from .common import InputError, write_text
+from .common import NO_ROOM, InputError, write_text
 from .evaluation import is_better
 from .model_saving_loading import FIELDS, FILE_NAME, prune_checkpoints, read_checkpoint, save_model
 
@@ -123,9 +123,11 @@ class RunFolder:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):
         if self.lock:
             self.lock.close()
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise InputError(f'{error}: free some space there, then the same command with --resume goes on') from error
 
     def start(self, config, environment, datasets=()):
         """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg, environment.json and
