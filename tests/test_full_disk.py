@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import train_flags
-from tests.faults import same
+from tests.kills import same
 from tests.test_model_saving_loading import info
 from tests.writes import FullDisk
 from tools import report

@@ -93,23 +93,25 @@ class RunFolder:
             raise InputError(f"{self.path} was started with other flags: {', '.join(differing)}")
         if os.path.exists(self.file('interrupted', FILE_NAME)):
             self.within = read_checkpoint(self.file('interrupted'))
-        if not os.path.exists(self.file('last', FILE_NAME)):
-            return  # interrupted before its first epoch was done
-        try:
-            self.state = read_checkpoint(self.file('last'))
-        except InputError as err:
-            raise InputError(f'{err}: the run cannot be resumed, --overwrite starts it anew') from err
-        with open(self.file('log.jsonl'), encoding='utf-8') as f:
-            self.history = [_from_json(json.loads(line)) for line in f][:self.state['epoch']]
-        if self.within and self.within['epoch'] != self.state['epoch']:
+        if os.path.exists(self.file('last', FILE_NAME)):  # else interrupted before its first epoch was done
+            try:
+                self.state = read_checkpoint(self.file('last'))
+            except InputError as err:
+                raise InputError(f'{err}: the run cannot be resumed, --overwrite starts it anew') from err
+            with open(self.file('log.jsonl'), encoding='utf-8') as f:
+                self.history = [_from_json(json.loads(line)) for line in f][:self.state['epoch']]
+        done = self.state['epoch'] if self.state else 0
+        if self.within and self.within['epoch'] != done:
             self.within = None  # of an epoch that has been done since
         for folder in glob.glob(self.file('epoch_*')):
             epoch = int(re.match(r'epoch_(\d+)', os.path.basename(folder)).group(1))  # type: ignore[union-attr]
-            if epoch > self.state['epoch'] or not os.path.exists(os.path.join(folder, FILE_NAME)):
+            if epoch > done or not os.path.exists(os.path.join(folder, FILE_NAME)):
                 if writes:
                     shutil.rmtree(folder)
             else:
                 self.kept[folder] = self.score(epoch)
+        if writes:
+            prune_checkpoints(self.kept, self.n_checkpoints, self.metric)
 
     def _lock(self):
         """One process at a time: the lock goes with the process, however it ends."""
@@ -144,6 +146,8 @@ class RunFolder:
                 raise InputError(f'--overwrite would delete the run that --pretrained_weights starts from, {self.path}')
             for path in [path for pattern in OWN for path in glob.glob(os.path.join(glob.escape(self.path), pattern))]:
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        for path in glob.glob(os.path.join(glob.escape(self.path), '**', '*.[0-9]*.tmp'), recursive=True):
+            os.remove(path)  # of a process that was killed while it wrote
         os.makedirs(self.path, exist_ok=True)
         write_skipped(self.file('skipped.csv'), datasets, bool(self.saved))
         write_text(self.file('environment.json'), json.dumps(environment, indent=2) + '\n')
