@@ -75,8 +75,8 @@ def leave_out_bad_images(datasets, n_threads, memory=None):
 
 
 def write_skipped(path, datasets, resumed=False):
-    """One row for each image that `leave_out_bad_images` left out: csv, row, image_id, reason. No file if there is none.
-    `resumed`: raise `InputError` where the file names others."""
+    """One row for each image that `leave_out_bad_images` left out: csv, row, image_id, reason. No file if there is none, one of before
+    is removed. `resumed`: raise `InputError` where the file names others."""
     table = pd.DataFrame([row for data in datasets for row in data.skipped], columns=['csv', 'row', 'image_id', 'reason'])
     if resumed:
         before = read_csv(path)[0] if os.path.exists(path) else table[:0]
@@ -84,3 +84,5 @@ def write_skipped(path, datasets, resumed=False):
             raise InputError(f'not the same images can be read as when the run was started, see {path}: it cannot be resumed')
     elif len(table):
         write_text(path, csv_text(table))
+    elif os.path.exists(path):
+        os.remove(path)
