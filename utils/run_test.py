@@ -14,7 +14,7 @@ from .evaluation import evaluate_multi_cls, per_class_text, performance_text, re
 from .get_loaders import get_test_cls_loader
 from .inference import collect_logits, to_predictions
 from .model_saving_loading import load_model
-from .prediction_table import write_predictions
+from .prediction_table import anonymous, write_predictions
 from .run_folder import name_of_run
 from .tuning import add_flags, tune
 
