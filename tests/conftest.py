@@ -39,15 +39,19 @@ def tiny(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp('tiny'))
 
 
+def train_flags(tiny, flags=''):
+    """Of a short run on the tiny set, as on the command line; `flags` win."""
+    return (f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --model_name mobilenetV2 --init none '
+            f'--batch_size 4 --n_epochs 1 --num_workers 0 --metric mcc --save_path run --cache_dir {tiny}/cache {flags}').split()
+
+
 @pytest.fixture
 def train(tiny, tmp_path, monkeypatch):
     """Runs the real entry point on the tiny set, in an empty working folder; flags as on the command line."""
     monkeypatch.chdir(tmp_path)
 
     def run(flags=''):
-        flags = (f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --model_name mobilenetV2 --init none '
-                 f'--batch_size 4 --n_epochs 1 --num_workers 0 --metric mcc --save_path run --cache_dir {tiny}/cache {flags}')
-        train_main(get_parser().parse_args(flags.split()))
+        train_main(get_parser().parse_args(train_flags(tiny, flags)))
         return tmp_path / 'experiments' / 'run'
     return run
 

@@ -1,131 +1,115 @@
-"""Kills a training at random moments, resumes it and compares with the uninterrupted one.
+"""Kills a training and what follows it at many moments, goes on and compares with the undisturbed one.
 
-Not part of the test suite, which does three of these. Every run is killed with SIGKILL (or ended with SIGTERM, as a cluster does)
-after a random time, resumed, killed again, and so on until it is finished; then weights, metrics and log lines must be the same,
-bit for bit.
+Not part of the test suite, which does a few of these. A run is killed with SIGKILL in the middle of writing the image cache or a
+checkpoint, in the evaluation (see tests/halt.py), or at any moment (then perhaps ended with SIGTERM, as a cluster does), resumed, killed
+again, and so on; finished, its weights, metrics and log lines must be the same, bit for bit. Then its test is killed while it writes
+the predictions, and the report while it is written: the files from before must stay, and running again must write the same.
 
 Example:
 
-  python -m tests.faults --kills 20
+  python -m tests.faults --kills 28
 """
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
-import torch
-
 from tests.conftest import write_images
+from tests.kills import STATUSES, finish, kill_at, kill_in, same
 from utils.console import say_next, script_parser
-from utils.model_saving_loading import read_checkpoint
 
-ROOT = Path(__file__).parent.parent
 CASES = (
     '--do_mixup 0.2 --sampling prog --momentum 0.9 --patience 0',
     '--loss_fn SEQL --loss_params lam=0.5 --ema 0.9 --schedule onecycle --optimizer adamw --augment trivial',
     '--mixing cutmix --mixup_off_epochs 1 --loss_fn LDAM --defer 0.5 --schedule cosine --optimizer adam --augment randaugment',
     '--pretrained_weights experiments/one --trainable scale --sampling class --ema 0.5 --augment rotate',
 )
+# What kill number 0, 1, ... aims at; as many as have no common factor with the number of cases, so that each meets each.
+AIMS = ('any moment', 'cache', 'checkpoint', 'evaluation', 'checkpoint', 'results', 'report')
+N_EPOCHS = 4
 
 
-def command(folder, name, flags):
+def train_command(name, flags):
     base = ('--csv_train train.csv --data_path images --n_classes 3 --im_size 32 --model_name mobilenetV2 --init none --batch_size 4 '
-            f'--n_epochs 4 --n_checkpoints 2 --num_workers 0 --metric mcc --train_eval full --save_path {name}')
-    return [sys.executable, str(ROOT / 'train_lt_mxp.py'), *base.split(), *flags.split()]
+            f'--n_epochs {N_EPOCHS} --n_checkpoints 2 --num_workers 0 --metric mcc --train_eval full --save_path {name}')
+    return ['train_lt_mxp.py', *base.split(), *flags.split()]
 
 
-def finish(folder, name, flags, resume=()):
-    done = subprocess.run([*command(folder, name, flags), *resume], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+TEST = ['test_with_labels_eyepacs.py', '--load_path', 'experiments/cut', '--data_path', 'images', '--csv_test', 'val.csv',
+        '--num_workers', '0']
+REPORT = ['tools/report.py', 'experiments/cut', '--draws', '100']
 
 
-def kill(folder, name, flags, number, seconds, resume):
-    """Send `number` so many `seconds` after the network was built, just before the training loop. -> exit status; None if the run was
-    finished before."""
-    process = subprocess.Popen([*command(folder, name, flags), *resume], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'})
-    for line in process.stdout:
-        if 'trainable parameters' in line:
-            break
-    try:
-        _, err = process.communicate(timeout=seconds)
-        assert process.returncode == 0, err
-        return None
-    except subprocess.TimeoutExpired:
-        process.send_signal(number)
-        _, err = process.communicate()
-        assert process.returncode in (-number, 128 + number, 0), err
-        return process.returncode or None
+def torture_training(folder, flags, aims, rng):
+    """Kill one run once for each of `aims`, in this order; one that gets to its end starts anew. -> list of what was hit"""
+    run, cache = folder / 'experiments' / 'cut', folder / 'data' / 'cache'
+    for path in (run, cache):
+        shutil.rmtree(path, ignore_errors=True)
+    passed, hits = finish(folder, train_command('whole', flags + ' --overwrite')), []
+    log = (folder / 'experiments' / 'whole' / 'log.jsonl').read_text().splitlines()
+    seconds = sum(json.loads(line)['seconds'] for line in log)
 
-
-def training_seconds(folder, flags):
-    """From the built network to the end of an uninterrupted run."""
-    process = subprocess.Popen(command(folder, 'timing', flags + ' --overwrite'), cwd=folder, stdout=subprocess.PIPE, text=True,
-                               env=os.environ | {'PYTHONUNBUFFERED': '1'})
-    start = 0.
-    for line in process.stdout:
-        if 'trainable parameters' in line:
-            start = time.perf_counter()
-    assert process.wait() == 0 and start
-    return time.perf_counter() - start
-
-
-def same(folder, one, other):
-    states = [read_checkpoint(str(folder / 'experiments' / name / 'last')) for name in (one, other)]
-    for a, b in zip(*[sorted(state['state_dict'].items()) for state in states], strict=True):
-        assert a[0] == b[0] and torch.equal(a[1], b[1]), a[0]
-
-    def log(name):
-        lines = (folder / 'experiments' / name / 'log.jsonl').read_text().splitlines()
-        return [{k: v for k, v in json.loads(line).items() if k not in ('seconds', 'images_per_second')} for line in lines]
-    assert log(one) == log(other)
-    kept = [sorted(f.name for f in (folder / 'experiments' / name).glob('epoch_*')) for name in (one, other)]
-    assert kept[0] == kept[1]
-
-
-def torture(folder, flags, n_kills, rng):
-    """Kill one run `n_kills` times at random moments of its training; one that gets to its end starts anew. -> exit statuses: -9 killed,
-    143 ended by the handler within the training loop, -15 ended before it, None finished."""
-    shutil.rmtree(folder / 'experiments' / 'cut', ignore_errors=True)
-    finish(folder, 'whole', flags + ' --overwrite')
-    longest, statuses, run = training_seconds(folder, flags), [], folder / 'experiments' / 'cut'
-
-    def how():
-        return ['--resume'] if (run / 'config.cfg').exists() and not (run / 'val_metrics.txt').exists() else ['--overwrite']
-    for _ in range(n_kills):
-        statuses.append(kill(folder, 'cut', flags, rng.choice((signal.SIGKILL, signal.SIGTERM)), rng.uniform(0, .6 * longest), how()))
+    def command():
+        resume = (run / 'config.cfg').exists() and not (run / 'val_metrics.txt').exists()
+        return train_command('cut', flags + (' --resume' if resume else ' --overwrite'))
+    for aim in aims:
+        if aim == 'any moment':
+            status = kill_at(folder, command(), rng.choice((signal.SIGKILL, signal.SIGTERM)), rng.uniform(0, .8 * seconds))
+            hits.append(STATUSES[status])
+            continue
+        if aim == 'cache':
+            shutil.rmtree(cache, ignore_errors=True)
+        n = rng.randint(1, max(1, passed[aim] // (1 if aim == 'cache' else N_EPOCHS)))
+        # Where the last epoch has no such moment any more, the run ends, and the next try starts anew.
+        assert kill_in(folder, command(), aim, n) or kill_in(folder, command(), aim, n)
+        hits.append(aim)
     if not (run / 'val_metrics.txt').exists():
-        finish(folder, 'cut', flags, how())
+        finish(folder, command())
     same(folder, 'whole', 'cut')
-    return statuses
+    assert not [*run.rglob('*.tmp'), *cache.glob('*.npy.*.tmp')]
+    return hits
+
+
+def torture_results(folder, aims, rng):
+    """Kill the test of the run `cut` and the report on it, once for each of `aims`. -> list of what was hit"""
+    hits = []
+    finish(folder, TEST)
+    for aim in aims:
+        command = {'results': TEST, 'report': REPORT}[aim]
+        passed, results = finish(folder, command), folder / 'results' / 'cut'
+        before = {file: file.read_bytes() for file in results.iterdir()}
+        assert kill_in(folder, command, aim, rng.randint(1, passed[aim]))
+        assert before.items() <= {file: file.read_bytes() for file in results.iterdir()}.items()
+        finish(folder, command)
+        assert before.items() <= {file: file.read_bytes() for file in results.iterdir()}.items()
+        hits.append(aim)
+    return hits
 
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('--kills', type=int, default=20, metavar='N', help='signals, over all cases')
+    parser.add_argument('--kills', type=int, default=28, metavar='N', help='kills, over all cases')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of their moments and kinds')
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    rng, statuses = random.Random(args.seed), []
+    rng, hits = random.Random(args.seed), Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = write_images(Path(name))
-        finish(folder, 'one', '--n_epochs 1')
+        finish(folder, train_command('one', '--n_epochs 1'))
         for i, flags in enumerate(CASES):
-            statuses.append(torture(folder, flags, len(range(i, args.kills, len(CASES))), rng))
-            print(f'{flags}: exit statuses {statuses[-1]}, the resumed run is the same', flush=True)
-    counts = Counter(status for of_case in statuses for status in of_case)
-    print(f'{args.kills} signals: {counts[-9]} SIGKILL, {counts[143]} SIGTERM within the training loop, {counts[-15]} SIGTERM before it, '
-          f'{counts[None]} after the end; all runs are the same')
+            aims = [AIMS[kill % len(AIMS)] for kill in range(i, args.kills, len(CASES))]
+            after = [aim for aim in aims if aim in ('results', 'report')]
+            of_case = torture_training(folder, flags, [aim for aim in aims if aim not in after], rng)
+            of_case += torture_results(folder, after, rng)
+            print(f"{flags}: {', '.join(of_case)}: the same in the end", flush=True)
+            hits.update(of_case)
+    print(f"{args.kills} kills: {'; '.join(f'{n} {what}' for what, n in hits.items())}; everything is the same")
     say_next('run all tests', 'bash', 'tests/run.sh')
 
 

@@ -1,12 +1,36 @@
-"""Three kills at random moments; `python -m tests.faults` does more."""
+"""A few kills of a training, aimed and at random, and one of the report; `python -m tests.faults` does more."""
 import random
 
-from tests.faults import CASES, finish, torture
+from tests import faults
+from tests.kills import STATUSES, kill_in
+from tools import report
 
 
 def test_killed_and_resumed(tiny, tmp_path):
     for name in ('train.csv', 'val.csv', 'images'):
         (tmp_path / name).symlink_to(tiny / name)
-    finish(tmp_path, 'one', '--n_epochs 1')
-    statuses = torture(tmp_path, CASES[1], 3, random.Random(5))
-    assert len(statuses) == 3 and any(statuses)  # at least one met a training that was not finished
+    aims = ['cache', 'checkpoint', 'evaluation', 'any moment']
+    hits = faults.torture_training(tmp_path, faults.CASES[1], aims, random.Random(5))
+    assert hits[:3] == aims[:3] and hits[3] != STATUSES[None]  # all met a training that was not finished
+
+
+def test_a_killed_report_leaves_the_one_before(train, tmp_path):
+    train('--save_path cut')
+    report.main(faults.REPORT[1:])
+    file = tmp_path / 'experiments' / 'cut' / 'report.html'
+    before = file.read_bytes()
+    assert kill_in(tmp_path, faults.REPORT, 'report', 1)
+    assert file.read_bytes() == before
+
+
+def test_leftovers_of_a_killed_run_are_removed(train):
+    """Resumed without last/: no checkpoint of the first attempt stays to be taken for the best."""
+    run = train('--n_epochs 2 --n_checkpoints 2')
+    for path in ('val_metrics.txt', 'last/model_checkpoint.pth', 'log.jsonl'):
+        (run / path).unlink()
+    kept = sorted(run.glob('epoch_*'))
+    kept[1].rename(run / 'epoch_02_better')
+    for name in ('last/model_checkpoint.pth.1.tmp', 'config.cfg.22.tmp', 'mine.tmp'):
+        (run / name).touch()
+    train('--n_epochs 2 --n_checkpoints 2 --resume')
+    assert sorted(run.glob('epoch_*')) == kept and [file.name for file in run.rglob('*.tmp')] == ['mine.tmp']

@@ -1,5 +1,6 @@
 """The test scripts on a checkpoint of the real trainer."""
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,30 @@ def test_broken_image_in_a_worker_is_one_line(train, tiny, tmp_path):
                '--csv_val', 'x.csv']
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and re.fullmatch(r'error: images/x\.jpg \(from x\.csv\) cannot be read as an image: .*\n', done.stderr)
+
+
+def test_bad_images_are_left_out_listed_and_counted(test, tiny, tmp_path, capsys):
+    images = tmp_path / 'images'
+    shutil.copytree(tiny / 'images', images)
+    table = pd.read_csv(tiny / 'test.csv')
+    (images / f'{table.image_id[1]}.jpg').write_text('not an image')
+    (images / f'{table.image_id[4]}.jpg').unlink()
+    shutil.copy(images / f'{table.image_id[1]}.jpg', images / 'val_0_0.jpg')
+    with pytest.raises(InputError, match=f'1 of 8 images not found in .*: {table.image_id[4]}'):
+        test(f'--data_path {images}')
+    folder = test(f'--data_path {images} --skip_bad_images --calibrate --csv_tune {tiny}/val.csv')
+    skipped = pd.read_csv(folder / 'skipped_test.csv')
+    assert skipped.image_id.tolist() == table.image_id[[1, 4]].tolist() and skipped.row.tolist() == [3, 6]
+    assert skipped.reason.tolist() == ['the content is no image', 'no such file'] and skipped.csv.unique() == [f'{tiny}/test.csv']
+    assert pd.read_csv(folder / 'skipped_tune.csv').image_id.tolist() == ['val_0_0']
+    assert pd.read_csv(folder / 'results_test.csv').image_id.tolist() == table.image_id.drop([1, 4]).tolist()
+    text = (folder / 'performance_test.txt').read_text()
+    assert 'Left out 2 of 8 images, which cannot be read: skipped_test.csv\n' in text and ' of 6 images' in text
+    assert f'* Left out 2 of 8 images of {tiny}/test.csv, which cannot be read\n' in capsys.readouterr().out
+    test(f'--data_path {images} --skip_bad_images --salt secret')
+    assert skipped.image_id[0] not in (folder / 'skipped_test.csv').read_text() and not (folder / 'skipped_tune.csv').exists()
+    test('')
+    assert not list(folder.glob('skipped*'))
 
 
 def test_name_of_run():

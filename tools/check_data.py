@@ -35,7 +35,7 @@ def file_problems(data, looks):
     for path, row in zip(data.paths, data.rows, strict=True):
         if path in looks and looks[path].note:
             notes[looks[path].note].append(f'{path} (row {row})')
-    return ([f'{len(bad)} images cannot be read (--skip_bad_images of the train script leaves them out): {some(bad)}'] if bad else [],
+    return ([f'{len(bad)} images cannot be read (--skip_bad_images leaves them out): {some(bad)}'] if bad else [],
             [f'{len(files)} images: {note}: {some(files)}' for note, files in notes.items()])
 
 

@@ -41,8 +41,11 @@ def find_bad_images(data, n_threads, memory=None):
     if bad is None:
         bad = verify_images([path for path in data.paths if path is not None], data.tg_size, n_threads)
         if path:
-            os.makedirs(memory, exist_ok=True)
-            write_text(path, json.dumps(bad))
+            try:
+                os.makedirs(memory, exist_ok=True)
+                write_text(path, json.dumps(bad))
+            except OSError as err:  # a full disk, no permission: that costs time in the next run, and nothing else
+                print(f'* Not remembered for the next run: {err}')
     return {i: 'no such file' if path is None else bad[path] for i, path in enumerate(data.paths) if path is None or path in bad}
 
 
@@ -72,8 +75,8 @@ def leave_out_bad_images(datasets, n_threads, memory=None):
 
 
 def write_skipped(path, datasets, resumed=False):
-    """One row for each image that `leave_out_bad_images` left out: csv, row, image_id, reason. No file if there is none.
-    `resumed`: raise `InputError` where the file names others."""
+    """One row for each image that `leave_out_bad_images` left out: csv, row, image_id, reason. No file if there is none, one of before
+    is removed. `resumed`: raise `InputError` where the file names others."""
     table = pd.DataFrame([row for data in datasets for row in data.skipped], columns=['csv', 'row', 'image_id', 'reason'])
     if resumed:
         before = read_csv(path)[0] if os.path.exists(path) else table[:0]
@@ -81,3 +84,5 @@ def write_skipped(path, datasets, resumed=False):
             raise InputError(f'not the same images can be read as when the run was started, see {path}: it cannot be resumed')
     elif len(table):
         write_text(path, csv_text(table))
+    elif os.path.exists(path):
+        os.remove(path)

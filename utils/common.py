@@ -1,12 +1,15 @@
 """What every script needs: one-line errors for what a user can fix, and files that appear whole or not at all."""
 import argparse
 import contextlib
+import errno
 import hashlib
 import os
 import signal
 import sys
 
 from tqdm import tqdm
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # a full disk, or a user's share of it
 
 
 class InputError(ValueError):
@@ -30,7 +33,7 @@ def run_script(main):
         # Raised in a worker process, the message arrives behind that process's traceback.
         sys.exit(f"error: {str(err).rsplit('InputError: ', 1)[-1].strip()}")
     except OSError as err:  # no permission, a full disk: its text names the file
-        sys.exit(f'error: {err}')
+        sys.exit(f"error: {err}{': free some space there and run the same command again' if err.errno in NO_ROOM else ''}")
     except Interrupted as stop:
         print(f'interrupted by {stop}{stop.saved}', file=sys.stderr)
         sys.exit(128 + stop.number)
@@ -41,13 +44,18 @@ def run_script(main):
 
 @contextlib.contextmanager
 def whole_file(path):
-    """Yield a temporary name beside `path`; when the block ends without an error it is synced and becomes `path`."""
+    """Yield a temporary name beside `path`; when the block ends without an error it is synced and becomes `path`. An `OSError`
+    of a write, which names no file, gets the name."""
     temporary = f'{path}.{os.getpid()}.tmp'
     try:
         yield temporary
         with open(temporary, 'rb') as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except OSError as err:
+        if err.errno and err.filename in (None, temporary):
+            err.filename = path
+        raise
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

@@ -58,7 +58,8 @@ class ClassDataset(Dataset):
         try:
             return read_image(self.paths[index], self.tg_size)
         except OSError as err:
-            raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err}') from err
+            raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err} '
+                             '(--skip_bad_images of the train and test scripts leaves it out)') from err
 
     def keep(self, mask):
         """Leave out the rows that are False in `mask`, bool (N,)."""
@@ -159,10 +160,12 @@ def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0,
 
 
 def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None,
-                        cache_dir=None, allow_outside=False):
-    """Loader of a test csv; `test=True` reads no labels even if there are some. `n_classes`: check it first. `cache_dir`: as for
+                        cache_dir=None, allow_outside=False, skip_bad_images=False):
+    """Loader of a test csv; `test=True` reads no labels even if there are some. `n_classes`: check it first. The others: as for
     training."""
     dataset = ClassDataset(csv_path_test, data_path, tg_size, test, allow_outside)
+    if skip_bad_images:
+        leave_out_bad_images([dataset], num_workers, cache_dir)
     if n_classes:
         check_data({'test': dataset}, n_classes)
     return get_eval_loader(dataset, batch_size, use_cache([dataset], cache_dir, num_workers))

@@ -102,7 +102,9 @@ class _Array:
     def build(self, n_threads):
         """-> its file, which another run may have written meanwhile; None where the disk lacks room"""
         os.makedirs(self.folder, exist_ok=True)
-        with _locked(os.path.join(self.folder, f'{self.content}.lock')):
+        with _locked(os.path.join(self.folder, f'{self.content}.lock')) as alone:
+            for path in self._others(f'*_{self.content}.npy.*.tmp') if alone else ():
+                os.remove(path)  # of a run that was killed while it wrote
             return self.find() or (self._write(n_threads) if self._fits() else None)
 
     def _fits(self):
@@ -148,7 +150,8 @@ def _gigabytes(n):
 
 @contextlib.contextmanager
 def _locked(path):
-    """One process at a time; the others wait. A process that dies frees the lock."""
+    """One process at a time; the others wait. A process that dies frees the lock. -> False where that cannot be promised"""
+    alone = fcntl is not None
     with open(path, 'w') as f:
         try:
             if fcntl:
@@ -157,9 +160,9 @@ def _locked(path):
             print('* Waiting for another run that is writing the cache of these images', flush=True)
             fcntl.flock(f, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
-            pass
+            alone = False
         try:
-            yield
+            yield alone
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)

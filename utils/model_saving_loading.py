@@ -31,8 +31,18 @@ def save_model(folder, info):
     if missing:
         raise ValueError(f'a checkpoint needs {missing}')
     os.makedirs(folder, exist_ok=True)
-    with whole_file(os.path.join(folder, FILE_NAME)) as temporary:
-        torch.save(info | {'sha256': digest(info)}, temporary)
+    with whole_file(os.path.join(folder, FILE_NAME)) as temporary, open(temporary, 'wb') as f:
+        try:
+            torch.save(info | {'sha256': digest(info)}, f)
+        except RuntimeError as err:  # of torch's zip writer, which hides the error of the disk
+            raise _os_error(err) or err from None
+
+
+def _os_error(error):
+    """The `OSError` during which `error` was raised, None where there is none."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def read_checkpoint(path):

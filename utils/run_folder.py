@@ -8,7 +8,7 @@ import re
 import shutil
 
 from .bad_images import write_skipped
-from .common import InputError, write_text
+from .common import NO_ROOM, InputError, write_text
 from .evaluation import is_better
 from .model_saving_loading import FIELDS, FILE_NAME, prune_checkpoints, read_checkpoint, save_model
 
@@ -94,23 +94,25 @@ class RunFolder:
                              'another run with another --save_path')
         if os.path.exists(self.file('interrupted', FILE_NAME)):
             self.within = read_checkpoint(self.file('interrupted'))
-        if not os.path.exists(self.file('last', FILE_NAME)):
-            return  # interrupted before its first epoch was done
-        try:
-            self.state = read_checkpoint(self.file('last'))
-        except InputError as err:
-            raise InputError(f'{err}: the run cannot be resumed, --overwrite starts it anew') from err
-        with open(self.file('log.jsonl'), encoding='utf-8') as f:
-            self.history = [_from_json(json.loads(line)) for line in f][:self.state['epoch']]
-        if self.within and self.within['epoch'] != self.state['epoch']:
+        if os.path.exists(self.file('last', FILE_NAME)):  # else interrupted before its first epoch was done
+            try:
+                self.state = read_checkpoint(self.file('last'))
+            except InputError as err:
+                raise InputError(f'{err}: the run cannot be resumed, --overwrite starts it anew') from err
+            with open(self.file('log.jsonl'), encoding='utf-8') as f:
+                self.history = [_from_json(json.loads(line)) for line in f][:self.state['epoch']]
+        done = self.state['epoch'] if self.state else 0
+        if self.within and self.within['epoch'] != done:
             self.within = None  # of an epoch that has been done since
         for folder in glob.glob(self.file('epoch_*')):
             epoch = int(re.match(r'epoch_(\d+)', os.path.basename(folder)).group(1))  # type: ignore[union-attr]
-            if epoch > self.state['epoch'] or not os.path.exists(os.path.join(folder, FILE_NAME)):
+            if epoch > done or not os.path.exists(os.path.join(folder, FILE_NAME)):
                 if writes:
                     shutil.rmtree(folder)
             else:
                 self.kept[folder] = self.score(epoch)
+        if writes:
+            prune_checkpoints(self.kept, self.n_checkpoints, self.metric)
 
     def _lock(self):
         """One process at a time: the lock goes with the process, however it ends."""
@@ -124,9 +126,11 @@ class RunFolder:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):
         if self.lock:
             self.lock.close()
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise InputError(f'{error}: free some space there, then the same command with --resume goes on') from error
 
     def start(self, config, environment, datasets=()):
         """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg, environment.json and
@@ -143,6 +147,8 @@ class RunFolder:
                 raise InputError(f'--overwrite would delete the run that --pretrained_weights starts from, {self.path}')
             for path in [path for pattern in OWN for path in glob.glob(os.path.join(glob.escape(self.path), pattern))]:
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        for path in glob.glob(os.path.join(glob.escape(self.path), '**', '*.[0-9]*.tmp'), recursive=True):
+            os.remove(path)  # of a process that was killed while it wrote
         os.makedirs(self.path, exist_ok=True)
         write_skipped(self.file('skipped.csv'), datasets, bool(self.saved))
         write_text(self.file('environment.json'), json.dumps(environment, indent=2) + '\n')

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from .bad_images import write_skipped
 from .batches import Normalise
 from .calibration import calibrated
 from .common import InputError, file_sha256, parse_im_size, write_text
@@ -13,7 +14,7 @@ from .evaluation import evaluate_multi_cls, per_class_text, performance_text, re
 from .get_loaders import get_test_cls_loader
 from .inference import collect_logits, to_predictions
 from .model_saving_loading import load_model
-from .prediction_table import write_predictions
+from .prediction_table import anonymous, write_predictions
 from .run_folder import name_of_run
 from .tuning import add_flags, tune
 
@@ -31,6 +32,8 @@ def get_parser(description, splits, data_path, dihedral_tta):
                       help='processes or threads that decode images, at most one per CPU core')
     data.add_argument('--cache_dir', metavar='FOLDER',
                       help='keep the decoded images in this folder: pays when several runs are tested on them')
+    data.add_argument('--skip_bad_images', action='store_true',
+                      help='leave out images that cannot be read; lists them in skipped_<split>.csv beside the results')
     data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of --data_path')
     method = parser.add_argument_group('method')
     method.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
@@ -79,20 +82,24 @@ def full_report(predictions, class_names, class_count):
         f'Top-1 = {100 * np.mean(y == preds):.2f} of {len(y)} images', ''])
 
 
-def logits_of_csv(csv, loaded, args, accelerator, desc):
-    """-> Logits of every image of `csv`, and its patient_id column (None where there is none)."""
+def logits_of_csv(csv, loaded, args, accelerator, folder, split):
+    """-> Logits of every image of `csv` that is not left out (then listed in `folder`), and the dataset."""
     info, workers = loaded.info, min(args.num_workers, os.cpu_count() or 1)
     loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']),
-                                 cache_dir=args.cache_dir, allow_outside=args.allow_outside_data_path)
+                                 cache_dir=args.cache_dir, allow_outside=args.allow_outside_data_path, skip_bad_images=args.skip_bad_images)
+    data = loader.dataset
+    if args.salt:  # the text of a system's error ends with the path
+        data.skipped = [(csv, row, *anonymous([image_id], args.salt), reason.split(": '")[0]) for _, row, image_id, reason in data.skipped]
+    write_skipped(os.path.join(folder, f'skipped_{split}.csv'), [data])
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
-    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, desc)
-    return logits, loader.dataset.table.get('patient_id')
+    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, split)
+    return logits, data
 
 
 def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     """-> path of the per-image csv, None where there are no labels to score it by."""
     info, name = loaded.info, getattr(args, f'csv_out_{split}')
-    logits, patient_ids = logits_of_csv(csv, loaded, args, accelerator, split)
+    logits, data = logits_of_csv(csv, loaded, args, accelerator, folder, split)
     for role, digest in info['config']['csv_sha256'].items():
         if file_sha256(csv) == digest:
             what = {'train': 'trained the network', 'val': 'chose the checkpoint'}[role]
@@ -106,12 +113,14 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
         if tuning.calibration:
             predictions, line = calibrated(predictions, tuning.calibration, info['class_names'])
             text += line
-    write_predictions(os.path.join(folder, name), predictions, info['class_names'], patient_ids, args.salt)
+    write_predictions(os.path.join(folder, name), predictions, info['class_names'], data.table.get('patient_id'), args.salt)
     if predictions.labels is None:
         print(f'* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
         return None
     m, report = full_report(predictions, info['class_names'], info['class_count'])
     tta = f', mean over {2 * args.dihedral_tta} views' if args.dihedral_tta else ''
+    if data.skipped:
+        text += f'Left out {len(data.skipped)} of {len(data.skipped) + len(data)} images, which cannot be read: skipped_{split}.csv\n'
     report += f"{text}Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{tta}\n"
     file = os.path.join(folder, f'performance_{split}.txt')
     write_text(file, report)
@@ -139,7 +148,8 @@ def main(description, splits, data_path, dihedral_tta, argv=None):
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     os.makedirs(folder, exist_ok=True)
     csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
-    tuning = tune(args, csvs, loaded, lambda csv, desc: logits_of_csv(csv, loaded, args, accelerator, desc)[0])
+    write_skipped(os.path.join(folder, 'skipped_tune.csv'), [])  # that of a test before goes, even where nothing is chosen now
+    tuning = tune(args, csvs, loaded, lambda csv: logits_of_csv(csv, loaded, args, accelerator, folder, 'tune')[0])
     scored = [run_split(split, csv, loaded, args, accelerator, folder, tuning) for split, csv in csvs.items()]
     say_next(*next_step(scored[-1], loaded.folder, args))
 

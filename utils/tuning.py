@@ -61,7 +61,7 @@ def check_apart(csv, csvs, data_path):
 
 
 def tune(args, csvs, loaded, collect):
-    """-> Tuning. `csvs`: split -> csv to report; `collect(csv, desc)` -> `Logits` of a csv."""
+    """-> Tuning. `csvs`: split -> csv to report; `collect(csv)` -> `Logits` of a csv."""
     given = [name for name in ('tau_norm', 'logit_adjust', 'target_prior') if getattr(args, name) is not None]
     if len(given) > 1:
         raise InputError(f"--{' and --'.join(given)} correct for the class frequencies twice: give one of them")
@@ -69,7 +69,7 @@ def tune(args, csvs, loaded, collect):
     if args.calibrate or VALIDATION in (args.tau_norm, args.logit_adjust):
         csv = validation_csv(args.csv_tune, csvs, info['config'])
         check_apart(csv, csvs, args.data_path)
-        logits = collect(csv, 'tune')
+        logits = collect(csv)
         if (logits.labels < 0).any():
             raise InputError(f'{csv} has no labels to choose a strength or temperature by (--csv_tune)')
     if args.target_prior is not None:

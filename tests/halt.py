@@ -1,0 +1,83 @@
+"""Runs a script that holds still in the middle of a phase until it is killed: for the tests that kill.
+
+A phase of FILES: half of the N-th write to such a file is done; `evaluation`: its N-th batch is done. With N 0 nothing is held up,
+and the last line on stderr, as the one of a script that holds still, is a JSON object: how often each phase was passed.
+
+Example:
+
+  python -m tests.halt checkpoint 3 train_lt_mxp.py --save_path halted
+"""
+import argparse
+import builtins
+import contextlib
+import io
+import json
+import runpy
+import signal
+import sys
+from collections import Counter
+
+from tests.writes import watched_open
+from utils import inference
+from utils.console import script_parser
+
+FILES = {'cache': '*.npy.*.tmp', 'checkpoint': '*/model_checkpoint.pth.*.tmp', 'results': '*/results_*.csv.*.tmp',
+         'report': '*/report.html.*.tmp'}
+
+
+class Halt:
+    def __init__(self, phase, n):
+        self.phase, self.n, self.passed = phase, n, Counter()
+        for name, pattern in FILES.items():
+            builtins.open = watched_open(pattern, lambda raw, data, name=name: self.write(name, raw, data))
+        self.plain, inference.progress = inference.progress, self.progress
+
+    def arrive(self, phase):
+        """-> whether this is where to hold still"""
+        self.passed[phase] += 1
+        return phase == self.phase and self.passed[phase] == self.n
+
+    def hold(self):
+        self.tell()
+        signal.pause()
+
+    def tell(self):
+        print(json.dumps(self.passed), file=sys.stderr, flush=True)
+
+    def write(self, phase, raw, data):
+        if self.arrive(phase):
+            io.FileIO.write(raw, data[:len(data) // 2])
+            self.hold()
+
+    @contextlib.contextmanager
+    def progress(self, *args):
+        with self.plain(*args) as bar:
+            update = bar.update
+
+            def counted(n):
+                update(n)
+                if self.arrive('evaluation'):
+                    self.hold()
+            bar.update = counted
+            yield bar
+
+
+def get_parser():
+    parser = script_parser(__doc__)
+    parser.add_argument('phase', metavar='PHASE', help=f"{', '.join(FILES)}, evaluation, or another word for none")
+    parser.add_argument('n', type=int, metavar='N', help='which time')
+    parser.add_argument('script', metavar='SCRIPT', help='file to run')
+    parser.add_argument('flags', nargs=argparse.REMAINDER, metavar='...', help='its flags')
+    return parser
+
+
+def main():
+    args = get_parser().parse_args()
+    halt = Halt(args.phase, args.n)
+    sys.argv = [args.script, *args.flags]
+    runpy.run_path(args.script, run_name='__main__')
+    halt.tell()
+
+
+if __name__ == '__main__':
+    main()

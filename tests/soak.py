@@ -1,0 +1,99 @@
+"""Many epochs in one process: what a training holds must not grow.
+
+A tiny generated set, the real train function; after each epoch the resident memory, open files, threads and child processes of the
+process are noted. Fails where the last fifth of the epochs holds more than the epochs from a tenth to three tenths, by the median:
+any more files, threads or children, or more than 2 % and 8 MB of memory.
+
+Examples:
+
+  python -m tests.soak --epochs 200
+  python -m tests.soak --epochs 200 --flags="--num_workers 2 --no_cache --tensorboard"
+"""
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+
+from tests.conftest import train_flags, train_main, write_images
+from train_lt_mxp import get_parser as train_parser
+from utils.console import say_next, script_parser
+from utils.run_folder import RunFolder
+
+MEMORY = 1.02, 8.  # growth that is noise of the allocator: as a factor, and in MB
+
+
+class Held(NamedTuple):
+    memory_mb: float
+    files: int
+    threads: int
+    children: int
+
+
+def held():
+    """What this process holds now, with the memory of its children, of which shared pages count several times."""
+    process = psutil.Process()
+    children = process.children(recursive=True)
+    memory = sum(each.memory_info().rss for each in [process, *children])
+    return Held(memory / 1e6, process.num_fds(), process.num_threads(), len(children))
+
+
+@contextlib.contextmanager
+def noted_epochs(also=lambda epoch: None):
+    """-> list that gets one `Held` at the end of each epoch of a training; `also` is called before, with the epoch."""
+    samples, end_epoch = [], RunFolder.end_epoch
+
+    def noted(run, record, *args):
+        end_epoch(run, record, *args)
+        also(record['epoch'])
+        samples.append(held())
+    RunFolder.end_epoch = noted
+    try:
+        yield samples
+    finally:
+        RunFolder.end_epoch = end_epoch
+
+
+def growth(samples):
+    """-> list of texts: what grew."""
+    n = len(samples)
+    early, late = (np.median(part, axis=0) for part in (samples[n // 10:3 * n // 10], samples[-(n // 5):]))
+    grown = [late[0] > max(early[0] * MEMORY[0], early[0] + MEMORY[1]), *(late[1:] > early[1:])]
+    return [f'{name}: {a:.0f} -> {b:.0f}' for name, a, b, more in zip(Held._fields, early, late, grown, strict=True) if more]
+
+
+def soak(folder, n_epochs, flags='', also=lambda epoch: None):
+    """Train in `folder`, an empty one. -> list of `Held`, one an epoch"""
+    write_images(folder / 'set')
+    with contextlib.chdir(folder), noted_epochs(also) as samples, contextlib.redirect_stdout(io.StringIO()):
+        flags = f'--do_mixup 0.2 --sampling prog --ema 0.9 --patience {n_epochs} {flags} --n_epochs {n_epochs}'
+        train_main(train_parser().parse_args(train_flags(folder / 'set', flags)))
+    return samples
+
+
+def get_parser():
+    parser = script_parser(__doc__)
+    parser.add_argument('--epochs', type=int, default=200, metavar='N', help='epochs of the one training')
+    parser.add_argument('--flags', default='', metavar='"..."', help='further flags of the train script, in quotes')
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = soak(Path(folder), args.epochs, args.flags)
+    print('\n'.join(['epoch  ' + '  '.join(Held._fields), *(
+        f'{i + 1:5d}  {s.memory_mb:9.1f}  {s.files:5d}  {s.threads:7d}  {s.children:8d}' for i, s in enumerate(samples)
+        if i in (0, len(samples) - 1) or (i + 1) % (len(samples) // 10 or 1) == 0)]))
+    grown = growth(samples)
+    print(f"{len(samples)} epochs: {'; '.join(grown) if grown else 'nothing grows'}")
+    if grown:
+        raise SystemExit(1)
+    say_next('run all tests', 'bash', 'tests/run.sh')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,34 @@
+"""The soak finds what grows, and a short one finds nothing in the training; `python -m tests.soak --epochs 200` is the long one."""
+import os
+
+import pytest
+
+from tests.soak import Held, growth, soak
+
+EPOCHS = 20
+
+
+def test_a_training_holds_no_more_with_every_epoch(tmp_path):
+    assert growth(soak(tmp_path, EPOCHS)) == []
+
+
+@pytest.mark.parametrize('what', ['memory_mb', 'files', 'threads', 'children'])
+def test_growth_is_found(what):
+    flat = [Held(1000 + i % 3, 20, 5, 2) for i in range(100)]
+    assert growth(flat) == []
+    grown, = growth([sample._replace(**{what: getattr(sample, what) + i // 2}) for i, sample in enumerate(flat)])
+    assert grown.startswith(f'{what}: ')
+
+
+def test_an_injected_leak_is_found(tmp_path):
+    leaked, opened = [], []
+
+    def leak(epoch):
+        leaked.append(bytearray(os.urandom(1)) * (4 << 20))  # 4 MB of other than zeros: pages that are really there
+        opened.append(os.open(tmp_path, os.O_RDONLY))
+    try:
+        grown = growth(soak(tmp_path, EPOCHS, also=leak))
+    finally:
+        for number in opened:
+            os.close(number)
+    assert [text.split(':')[0] for text in grown] == ['memory_mb', 'files']

@@ -1,0 +1,37 @@
+"""Between a program and its disk: what a test does at a write."""
+import builtins
+import errno
+import io
+import os
+from fnmatch import fnmatch
+
+
+def watched_open(pattern, strike):
+    """-> a substitute of `open` in which `strike(raw, data)` is called before each write that reaches the operating system (a buffer
+    is full, flushed or closed) of a file whose path matches `pattern`; it may raise, as a disk does. `raw`: an `io.FileIO`."""
+    plain = builtins.open
+
+    class Raw(io.FileIO):
+        def write(self, data):
+            strike(self, data)
+            return super().write(data)
+
+    def substitute(file, mode='r', *args, **kwargs):
+        if not isinstance(file, (str, os.PathLike)) or 'w' not in mode or not fnmatch(os.fspath(file), pattern):
+            return plain(file, mode, *args, **kwargs)
+        buffer = io.BufferedWriter(Raw(file, 'w'))
+        return buffer if 'b' in mode else io.TextIOWrapper(buffer, encoding=kwargs.get('encoding'))
+    return substitute
+
+
+class FullDisk:
+    """A disk on which the `room` first writes succeed, and all after them fail; without `room` all succeed. `paths` of all writes."""
+
+    def __init__(self, monkeypatch, pattern, room=None):
+        self.room, self.paths = room, []
+        monkeypatch.setattr(builtins, 'open', watched_open(pattern, self.strike))
+
+    def strike(self, raw, data):
+        self.paths.append(raw.name)
+        if self.room is not None and len(self.paths) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
