@@ -104,10 +104,13 @@ def reached_min_lr(history, args):
 
 
 def epoch_line(record, n_epochs):
-    t, v, remaining = record['train'], record['val'], n_epochs - record['epoch']
-    scores = ' - '.join(f'{name}: {100 * t[key]:.2f}||{100 * v[key]:.2f}'
-                        for name, key in (('K', 'kappa'), ('mAUC', 'auc'), ('MCC', 'mcc'), ('BACC', 'bacc')))
-    return (f"Epoch {record['epoch']}/{n_epochs} Train||Val Loss: {t['loss']:.4f}||{v['loss']:.4f} - {scores} - LR: {record['lr']:g} - "
+    remaining, evaluated = n_epochs - record['epoch'], {'Val': record['val']}
+    if not math.isnan(record['train']['loss']):  # else it was not evaluated
+        evaluated = {'Train': record['train']} | evaluated
+    parts = ['||'.join(evaluated) + ' Loss: ' + '||'.join(f"{m['loss']:.4f}" for m in evaluated.values())]
+    parts += [f"{name}: {'||'.join(f'{100 * m[key]:.2f}' for m in evaluated.values())}"
+              for name, key in (('K', 'kappa'), ('mAUC', 'auc'), ('MCC', 'mcc'), ('BACC', 'bacc'))]
+    return (f"Epoch {record['epoch']}/{n_epochs} {' - '.join(parts)} - LR: {record['lr']:g} - "
             f"{record['images_per_second']:.0f} img/s - {record['seconds']:.1f} s"
             + (f" - {duration(record['seconds'] * remaining)} left" if remaining else ''))
 

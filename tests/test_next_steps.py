@@ -1,4 +1,6 @@
 """Each script ends with the command to run next: followed from a folder of images to the report, and from an interruption on."""
+import math
+import re
 import signal
 import sys
 from pathlib import Path
@@ -123,4 +125,7 @@ def test_progress_without_a_terminal(capsys):
     record = {'epoch': 2, 'train': scores, 'val': scores, 'lr': .01, 'images_per_second': 57.3, 'seconds': 90.}
     assert train_lt_mxp.epoch_line(record, 5).endswith(' - LR: 0.01 - 57 img/s - 90.0 s - 4 min left')
     assert train_lt_mxp.epoch_line(record, 2).endswith(' - 57 img/s - 90.0 s')
+    assert train_lt_mxp.epoch_line(record, 2).startswith('Epoch 2/2 Train||Val Loss: ')
+    record['train'] = dict.fromkeys(record['train'], math.nan)  # --train_eval off
+    assert re.match(r'Epoch 2/2 Val Loss: [\d.]+ - K: [\d.]+ - mAUC: ', train_lt_mxp.epoch_line(record, 2))
     assert not sys.stderr.isatty()
