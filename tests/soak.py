@@ -34,11 +34,12 @@ class Held(NamedTuple):
 
 
 def held():
-    """What this process holds now, with the memory of its children, of which shared pages count several times."""
+    """What this process holds now. Memory: resident, that of its children included, without pages of files, which come and go as the
+    system likes; pages that a child has from its parent count in both."""
     process = psutil.Process()
     children = process.children(recursive=True)
-    memory = sum(each.memory_info().rss for each in [process, *children])
-    return Held(memory / 1e6, process.num_fds(), process.num_threads(), len(children))
+    memory = [each.memory_info() for each in (process, *children)]
+    return Held(sum(each.rss - each.shared for each in memory) / 1e6, process.num_fds(), process.num_threads(), len(children))
 
 
 @contextlib.contextmanager

@@ -24,11 +24,11 @@ def test_an_injected_leak_is_found(tmp_path):
     leaked, opened = [], []
 
     def leak(epoch):
-        leaked.append(bytearray(os.urandom(1)) * (4 << 20))  # 4 MB of other than zeros: pages that are really there
+        leaked.append(bytearray(os.urandom(1)) * (8 << 20))  # 8 MB of other than zeros: pages that are really there
         opened.append(os.open(tmp_path, os.O_RDONLY))
     try:
         grown = growth(soak(tmp_path, EPOCHS, also=leak))
     finally:
         for number in opened:
             os.close(number)
-    assert [text.split(':')[0] for text in grown] == ['memory_mb', 'files']
+    assert [text.split(':')[0] for text in grown] == ['memory_mb', 'files'], grown
