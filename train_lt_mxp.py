@@ -236,7 +236,7 @@ def main(args, argv=None):
     print(f"* Best epoch {best}: {args.metric} {run.score(best) if args.metric == 'loss' else 100 * run.score(best):.2f}")
     if run_path:
         print(f'* Saved in {run_path}')
-        say_next('test it', *to_test(run_path, args.csv_train, args.csv_val, args.data_path))
+        say_next(*to_test(run_path, args.csv_train, args.csv_val, args.data_path))
 
 
 if __name__ == '__main__':

@@ -72,7 +72,11 @@ def test_a_run_is_not_overwritten_by_accident(train):
             train(f'--save_path {name} --overwrite')
     with pytest.raises(InputError, match='nothing to resume'):
         train('--resume --save_path other')
-    assert not run.with_name('other').exists()
+    with pytest.raises(InputError, match='has no parameter gamma'):
+        train('--save_path other --loss_fn BSCE --loss_params gamma=2')
+    with pytest.raises(InputError, match='images not found'):
+        train('--save_path other --data_path absent')
+    assert not run.with_name('other').exists()  # a mistake leaves nothing behind
 
 
 @pytest.mark.parametrize('flags', ['--do_mixup 0.2 --sampling prog --momentum 0.9', '--loss_fn SEQL --loss_params lam=0.5 --ema 0.9 '

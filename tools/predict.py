@@ -104,7 +104,7 @@ def main(argv=None):
         print(f'* Heat maps of the predicted class: {heat_maps}')
     config = info['config']
     if args.gradcam:
-        say_next('score images of known classes', *to_test(args.load_path, config['csv_train'], config['csv_val'], config['data_path']))
+        say_next('score images of known classes', *to_test(args.load_path, config['csv_train'], config['csv_val'], config['data_path'])[1:])
     else:
         say_next('see where the network looked', 'python', '-m', 'tools.predict', '--load_path', args.load_path, *args.inputs, '--gradcam')
 

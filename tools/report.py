@@ -104,9 +104,10 @@ def main(argv=None):
     if args.baseline and len(runs) == 1:
         raise InputError('--baseline compares several runs: name more of them, or their common folder')
     folders = [os.path.abspath(run.results or run.folder) for run in runs]
-    out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), 'report.html')
+    name = 'report_with_images.html' if args.with_images else 'report.html'  # the one to send does not become the one not to
+    out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), name)
     write_text(out, report(runs, args.data_path, args.draws, args.baseline))
-    print(f'* Wrote {out}')
+    print(f"* Wrote {out}{', which holds images of patients' if args.with_images else ''}")
     say_next('open it in a browser', 'python', '-m', 'webbrowser', Path(out).resolve().as_uri())
 
 

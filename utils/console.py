@@ -67,12 +67,12 @@ def to_train(csv_train, data_path, n_classes, *flags):
 
 
 def to_test(run, csv_train, csv_val, data_path):
-    """The test csv beside the training csv if there is one, else the validation csv."""
+    """-> what to do, and the command for it: on the test csv beside the training csv if there is one, else on the validation csv."""
     csv_test = beside(csv_train, 'test')
-    script, flag, csv = ('endo', '--csv_val', csv_val)
+    script, flag, csv, what = 'endo', '--csv_val', csv_val, 'test it on the validation csv (test_with_labels_eyepacs.py takes a --csv_test)'
     if os.path.isfile(csv_test) and csv_test != csv_train:
-        script, flag, csv = ('eyepacs', '--csv_test', csv_test)
-    return ['python', f'test_with_labels_{script}.py', '--load_path', run, '--data_path', data_path, flag, csv]
+        script, flag, csv, what = 'eyepacs', '--csv_test', csv_test, 'test it'
+    return [what, 'python', f'test_with_labels_{script}.py', '--load_path', run, '--data_path', data_path, flag, csv]
 
 
 def to_resume(argv, save_path):

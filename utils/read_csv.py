@@ -18,6 +18,8 @@ def read_csv(path, what='csv'):
     UTF-8 with or without byte order mark, any end of line, columns separated by comma, semicolon or tab; empty lines do not
     count. Raises `InputError` for a file that is missing or no such table, naming the row where it is known.
     """
+    if os.path.isdir(path):
+        raise InputError(f'{path} is a folder, not a {what}: name the file')
     if not os.path.isfile(path):
         raise InputError(f'no such {what}: {path}')
     with open(path, 'rb') as f:

@@ -64,7 +64,7 @@ class RunFolder:
         if exists and not (resume or overwrite):
             raise InputError(f'{path} already holds a run: continue it with --resume, replace it with --overwrite, '
                              'or choose another --save_path')
-        if writes:
+        if writes and os.path.isdir(path):  # a new folder is made, and locked, when everything has been checked
             self._lock()
         self.replaces = exists and overwrite
         if resume:
@@ -84,7 +84,7 @@ class RunFolder:
 
     def _continue(self, flags, writes):
         if os.path.exists(self.file('val_metrics.txt')):
-            raise InputError(f'{self.path} is finished: there is nothing to resume (--overwrite starts it anew)')
+            raise InputError(f'{self.path} is finished: there is nothing to resume: test it (--overwrite starts it anew)')
         with open(self.file('config.cfg'), encoding='utf-8') as f:
             self.saved = json.load(f)
         differing = [f'--{name} {value} (saved: {self.saved.get(name)})' for name, value in to_json(flags).items()
@@ -137,6 +137,10 @@ class RunFolder:
         skipped.csv for what `datasets` left out. A run that is resumed must still find the same csvs and images."""
         if self.path is None:
             return
+        if self.lock is None:
+            self._lock()
+            if os.path.exists(self.file('config.cfg')):
+                raise InputError(f'{self.path} holds a run that was made meanwhile: choose another --save_path')
         if self.saved:
             changed = [f"--csv_{name} {config[f'csv_{name}']}" for name, digest in config['csv_sha256'].items()
                        if self.saved['csv_sha256'][name] != digest]

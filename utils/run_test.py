@@ -100,10 +100,12 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     """-> path of the per-image csv, None where there are no labels to score it by."""
     info, name = loaded.info, getattr(args, f'csv_out_{split}')
     logits, data = logits_of_csv(csv, loaded, args, accelerator, folder, split)
+    optimistic = ''
     for role, digest in info['config']['csv_sha256'].items():
         if file_sha256(csv) == digest:
             what = {'train': 'trained the network', 'val': 'chose the checkpoint'}[role]
-            print(f'* Note: {csv} is the csv that {what}: the result is optimistic')
+            optimistic = f'Note: {csv} is the csv that {what}: the result is optimistic\n'
+            print(f'* {optimistic}', end='')
     text = ''
     if csv == tuning.csv:
         print(f'* Note: {csv} is reported without correction, since the corrections are chosen on it')
@@ -121,7 +123,7 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     tta = f', mean over {2 * args.dihedral_tta} views' if args.dihedral_tta else ''
     if data.skipped:
         text += f'Left out {len(data.skipped)} of {len(data.skipped) + len(data)} images, which cannot be read: skipped_{split}.csv\n'
-    report += f"{text}Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{tta}\n"
+    report += f"{optimistic}{text}Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{tta}\n"
     file = os.path.join(folder, f'performance_{split}.txt')
     write_text(file, report)
     print(report)
