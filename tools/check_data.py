@@ -77,7 +77,8 @@ def next_step(sets, args, n_classes):
     train, val = (csvs + [beside(csvs[0], 'val')])[:2]
     if train == val or not os.path.isfile(val):
         return 'look at the images', 'python', '-m', 'tools.contact_sheet', train, '--data_path', args.data_path
-    return 'train', *to_train(train, args.data_path, n_classes, '--csv_val', val, '--model_name', 'mobilenetV2', '--im_size', 224, '--save_path', 'first/plain',
+    return 'train', *to_train(train, args.data_path, n_classes, '--csv_val', val, '--model_name', 'mobilenetV2', '--im_size', 224,
+                              '--save_path', 'first/plain',
                               *(['--allow_outside_data_path'] if args.allow_outside_data_path else []))
 
 

@@ -17,7 +17,8 @@ def get_stage_two(path, model_name, n_classes, im_size, head):
     parent = read_checkpoint(path)
     for flag, own, given in (('--model_name', parent['model_name'], model_name), ('--n_classes', len(parent['class_names']), n_classes)):
         if own != given:
-            raise InputError(f"--pretrained_weights {parent['folder']} was trained with {flag} {own}, this run has {given}: give {flag} {own}")
+            raise InputError(f"--pretrained_weights {parent['folder']} was trained with {flag} {own}, this run has {given}: "
+                             f'give {flag} {own}')
     own_head = parent['config'].get('head', 'linear')
     if (own_head, head) == ('cosine', 'scaled'):
         raise InputError(f"--trainable scale: {parent['folder']} was trained with LDAM, whose cosine classifier has a scale of its own")
