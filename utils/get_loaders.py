@@ -1,5 +1,5 @@
 """csv -> dataset -> loader. Worker processes only decode and resize; everything random happens elsewhere."""
-import signal
+import os
 from functools import cached_property
 from typing import NamedTuple
 
@@ -88,11 +88,11 @@ class Loaders(NamedTuple):
     val: DataLoader
 
 
-def _leave_signals(worker):
-    """Of a process group (a terminal's Ctrl-C, a cluster's or `timeout`'s SIGTERM) all get a signal: the main process alone decides
-    what to do with it, and still needs the workers to finish the step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _own_group(worker):
+    """A terminal's Ctrl-C and the SIGTERM of `timeout` go to a whole process group: the main process alone decides what to do with
+    them, and still needs its workers to finish the step. It can end them as before."""
+    if hasattr(os, 'setpgid'):
+        os.setpgid(0, 0)
 
 
 def _make_loader(dataset, batch_size, num_workers, sampler=None, drop_last=False):
@@ -100,7 +100,7 @@ def _make_loader(dataset, batch_size, num_workers, sampler=None, drop_last=False
     # global random stream.
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, drop_last=drop_last, collate_fn=tuple,
                       pin_memory=torch.cuda.is_available(), persistent_workers=num_workers > 0, generator=torch.Generator(),
-                      worker_init_fn=_leave_signals)
+                      worker_init_fn=_own_group)
 
 
 def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batch_size=4, tg_size=(512, 512), n_classes=5,
