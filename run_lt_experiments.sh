@@ -30,37 +30,6 @@ done
 . tools/experiments.sh
 [ -n "$dry" ] && PYTHON=python || setup_environment requirements.txt
 
-# methods one|two: name and flags of each method of the paper and its extension, in that stage
-methods() {
-    local alpha sampling loss
-    for sampling in instance sqrt class; do echo "$sampling --sampling $sampling"; done
-    for loss in BSCE CDT; do echo "$loss --loss_fn $loss"; done
-    for alpha in $([ "$1" = one ] && echo 0.1 0.2 0.3 || echo 0.3); do echo "mxp_$alpha --do_mixup $alpha"; done
-}
-# both_stages PREFIX NETWORK TESTER TEST_FLAGS -- TRAIN_FLAGS: stage two starts from the instance-sampled run
-both_stages() {
-    local prefix=$1 network=$2 method flags
-    shift 2
-    while read -r method flags; do
-        experiment "$prefix/$method/$network" "$@" --model_name "$network" --n_epochs 30 $flags
-    done < <(methods one)
-    settle
-    while read -r method flags; do
-        experiment "$prefix/2stage/$method/$network" "$@" --model_name "$network" --n_epochs 60 --lr 0.003 $flags \
-            --pretrained_weights "experiments/$prefix/instance/$network"
-    done < <(methods two)
-}
-# toolbox PREFIX NETWORK TESTER TEST_FLAGS -- TRAIN_FLAGS: the recipes, stage two from the plain one
-toolbox() {
-    local prefix=$1 network=$2 recipe
-    shift 2
-    for recipe in modern modern_bsce; do experiment "$prefix/$recipe/$network" "$@" --recipe "$recipe" --model_name "$network"; done
-    settle
-    for recipe in stage_two_crt stage_two_lws stage_two_bsce; do
-        experiment "$prefix/$recipe/$network" "$@" --recipe "$recipe" --model_name "$network" \
-            --pretrained_weights "experiments/$prefix/modern/$network"
-    done
-}
 demo() {
     local seed common one two tool
     do_ "$PYTHON" -m tools.prepare_demo_data

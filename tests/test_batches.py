@@ -4,7 +4,8 @@ import torch
 from scipy.stats import kstest
 
 from utils.augment import draw_params, jitter, move
-from utils.batches import MIXING, BalancedMixUp, CutMix, MixUp, Normalise, Plain, Remix
+from utils.batches import Normalise, Plain
+from utils.mixing import MIXING, BalancedMixUp, CutMix, MixUp, Remix
 
 MEAN, STD = (.5, .4, .3), (.2, .25, .3)
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from train_lt_mxp import get_parser, resolve
-from utils.batches import BalancedMixUp, CutMix, Normalise, Plain
+from utils.batches import Normalise, Plain
 from utils.common import InputError
 from utils.get_loaders import get_train_val_cls_loaders
 from utils.losses import LOSSES
 from utils.method import Method, corrects_twice
+from utils.mixing import BalancedMixUp, CutMix
 from utils.recipes import RECIPES
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from train_lt_mxp import get_parser
 from utils import run_test
-from utils.batches import MIXING
 from utils.losses import LOSSES, loss_parameters
+from utils.mixing import MIXING
 from utils.optimisation import OPTIMIZERS, SCHEDULES
 from utils.policies import AUGMENT
 from utils.recipes import RECIPES, to_flags

@@ -11,10 +11,11 @@ import torch
 
 import train_lt_mxp
 from utils import run_folder
-from utils.batches import BalancedMixUp, Plain
+from utils.batches import Plain
 from utils.common import InputError, Interrupted
 from utils.digest import digest
 from utils.inference import predict
+from utils.mixing import BalancedMixUp
 from utils.model_saving_loading import read_checkpoint
 
 

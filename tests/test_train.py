@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.batches import MIXING
 from utils.common import InputError
 from utils.losses import LOSSES
+from utils.mixing import MIXING
 from utils.model_saving_loading import read_checkpoint
 from utils.policies import AUGMENT
 from utils.recipes import RECIPES

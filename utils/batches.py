@@ -1,9 +1,6 @@
-"""On the device: uint8 batch -> float -> augment -> normalise -> plain or mixed (inputs, targets)."""
-from collections.abc import Callable
-
+"""On the device: uint8 batch -> float -> augment -> normalise -> (inputs, targets)."""
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from .policies import AUGMENT
 
@@ -60,86 +57,3 @@ class Plain:
     def __call__(self, batch):
         images, labels, _ = batch[0]
         return self.inputs(images), labels.to(self.normalise.device, non_blocking=True)
-
-
-class Mixing(Plain):
-    """prepare: a combo batch -> mixed inputs and soft targets (B, K), with one draw of l ~ Beta(alpha, alpha) a batch.
-
-    class_count: TRAIN images of each class, (K,). Images are mixed before normalising, which is the same for a convex combination.
-    """
-    alpha = 1.  # published default
-    n_loaders = 1  # 2: the batch has a second, class-balanced loader
-    mix: Callable  # (x, partners, share, labels, labels of the partners) -> mixed x, share of the own label
-
-    def __init__(self, normalise, class_count, alpha=None, augment='original', seed=0, rank=0):
-        super().__init__(normalise, augment, seed, rank)
-        self.class_count = torch.as_tensor(class_count)
-        self.alpha = self.alpha if alpha is None else alpha
-
-    def one_hot(self, labels):
-        return F.one_hot(labels, len(self.class_count)).float().to(self.normalise.device, non_blocking=True)
-
-    def __call__(self, batch):
-        images, labels, _ = batch[0]
-        x, partner = self.augmented(images), torch.from_numpy(self.mix_rng.permutation(len(labels)))
-        share = self.mix_rng.beta(self.alpha, self.alpha)  # of the image itself; the rest is its partner's
-        x, label_share = self.mix(x, x[partner.to(x.device, non_blocking=True)], share, labels, labels[partner])
-        y = torch.lerp(self.one_hot(labels[partner]), self.one_hot(labels), label_share)
-        return self.normalise.standardise(x), y
-
-
-class MixUp(Mixing):
-    """x = l x_i + (1 - l) x_j, y likewise; j is a permutation of the batch (Zhang et al., ICLR 2018, equation 1)."""
-
-    def mix(self, x, other, share, labels, other_labels):
-        return torch.lerp(other, x, share), share
-
-
-class CutMix(Mixing):
-    """A box of the partner's image of area 1 - l replaces the same box (Yun et al., ICCV 2019, equations 1 and 2); the labels are
-    mixed by the area that remains after the box is clipped to the image."""
-
-    def mix(self, x, other, share, labels, other_labels):
-        height, width = x.shape[-2:]
-        edges = []
-        for size in (height, width):
-            half = int(size * (1 - share) ** .5) // 2
-            centre = self.mix_rng.integers(size)
-            edges.append(slice(max(centre - half, 0), min(centre + half, size)))
-        x[..., edges[0], edges[1]] = other[..., edges[0], edges[1]]
-        area = (edges[0].stop - edges[0].start) * (edges[1].stop - edges[1].start)
-        return x, 1 - area / (height * width)
-
-
-class Remix(MixUp):
-    """MixUp of the images, but the rarer class keeps the whole label when the other one has at least `ratio` times its training
-    images and the rarer one a share below `threshold` or more (Chou et al., ECCV Workshops 2020, equation 4): per image,
-    l_y = 0 where n_i / n_j >= ratio and l < threshold; 1 where n_i / n_j <= 1 / ratio and 1 - l < threshold; else l."""
-    ratio, threshold = 3., .5
-
-    def mix(self, x, other, share, labels, other_labels):
-        own, partner = self.class_count[labels].double(), self.class_count[other_labels].double()
-        label_share = torch.full((len(labels), 1), share)
-        if share < self.threshold:
-            label_share[own >= self.ratio * partner] = 0.
-        if 1 - share < self.threshold:
-            label_share[self.ratio * own <= partner] = 1.
-        return torch.lerp(other, x, share), label_share.to(x.device, non_blocking=True)
-
-
-class BalancedMixUp(Mixing):
-    """x = (1 - l) x_I + l x_B, y likewise, of an instance-sampled and a class-balanced batch, l ~ Beta(alpha, 1), one draw a
-    batch (Galdran et al., MICCAI 2021, equation 2)."""
-    alpha = .2
-    n_loaders = 2
-
-    def __call__(self, batch):
-        (images, labels, _), (balanced_images, balanced_labels, _) = batch
-        x = self.augmented(torch.cat([images, balanced_images]))
-        y = self.one_hot(torch.cat([labels, balanced_labels]))
-        share = self.mix_rng.beta(self.alpha, 1)
-        x, y = (torch.lerp(*both.chunk(2), share) for both in (x, y))
-        return self.normalise.standardise(x), y
-
-
-MIXING = {'none': None, 'balanced_mixup': BalancedMixUp, 'mixup': MixUp, 'cutmix': CutMix, 'remix': Remix}

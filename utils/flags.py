@@ -4,11 +4,11 @@ from datetime import datetime
 
 from models.get_model import ARCHS
 
-from .batches import MIXING
 from .common import InputError, parse_im_size, parse_parameter, str2bool
 from .evaluation import METRICS
 from .losses import LOSSES, get_loss_fn, loss_parameters
 from .method import corrects_twice
+from .mixing import MIXING
 from .optimisation import OPTIMIZERS, SCHEDULES
 from .policies import AUGMENT
 from .recipes import RECIPES

@@ -4,10 +4,11 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
-from .batches import MIXING, Plain
+from .batches import Plain
 from .combo_loader import ComboLoader
 from .get_loaders import get_combo_loader, modify_loader
 from .losses import get_deferred_loss_fns, get_loss_fn
+from .mixing import MIXING
 from .sampling import get_sampling_probabilities
 
 
