@@ -70,8 +70,9 @@ def run_one_epoch(phase, training, accelerator, interrupt, desc, accumulate=1, b
                 training.step()
             total += loss.detach()
             recent.append((loss.detach(), batch[0][2]))
-            stop = interrupt.signal is not None and i % accumulate == 0 and accelerator.num_processes == 1
-            if i % CHECK_EVERY == 0 or i == n_batches or stop:
+            look = i % CHECK_EVERY == 0 or i == n_batches
+            stop = interrupt.asked(accelerator, look) and i % accumulate == 0
+            if look or stop:
                 check_finite(recent, i, n_batches, desc, training.lr)
                 bar.set_postfix(loss=f'{total.item() / i:.4f}', lr=f'{training.lr:g}', refresh=False)
                 recent.clear()
@@ -173,8 +174,8 @@ def main(args, argv=None):
     normalise = Normalise(accelerator.device, mean, std)
     if sees_the_same(args):
         normalise = use_features(model, (train_set, val_set), normalise, accelerator.autocast, train_loader.batch_size, num_workers)
-    method = Method(args, train_loader, class_count, normalise, rank)
-    as_trained = Plain(normalise, args.augment, args.seed, rank, stream=3)
+    method = Method(args, train_loader, class_count, normalise, rank, world_size)
+    as_trained = Plain(normalise, args.augment, args.seed, rank, world_size, stream=3)
     training = Training(args, model, accelerator, args.n_epochs * (len(train_set) // args.batch_size))
     within = run.within or {}
     if run.within or run.state:

@@ -6,6 +6,7 @@ from scipy.stats import kstest
 from utils.augment import draw_params, jitter, move
 from utils.batches import Normalise, Plain
 from utils.mixing import MIXING, BalancedMixUp, CutMix, MixUp, Remix
+from utils.policies import AUGMENT
 
 MEAN, STD = (.5, .4, .3), (.2, .25, .3)
 
@@ -31,7 +32,7 @@ def test_normalise(normalise):
 def test_plain(normalise):
     images, labels, ids = batch(6, 1)
     inputs, targets = Plain(normalise, seed=4)([(images, labels, ids)])
-    params = draw_params(np.random.default_rng([4, 2, 0, 0]), 6, 26)
+    params = draw_params(np.random.default_rng([4, 2, 0]), 6, 26)
     expected = jitter(move(images / 255, params), params)
     torch.testing.assert_close(inputs * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1), expected)
     assert torch.equal(targets, labels) and not torch.equal(images / 255, expected)
@@ -44,7 +45,7 @@ def test_balanced_mixup(normalise, size):
     prepare = BalancedMixUp(normalise, [9, 5, 2, 1], alpha=.3, seed=7)
     prepare.set_epoch(5)
     inputs, targets = prepare([instance, balanced])
-    params = draw_params(np.random.default_rng([7, 2, 5, 0]), 2 * size, 26)
+    params = draw_params(np.random.default_rng([7, 2, 5]), 2 * size, 26)
     weight = np.random.default_rng([7, 4, 5]).beta(.3, 1)
     x = jitter(move(torch.cat([instance[0], balanced[0]]) / 255, params), params).double().numpy()
     x = (x - np.array(MEAN).reshape(3, 1, 1)) / np.array(STD).reshape(3, 1, 1)
@@ -123,6 +124,19 @@ def test_mixing_a_batch_of_one(normalise, name):
     inputs, targets = mixing([batch(1, 0)] * mixing.n_loaders)
     assert inputs.shape == (1, 3, 20, 26) and inputs.isfinite().all()
     torch.testing.assert_close(targets.sum(1), torch.ones(1))
+
+
+@pytest.mark.parametrize('augment', AUGMENT)
+@pytest.mark.parametrize('world_size', [2, 3])
+def test_processes_share_the_draws_of_one(normalise, augment, world_size):
+    images, labels, ids = batch(6, 3)
+    whole = Plain(normalise, augment, seed=5)
+    parts = [Plain(normalise, augment, 5, rank, world_size) for rank in range(world_size)]
+    for _ in range(2):  # the streams are at the same place afterwards, too
+        expected = whole([(images, labels, ids)])[0]
+        for rank, part in enumerate(parts):
+            mine = slice(rank, None, world_size)
+            torch.testing.assert_close(part([(images[mine], labels[mine], ids[mine])])[0], expected[mine], rtol=0, atol=1e-5)
 
 
 def test_epochs_are_reproducible_and_differ(normalise):

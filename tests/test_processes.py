@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,17 @@ ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
 
 
+ENVIRONMENT = os.environ | {'ACCELERATE_USE_CPU': 'true', 'CUDA_VISIBLE_DEVICES': ''}
+
+
+def base_flags(tiny):
+    return (f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --model_name mobilenetV2 --init none '
+            '--batch_size 8 --num_workers 0 --metric mcc').split()
+
+
 def run(folder, tiny, flags, processes=2, check=True):
-    command = (TORCHRUN if processes == 2 else [sys.executable]) + [str(ROOT / 'train_lt_mxp.py')]
-    flags = (f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --model_name mobilenetV2 --init none '
-             f'--batch_size 8 --num_workers 0 --metric mcc {flags}')
-    done = subprocess.run([*command, *flags.split()], cwd=folder, capture_output=True, text=True,
-                          env=os.environ | {'ACCELERATE_USE_CPU': 'true', 'CUDA_VISIBLE_DEVICES': ''})
+    command = (TORCHRUN if processes == 2 else [sys.executable]) + [str(ROOT / 'train_lt_mxp.py'), *base_flags(tiny), *flags.split()]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0 or not check, done.stderr
     return done
 
@@ -42,11 +48,14 @@ def test_first_process_speaks_and_writes(folder, tiny):
     assert done.stdout.count('Epoch 1/1') == 1
 
 
-@pytest.mark.parametrize(('mixing', 'single'), [('--do_mixup 0.2', ''), ('--loss_fn BSCE', '--accumulate 2')])
-def test_stage_two_equals_one_process(folder, tiny, mixing, single):
-    """A frozen backbone has fixed statistics, so that nothing but the order of the sums differs."""
-    flags = ('--pretrained_weights experiments/one --trainable classifier --augment none --n_epochs 3 --momentum 0.9 --lr 0.1 '
-             f'--train_eval full --overwrite {mixing} --save_path')
+@pytest.mark.parametrize(('method', 'single'), [
+    ('--do_mixup 0.2 --augment none', ''), ('--loss_fn BSCE --augment none', '--accumulate 2'), ('--mixing mixup --augment rotate', ''),
+    ('--mixing cutmix --augment randaugment --sampling class', ''), ('--mixing remix --augment trivial --accumulate 2', '')])
+def test_stage_two_equals_one_process(folder, tiny, method, single):
+    """A frozen backbone has fixed statistics, so that nothing but the order of the sums differs: every image is augmented alike and
+    mixed with the same partner."""
+    flags = ('--pretrained_weights experiments/one --trainable classifier --n_epochs 3 --momentum 0.9 --lr 0.1 '
+             f'--train_eval full --overwrite {method} --save_path')
     run(folder, tiny, f'{flags} two')
     run(folder, tiny, f'{flags} single {single}', processes=1)
     two, single = (read_checkpoint(str(folder / 'experiments' / name / 'last'))['state_dict'] for name in ('two', 'single'))
@@ -66,15 +75,29 @@ def test_resume(folder, tiny):
              'def dying(self, record, *rest):\n    end(self, record, *rest)\n    assert record["epoch"] < 2, "crash"\n'
              'r.RunFolder.end_epoch = dying\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name="__main__")\n')
     (folder / 'crash.py').write_text(f'import sys\nsys.path.insert(0, {str(ROOT)!r})\n{crash}')
-    command = [*TORCHRUN, 'crash.py', str(ROOT / 'train_lt_mxp.py')]
-    base = (f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --model_name mobilenetV2 --init none '
-            f'--batch_size 8 --num_workers 0 --metric mcc {flags} --save_path cut')
-    died = subprocess.run([*command, *base.split()], cwd=folder, capture_output=True, text=True,
-                          env=os.environ | {'ACCELERATE_USE_CPU': 'true'})
+    command = [*TORCHRUN, 'crash.py', str(ROOT / 'train_lt_mxp.py'), *base_flags(tiny), *f'{flags} --save_path cut'.split()]
+    died = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
     assert died.returncode and len(log_of(folder, 'cut')) == 2
     run(folder, tiny, f'{flags} --save_path cut --resume')
     whole, cut = (read_checkpoint(str(folder / 'experiments' / name / 'last'))['state_dict'] for name in ('whole', 'cut'))
     assert all(torch.equal(whole[name], tensor) for name, tensor in cut.items())
+
+
+def test_signal_within_an_epoch(folder, tiny):
+    """The launcher passes SIGTERM on: both processes stop after the same step, and the run ends as if it had not been stopped."""
+    flags = '--n_epochs 20 --ema 0.9 --mixing mixup --save_path'
+    run(folder, tiny, f'{flags} unbroken')
+    command = [*TORCHRUN, str(ROOT / 'train_lt_mxp.py'), *base_flags(tiny), *f'{flags} preempted'.split()]
+    log = folder / 'experiments' / 'preempted' / 'log.jsonl'
+    with subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 2):
+            time.sleep(.05)
+        process.terminate()
+        message = process.communicate(timeout=60)[1]
+    assert 'everything is saved' in message and len(log_of(folder, 'preempted')) < 20, message
+    run(folder, tiny, f'{flags} preempted --resume')
+    unbroken, preempted = (read_checkpoint(str(folder / 'experiments' / name / 'last'))['state_dict'] for name in ('unbroken', 'preempted'))
+    assert all(torch.equal(unbroken[name], tensor) for name, tensor in preempted.items())
 
 
 def test_unequal_parts(folder, tiny):

@@ -25,20 +25,44 @@ class Normalise:
         return self.standardise(self.to_float(images))
 
 
+class SharedDraws:
+    """What the policies call of numpy's Generator, for one of several processes: drawn for the images of all of them, of which this
+    one takes rank, rank + world_size, ..., as `EpochSampler` deals them out. So an image gets the draws it has in one process."""
+
+    def __init__(self, rng, rank, world_size):
+        self.rng, self.mine, self.world_size, self.bit_generator = rng, slice(rank, None, world_size), world_size, rng.bit_generator
+
+    def random(self, size):
+        return self.rng.random(size * self.world_size)[self.mine]
+
+    def uniform(self, low, high, size):
+        return self.rng.uniform(low, high, size * self.world_size)[self.mine]
+
+    def integers(self, high, size):
+        return self.rng.integers(high, size=size * self.world_size)[self.mine]
+
+    def choice(self, values, size):
+        return self.rng.choice(values, size * self.world_size)[self.mine]
+
+    def permuted(self, rows, axis):
+        return self.rng.permuted(np.tile(rows, (self.world_size, 1)), axis=axis)[self.mine]
+
+
 class Plain:
     """prepare: a combo batch -> augmented inputs (B, 3, H, W) and hard targets (B,), of its first loader.
 
-    `augment` is a key of AUGMENT. The draws depend on (seed, stream, epoch) alone, those of the augmentation on `rank` too, so that
-    processes do not repeat each other's; what mixes a batch is the same in all. `inputs` also serves to score training images as
-    they are trained on.
+    `augment` is a key of AUGMENT. The draws depend on (seed, stream, epoch) alone: several processes, of which this is the
+    `rank`-th, draw for their common batch what one would. `inputs` also serves to score training images as they are trained on.
     """
 
-    def __init__(self, normalise, augment='original', seed=0, rank=0, stream=2):
-        self.normalise, self.augment, self.seed, self.rank, self.stream = normalise, AUGMENT[augment], seed, rank, stream
+    def __init__(self, normalise, augment='original', seed=0, rank=0, world_size=1, stream=2):
+        self.normalise, self.augment, self.seed, self.stream = normalise, AUGMENT[augment], seed, stream
+        self.rank, self.world_size = rank, world_size
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        self.rng = np.random.default_rng([self.seed, self.stream, epoch, self.rank])
+        rng = np.random.default_rng([self.seed, self.stream, epoch])
+        self.rng = SharedDraws(rng, self.rank, self.world_size) if self.world_size > 1 else rng
         self.mix_rng = np.random.default_rng([self.seed, MIX_STREAM, epoch])
 
     def state_dict(self):

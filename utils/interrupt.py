@@ -1,6 +1,8 @@
 """SIGTERM (a cluster's preemption) and Ctrl-C: the training step is finished, everything is saved, and the run can go on."""
 import signal
 
+import torch
+
 from .common import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -32,6 +34,13 @@ class Interrupt:
         self.signal = number
         if not self.held:
             raise Interrupted(number)
+
+    def asked(self, accelerator, look):
+        """Whether a signal waits. Several processes, which have to stop at the same step, ask each other when `look` is true."""
+        if accelerator.num_processes > 1 and look:
+            number = torch.tensor([self.signal or 0], device=accelerator.device)
+            self.signal = accelerator.gather(number).max().item() or None
+        return self.signal is not None and (accelerator.num_processes == 1 or look)
 
     def hold(self):
         self.held = True

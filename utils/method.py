@@ -26,12 +26,14 @@ class Method:
     epochs nothing is mixed. Loaders are built once each, so that their worker processes stay.
     """
 
-    def __init__(self, args, train_loader, class_count, normalise, rank=0):
+    def __init__(self, args, train_loader, class_count, normalise, rank=0, world_size=1):
         mixing = MIXING[args.mixing]
         self.n_mixed = args.n_epochs - args.mixup_off_epochs
         self.n_deferred = round(args.defer * args.n_epochs)
-        self.plain = Plain(normalise, args.augment, args.seed, rank)
-        self.mixed = mixing(normalise, class_count, args.mix_alpha, args.augment, args.seed, rank) if mixing else self.plain
+        self.plain = Plain(normalise, args.augment, args.seed, rank, world_size)
+        self.mixed = self.plain
+        if mixing:
+            self.mixed = mixing(normalise, class_count, args.mix_alpha, args.augment, args.seed, rank, world_size)
         paired = mixing is not None and mixing.n_loaders == 2
 
         def loader_of(sampling):

@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import gather
 
 from .batches import Plain
 
@@ -11,25 +12,38 @@ class Mixing(Plain):
     """prepare: a combo batch -> mixed inputs and soft targets (B, K), with one draw of l ~ Beta(alpha, alpha) a batch.
 
     class_count: TRAIN images of each class, (K,). Images are mixed before normalising, which is the same for a convex combination.
+    Partners come from the common batch of all processes, so that any number of them mixes the same pairs.
     """
     alpha = 1.  # published default
     n_loaders = 1  # 2: the batch has a second, class-balanced loader
     mix: Callable  # (x, partners, share, labels, labels of the partners) -> mixed x, share of the own label
 
-    def __init__(self, normalise, class_count, alpha=None, augment='original', seed=0, rank=0):
-        super().__init__(normalise, augment, seed, rank)
-        self.class_count = torch.as_tensor(class_count)
+    def __init__(self, normalise, class_count, alpha=None, augment='original', seed=0, rank=0, world_size=1):
+        super().__init__(normalise, augment, seed, rank, world_size)
+        self.class_count = torch.as_tensor(class_count).to(normalise.device)
         self.alpha = self.alpha if alpha is None else alpha
 
     def one_hot(self, labels):
-        return F.one_hot(labels, len(self.class_count)).float().to(self.normalise.device, non_blocking=True)
+        return F.one_hot(labels, len(self.class_count)).float()
+
+    def to_device(self, labels):
+        return labels.to(self.normalise.device, non_blocking=True)
+
+    def partners(self, x, labels):
+        """-> what a permutation of the common batch puts beside each image of this process, and the labels"""
+        n = len(labels)
+        place = self.mix_rng.permutation(n * self.world_size)[self.rank::self.world_size]  # in the common batch
+        row = torch.from_numpy(place % self.world_size * n + place // self.world_size).to(x.device, non_blocking=True)
+        x, labels = gather((x, labels)) if self.world_size > 1 else (x, labels)  # one process after the other
+        return x[row], labels[row]
 
     def __call__(self, batch):
         images, labels, _ = batch[0]
-        x, partner = self.augmented(images), torch.from_numpy(self.mix_rng.permutation(len(labels)))
+        x, labels = self.augmented(images), self.to_device(labels)
+        other, other_labels = self.partners(x, labels)
         share = self.mix_rng.beta(self.alpha, self.alpha)  # of the image itself; the rest is its partner's
-        x, label_share = self.mix(x, x[partner.to(x.device, non_blocking=True)], share, labels, labels[partner])
-        y = torch.lerp(self.one_hot(labels[partner]), self.one_hot(labels), label_share)
+        x, label_share = self.mix(x, other, share, labels, other_labels)
+        y = torch.lerp(self.one_hot(other_labels), self.one_hot(labels), label_share)
         return self.normalise.standardise(x), y
 
 
@@ -64,12 +78,12 @@ class Remix(MixUp):
 
     def mix(self, x, other, share, labels, other_labels):
         own, partner = self.class_count[labels].double(), self.class_count[other_labels].double()
-        label_share = torch.full((len(labels), 1), share)
+        label_share = torch.full((len(labels),), share, device=x.device)
         if share < self.threshold:
-            label_share[own >= self.ratio * partner] = 0.
+            label_share.masked_fill_(own >= self.ratio * partner, 0)
         if 1 - share < self.threshold:
-            label_share[self.ratio * own <= partner] = 1.
-        return torch.lerp(other, x, share), label_share.to(x.device, non_blocking=True)
+            label_share.masked_fill_(self.ratio * own <= partner, 1)
+        return torch.lerp(other, x, share), label_share[:, None]
 
 
 class BalancedMixUp(Mixing):
@@ -81,7 +95,7 @@ class BalancedMixUp(Mixing):
     def __call__(self, batch):
         (images, labels, _), (balanced_images, balanced_labels, _) = batch
         x = self.augmented(torch.cat([images, balanced_images]))
-        y = self.one_hot(torch.cat([labels, balanced_labels]))
+        y = self.one_hot(self.to_device(torch.cat([labels, balanced_labels])))
         share = self.mix_rng.beta(self.alpha, 1)
         x, y = (torch.lerp(*both.chunk(2), share) for both in (x, y))
         return self.normalise.standardise(x), y
