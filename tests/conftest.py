@@ -1,4 +1,5 @@
 import os
+import signal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from train_lt_mxp import main as train_main
 # Tiny tensors: threads cost more than they gain, and far more where another program wants the same cores.
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'  # of scripts that tests start
+# A suite started in the background ignores Ctrl-C, and so would the scripts that it starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COUNTS = {'train': (12, 6, 4), 'val': (4, 3, 2), 'test': (3, 3, 2)}
 

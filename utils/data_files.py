@@ -11,8 +11,9 @@ def list_files(folder):
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_file():
-                    aliases = () if entry.name.isascii() else (unicodedata.normalize(form, entry.name) for form in ('NFC', 'NFD'))
-                    names.update(dict.fromkeys((*aliases, entry.name), entry.name))
+                    if not entry.name.isascii():
+                        names.update((unicodedata.normalize(form, entry.name), entry.name) for form in ('NFC', 'NFD'))
+                    names[entry.name] = entry.name
     return names
 
 

@@ -23,9 +23,11 @@ def find_images(image_ids, data_path=None):
         head, name = os.path.split(image_id) if os.sep in image_id else ('', image_id)
         if head not in folders:
             folder = os.path.join(data_path or '', head)
-            folders[head] = os.path.join(folder, ''), list_files(folder or '.')
-        prefix, listing = folders[head]
-        for extension in EXTENSIONS:
+            listing = list_files(folder or '.')
+            in_use = {name[name.rfind('.'):] for name in listing}  # fewer to try for each of a million ids
+            folders[head] = os.path.join(folder, ''), listing, [e for e in EXTENSIONS if not e or e in in_use]
+        prefix, listing, extensions = folders[head]
+        for extension in extensions:
             if name + extension in listing:
                 found.append(prefix + listing[name + extension])
                 break
