@@ -1,15 +1,14 @@
-r"""Test a trained network on a validation csv (Hyper-Kvasir's folds by default): a report, and a csv with the probabilities of each
+"""Test a trained network on a validation csv (Hyper-Kvasir's folds by default): a report, and a csv with the probabilities of each
 image, in results/<name of the run>/.
 
 Example, with a run of the demonstration (bash run_lt_experiments.sh):
 
-  python test_with_labels_endo.py --load_path experiments/demo/BSCE/seed0 --csv_val data/demo/val_demo.csv \
-      --data_path data/demo/images
+  python test_with_labels_endo.py --load_path experiments/demo/BSCE/seed0 --csv_val data/demo/val_demo.csv
 """
 from utils import run_test
 from utils.common import run_script
 
-DEFAULTS = {'splits': {'val': 'data/val_endo1.csv'}, 'data_path': 'data/images/', 'dihedral_tta': 0}
+DEFAULTS = {'splits': {'val': 'data/val_endo1.csv'}, 'dihedral_tta': 0}
 
 
 def get_parser():

@@ -4,12 +4,12 @@ with the probabilities of each image, in results/<name of the run>/.
 Example, with a run of the demonstration (bash run_lt_experiments.sh):
 
   python test_with_labels_eyepacs.py --load_path experiments/demo/BSCE/seed0 --csv_test data/demo/test_demo.csv \
-      --data_path data/demo/images --calibrate
+      --calibrate
 """
 from utils import run_test
 from utils.common import run_script
 
-DEFAULTS = {'splits': {'val': None, 'test': 'data/test_eyepacs.csv'}, 'data_path': 'data/eyepacs_all_ims/', 'dihedral_tta': 1}
+DEFAULTS = {'splits': {'val': None, 'test': 'data/test_eyepacs.csv'}, 'dihedral_tta': 1}
 
 
 def get_parser():

@@ -158,7 +158,7 @@ def main(args, argv=None):
     model, mean, std = arch
     frozen, reinitialised = set_trainable(model, args.trainable)
     print(f'* {args.model_name}: {sum(p.numel() for p in model.parameters() if p.requires_grad):,} trainable parameters; '
-          + describe_start(args.init, parent, frozen, reinitialised))
+          + describe_start(args.init, args.im_size, parent, frozen, reinitialised))
     config = vars(args) | {
         'head': head,
         'class_names': class_names, 'class_count': class_count.tolist(), 'parent': parent, 'frozen': frozen,

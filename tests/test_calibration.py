@@ -54,7 +54,7 @@ def test(train, tiny, tmp_path):
 
     def run(flags, splits=None):
         argv = f'--load_path experiments/run --data_path {tiny}/images --num_workers 0 {flags}'.split()
-        main('test', splits or {'val': None, 'test': str(tiny / 'test.csv')}, 'data/images', 0, argv)
+        main('test', splits or {'val': None, 'test': str(tiny / 'test.csv')}, 0, argv)
         return tmp_path / 'results' / 'run'
     return run
 

@@ -86,7 +86,7 @@ def test_a_real_disk(train, tiny, small_disk, tmp_path):
         while True:
             f.write(bytes(1 << 16))
     test = [f'--load_path {small_disk}/run --data_path {tiny}/images --num_workers 0 --results_path {small_disk}/results'.split()]
-    assert message(run_test.main, '', {'test': str(tiny / 'test.csv')}, '', 0, *test) == AGAIN.format(
+    assert message(run_test.main, '', {'test': str(tiny / 'test.csv')}, 0, *test) == AGAIN.format(
         small_disk / 'results' / 'small' / 'run' / 'results_test.csv')
     (small_disk / 'other').unlink()
     subprocess.run(['mount', '-o', 'remount,size=80m', small_disk], check=True)
@@ -130,7 +130,7 @@ def test_bad_images_are_found_again_where_they_cannot_be_remembered(tiny, tmp_pa
 
 def test_results_and_report(train, tiny, tmp_path, monkeypatch):
     train()
-    test = ['', {'test': str(tiny / 'test.csv')}, '', 0,
+    test = ['', {'test': str(tiny / 'test.csv')}, 0,
             f'--load_path experiments/run --data_path {tiny}/images --num_workers 0'.split()]
     run_test.main(*test)
     report.main(['experiments/run', '--draws', '100'])

@@ -27,6 +27,16 @@ def examples(text):
     return [shlex.split(line.split(' > ')[0]) for line in lines]
 
 
+def test_a_mistyped_flag(capsys):
+    parser = module_of(['python', 'train_lt_mxp.py'])[0].get_parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--csv_trian=a.csv', '--recipe', 'modern'])
+    assert capsys.readouterr().err.endswith('error: unrecognized arguments: --csv_trian=a.csv (did you mean --csv_train?)\n')
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--xyzzy', 'a'])
+    assert capsys.readouterr().err.endswith('error: unrecognized arguments: --xyzzy a\n')
+
+
 def test_all_are_found():
     assert {'train_lt_mxp.py', 'tools/report.py', 'benchmarks/study.py', 'tests/faults.py'} <= set(SCRIPTS)
     assert SHELL == ['get_endo_data.sh', 'run_lt_experiments.sh', 'tests/run.sh']

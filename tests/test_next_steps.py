@@ -67,7 +67,7 @@ def test_from_images_to_the_report(pictures, follow, capsys):
     assert follow('tools.predict', '--num_workers', '0').gradcam
     follow('test_with_labels_eyepacs.py', '--num_workers', '0')
     Path('new.csv').write_text('image_id\ngrade 0/1\n')
-    run_test.main('test', {'test': 'new.csv'}, 'my set', 0, ['--load_path', RUN, '--num_workers', '0'])
+    run_test.main('test', {'test': 'new.csv'}, 0, ['--load_path', RUN, '--num_workers', '0'])
     assert follow('tools.report').runs == [RUN]  # no labels, no scores
 
 

@@ -116,7 +116,7 @@ def test_run(train, tiny, monkeypatch):
     def run(flags, training='--lr 0.05'):
         train(f'{training} --overwrite' if run.trained else training)
         run.trained = True
-        run_test.main('', {'test': f'{tiny}/test.csv'}, f'{tiny}/images', 0,
+        run_test.main('', {'test': f'{tiny}/test.csv'}, 0,
                       f'--load_path experiments/run --num_workers 0 {flags}'.split())
         return open('results/run/performance_test.txt').read(), pd.read_csv('results/run/results_test.csv')
     run.trained = False

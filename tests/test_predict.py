@@ -22,7 +22,7 @@ def predict(train, tiny, tmp_path):
 
 def test_agrees_with_the_test_script(predict, tiny, tmp_path, capsys):
     table = predict(tiny / 'images')
-    run_test.main('test', {'test': str(tiny / 'test.csv')}, str(tiny / 'images'), 0,
+    run_test.main('test', {'test': str(tiny / 'test.csv')}, 0,
                   ['--load_path', 'experiments/a/b', '--num_workers', '0'])
     tested = read_predictions(tmp_path / 'results' / 'a' / 'b' / 'results_test.csv')
     assert table.class_names == tested.class_names == ['class0', 'class1', 'class2'] and table.labels is None and len(table.image_ids) == 39

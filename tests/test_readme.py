@@ -51,7 +51,7 @@ def test_every_parameter_of_a_loss_is_named():
 
 
 def test_every_flag_of_the_scripts_is_named():
-    for parser in (get_parser(), run_test.get_parser('', {'test': None}, '', 0)):
+    for parser in (get_parser(), run_test.get_parser('', {'test': None}, 0)):
         for action in parser._actions:
             if action.dest not in ('help', 'csv_out_test'):
                 assert any(f'{option}' in README for option in action.option_strings), action.dest

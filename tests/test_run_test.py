@@ -24,7 +24,7 @@ def test(train, tiny, tmp_path):
 
     def run(flags, splits=None):
         argv = f'--load_path experiments/tiny/mobilenet --data_path {tiny}/images --num_workers 0 {flags}'.split()
-        main('test', splits or {'val': None, 'test': str(tiny / 'test.csv')}, 'data/images', 0, argv)
+        main('test', splits or {'val': None, 'test': str(tiny / 'test.csv')}, 0, argv)
         return tmp_path / 'results' / 'tiny' / 'mobilenet'
     return run
 
@@ -96,7 +96,7 @@ def test_errors(test, flags, message):
 @pytest.mark.parametrize(('script', 'flag'), [('endo', '--csv_val'), ('eyepacs', '--csv_test')])
 def test_scripts(train, tiny, tmp_path, script, flag):
     train('--save_path a/b')
-    command = [sys.executable, ROOT / f'test_with_labels_{script}.py', '--load_path', 'experiments/a/b', '--data_path', tiny / 'images']
+    command = [sys.executable, ROOT / f'test_with_labels_{script}.py', '--load_path', 'experiments/a/b']  # the images: of the training
     done = subprocess.run([*command, flag, tiny / 'test.csv'], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'results/a/b' / f'performance_{flag[6:]}.txt').exists() and 'it/s' not in done.stderr  # no bar in a file

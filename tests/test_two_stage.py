@@ -39,9 +39,12 @@ def test_fine_tuning_starts_from_the_saved_weights(train, stage_one, monkeypatch
     assert not torch.equal(weights_of(run)['features.0.0.weight'], saved['features.0.0.weight'])
     parent = json.loads((run / 'config.cfg').read_text())['parent']
     assert parent == {'path': best['folder'], 'epoch': best['epoch'], 'metric': 'mcc', 'score': best['metrics']['mcc'],
-                      'loaded': len(saved)}
+                      'loaded': len(saved), 'im_size': [32, 32]}
     line = rf"stage two from \S*/epoch_0{best['epoch']}_\S+ \(epoch {best['epoch']}, mcc -?\d+\.\d\d\); {len(saved)} tensors loaded"
-    assert re.search(line, capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.search(line, out) and 'stage one saw' not in out
+    train(f'--pretrained_weights {stage_one} --im_size 40,32 --save_path larger')
+    assert '; stage one saw images of 32x32, not of 40x32\n' in capsys.readouterr().out
 
 
 def test_scale_alone(train, stage_one, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """What every script says on the console: its help, made from its docstring, and at the end the command to run next."""
 import argparse
+import difflib
 import os
 import shlex
 import shutil
@@ -26,7 +27,19 @@ class HelpFormatter(argparse.HelpFormatter):
         return super()._format_usage(usage, [action for action in actions if action.required], [], prefix).rstrip() + ' [flags]\n\n'
 
 
-def script_parser(doc, parser_class=argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Asks whether the most similar flag was meant where one is unknown."""
+
+    def parse_args(self, args=None, namespace=None):
+        args, unknown = self.parse_known_args(args, namespace)
+        flags = [word.split('=')[0] for word in unknown if word.startswith('--')]
+        near = difflib.get_close_matches(flags[0], self._option_string_actions, 1) if flags else []
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f' (did you mean {near[0]}?)' if near else ''))
+        return args
+
+
+def script_parser(doc, parser_class=Parser):
     """A parser whose help is the docstring `doc` of a script: first its text; below the flags its indented paragraphs, which are commands
     as typed from the top of the repository, and the lines 'Example...:' above them."""
     parts = [part.strip('\n') for part in (doc or '').split('\n\n')]

@@ -1,6 +1,8 @@
 """Named sets of flags for the train script: `--recipe NAME`. A flag given by hand wins."""
 import argparse
 
+from .console import Parser
+
 _MODERN = {'optimizer': 'adamw', 'lr': .002, 'wd': .01, 'schedule': 'onecycle', 'ema': .998, 'batch_size': 16, 'augment': 'rotate',
            'train_eval': 'off'}
 _STAGE_TWO = _MODERN | {'n_epochs': 10, 'augment': 'original'}
@@ -19,7 +21,7 @@ RECIPES: dict[str, dict] = {
 }
 
 
-class RecipeParser(argparse.ArgumentParser):
+class RecipeParser(Parser):
     """Takes the defaults of the flags from the recipe that the command line names."""
 
     def parse_known_args(self, args=None, namespace=None):

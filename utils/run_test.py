@@ -93,10 +93,11 @@ def get_accelerator(loaded):
     return accelerator
 
 
-def main(description, splits, data_path, dihedral_tta, argv=None):
-    args = get_parser(description, splits, data_path, dihedral_tta).parse_args(argv)
+def main(description, splits, dihedral_tta, argv=None):
+    args = get_parser(description, splits, dihedral_tta).parse_args(argv)
     loaded = load_model(args.load_path)
     check_flags(args, loaded.info)
+    args.data_path = loaded.info['config']['data_path'] if args.data_path is None else args.data_path
     accelerator = get_accelerator(loaded)
     print(f"* {loaded.info['model_name']} of {loaded.folder}, epoch {loaded.info['epoch']}")
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))

@@ -6,7 +6,7 @@ from .console import script_parser
 from .tuning import add_flags
 
 
-def get_parser(description, splits, data_path, dihedral_tta):
+def get_parser(description, splits, dihedral_tta):
     """`splits`: name of a split -> default csv (None: only when given). The flags of the original test scripts."""
     parser = script_parser(description)
     parser.add_argument('--load_path', required=True, metavar='RUN', help='run folder (then its best epoch), checkpoint folder or file')
@@ -14,7 +14,7 @@ def get_parser(description, splits, data_path, dihedral_tta):
     for split, csv in splits.items():
         data.add_argument(f'--csv_{split}', default=csv, metavar='CSV',
                           help=f'{split} csv; without a label column only predictions are written')
-    data.add_argument('--data_path', default=data_path, metavar='FOLDER', help='folder of the images')
+    data.add_argument('--data_path', metavar='FOLDER', help='folder of the images (default: that of the training)')
     data.add_argument('--num_workers', type=int, default=8, metavar='N',
                       help='processes or threads that decode images, at most one per CPU core')
     data.add_argument('--cache_dir', metavar='FOLDER',

@@ -11,7 +11,7 @@ def get_stage_two(path, model_name, n_classes, im_size, head):
     """The network of stage one with the weights at `path` (see `read_checkpoint`) and a last layer of kind `head`, a key of HEADS;
     where stage one had another kind it takes over what fits ('scaled' takes all of it, inside). No optimizer state is taken over.
 
-    -> Arch and facts of the parent: path, epoch, metric, score, loaded (number of tensors). Raises `InputError` if stage one is
+    -> Arch and facts of the parent: path, epoch, metric, score, loaded (number of tensors), im_size. Raises `InputError` if stage one is
     of another network or number of classes.
     """
     parent = read_checkpoint(path)
@@ -32,7 +32,7 @@ def get_stage_two(path, model_name, n_classes, im_size, head):
         arch = arch._replace(model=fresh)
     metric = parent['config']['metric']
     return arch, {'path': parent['folder'], 'epoch': parent['epoch'], 'metric': metric, 'score': parent['metrics'][metric],
-                  'loaded': len(parent['state_dict'])}
+                  'loaded': len(parent['state_dict']), 'im_size': tuple(parent['im_size'])}
 
 
 def set_trainable(model, trainable):
@@ -59,12 +59,14 @@ def train_mode(model):
     get_head(model).train()
 
 
-def describe_start(init, parent, frozen, reinitialised):
+def describe_start(init, im_size, parent, frozen, reinitialised):
     """What a run starts from, in one line."""
     parts = [f'initial weights: {init}']
     if parent:
         parts = [f"stage two from {parent['path']} (epoch {parent['epoch']}, {parent['metric']} {100 * parent['score']:.2f})",
                  f"{parent['loaded']} tensors loaded"]
+        if parent['im_size'] != im_size:
+            parts += ['stage one saw images of {}x{}, not of {}x{}'.format(*parent['im_size'], *im_size)]
     if frozen:
         parts += [f"re-initialised: {', '.join(reinitialised)}"] if reinitialised else ['the last layer kept, its scale per class trained']
         parts += [f'{len(frozen)} parameter tensors frozen, with their BatchNorm statistics']
