@@ -25,10 +25,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 setup_environment requirements.txt
-if [ -n "$own" ] && [ ! -f "$zip" ]; then
-    echo "error: --zip $zip: no such file" >&2
-    exit 1
-fi
+[ -z "$own" ] || [ -f "$zip" ] || { echo "error: --zip $zip: no such file" >&2; exit 1; }
 "$PYTHON" -m tools.download_file "$url" --out "$zip" ${check[@]+"${check[@]}"}
 "$PYTHON" -m tools.prepare_endo_data --zip "$zip" ${pass[@]+"${pass[@]}"}
 [ -n "$own" ] || rm "$zip"

@@ -3,7 +3,6 @@ import multiprocessing
 import os
 import pickle
 import shutil
-from collections import namedtuple
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ import torch
 from PIL import Image
 
 from utils import image_cache
-from utils.common import InputError
 from utils.get_loaders import ClassDataset, get_test_cls_loader, get_train_val_cls_loaders
 from utils.image_cache import use_cache
 
@@ -127,33 +125,6 @@ def test_two_runs_at_once(images):
     [run.join() for run in runs]
     assert [run.exitcode for run in runs] == [0] * 3
     assert [path.suffix for path in (images / 'cache').iterdir()] == ['.npy']
-
-
-def test_broken_image_and_broken_array(images):
-    file = images / 'images' / 'val_2_1.jpg'
-    whole = file.read_bytes()
-    file.write_bytes(whole[:300])
-    with pytest.raises(InputError, match=r'images/val_2_1\.jpg \(from .*val\.csv\) cannot be read as an image: '):
-        cached(images)
-    assert list((images / 'cache').iterdir()) == []
-    file.write_bytes(whole)
-    cached(images)
-    os.truncate(arrays(images)[0], 5000)
-    assert same_pixels(cached(images), datasets(images))
-
-
-def test_no_room_and_no_permission(images, monkeypatch, capsys):
-    usage = namedtuple('usage', 'free')
-    with monkeypatch.context() as m:
-        m.setattr(shutil, 'disk_usage', lambda folder: usage(image_cache.SPARE + 31 * 720 - 1))
-        assert not any(data.cache for data in cached(images))
-        out = capsys.readouterr().out
-        assert '* No cache: it would take 0.0 MB' in out and 'images are decoded as they are needed' in out
-        m.setattr(shutil, 'disk_usage', lambda folder: usage(image_cache.SPARE + 31 * 720))
-        assert all(data.cache for data in cached(images))
-    (images / 'file').write_text('')
-    sets = cached(images, to=images / 'file' / 'cache')
-    assert not any(data.cache for data in sets) and '* No cache (' in capsys.readouterr().out and same_pixels(sets, datasets(images))
 
 
 def test_ids_that_are_paths_and_repeated_rows(images):

@@ -6,7 +6,7 @@ import torch
 from models.get_model import get_arch
 from utils.common import InputError
 from utils.digest import digest
-from utils.model_saving_loading import FIELDS, FILE_NAME, load_model, prune_checkpoints, read_checkpoint, save_model
+from utils.model_saving_loading import FIELDS, FILE_NAME, load_model, read_checkpoint, save_model
 
 
 def info(mcc=.5, epoch=1, **changes):
@@ -72,16 +72,6 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='No space'):
         save_model(tmp_path, info(mcc=.2))
     assert read_checkpoint(str(tmp_path))['metrics']['mcc'] == .1 and os.listdir(tmp_path) == [FILE_NAME]
-
-
-@pytest.mark.parametrize(('metric', 'left'), [('mcc', ['b', 'c']), ('loss', ['a', 'd'])])
-def test_prune(tmp_path, metric, left):
-    kept = {}
-    for name, score in (('a', .1), ('b', .9), ('c', .5), ('d', .1)):
-        (tmp_path / name).mkdir()
-        kept[str(tmp_path / name)] = score
-    prune_checkpoints(kept, 2, metric)
-    assert sorted(os.listdir(tmp_path)) == left == sorted(os.path.basename(folder) for folder in kept)
 
 
 def test_a_changed_weight_is_noticed(tmp_path):

@@ -2,6 +2,7 @@
 import getpass
 import importlib.metadata
 import json
+import os
 import platform
 import signal
 from pathlib import Path
@@ -134,3 +135,13 @@ def test_environment(train):
     assert environment['packages']['torch'] == importlib.metadata.version('torch') and environment['device'] == 'cpu'
     assert len(environment['git_commit'] or 40 * 'x') == 40 and environment['git_dirty'] in (True, False, None)
     assert platform.node() not in text and getpass.getuser() not in text and str(Path.cwd()) not in text
+
+
+@pytest.mark.parametrize(('metric', 'left'), [('mcc', ['b', 'c']), ('loss', ['a', 'd'])])
+def test_prune(tmp_path, metric, left):
+    kept = {}
+    for name, score in (('a', .1), ('b', .9), ('c', .5), ('d', .1)):
+        (tmp_path / name).mkdir()
+        kept[str(tmp_path / name)] = score
+    run_folder.prune_checkpoints(kept, 2, metric)
+    assert sorted(os.listdir(tmp_path)) == left == sorted(os.path.basename(folder) for folder in kept)

@@ -78,8 +78,7 @@ def write_onnx(path, loaded, images, args):
         raise InputError(f'{err.name} is missing, which the export to ONNX needs: pip install onnx onnxscript onnxruntime') from err
     expected = reference(loaded, images, args.output)
     given = images if args.input == 'uint8' else images.float() / 255
-    # Two images: a batch of one would be taken for a fixed size.
-    example = given[:1].repeat(2, 1, 1, 1)
+    example = given[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a fixed size
     program = torch.onnx.export(Deployed(loaded, args.output).eval(), (example,), dynamo=True, verbose=False, input_names=['images'],
                                 output_names=[args.output], dynamic_shapes=({0: torch.export.Dim('N')},))
     program.model.metadata_props['class_names'] = json.dumps(loaded.info['class_names'])

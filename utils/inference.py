@@ -22,9 +22,8 @@ def dihedral_views(images, n):
     """The 2n views of uint8 images (B, 3, H, W): n rotations by 360/n degrees, each as it is and flipped vertically.
     Multiples of 90 degrees are exact (`rot90`; height and width change places); other angles are bilinear, 0 outside."""
     for i in range(n):
-        angle = 360 * i / n
-        exact = angle % 90 == 0
-        view = torch.rot90(images, int(angle // 90), (2, 3)) if exact else TF.rotate(images, angle, TF.InterpolationMode.BILINEAR)
+        turns, rest = divmod(360 * i / n, 90)
+        view = TF.rotate(images, 90 * turns + rest, TF.InterpolationMode.BILINEAR) if rest else torch.rot90(images, int(turns), (2, 3))
         yield view
         yield view.flip(2)
 
@@ -60,12 +59,9 @@ def collect_logits(model, loader, normalise, autocast, dihedral_tta=0, desc='eva
 def gather(logits):
     """`Logits` of the images rank, rank + world_size, ... of each process -> those of all images in order, in each process."""
     parts = gather_object([logits])
-    if len(parts) == 1:
-        return logits
     order = np.argsort(np.concatenate([np.arange(len(part.image_ids)) * len(parts) + rank for rank, part in enumerate(parts)]))
-    ids = [image for part in parts for image in part.image_ids]
-    return Logits(torch.cat([part.values for part in parts], dim=1)[:, order], torch.cat([part.labels for part in parts])[order],
-                  [ids[i] for i in order])
+    values, labels = torch.cat([part.values for part in parts], dim=1), torch.cat([part.labels for part in parts])
+    return Logits(values[:, order], labels[order], np.concatenate([part.image_ids for part in parts])[order].tolist())
 
 
 def to_predictions(logits, adjust=None):

@@ -1,7 +1,6 @@
 """One checkpoint folder in and out: weights, and everything needed to use them without any flag."""
 import glob
 import os
-import shutil
 from typing import NamedTuple
 
 import torch
@@ -81,14 +80,3 @@ def load_model(path):
     model = get_arch(info['model_name'], len(info['class_names']), im_size=info['im_size'], head=info['config'].get('head', 'linear')).model
     load_weights(model, info.pop('state_dict'), info['folder'])
     return LoadedModel(model.to(memory_format=torch.channels_last), info, info['folder'])
-
-
-def prune_checkpoints(kept, n_checkpoints, metric):
-    """`kept`: folder -> score of the checkpoints on disk. Deletes the worst until `n_checkpoints` are left."""
-    while len(kept) > n_checkpoints:
-        worst = next(iter(kept))
-        for folder, score in kept.items():
-            if not is_better(metric, score, kept[worst]):
-                worst = folder
-        shutil.rmtree(worst)
-        del kept[worst]

@@ -10,7 +10,7 @@ import shutil
 from .bad_images import write_skipped
 from .common import NO_ROOM, InputError, write_text
 from .evaluation import is_better
-from .model_saving_loading import FIELDS, FILE_NAME, prune_checkpoints, read_checkpoint, save_model
+from .model_saving_loading import FIELDS, FILE_NAME, read_checkpoint, save_model
 
 OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'skipped.csv', 'performance_epoch_*.txt', 'epoch_*', 'last',
        'interrupted', 'tensorboard')  # what a run writes
@@ -205,3 +205,14 @@ class RunFolder:
         lines += ['', f'Training time: {int(hours):02d}h {int(hours * 60 % 60):02d}min {hours * 3600 % 60:05.2f}secs', '']
         if self.path is not None:
             write_text(self.file('val_metrics.txt'), '\n'.join(lines))
+
+
+def prune_checkpoints(kept, n_checkpoints, metric):
+    """`kept`: folder -> score of the checkpoints on disk. Deletes the worst until `n_checkpoints` are left."""
+    while len(kept) > n_checkpoints:
+        worst = next(iter(kept))
+        for folder, score in kept.items():
+            if not is_better(metric, score, kept[worst]):
+                worst = folder
+        shutil.rmtree(worst)
+        del kept[worst]
