@@ -11,8 +11,7 @@
 #
 #   bash get_endo_data.sh --select_fraction 0.1
 set -euo pipefail
-cd "$(dirname "$0")"
-. tools/setup_environment.sh
+cd "$(dirname "$0")" && . tools/setup_environment.sh
 zip=data/hyper-kvasir-labeled-images.zip
 url=${ENDO_URL:-https://datasets.simula.no/downloads/hyper-kvasir/hyper-kvasir-labeled-images.zip}
 check=() pass=() own=

@@ -39,7 +39,7 @@ def test_every_line_parses(group, n_trainings):
         else:
             assert (ROOT / words[1]).exists()
             splits = {'val': 'x'} if 'endo' in words[1] else {'val': None, 'test': 'x'}
-            tests.append(run_test.get_parser('', splits, '', 0).parse_args(words[2:]).load_path)
+            tests.append(run_test.get_parser('', splits, 0).parse_args(words[2:]).load_path)
     assert runs == tests and len(runs) == len(set(runs)) == n_trainings
 
 
