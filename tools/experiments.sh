@@ -6,7 +6,8 @@ trap 'wait; echo "interrupted: the same command goes on where it stopped" >&2; e
 do_() {
     if [ -n "$dry" ]; then echo "$@"; else echo "\$ $*" >&2; "$@" </dev/null; fi
 }
-# experiment NAME TESTER TEST_FLAGS -- TRAIN_FLAGS: train experiments/NAME and test its best epoch, beside others with --jobs
+# experiment NAME TESTER TEST_FLAGS -- TRAIN_FLAGS: train experiments/NAME and test its best epoch, beside others with --jobs,
+# where each line of the output begins with NAME
 experiment() {
     [ "$n_jobs" -gt 1 ] && [ -z "$dry" ] || { train_and_test "$@"; return; }
     while [ "$(jobs -rp | wc -l)" -ge "$n_jobs" ]; do wait -n || true; done
@@ -14,7 +15,7 @@ experiment() {
         trap '[ $? = 0 ] || touch "$slots/failed"' EXIT
         for ((slot = 0; slot < n_jobs; slot++)); do exec 9>"$slots/$slot"; flock -n 9 && break; done
         [ "$n_gpus" -gt 0 ] && export CUDA_VISIBLE_DEVICES=$((slot % n_gpus)) || export OMP_NUM_THREADS=$((($(nproc) + n_jobs - 1) / n_jobs))
-        train_and_test "$@"
+        train_and_test "$@" | { trap '' INT TERM; while IFS= read -r line; do printf '%s: %s\n' "$1" "$line"; done; }
     ) &
 }
 # settle: wait for the experiments so far, on which the next ones are built
