@@ -1,15 +1,19 @@
 import os
+import threading
+import time
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from utils import images
 from utils.check_data import check_data
 from utils.get_loaders import ClassDataset
-from utils.images import find_images, read_image
+from utils.images import find_images, read_image, stat_images
 
 
 @pytest.fixture
@@ -37,6 +41,23 @@ def test_read_image(folder, name):
     with Image.open(folder / name) as opened:
         expected = np.asarray(opened.convert('RGB').resize((17, 11), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize('seconds', [1e-5, 1e-3])  # for the first four answers
+def test_stat_images(folder, monkeypatch, seconds):
+    """Threads where the files answer slowly, the same sizes and times in the same order."""
+    paths = [*(str(path) for path in sorted(folder.iterdir())), None] * 9
+    stat, asked_by, clock = os.stat, set(), iter([0, seconds, 0, seconds])
+
+    def waiting(path, **options):
+        asked_by.add(threading.get_ident())
+        time.sleep(.002)
+        return stat(path, **options)
+    expected = [[-1, -1] if path is None else [stat(path).st_size, stat(path).st_mtime_ns] for path in paths]
+    monkeypatch.setattr(images, 'time', SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(os, 'stat', waiting)
+    assert stat_images(paths, chunk=4).tolist() == expected and stat_images([]).shape == (0, 2)
+    assert (len(asked_by) > 2) == (seconds > 2e-4)
 
 
 def test_draft_of_large_jpeg(tmp_path):

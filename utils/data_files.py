@@ -6,15 +6,12 @@ import unicodedata
 def list_files(folder):
     """name -> name on disk of the files in `folder` (links to files included, broken ones not); names that are not ASCII
     also in their other Unicode form: macOS writes letters and accents apart."""
-    names = {}
-    if os.path.isdir(folder):
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_file():
-                    if not entry.name.isascii():
-                        names.update((unicodedata.normalize(form, entry.name), entry.name) for form in ('NFC', 'NFD'))
-                    names[entry.name] = entry.name
-    return names
+    if not os.path.isdir(folder):
+        return {}
+    with os.scandir(folder) as entries:
+        names = {entry.name: entry.name for entry in entries if entry.is_file()}
+    aliases = {unicodedata.normalize(form, name): name for name in names if not name.isascii() for form in ('NFC', 'NFD')}
+    return aliases | names if aliases else names
 
 
 def find_outside(paths, root):
