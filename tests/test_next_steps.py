@@ -13,7 +13,7 @@ import train_lt_mxp
 from tools import contact_sheet, predict, prepare_demo_data, prepare_folder_data
 from utils import run_test
 from utils.batches import Plain
-from utils.common import run_script
+from utils.common import progress, run_script
 
 from .next_steps import next_words, parse
 
@@ -129,3 +129,18 @@ def test_progress_without_a_terminal(capsys):
     record['train'] = dict.fromkeys(record['train'], math.nan)  # --train_eval off
     assert re.match(r'Epoch 2/2 Val Loss: [\d.]+ - K: [\d.]+ - mAUC: ', train_lt_mxp.epoch_line(record, 2))
     assert not sys.stderr.isatty()
+
+
+def test_a_long_pass_says_how_far_it_is_without_a_terminal(monkeypatch, capsys):
+    now = [0.]
+    monkeypatch.setattr('tqdm.std.time', lambda: now[0])
+    for desc, seconds in (('Epoch 1/2', 20), ('val', .5)):
+        with progress(100, desc) as bar:
+            for _ in range(100):
+                now[0] += seconds
+                bar.update(1)
+                bar.set_postfix(loss='0.5', refresh=False)
+    err = capsys.readouterr().err
+    assert err.replace('\r', '') == (
+        'Epoch 1/2: 3 % after 01:00, 32:20 left\nEpoch 1/2: 33 % after 11:00, 22:20 left\nEpoch 1/2: 63 % after 21:00, 12:20 left\n'
+        'Epoch 1/2: 93 % after 31:00, 02:20 left\n')

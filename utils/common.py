@@ -97,10 +97,23 @@ def parse_im_size(text):
     return (size[0], size[-1])
 
 
+class _Lines(tqdm):
+    """In place of a bar in a file: what takes more than a minute says then, and every ten minutes, how far it is."""
+
+    def __init__(self, **options):
+        super().__init__(mininterval=60, delay=60, miniters=1,
+                         bar_format='{desc}: {percentage:.0f} % after {elapsed}, {remaining} left', **options)
+
+    def display(self, msg=None, pos=None):
+        if msg != '':  # else it is to be cleared
+            self.fp.write(f'{self}\n')
+            self.mininterval = 600
+
+
 def progress(total, desc, initial=0):
-    """A bar of images: on a terminal only, and in the first of several processes only."""
-    disable = None if os.environ.get('RANK', '0') == '0' else True
-    return tqdm(total=total, initial=initial, desc=desc, unit='img', leave=False, disable=disable)
+    """A bar of images on a terminal, else `_Lines`; in the first of several processes only."""
+    bar = tqdm if sys.stderr.isatty() else _Lines
+    return bar(total=total, initial=initial, desc=desc, unit='img', leave=False, disable=os.environ.get('RANK', '0') != '0')
 
 
 def parse_parameter(text):
