@@ -12,13 +12,18 @@ def original(x, rng):
     return jitter(move(x, params), params)
 
 
-def rotate(x, rng):
-    """For images without an upright position: every image is turned by any angle, scaled by 0.8 to 1.2 (uniform in the logarithm)
+def rotate(x, rng, largest=1.2):
+    """For images without an upright position: every image is turned by any angle, scaled by 0.8 to `largest` (uniform in the logarithm)
     and shifted by up to 8 % of the width; flips and colour jitter as in the original."""
     n, params = len(x), draw_params(rng, len(x), x.shape[-1])
-    params |= {'angle': rng.uniform(-180, 180, n), 'scale': np.exp(rng.uniform(np.log(.8), np.log(1.2), n)),
+    params |= {'angle': rng.uniform(-180, 180, n), 'scale': np.exp(rng.uniform(np.log(.8), np.log(largest), n)),
                'shift': rng.uniform(-.08, .08, n) * x.shape[-1]}
     return jitter(move(x, params), params)
+
+
+def zoom(x, rng):
+    """`rotate` with a scale of up to 1.7: for findings of any size."""
+    return rotate(x, rng, 1.7)
 
 
 def none(x, rng):
@@ -119,4 +124,4 @@ def trivial(x, rng):
     return apply_operations(x, rng.choice(OPERATIONS, n), rng.integers(31, size=n) / 30, rng.choice([-1, 1], n), wide=True)
 
 
-AUGMENT = {'original': original, 'rotate': rotate, 'randaugment': randaugment, 'trivial': trivial, 'none': none}
+AUGMENT = {'original': original, 'rotate': rotate, 'zoom': zoom, 'randaugment': randaugment, 'trivial': trivial, 'none': none}
