@@ -55,6 +55,19 @@ def test_means_ranks_and_differences(results):
     assert order == pytest.approx([1.1, 1.9]) and mean_ranks([good]) == [None]
 
 
+def test_runs_that_were_tested_in_other_ways_are_named(results, capsys):
+    """By the lines that the test script writes (tests/test_run_test.py, test_calibration.py and test_post_hoc.py look for them)."""
+    main([f'{results}/F1', '--draws', '100'])
+    assert 'tested alike' not in capsys.readouterr().err
+    end = 'Checkpoint a, epoch 1; csv b, SHA-256 c'
+    for name, text in (('good/net/seed0', f'{end}, mean over 8 views\n'), ('good/net/seed1', f'{end}, mean over 8 views\n'),
+                       ('bad/net/seed0', f'Calibrated with temperature 1.2, fitted\n{end}\n')):
+        with open(f'{results}/F1/{name}/performance_test.txt', 'w') as f:
+            f.write(text)
+    main([f'{results}/F1', '--draws', '100'])
+    assert '* Note: not all runs were tested alike: good/net: 8 views; bad/net: calibrated\n' in capsys.readouterr().err
+
+
 def test_folds_are_drawn_independently_and_repeats_together(results):
     methods = {m.name[:-4]: m for m in load_methods(find_csvs([results], 'results_test.csv'), draws=400)}
     draws = {s: [r.draws['metrics', 'bacc'] for r, k in zip(methods['good'].runs, methods['good'].image_sets, strict=True) if k == s]

@@ -14,6 +14,8 @@ from .prediction_table import read_labelled
 from .statistics import are_grades
 
 REPEAT = re.compile(r'seed.*|(F|fold[_-]?)\d+')  # folders that tell the runs of one method apart
+CORRECTIONS = {'Calibrated with': 'calibrated', 'Logit adjustment': 'logit adjustment', 'Tau-normalisation': 'tau-normalisation',
+               'Class prior changed': 'another prior'}  # start of a line in the report of a test -> what it was
 RANKED = ('bacc', 'mcc', 'kappa', 'f1', 'auc')  # shown in the table, and ranked
 
 
@@ -37,6 +39,20 @@ def find_csvs(folders, file_name):
     if not methods:
         raise InputError(f"no {file_name} below {', '.join(folders)}: test some runs first")
     return methods
+
+
+def tested_with(csv):
+    """What the report of the test script beside `csv` names beyond a plain forward pass: '8 views, calibrated', or 'nothing more';
+    None where there is no such report."""
+    folder, name = os.path.split(csv)
+    report = os.path.join(folder, name.replace('results_', 'performance_', 1).removesuffix('.csv') + '.txt')
+    if not os.path.isfile(report):
+        return None
+    with open(report, encoding='utf-8') as f:
+        text = f.read()
+    found = re.findall(r', mean over (\d+ views)$', text, re.M)
+    found += [name for start, name in CORRECTIONS.items() if re.search(f'^{start}', text, re.M)]
+    return ', '.join(found) or 'nothing more'
 
 
 def load_methods(csvs, draws=1000, seed=0, ordered=None):
