@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import recall_score
 
 from utils.common import InputError
-from utils.comparison import tested_with
+from utils.comparison import way_of_test
 from utils.prediction_table import read_predictions
 from utils.run_folder import name_of_run
 from utils.run_test import main
@@ -46,8 +46,8 @@ def test_report_and_predictions(test, tiny, capsys):
     assert f'many=none - medium=none - few={100 * recalls.mean():.2f}' in text
     out = capsys.readouterr().out
     assert re.search(r'^Test - K: -?[\d.]+ - mAUC: [\d.]+ - MCC: -?[\d.]+ - F1: [\d.]+ - BalAcc: [\d.]+$', out, re.M)
-    assert 'optimistic' not in out and tested_with(folder / 'results_test.csv') == 'nothing more'
-    assert tested_with(test('--dihedral_tta 2') / 'results_test.csv') == '4 views'
+    assert 'optimistic' not in out and way_of_test(folder / 'results_test.csv') == 'nothing more'
+    assert way_of_test(test('--dihedral_tta 2') / 'results_test.csv') == '4 views'
 
 
 def test_repeated_runs_write_the_same_whole_files(test):

@@ -15,7 +15,7 @@ import sys
 import pandas as pd
 
 from utils.common import InputError, run_script
-from utils.comparison import columns_of, difference, find_csvs, load_methods, mean_ranks, summary, tested_with, tidy_rows
+from utils.comparison import columns_of, difference, find_csvs, load_methods, mean_ranks, summary, tidy_rows, way_of_test
 from utils.console import say_next, script_parser
 from utils.evaluation_text import show
 from utils.read_csv import csv_text
@@ -87,7 +87,7 @@ def main(argv=None):
             print(f'{comment}{what}\n\n{TABLES[args.format](rows)}\n')
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         print('* Note: not all methods were tested on the same images', file=sys.stderr)
-    how = {name: dict.fromkeys(filter(None, map(tested_with, of_method))) for name, of_method in csvs.items()}
+    how = {name: dict.fromkeys(filter(None, map(way_of_test, of_method))) for name, of_method in csvs.items()}
     if len(set().union(*how.values())) > 1:
         print('* Note: not all runs were tested alike: ' + '; '.join(f"{name}: {' or '.join(ways)}" for name, ways in how.items() if ways),
               file=sys.stderr)

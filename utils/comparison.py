@@ -41,7 +41,7 @@ def find_csvs(folders, file_name):
     return methods
 
 
-def tested_with(csv):
+def way_of_test(csv):
     """What the report of the test script beside `csv` names beyond a plain forward pass: '8 views, calibrated', or 'nothing more';
     None where there is no such report."""
     folder, name = os.path.split(csv)
