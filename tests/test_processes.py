@@ -3,13 +3,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from utils.model_saving_loading import read_checkpoint
+
+from .conftest import write_images
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
@@ -83,20 +84,35 @@ def test_resume(folder, tiny):
     assert all(torch.equal(whole[name], tensor) for name, tensor in cut.items())
 
 
-def test_signal_within_an_epoch(folder, tiny):
-    """The launcher passes SIGTERM on: both processes stop after the same step, and the run ends as if it had not been stopped."""
-    flags = '--n_epochs 20 --ema 0.9 --mixing mixup --save_path'
-    run(folder, tiny, f'{flags} unbroken')
-    command = [*TORCHRUN, str(ROOT / 'train_lt_mxp.py'), *base_flags(tiny), *f'{flags} preempted'.split()]
-    log = folder / 'experiments' / 'preempted' / 'log.jsonl'
-    with subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 2):
-            time.sleep(.05)
-        process.terminate()
-        message = process.communicate(timeout=60)[1]
-    assert 'everything is saved' in message and len(log_of(folder, 'preempted')) < 20, message
-    run(folder, tiny, f'{flags} preempted --resume')
-    unbroken, preempted = (read_checkpoint(str(folder / 'experiments' / name / 'last'))['state_dict'] for name in ('unbroken', 'preempted'))
+STRIKE = f'''
+import os, runpy, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from utils.mixing import MixUp
+mix, calls = MixUp.mix, []
+def strike(*args):
+    calls.append(1)
+    if os.environ["RANK"] == "1" and len(calls) == 12 + 3:  # in the third batch of the second epoch
+        os.kill(os.getpid(), signal.SIGTERM)
+    return mix(*args)
+MixUp.mix = strike
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+'''
+
+
+def test_a_signal_to_one_process_stops_both_within_the_epoch(tmp_path):
+    """After the same step, the next at which they ask each other; resumed, the run ends as if it had not been stopped."""
+    tiny = write_images(tmp_path / 'more', {'train': (48, 32, 16), 'val': (3, 3, 3)})  # 12 batches an epoch
+    flags = '--n_epochs 3 --ema 0.9 --mixing mixup --save_path'
+    run(tmp_path, tiny, f'{flags} unbroken')
+    (tmp_path / 'strike.py').write_text(STRIKE)
+    command = [*TORCHRUN, 'strike.py', str(ROOT / 'train_lt_mxp.py'), *base_flags(tiny), *f'{flags} preempted'.split()]
+    struck = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+    assert struck.returncode and 'everything is saved' in struck.stderr and len(log_of(tmp_path, 'preempted')) == 1, struck.stderr
+    assert read_checkpoint(str(tmp_path / 'experiments' / 'preempted' / 'interrupted'))['batches'] == 10
+    run(tmp_path, tiny, f'{flags} preempted --resume')
+    unbroken, preempted = (read_checkpoint(str(tmp_path / 'experiments' / name / 'last'))['state_dict']
+                           for name in ('unbroken', 'preempted'))
     assert all(torch.equal(unbroken[name], tensor) for name, tensor in preempted.items())
 
 
