@@ -54,11 +54,9 @@ def get_parser():
     return parser
 
 
-def example_images(inputs, im_size):
-    """uint8 (N, 3, H, W): the first images of `inputs`, or noise."""
-    if not inputs:
-        return torch.randint(0, 256, (BATCH + 1, 3, *im_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return read_inputs(inputs, im_size, COMPARED)
+def noise(im_size):
+    """uint8 (N, 3, H, W), always the same."""
+    return torch.randint(0, 256, (BATCH + 1, 3, *im_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()
@@ -76,8 +74,7 @@ def write_onnx(path, loaded, images, args):
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as err:
         raise InputError(f'{err.name} is missing, which the export to ONNX needs: pip install onnx onnxscript onnxruntime') from err
-    expected = reference(loaded, images, args.output)
-    given = images if args.input == 'uint8' else images.float() / 255
+    expected, given = reference(loaded, images, args.output), (images if args.input == 'uint8' else images.float() / 255)
     example = given[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a fixed size
     program = torch.onnx.export(Deployed(loaded, args.output).eval(), (example,), dynamo=True, verbose=False, input_names=['images'],
                                 output_names=[args.output], dynamic_shapes=({0: torch.export.Dim('N')},))
@@ -105,8 +102,9 @@ def write_safetensors(path, loaded, sidecar):
 def main(argv=None):
     args = get_parser().parse_args(argv)
     loaded = load_model(args.load_path)
+    c, im_size = loaded.info['config'], tuple(loaded.info['im_size'])
     folder = args.out or os.path.join('results', name_of_run(loaded.folder))
-    images = example_images(args.images, tuple(loaded.info['im_size']))
+    images = read_inputs(args.images, im_size, COMPARED) if args.images else noise(im_size)
     os.makedirs(folder, exist_ok=True)
     onnx, safetensors = (os.path.join(folder, f'model.{kind}') for kind in ('onnx', 'safetensors'))
     difference = write_onnx(onnx, loaded, images, args)
@@ -114,9 +112,8 @@ def main(argv=None):
           f"{'images' if args.images else 'images of noise (give --images for real ones)'}")
     write_safetensors(safetensors, loaded, {'onnx': {'input': args.input, 'output': args.output, 'sha256': file_sha256(onnx)}})
     print(f'* {safetensors}, with model.json beside it')
-    c, size = loaded.info['config'], ','.join(map(str, loaded.info['im_size']))
     say_next('start a training from its weights', *to_train(c['csv_train'], c['data_path'], c['n_classes'], '--csv_val', c['csv_val'],
-                                                            '--im_size', size, '--model_name', c['model_name'], '--init', safetensors))
+             '--im_size', ','.join(map(str, im_size)), '--model_name', c['model_name'], '--init', safetensors))
 
 
 if __name__ == '__main__':
