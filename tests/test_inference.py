@@ -8,7 +8,7 @@ from torch import nn
 from utils.batches import Normalise
 from utils.common import InputError
 from utils.get_loaders import get_test_cls_loader
-from utils.inference import dihedral_views, predict
+from utils.inference import predict
 
 
 class Net(nn.Module):
@@ -45,28 +45,6 @@ def test_every_image_once_with_plain_cross_entropy(tiny, normalise, batch_size):
 def test_without_labels(tiny, normalise):
     p = predict(Net(), get_test_cls_loader(tiny / 'test.csv', tiny / 'images', 4, (12, 12), test=True), normalise, nullcontext)
     assert p.labels is None and np.isnan(p.loss) and len(p.preds) == 8
-
-
-@pytest.mark.parametrize('n', [1, 2, 4])
-def test_views_are_exact(n):
-    image = torch.arange(3 * 4 * 6, dtype=torch.uint8).view(1, 3, 4, 6)
-    views = [view.numpy() for view in dihedral_views(image, n)]
-    expected = []
-    for i in range(n):
-        turned = np.rot90(image.numpy(), i * 4 // n, (2, 3))
-        expected += [turned, turned[:, :, ::-1]]
-    assert len(views) == 2 * n and all((a == b).all() for a, b in zip(views, expected, strict=True))
-
-
-@pytest.mark.parametrize('n', [1, 3, 4])
-def test_tta_is_the_mean_of_probabilities(tiny, normalise, n):
-    loader, net = get_test_cls_loader(tiny / 'test.csv', tiny / 'images', 2, (12, 12)), Net().eval()
-    p = predict(net, loader, normalise, nullcontext, dihedral_tta=n)
-    images = torch.stack([loader.dataset[i][0] for i in range(8)])
-    with torch.no_grad():
-        views = torch.stack([net(normalise(view)).softmax(1) for view in dihedral_views(images, n)])
-    np.testing.assert_allclose(p.probs, views.mean(0), atol=1e-6)
-    assert (p.preds == views.mean(0).argmax(1).numpy()).all()
 
 
 def test_diverged_network(tiny, normalise):

@@ -48,6 +48,8 @@ def test_report_and_predictions(test, tiny, capsys):
     assert re.search(r'^Test - K: -?[\d.]+ - mAUC: [\d.]+ - MCC: -?[\d.]+ - F1: [\d.]+ - BalAcc: [\d.]+$', out, re.M)
     assert 'optimistic' not in out and way_of_test(folder / 'results_test.csv') == 'nothing more'
     assert way_of_test(test('--dihedral_tta 2') / 'results_test.csv') == '4 views'
+    assert way_of_test(test('--dihedral_tta 2 --zoom_tta 1 1.25') / 'results_test.csv') == '8 views at zoom 1 1.25'
+    assert way_of_test(test('--zoom_tta 1.25') / 'results_test.csv') == '1 view at zoom 1.25'
 
 
 def test_repeated_runs_write_the_same_whole_files(test):
@@ -86,7 +88,8 @@ def test_without_labels(test, tmp_path, capsys, content, first):
 @pytest.mark.parametrize(('flags', 'message'), [
     ('--model_name resnet_50', '--model_name resnet_50 contradicts the checkpoint, which has mobilenetV2'),
     ('--n_classes 5', '--n_classes 5 contradicts'), ('--im_size 64', r'--im_size \(64, 64\) contradicts'),
-    ('--dihedral_tta -1', 'must not be negative'), ('--csv_out_val a/b.csv', 'names of csv files'),
+    ('--dihedral_tta -1', 'must not be negative'), ('--zoom_tta 1 0.5', '--zoom_tta 1 0.5: different numbers from 1'),
+    ('--zoom_tta 1 nan', '--zoom_tta 1 nan'), ('--zoom_tta 2 2', '--zoom_tta 2 2'), ('--csv_out_val a/b.csv', 'names of csv files'),
     ('--csv_out_val results_test.csv', 'different names'), ('--csv_test absent.csv', 'no such csv: absent.csv'),
 ])
 def test_errors(test, flags, message):

@@ -23,6 +23,7 @@ from utils.prediction_table import write_predictions
 from utils.run_folder import name_of_run
 from utils.run_test import get_accelerator
 from utils.tables import to_text
+from utils.views import add_view_flags, check_view_flags, get_views
 
 SHOWN = 20  # images on the console; the csv has all
 
@@ -37,8 +38,7 @@ def get_parser():
     output.add_argument('--csv_out', default='predictions.csv', metavar='NAME', help='name of the per-image predictions')
     output.add_argument('--gradcam', action='store_true', help='save each image beside its heat map for the predicted class')
     method = parser.add_argument_group('method')
-    method.add_argument('--dihedral_tta', type=int, default=0, metavar='N',
-                        help='mean of the probabilities over N rotations, each with and without vertical flip (4: by quarters); 0 is off')
+    add_view_flags(method)
     method.add_argument('--batch_size', type=int, default=32, metavar='N', help='images of one step')
     method.add_argument('--num_workers', type=int, default=8, metavar='N', help='processes that decode images, at most one per CPU core')
     return parser
@@ -63,8 +63,9 @@ def save_heat_maps(folder, data, predictions, model, normalise, batch_size):
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    if args.dihedral_tta < 0 or args.num_workers < 0 or args.batch_size < 1:
-        raise InputError('--dihedral_tta and --num_workers must not be negative, --batch_size must be positive')
+    check_view_flags(args)
+    if args.num_workers < 0 or args.batch_size < 1:
+        raise InputError('--num_workers must not be negative, --batch_size must be positive')
     if os.path.basename(args.csv_out) != args.csv_out or not args.csv_out.endswith('.csv'):
         raise InputError(f'--csv_out: name of a csv file in the results folder expected, not {args.csv_out}')
     paths, ids = find_inputs(args.inputs)
@@ -76,7 +77,7 @@ def main(argv=None):
         grad_cam(loaded.model, torch.zeros(1, 3, *info['im_size'], device=device), torch.zeros(1, dtype=torch.int64, device=device))
     files = Files(paths, ids, tuple(info['im_size']))
     loader = DataLoader(files, args.batch_size, num_workers=min(args.num_workers, os.cpu_count() or 1, len(files)))
-    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, 'predict')
+    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, 'predict', get_views(args))
     good = (logits.labels == -1).nonzero().flatten()
     unread = [f'  {ids[i]}: {reason(paths[i]) or "cannot be decoded"}' for i in (logits.labels != -1).nonzero().flatten().tolist()]
     if not len(good):

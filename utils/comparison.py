@@ -50,7 +50,7 @@ def way_of_test(csv):
         return None
     with open(report, encoding='utf-8') as f:
         text = f.read()
-    found = re.findall(r', mean over (\d+ views)$', text, re.M)
+    found = re.findall(r', mean over (\d+ views?.*)$', text, re.M)
     found += [name for start, name in CORRECTIONS.items() if re.search(f'^{start}', text, re.M)]
     return ', '.join(found) or 'nothing more'
 

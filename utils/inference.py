@@ -5,7 +5,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
-from torchvision.transforms.v2 import functional as TF
 
 from .common import InputError, progress
 
@@ -18,16 +17,6 @@ class Predictions(NamedTuple):
     image_ids: list
 
 
-def dihedral_views(images, n):
-    """The 2n views of uint8 images (B, 3, H, W): n rotations by 360/n degrees, each as it is and flipped vertically.
-    Multiples of 90 degrees are exact (`rot90`; height and width change places); other angles are bilinear, 0 outside."""
-    for i in range(n):
-        turns, rest = divmod(360 * i / n, 90)
-        view = TF.rotate(images, 90 * turns + rest, TF.InterpolationMode.BILINEAR) if rest else torch.rot90(images, int(turns), (2, 3))
-        yield view
-        yield view.flip(2)
-
-
 class Logits(NamedTuple):
     values: torch.Tensor  # float32 (V, N, K), on the CPU: raw logits of each view of each image
     labels: torch.Tensor  # int64 (N,), -1 where unknown
@@ -35,16 +24,15 @@ class Logits(NamedTuple):
 
 
 @torch.inference_mode()
-def collect_logits(model, loader, normalise, autocast, dihedral_tta=0, desc='evaluate'):
-    """Every image of `loader` exactly once, in its order -> Logits, of one view or with `dihedral_tta` n > 0 of 2n.
+def collect_logits(model, loader, normalise, autocast, desc='evaluate', views=lambda images: [images]):
+    """Every image of `loader` exactly once, in its order -> Logits of each of its `views` (uint8 batch -> as many of them).
     `normalise`: uint8 batch -> input on the device; `autocast`: makes a context."""
     model.eval()
     logits, labels, image_ids = [], [], []
     with progress(len(loader.dataset), desc) as bar:
         for images, batch_labels, ids in loader:
-            views = dihedral_views(images, dihedral_tta) if dihedral_tta else [images]
             with autocast():
-                logits.append(torch.stack([model(normalise(view)).float() for view in views]))
+                logits.append(torch.stack([model(normalise(view)).float() for view in views(images)]))
             labels.append(batch_labels)
             image_ids += ids
             bar.update(len(ids))
@@ -75,6 +63,6 @@ def to_predictions(logits, adjust=None):
     return Predictions(probs.argmax(axis=1), probs, logits.labels.numpy() if has_labels else None, loss, logits.image_ids)
 
 
-def predict(model, loader, normalise, autocast, dihedral_tta=0, desc='evaluate'):
+def predict(model, loader, normalise, autocast, desc='evaluate'):
     """`collect_logits` in each process, then `to_predictions` of all: the probabilities are those of the raw logits."""
-    return to_predictions(gather(collect_logits(model, loader, normalise, autocast, dihedral_tta, desc)))
+    return to_predictions(gather(collect_logits(model, loader, normalise, autocast, desc)))

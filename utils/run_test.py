@@ -18,6 +18,7 @@ from .prediction_table import anonymous, write_predictions
 from .run_folder import name_of_run
 from .test_flags import check_flags, get_parser
 from .tuning import tune
+from .views import describe_views, get_views
 
 
 def full_report(predictions, class_names, class_count):
@@ -44,7 +45,7 @@ def logits_of_csv(csv, loaded, args, accelerator, folder, split):
         data.skipped = [(csv, row, *anonymous([image_id], args.salt), reason.split(": '")[0]) for _, row, image_id, reason in data.skipped]
     write_skipped(os.path.join(folder, f'skipped_{split}.csv'), [data])
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
-    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, args.dihedral_tta, split)
+    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, split, get_views(args))
     return logits, data
 
 
@@ -72,11 +73,10 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
         print(f'* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
         return None
     m, report = full_report(predictions, info['class_names'], info['class_count'])
-    tta = f', mean over {2 * args.dihedral_tta} views' if args.dihedral_tta else ''
     if data.skipped:
         text += f'Left out {len(data.skipped)} of {len(data.skipped) + len(data)} images, which cannot be read: skipped_{split}.csv\n'
-    report += f"{optimistic}{text}Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{tta}\n"
-    file = os.path.join(folder, f'performance_{split}.txt')
+    text += f"Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{describe_views(args)}\n"
+    report, file = f'{report}{optimistic}{text}', os.path.join(folder, f'performance_{split}.txt')
     write_text(file, report)
     print(report)
     print(f'{split.capitalize()} - K: {100 * m.kappa:.2f} - mAUC: {100 * m.auc:.2f} - MCC: {100 * m.mcc:.2f} - '

@@ -4,6 +4,7 @@ import os
 from .common import InputError, parse_im_size
 from .console import script_parser
 from .tuning import add_flags
+from .views import add_view_flags, check_view_flags
 
 
 def get_parser(description, splits, dihedral_tta):
@@ -23,8 +24,7 @@ def get_parser(description, splits, dihedral_tta):
                       help='leave out images that cannot be read; lists them in skipped_<split>.csv beside the results')
     data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of --data_path')
     method = parser.add_argument_group('method')
-    method.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
-                        help='mean of the probabilities over N rotations, each with and without vertical flip (4: by quarters); 0 is off')
+    add_view_flags(method, dihedral_tta)
     method.add_argument('--batch_size', type=int, default=8, metavar='N', help='a step has four times as many images')
     add_flags(parser)
     output = parser.add_argument_group('output')
@@ -51,5 +51,6 @@ def check_flags(args, info):
         raise InputError(f"--csv_out_*: different names of csv files in the results folder expected, not {', '.join(outputs)}")
     if args.salt == '':
         raise InputError('--salt must not be empty: everybody could hash the ids then')
-    if args.dihedral_tta < 0 or args.batch_size < 1 or args.num_workers < 0:
-        raise InputError('--dihedral_tta and --num_workers must not be negative, --batch_size must be positive')
+    check_view_flags(args)
+    if args.batch_size < 1 or args.num_workers < 0:
+        raise InputError('--num_workers must not be negative, --batch_size must be positive')
