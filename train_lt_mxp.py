@@ -156,6 +156,8 @@ def main(args, argv=None):
     else:
         arch, parent = get_arch(args.model_name, args.n_classes, args.init, args.im_size, head), None
     model, mean, std = arch
+    if args.grow_from < 1 and model.fixed_size:
+        raise InputError(f'--grow_from {args.grow_from:g}: {args.model_name} takes images of one size only, leave the flag out')
     frozen, reinitialised = set_trainable(model, args.trainable)
     print(f'* {args.model_name}: {sum(p.numel() for p in model.parameters() if p.requires_grad):,} trainable parameters; '
           + describe_start(args.init, args.im_size, parent, frozen, reinitialised))

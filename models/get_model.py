@@ -16,7 +16,7 @@ CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 class Arch(NamedTuple):
-    model: nn.Module  # with attributes n_classes and classifier_name (the last layer, which stage two may re-initialise)
+    model: nn.Module  # with attributes n_classes, classifier_name (the last layer, which stage two may re-initialise), fixed_size
     mean: tuple
     std: tuple
 
@@ -40,7 +40,7 @@ def _timm(name, zero_head=False):
         fixed = im_size and timm.get_pretrained_cfg(name).fixed_input_size  # type: ignore[union-attr]  # such as ViT: one size
         model = timm.create_model(name, pretrained=pretrained, num_classes=n_classes, **({'img_size': im_size} if fixed else {}))
         config = timm.data.resolve_model_data_config(model)
-        return _arch(model, n_classes, model.default_cfg['classifier'], config['mean'], config['std'], zero_head)
+        return _arch(model, n_classes, model.default_cfg['classifier'], config['mean'], config['std'], zero_head, bool(fixed))
     return build
 
 
@@ -50,8 +50,8 @@ def _resnet32(n_classes, pretrained, im_size):
     return _arch(ResNet32(n_classes), n_classes, 'fc', *CIFAR)
 
 
-def _arch(model, n_classes, classifier_name, mean, std, zero_head=False):
-    model.n_classes, model.classifier_name, model.zero_head = n_classes, classifier_name, zero_head
+def _arch(model, n_classes, classifier_name, mean, std, zero_head=False, fixed_size=False):
+    model.n_classes, model.classifier_name, model.zero_head, model.fixed_size = n_classes, classifier_name, zero_head, fixed_size
     init_classifier(model)
     return Arch(model, tuple(mean), tuple(std))
 

@@ -24,7 +24,8 @@ from utils.console import say_next, script_parser
 CASES = (
     '--do_mixup 0.2 --sampling prog --momentum 0.9 --patience 0',
     '--loss_fn SEQL --loss_params lam=0.5 --ema 0.9 --schedule onecycle --optimizer adamw --augment trivial',
-    '--mixing cutmix --mixup_off_epochs 1 --loss_fn LDAM --defer 0.5 --schedule cosine --optimizer adam --augment randaugment',
+    '--mixing cutmix --mixup_off_epochs 1 --loss_fn LDAM --defer 0.5 --schedule cosine --optimizer adam --augment randaugment '
+    '--grow_from 0.5',
     '--pretrained_weights experiments/one --trainable scale --sampling class --ema 0.5 --augment rotate',
 )
 # What kill number 0, 1, ... aims at; as many as have no common factor with the number of cases, so that each meets each.

@@ -11,7 +11,7 @@ from utils.batches import Normalise, Plain
 from utils.common import InputError
 from utils.get_loaders import get_train_val_cls_loaders
 from utils.losses import LOSSES
-from utils.method import Method, corrects_twice
+from utils.method import Method, corrects_twice, size_in_epoch
 from utils.mixing import BalancedMixUp, CutMix
 from utils.recipes import RECIPES
 
@@ -66,6 +66,27 @@ def args_of(flags):
     return args
 
 
+def test_sizes_grow():
+    sizes = [size_in_epoch((160, 320), .5, epoch, 10) for epoch in range(10)]
+    assert sizes[0] == (80, 160) and sizes[4] == (128, 240) and sizes[8:] == [(160, 320)] * 2 and sizes == sorted(sizes)
+    assert all(side % 16 == 0 for size in sizes for side in size)
+    assert size_in_epoch((8, 40), .1, 0, 10) == (8, 16)  # never larger than the image, never empty
+    assert size_in_epoch((100, 100), .5, 7, 10) == (96, 96) and size_in_epoch((100, 100), .5, 8, 10) == (100, 100)
+
+
+def test_small_images_at_first(method):
+    m = method('--grow_from 0.5 --im_size 64 --mixing mixup --mixup_off_epochs 2 --augment none')
+    images, labels = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
+    shapes = [tuple(m.phase(epoch).prepare([(images, labels, list('abcd'))])[0].shape[2:]) for epoch in (0, 4, 8, 9, 0)]
+    assert shapes == [(32, 32), (48, 48), (64, 64), (64, 64), (32, 32)]
+    x = m.plain.normalise.to_float(images)
+    small = torch.nn.functional.interpolate(x.double(), (32, 32), mode='bilinear', antialias=True)
+    m.plain.size = (32, 32)
+    torch.testing.assert_close(m.plain.inputs(images).double(), small, atol=1e-5, rtol=0)
+    m.plain.size = None
+    torch.testing.assert_close(m.plain.inputs(images), x)
+
+
 @pytest.mark.parametrize('loss', LOSSES)
 def test_warning_of_a_double_correction(loss, capsys):
     twice = loss in ('WCE', 'CB', 'CBFOCAL', 'BSCE', 'LA', 'CDT', 'VS', 'LADE')
@@ -92,6 +113,8 @@ def test_flags_of_methods():
     for flags, message in (('--loss_fn CE --loss_params gamma=2', 'loss CE has no parameter gamma'),
                            ('--do_mixup 0.2 --mixing mixup', '--do_mixup is Balanced-MixUp'), ('--defer 1', '--defer must lie in 0..1'),
                            ('--mixing mixup --mix_alpha 0', '--mix_alpha must be positive'), ('--ema 1', '--ema must lie'),
+                           ('--grow_from 0', '--grow_from must lie'), ('--grow_from 1.5', '--grow_from must lie'),
+                           ('--grow_from nan', '--grow_from must lie'),
                            ('--trainable scale', 'belongs to stage two'),
                            ('--trainable scale --loss_fn LDAM --pretrained_weights x', 'needs a cosine classifier')):
         with pytest.raises(InputError, match=message):

@@ -82,7 +82,7 @@ def test_a_run_is_not_overwritten_by_accident(train):
 
 
 @pytest.mark.parametrize('flags', ['--do_mixup 0.2 --sampling prog --momentum 0.9', '--loss_fn SEQL --loss_params lam=0.5 --ema 0.9 '
-                                   '--schedule onecycle --optimizer adamw --augment trivial --accumulate 2'])
+                                   '--schedule onecycle --optimizer adamw --augment trivial --accumulate 2 --grow_from 0.5'])
 @pytest.mark.parametrize('moment', [1, 3, 'evaluation'])
 def test_a_signal_within_an_epoch_loses_nothing(train, monkeypatch, capsys, flags, moment):
     """SIGTERM in the second epoch: the step is finished, everything is saved, and the resumed run is the uninterrupted one."""

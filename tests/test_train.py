@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import train_lt_mxp
 from utils.common import InputError
 from utils.losses import LOSSES
 from utils.mixing import MIXING
@@ -69,6 +70,22 @@ def test_every_mixing(train, mixing, loss):
 @pytest.mark.parametrize('augment', AUGMENT)
 def test_every_policy(train, augment):
     train(f'--augment {augment} --do_not_save --train_eval full --schedule cosine')
+
+
+def test_growing_images(train, monkeypatch, tmp_path):
+    """Small in training, whole in evaluation; a network for one size is refused before anything is written."""
+    seen, original = [], train_lt_mxp.Training
+
+    def watched(args, model, *rest):
+        model.register_forward_pre_hook(lambda model, inputs: seen.append((model.training, inputs[0].shape[-1])))
+        return original(args, model, *rest)
+    monkeypatch.setattr(train_lt_mxp, 'Training', watched)
+    train('--grow_from 0.5 --im_size 64 --n_epochs 5 --train_eval full --do_not_save')
+    assert {width for training, width in seen if not training} == {64}
+    assert list(dict.fromkeys(width for training, width in seen if training)) == [32, 48, 64]
+    with pytest.raises(InputError, match='vit_tiny_patch16_224 takes images of one size only'):
+        train('--grow_from 0.5 --model_name vit_tiny_patch16_224')
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('recipe', RECIPES)

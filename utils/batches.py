@@ -1,6 +1,7 @@
 """On the device: uint8 batch -> float -> augment -> normalise -> (inputs, targets)."""
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .policies import AUGMENT
 
@@ -53,7 +54,9 @@ class Plain:
 
     `augment` is a key of AUGMENT. The draws depend on (seed, stream, epoch) alone: several processes, of which this is the
     `rank`-th, draw for their common batch what one would. `inputs` also serves to score training images as they are trained on.
+    `size` (height, width) is what augmented images are shrunk to; None leaves them.
     """
+    size: tuple | None = None
 
     def __init__(self, normalise, augment='original', seed=0, rank=0, world_size=1, stream=2):
         self.normalise, self.augment, self.seed, self.stream = normalise, AUGMENT[augment], seed, stream
@@ -73,7 +76,8 @@ class Plain:
             getattr(self, name).bit_generator.state = value
 
     def augmented(self, images):
-        return self.augment(self.normalise.to_float(images), self.rng)
+        x = self.augment(self.normalise.to_float(images), self.rng)
+        return x if self.size is None else F.interpolate(x, self.size, mode='bilinear', antialias=True)
 
     def inputs(self, images):
         return self.normalise.standardise(self.augmented(images))

@@ -62,6 +62,8 @@ def add_flags(parser):
     training.add_argument('--n_epochs', type=int, default=7, metavar='N', help='epochs')
     training.add_argument('--batch_size', type=int, default=8, metavar='N', help='images of a training step, of all processes together')
     training.add_argument('--accumulate', type=int, default=1, metavar='N', help='cut a training step into N batches, to save memory')
+    training.add_argument('--grow_from', type=float, default=1., metavar='FRACTION',
+                          help='begin with images of this share of --im_size, which grow to all of it over the first 80 %% of the epochs')
     training.add_argument('--optimizer', default='sgd', choices=OPTIMIZERS, help='optimizer')
     training.add_argument('--lr', type=float, default=.01, metavar='RATE', help='learning rate')
     training.add_argument('--schedule', default='plateau', choices=SCHEDULES,
@@ -107,6 +109,8 @@ def resolve(args):
     for name in ('defer', 'warmup', 'ema'):
         if getattr(args, name) is not None and not 0 <= getattr(args, name) < 1:
             raise InputError(f'--{name} must lie in 0..1 (1 excluded), got {getattr(args, name)}')
+    if not 0 < args.grow_from <= 1:
+        raise InputError(f'--grow_from must lie in 0..1 (0 excluded), got {args.grow_from}')
     if args.csv_val is None:
         folder, name = os.path.split(args.csv_train)
         if 'train' not in name:

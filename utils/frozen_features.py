@@ -32,7 +32,7 @@ class AsTheyAre(Normalise):
 
 def sees_the_same(args):
     """Whether the backbone is given the same in every epoch, and stays as it is."""
-    return args.trainable != 'all' and args.augment == 'none' and args.mixing == 'none'
+    return args.trainable != 'all' and args.augment == 'none' and args.mixing == 'none' and args.grow_from == 1
 
 
 @torch.no_grad()

@@ -18,16 +18,25 @@ class Phase(NamedTuple):
     criterion: nn.Module
 
 
+def size_in_epoch(im_size, start, epoch, n_epochs):
+    """Progressive resizing: (height, width) in an epoch (from 0). Both sides grow from `start` times those of `im_size`, linearly over
+    the first 80 % of the epochs, in multiples of 16 pixels (Tan and Le, ICML 2021, section 4)."""
+    share = start + (1 - start) * epoch / (.8 * n_epochs)
+    return tuple(im_size) if share >= 1 else tuple(min(max(round(share * side / 16), 1) * 16, side) for side in im_size)
+
+
 class Method:
     """`phase(epoch)` gives the parts of the batch loop for an epoch (from 0), of which the first `batches` are left out.
 
     With `defer` F, re-balancing begins after round(F n_epochs) epochs: until then images are drawn instance-wise, and the loss is
     the one of `get_deferred_loss_fns`; the mixing stays, since it is not what corrects. In the last `mixup_off_epochs`
-    epochs nothing is mixed. Loaders are built once each, so that their worker processes stay.
+    epochs nothing is mixed. With `grow_from` below 1 images are small at first: `size_in_epoch`. Loaders are built once each, so that
+    their worker processes stay.
     """
 
     def __init__(self, args, train_loader, class_count, normalise, rank=0, world_size=1):
         mixing = MIXING[args.mixing]
+        self.im_size, self.grow_from, self.n_epochs = args.im_size, args.grow_from, args.n_epochs
         self.n_mixed = args.n_epochs - args.mixup_off_epochs
         self.n_deferred = round(args.defer * args.n_epochs)
         self.plain = Plain(normalise, args.augment, args.seed, rank, world_size)
@@ -54,6 +63,8 @@ class Method:
             loader = ComboLoader(loader.loaders[:1])  # a second one would be decoded in vain
         loader.set_epoch(epoch, batches)
         prepare.set_epoch(epoch)
+        if self.grow_from < 1:
+            prepare.size = size_in_epoch(self.im_size, self.grow_from, epoch, self.n_epochs)
         return Phase(loader, prepare, self.losses[balancing])
 
 

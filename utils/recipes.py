@@ -14,8 +14,8 @@ RECIPES: dict[str, dict] = {
     'modern': _MODERN | {'n_epochs': 60},
     'modern_bsce': _MODERN | {'n_epochs': 60, 'loss_fn': 'BSCE'},
     'balanced': {'model_name': 'regnetx_002', 'init': 'none'} | _MODERN | {
-        'augment': 'zoom', 'metric': 'loss', 'n_epochs': 57, 'sampling': 'class', 'mixing': 'mixup', 'mix_alpha': .2,
-        'mixup_off_epochs': 10},
+        'augment': 'zoom', 'metric': 'loss', 'n_epochs': 83, 'grow_from': .5, 'sampling': 'class', 'mixing': 'mixup', 'mix_alpha': .2,
+        'mixup_off_epochs': 14},
     'stage_two_crt': _STAGE_TWO | {'trainable': 'classifier', 'sampling': 'class'},
     'stage_two_lws': _STAGE_TWO | {'trainable': 'scale', 'sampling': 'class'},
     'stage_two_bsce': _STAGE_TWO | {'loss_fn': 'BSCE', 'lr': .0005},
