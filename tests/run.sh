@@ -7,6 +7,7 @@
 #
 #   bash tests/run.sh
 #   bash tests/run.sh -x --durations 10
+#   bash tests/run.sh -n 0 --pdb          # in one process
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/setup_environment.sh
@@ -14,5 +15,5 @@ case ${1:-} in -h|--help) show_help tests/run.sh ;; esac
 setup_environment requirements.txt tests/requirements.txt
 "$PYTHON" -m ruff check .
 "$PYTHON" -m mypy
-"$PYTHON" -m pytest --cov=utils --cov=models --cov-report=term:skip-covered --cov-fail-under=90 "$@"
+"$PYTHON" -m pytest -n 2 --cov=utils --cov=models --cov-report=term:skip-covered --cov-fail-under=90 "$@"
 echo "* Next, see it work: bash run_lt_experiments.sh"
