@@ -18,19 +18,22 @@ import os
 import sys
 import time
 from functools import partial
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from models.get_model import get_arch
+from models.get_model import Arch, get_arch
+from utils.accelerator import build_accelerator
 from utils.batches import Normalise, Plain
 from utils.common import InputError, Interrupted, file_sha256, progress, run_script
 from utils.console import duration, how_to_resume, say_next, script_parser, to_test
 from utils.environment import describe_environment
 from utils.evaluation import METRICS, evaluate_multi_cls, performance_text, training_is_ahead
 from utils.flags import add_flags, resolve
+from utils.formats import FORMAT
 from utils.frozen_features import sees_the_same, use_features
 from utils.get_loaders import get_eval_loader, get_train_val_cls_loaders
 from utils.images import DECODER
@@ -42,6 +45,7 @@ from utils.recipes import RecipeParser
 from utils.reproducibility import random_state, set_backends, set_random_state, set_seeds
 from utils.run_folder import RunFolder
 from utils.training import Training
+from utils.trial import check_forward
 from utils.two_stage import describe_start, get_stage_two, set_trainable, train_mode
 from utils.watch import get_watch
 
@@ -54,29 +58,36 @@ def get_parser():
 
 def run_one_epoch(phase, training, accelerator, interrupt, desc, accumulate=1, batches=0, total=0.):
     """One pass of training, a step after each `accumulate` batches; the first `batches`, whose losses sum up to `total`, are done.
-    -> sum of the batches' losses. Raises `InputError` when it is not finite, `Interrupted` after a step when a signal asks for it."""
+    -> sum of the batches' losses. Raises `InputError` when it is not finite, `Interrupted` between two steps when a signal asks for it."""
     train_mode(training.trained)
     total, recent = torch.full((), total, device=accelerator.device), []
     n_images, n_batches = phase.loader.loaders[0].batch_size * accelerator.num_processes, len(phase.loader)
+    loader = (batch for batch in phase.loader)  # starts worker processes only when the first batch is asked for
     with progress(n_batches * n_images, desc, batches * n_images) as bar:
-        for i, batch in enumerate(phase.loader, start=batches + 1):
-            inputs, targets = phase.prepare(batch)
-            with contextlib.nullcontext() if i % accumulate == 0 else accelerator.no_sync(training.model):
-                with accelerator.autocast():
-                    logits = training.model(inputs)
-                loss = phase.criterion(logits, targets)
-                accelerator.backward(loss / accumulate)
-            if i % accumulate == 0:
-                training.step()
-            total += loss.detach()
-            recent.append((loss.detach(), batch[0][2]))
-            look = i % CHECK_EVERY == 0 or i == n_batches
-            stop = interrupt.asked(accelerator, look) and i % accumulate == 0
+        for done in range(batches, n_batches, accumulate):
+            try:
+                with interrupt.waiting(accelerator):
+                    step = list(islice(loader, accumulate))
+            except Interrupted as stop:
+                stop.batches, stop.total = done, total.item()
+                raise
+            for i, batch in enumerate(step, start=done + 1):
+                inputs, targets = phase.prepare(batch)
+                with contextlib.nullcontext() if i % accumulate == 0 else accelerator.no_sync(training.model):
+                    with accelerator.autocast():
+                        logits = training.model(inputs)
+                    loss = phase.criterion(logits, targets)
+                    accelerator.backward(loss / accumulate)
+                total += loss.detach()
+                recent.append((loss.detach(), batch[0][2]))
+            training.step()
+            look = (i // accumulate) % CHECK_EVERY == 0 or i == n_batches
+            stop = interrupt.asked(accelerator, look)
             if look or stop:
                 check_finite(recent, i, n_batches, desc, training.lr)
                 bar.set_postfix(loss=f'{total.item() / i:.4f}', lr=f'{training.lr:g}', refresh=False)
                 recent.clear()
-            bar.update(n_images)
+            bar.update(n_images * len(step))
             if stop:
                 raise Interrupted(interrupt.signal, i, total.item())
     return accelerator.reduce(total, 'mean').item()
@@ -116,11 +127,36 @@ def epoch_line(record, n_epochs):
             + (f" - {duration(record['seconds'] * remaining)} left" if remaining else ''))
 
 
+class Network(NamedTuple):
+    """What a run starts from."""
+    arch: Arch
+    head: str  # key of HEADS
+    parent: dict | None  # of a stage two: the checkpoint of stage one
+    frozen: list  # names of parameters
+    reinitialised: list
+    description: str
+
+
+def build_network(args) -> Network:
+    """Build the network that `args` name, with its first weights, on the CPU."""
+    head = 'scaled' if args.trainable == 'scale' else LOSSES[args.loss_fn].head
+    if args.pretrained_weights:
+        arch, parent = get_stage_two(args.pretrained_weights, args.model_name, args.n_classes, args.im_size, head)
+    else:
+        arch, parent = get_arch(args.model_name, args.n_classes, args.init, args.im_size, head), None
+    if args.grow_from < 1 and arch.model.fixed_size:
+        raise InputError(f'--grow_from {args.grow_from:g}: {args.model_name} takes images of one size only, leave the flag out')
+    frozen, reinitialised = set_trainable(arch.model, args.trainable)
+    n_trainable = sum(p.numel() for p in arch.model.parameters() if p.requires_grad)
+    description = (f'* {args.model_name}: {n_trainable:,} trainable parameters; '
+                   + describe_start(args.init, args.im_size, parent, frozen, reinitialised))
+    return Network(arch, head, parent, frozen, reinitialised, description)
+
+
 def main(args, argv=None):
     """`argv`: the command line, to tell how an interrupted run goes on."""
     resolve(args)
-    bf16 = args.precision == 'bf16' or (args.precision == 'auto' and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-    accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no', dynamo_backend='inductor' if args.compile else 'no')
+    accelerator = build_accelerator(args.device, args.precision, args.compile)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     if args.batch_size % (world_size * args.accumulate):
         raise InputError(f'--batch_size {args.batch_size} cannot be cut into equal parts for {world_size} processes x --accumulate '
@@ -133,6 +169,11 @@ def main(args, argv=None):
     use_cuda = accelerator.device.type == 'cuda'
     set_backends(args.deterministic, use_cuda)
     set_seeds(args.seed, use_cuda)
+
+    with accelerator.local_main_process_first():  # which downloads weights
+        network = build_network(args)
+    model, mean, std = network.arch
+    check_forward(model, args, args.batch_size // args.accumulate // (1 if args.sync_bn else world_size))
 
     with accelerator.main_process_first():  # which makes the cache
         train_loader, val_loader = get_train_val_cls_loaders(
@@ -149,23 +190,12 @@ def main(args, argv=None):
     n_train_eval = len(train_set) if args.train_eval == 'full' else min(len(val_set), len(train_set))
     class_count = np.bincount(train_set.dr, minlength=args.n_classes)
     class_names = train_set.class_names(args.n_classes)
-
-    head = 'scaled' if args.trainable == 'scale' else LOSSES[args.loss_fn].head
-    if args.pretrained_weights:
-        arch, parent = get_stage_two(args.pretrained_weights, args.model_name, args.n_classes, args.im_size, head)
-    else:
-        arch, parent = get_arch(args.model_name, args.n_classes, args.init, args.im_size, head), None
-    model, mean, std = arch
-    if args.grow_from < 1 and model.fixed_size:
-        raise InputError(f'--grow_from {args.grow_from:g}: {args.model_name} takes images of one size only, leave the flag out')
-    frozen, reinitialised = set_trainable(model, args.trainable)
-    print(f'* {args.model_name}: {sum(p.numel() for p in model.parameters() if p.requires_grad):,} trainable parameters; '
-          + describe_start(args.init, args.im_size, parent, frozen, reinitialised))
+    print(network.description)
     config = vars(args) | {
-        'head': head,
-        'class_names': class_names, 'class_count': class_count.tolist(), 'parent': parent, 'frozen': frozen,
-        'reinitialised': reinitialised, 'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},
-        'decoder': DECODER, 'torch': str(torch.__version__), 'device': accelerator.device.type,
+        'format': FORMAT, 'head': network.head,
+        'class_names': class_names, 'class_count': class_count.tolist(), 'parent': network.parent, 'frozen': network.frozen,
+        'reinitialised': network.reinitialised, 'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},
+        'decoder': DECODER, 'torch': str(torch.__version__), 'device_type': accelerator.device.type,
         'mixed_precision': accelerator.mixed_precision}
     accelerator.wait_for_everyone()  # all have looked at the folder before it is written to
     run.start(config, describe_environment(accelerator.device), (train_set, val_set))

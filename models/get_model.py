@@ -8,7 +8,7 @@ from torch import nn
 
 from models.heads import set_head
 from models.resnet32 import ResNet32
-from models.weights import init_classifier, load_weights, read_state_dict
+from models.weights import check_hub, init_classifier, load_weights, read_state_dict, short_waits
 from utils.common import InputError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -37,7 +37,13 @@ def _timm(name, zero_head=False):
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, [*ARCHS, *timm.list_models()], n=3, cutoff=0.4)
             raise InputError(f"unknown --model_name {name}: did you mean {', '.join(near) or ', '.join(ARCHS)}?")
-        fixed = im_size and timm.get_pretrained_cfg(name).fixed_input_size  # type: ignore[union-attr]  # such as ViT: one size
+        published = timm.get_pretrained_cfg(name)
+        if not isinstance(published.classifier, str):  # type: ignore[union-attr]
+            several = 'several classifiers' if published.classifier else 'no classifier'  # type: ignore[union-attr]
+            raise InputError(f'--model_name {name} has {several}: choose a network with one')
+        if pretrained:
+            check_hub(published)
+        fixed = im_size and published.fixed_input_size  # type: ignore[union-attr]  # such as ViT: one size
         model = timm.create_model(name, pretrained=pretrained, num_classes=n_classes, **({'img_size': im_size} if fixed else {}))
         config = timm.data.resolve_model_data_config(model)
         return _arch(model, n_classes, model.default_cfg['classifier'], config['mean'], config['std'], zero_head, bool(fixed))
@@ -80,12 +86,18 @@ def get_arch(model_name, n_classes=5, init='none', im_size=None, head='linear'):
         set_head(arch.model, head)
         return arch
     if init != 'imagenet':
-        arch = build(n_classes, False, im_size)
+        try:
+            arch = build(n_classes, False, im_size)
+        except InputError:
+            raise
+        except Exception as err:  # networks refuse an image size in ways of their own
+            raise InputError(f'--model_name {model_name} cannot be built for images of {im_size}: {err}') from err
         if init != 'none':
             load_weights(arch.model, read_state_dict(init), init, skip_classifier_of_other_size=True)
         return with_head(arch)
     try:
-        return with_head(build(n_classes, True, im_size))
+        with short_waits():
+            return with_head(build(n_classes, True, im_size))
     except InputError:
         raise
     except Exception as err:  # each hub client raises kinds of its own, for no network, a proxy, a full disk

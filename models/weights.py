@@ -1,11 +1,42 @@
 """Weights of a network: read, copied only where they fit, initialised anew."""
+import contextlib
 import os
+import socket
 
 import torch
 from torch import nn
 
 from models.heads import CosineClassifier, get_head
 from utils.common import InputError
+
+PATIENCE = 20  # seconds that a server may take to answer
+
+
+@contextlib.contextmanager
+def short_waits():
+    """Let no connection that is opened within wait for ever, such as one that a firewall swallows."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def check_hub(published) -> None:
+    """Ask Hugging Face's hub once for the weights of `published` (timm's pretrained_cfg) unless they lie in the local cache. Without a
+    connection the library's error comes at once: the download itself would first retry for 50 seconds and log each try."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if not published.hf_hub_id:
+        return
+    repo, _, revision = published.hf_hub_id.partition('@')
+    names = [published.hf_hub_filename] if published.hf_hub_filename else ['model.safetensors', 'pytorch_model.bin']
+    if any(isinstance(try_to_load_from_cache(repo, name, revision=revision or None), str) for name in names):
+        return
+    with contextlib.suppress(EntryNotFoundError):  # the other of the two names may be there
+        get_hf_file_metadata(hf_hub_url(repo, names[0], revision=revision or None), timeout=PATIENCE)
 
 
 def init_classifier(model):

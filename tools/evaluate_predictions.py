@@ -22,6 +22,7 @@ from utils.console import say_next, script_parser
 from utils.evaluation_text import report_text
 from utils.pooling import evaluate_files
 from utils.prediction_table import read_labelled
+from utils.run_folder import read_config
 from utils.statistics import LEVEL, REFERABLE, are_grades
 
 
@@ -55,11 +56,7 @@ def group_of(csv):
 def training_counts(args, k):
     """Training images of each class, list of length k, or None when no flag names them."""
     if args.run:
-        file = os.path.join(args.run, 'config.cfg')
-        if not os.path.isfile(file):
-            raise InputError(f'--run {args.run} is no run folder: it has no config.cfg')
-        with open(file, encoding='utf-8') as f:
-            counts = json.load(f)['class_count']
+        counts = read_config(args.run)['class_count']
         if len(counts) != k:
             raise InputError(f'--run {args.run} has {len(counts)} classes, the predictions have {k}')
         return counts

@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from utils.accelerator import add_device_flag
 from utils.batches import Normalise
-from utils.common import InputError, run_script
+from utils.common import InputError, check_writable, run_script
 from utils.console import say_next, script_parser, to_test
 from utils.gradcam import grad_cam, overlay
 from utils.image_files import Files, find_inputs, reason
@@ -41,6 +42,7 @@ def get_parser():
     add_view_flags(method)
     method.add_argument('--batch_size', type=int, default=32, metavar='N', help='images of one step')
     method.add_argument('--num_workers', type=int, default=8, metavar='N', help='processes that decode images, at most one per CPU core')
+    add_device_flag(method)
     return parser
 
 
@@ -70,7 +72,9 @@ def main(argv=None):
         raise InputError(f'--csv_out: name of a csv file in the results folder expected, not {args.csv_out}')
     paths, ids = find_inputs(args.inputs)
     loaded = load_model(args.load_path)
-    info, accelerator = loaded.info, get_accelerator(loaded)
+    folder = os.path.join(args.results_path, name_of_run(loaded.folder))
+    check_writable(folder)
+    info, accelerator = loaded.info, get_accelerator(loaded, args.device)
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
     if args.gradcam:  # a network without a feature map is refused before the work
         device = accelerator.device
@@ -92,7 +96,6 @@ def main(argv=None):
     print(to_text([['image', 'most likely', 'second', 'third'][:k + 1], *rows]))
     if len(good) > SHOWN:
         print(f'... and {len(good) - SHOWN} more')
-    folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     os.makedirs(folder, exist_ok=True)
     csv = os.path.join(folder, args.csv_out)
     write_predictions(csv, predictions, names)

@@ -6,10 +6,12 @@ import hashlib
 import os
 import signal
 import sys
+import tempfile
 
 from tqdm import tqdm
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # a full disk, or a user's share of it
+NO_ROOM = (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC))  # a full disk, or a user's share of it (not on Windows)
+BROKEN_PIPE = 13  # number of SIGPIPE, which Windows does not have
 
 
 class InputError(ValueError):
@@ -25,15 +27,29 @@ class Interrupted(Exception):
 
 
 def run_script(main):
-    """Call `main()`; an `InputError`, or a file that cannot be read or written, ends the script with one message and exit
-    status 1, Ctrl-C with 130, SIGTERM where it is handled with 143."""
+    """Call `main()` and turn what ends it into one message and an exit status.
+
+    1: an `InputError`, a file that cannot be read or written, a worker process that died. 130: Ctrl-C. 143: SIGTERM, where it is handled.
+    141, without a message: the reader of the output has gone, as in `| head`.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='replace')  # a console that cannot show a class name shows ? in its place
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        sys.exit(128 + BROKEN_PIPE)
     except InputError as err:
         # Raised in a worker process, the message arrives behind that process's traceback.
         sys.exit(f"error: {str(err).rsplit('InputError: ', 1)[-1].strip()}")
     except OSError as err:  # no permission, a full disk: its text names the file
         sys.exit(f"error: {err}{': free some space there and run the same command again' if err.errno in NO_ROOM else ''}")
+    except RuntimeError as err:
+        if not str(err).startswith('DataLoader worker'):
+            raise
+        sys.exit(f'error: {str(err).splitlines()[0]} Usually memory or shared memory is full: try --num_workers 0')
     except Interrupted as stop:
         print(f'interrupted by {stop}{stop.saved}', file=sys.stderr)
         sys.exit(128 + stop.number)
@@ -49,7 +65,7 @@ def whole_file(path):
     temporary = f'{path}.{os.getpid()}.tmp'
     try:
         yield temporary
-        with open(temporary, 'rb') as f:
+        with open(temporary, 'r+b') as f:  # Windows syncs only what is open for writing
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as err:
@@ -59,6 +75,17 @@ def whole_file(path):
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def check_writable(folder: str) -> None:
+    """Raise `InputError` unless a file can be made in `folder`, or in the nearest folder above it that exists. Leaves nothing behind."""
+    existing = os.path.abspath(folder)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as err:
+        raise InputError(f'cannot write to {folder}: {err.strerror} ({existing})') from err
 
 
 def write_text(path, text):

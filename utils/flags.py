@@ -4,6 +4,7 @@ from datetime import datetime
 
 from models.get_model import ARCHS
 
+from .accelerator import add_device_flag
 from .common import InputError, parse_im_size, parse_parameter, str2bool
 from .evaluation import METRICS
 from .losses import LOSSES, get_loss_fn, loss_parameters
@@ -83,6 +84,7 @@ def add_flags(parser):
     training.add_argument('--train_eval', default='sample', choices=('sample', 'full', 'off'),
                           help='training images scored each epoch, augmented: a fixed sample as large as the validation set, all, none')
     training.add_argument('--seed', type=int, default=0, metavar='N', help='random seed')
+    add_device_flag(training)
     training.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='auto: bf16 on CUDA, fp32 elsewhere')
     training.add_argument('--compile', action='store_true', help='torch.compile: pays on GPUs in long runs')
     training.add_argument('--sync_bn', action='store_true', help='several GPUs: BatchNorm statistics of the whole batch')

@@ -10,15 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .common import whole_file
 from .images import DECODER
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: two runs that start together both write, and the last one stays
-    fcntl = None  # type: ignore[assignment]
 
 # Processes that copy rows out of an array: on a GPU they prepare the next batch; on a CPU they would take it from the network.
 WORKERS = 2 if torch.cuda.is_available() else 0
@@ -135,8 +131,9 @@ class _Array:
                 f.write(image.numpy().data)
         for old in self._others(f'*_{self.place}_*.npy'):
             if old != path:
-                print(f'* Removed {old}, made before images changed')
-                os.remove(old)
+                with contextlib.suppress(PermissionError):  # Windows removes no file that another run still reads
+                    os.remove(old)
+                    print(f'* Removed {old}, made before images changed')
         return path
 
 
@@ -151,21 +148,21 @@ def _gigabytes(n):
 @contextlib.contextmanager
 def _locked(path):
     """One process at a time; the others wait. A process that dies frees the lock. -> False where that cannot be promised"""
-    alone = fcntl is not None
-    with open(path, 'w') as f:
+    lock, alone = FileLock(path), True
+    try:
         try:
-            if fcntl:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(timeout=0)
+        except Timeout:
             print('* Waiting for another run that is writing the cache of these images', flush=True)
-            fcntl.flock(f, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            alone = False
-        try:
-            yield alone
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
+            lock.acquire()
+    except (OSError, NotImplementedError):  # a file system without locks
+        alone = False
+    try:
+        yield alone
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            os.remove(path)
 
 
 def _map(function, items, n_threads):

@@ -1,4 +1,5 @@
 """SIGTERM (a cluster's preemption) and Ctrl-C: the training step is finished, everything is saved, and the run can go on."""
+import contextlib
 import signal
 
 import torch
@@ -10,8 +11,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 class Interrupt:
     """`with interrupt:` takes the signals over. Between `hold()` and `release()` a signal waits for the next `check()`, which raises
-    `Interrupted`; otherwise it is raised at once. A second signal ends the program the usual way. `resume`: how the user goes on, empty
-    where nothing is saved; told at the end."""
+    `Interrupted`; otherwise, and within `waiting()`, it is raised at once. A second signal ends the program the usual way.
+    `resume`: how the user goes on, empty where nothing is saved; told at the end."""
 
     def __init__(self, resume=''):
         self.signal, self.held, self.resume = None, False, resume
@@ -41,6 +42,19 @@ class Interrupt:
             number = torch.tensor([self.signal or 0], device=accelerator.device)
             self.signal = accelerator.gather(number).max().item() or None
         return self.signal is not None and (accelerator.num_processes == 1 or look)
+
+    @contextlib.contextmanager
+    def waiting(self, accelerator):
+        """Between two steps, while the loader prepares images: a signal does not wait for a batch that may never come. One of several
+        processes waits all the same, since all have to stop at the same step."""
+        if accelerator.num_processes > 1:
+            yield
+            return
+        self.release()
+        try:
+            yield
+        finally:
+            self.hold()
 
     def hold(self):
         self.held = True

@@ -12,6 +12,7 @@ from models.weights import load_weights
 from .common import InputError, whole_file
 from .digest import digest
 from .evaluation import is_better
+from .formats import FORMAT, upgrade
 
 FILE_NAME = 'model_checkpoint.pth'
 FIELDS = ('model_name', 'class_names', 'class_count', 'im_size', 'mean', 'std', 'epoch', 'metrics', 'config', 'state_dict')
@@ -32,6 +33,7 @@ def save_model(folder, info):
     os.makedirs(folder, exist_ok=True)
     with whole_file(os.path.join(folder, FILE_NAME)) as temporary, open(temporary, 'wb') as f:
         try:
+            info = info | {'format': FORMAT}
             torch.save(info | {'sha256': digest(info)}, f)
         except RuntimeError as err:  # of torch's zip writer, which hides the error of the disk
             raise _os_error(err) or err from None
@@ -58,7 +60,7 @@ def read_checkpoint(path):
         raise InputError(f"{file} is no checkpoint of this project: it lacks {', '.join(missing)}")
     if info.pop('sha256', None) != digest(info):
         raise InputError(f'{file} is damaged: its checksum differs from its content')
-    return info | {'folder': os.path.dirname(file)}
+    return upgrade(info, file) | {'folder': os.path.dirname(file)}
 
 
 def _read_best(run):

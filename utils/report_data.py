@@ -8,6 +8,7 @@ import numpy as np
 
 from .common import InputError
 from .prediction_table import PredictionTable, read_predictions
+from .run_folder import read_config
 
 CSVS = ('results_test.csv', 'results_val.csv')  # the first one that is there
 
@@ -71,15 +72,6 @@ def _lines(path):
 def _history(folder):
     path = os.path.join(folder, 'log.jsonl')
     return _lines(path) if os.path.isfile(path) else []
-
-
-def read_config(folder):
-    path = os.path.join(folder, 'config.cfg')
-    try:
-        with open(path, encoding='utf-8') as f:
-            return json.load(f)
-    except json.JSONDecodeError as err:
-        raise InputError(f'{path} cannot be read as JSON: {err}') from err
 
 
 def _stages(folder, config, history):

@@ -38,7 +38,7 @@ def what_was_run(run):
             ('epoch kept', f'{best_epoch(run)}, the best by {metric} on validation' if run.history else 'none yet'),
             ('training images', f"{sum(c['class_count']):,} of {len(c['class_count'])} classes, {c['csv_train']}"),
             ('validation images', c['csv_val']),
-            ('versions', f"PyTorch {c['torch']} on {c['device']}, mixed precision: {c['mixed_precision']}")]
+            ('versions', f"PyTorch {c['torch']} on {c['device_type']}, mixed precision: {c['mixed_precision']}")]
     if run.table:
         rows.append(('tested images', f'{len(run.table.labels):,}, {run.table.path}'))
     parts = [table('Settings, data and versions', ['part', 'value'], rows + [('test', fact) for fact in run.facts], numbers=False)]

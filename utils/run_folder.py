@@ -1,5 +1,5 @@
 """The folder of one training run: config.cfg, performance_epoch_NN.txt, log.jsonl, the best checkpoints, last/, val_metrics.txt."""
-import fcntl
+import contextlib
 import glob
 import json
 import math
@@ -7,9 +7,12 @@ import os
 import re
 import shutil
 
+from filelock import FileLock, Timeout
+
 from .bad_images import write_skipped
-from .common import NO_ROOM, InputError, write_text
+from .common import NO_ROOM, InputError, check_writable, write_text
 from .evaluation import is_better
+from .formats import upgrade
 from .model_saving_loading import FIELDS, FILE_NAME, read_checkpoint, save_model
 
 OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'skipped.csv', 'performance_epoch_*.txt', 'epoch_*', 'last',
@@ -28,6 +31,18 @@ def to_json(value):
 
 def _from_json(value):
     return {key: _from_json(item) for key, item in value.items()} if isinstance(value, dict) else math.nan if value is None else value
+
+
+def read_config(folder: str) -> dict:
+    """The content of `folder`/config.cfg, brought to the present format (`upgrade`). Raises `InputError` where there is no run."""
+    path = os.path.join(folder, 'config.cfg')
+    try:
+        with open(path, encoding='utf-8') as f:
+            return upgrade(json.load(f), path)
+    except FileNotFoundError as err:
+        raise InputError(f'{folder} is no run folder: it has no config.cfg') from err
+    except json.JSONDecodeError as err:
+        raise InputError(f'{path} cannot be read as JSON: {err}') from err
 
 
 def name_of_run(checkpoint_folder):
@@ -56,6 +71,8 @@ class RunFolder:
         nested += [os.path.dirname(file) for file in glob.glob(os.path.join(glob.escape(path), '*', '**', 'config.cfg'), recursive=True)]
         if nested:
             raise InputError(f'--save_path: {path} lies within or around another run, {nested[0]}: choose another name')
+        if writes:
+            check_writable(path)
         exists = os.path.exists(self.file('config.cfg'))
         if resume and overwrite:
             raise InputError('--resume and --overwrite exclude each other')
@@ -85,8 +102,7 @@ class RunFolder:
     def _continue(self, flags, writes):
         if os.path.exists(self.file('val_metrics.txt')):
             raise InputError(f'{self.path} is finished: there is nothing to resume: test it (--overwrite starts it anew)')
-        with open(self.file('config.cfg'), encoding='utf-8') as f:
-            self.saved = json.load(f)
+        self.saved = read_config(self.path)
         differing = [f'--{name} {value} (saved: {self.saved.get(name)})' for name, value in to_json(flags).items()
                      if name not in HARMLESS and self.saved.get(name) != value]
         if differing:
@@ -117,18 +133,19 @@ class RunFolder:
     def _lock(self):
         """One process at a time: the lock goes with the process, however it ends."""
         os.makedirs(self.path, exist_ok=True)
-        self.lock = open(self.file('.lock'), 'w')  # noqa: SIM115  open as long as the run
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f'another process is training into {self.path}: choose another --save_path') from None
+        self.lock = FileLock(self.file('.lock'))
+        with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks
+            try:
+                self.lock.acquire(timeout=0)
+            except Timeout:
+                raise InputError(f'another process is training into {self.path}: choose another --save_path') from None
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
         if self.lock:
-            self.lock.close()
+            self.lock.release()
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise InputError(f'{error}: free some space there, then the same command with --resume goes on') from error
 

@@ -3,12 +3,12 @@ import os
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
+from .accelerator import build_accelerator
 from .bad_images import write_skipped
 from .batches import Normalise
 from .calibration import calibrated
-from .common import file_sha256, write_text
+from .common import check_writable, file_sha256, write_text
 from .console import say_next
 from .evaluation import evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
 from .get_loaders import get_test_cls_loader
@@ -85,10 +85,10 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     return os.path.join(folder, name)
 
 
-def get_accelerator(loaded):
-    """Device and precision as in training; moves the network there."""
-    bf16 = loaded.info['config']['mixed_precision'] == 'bf16' and torch.cuda.is_available()
-    accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no')
+def get_accelerator(loaded, device):
+    """`device`: one of DEVICES; the precision is that of the training. Moves the network there."""
+    bf16 = loaded.info['config']['mixed_precision'] == 'bf16' and device != 'cpu' and torch.cuda.is_available()
+    accelerator = build_accelerator(device, 'bf16' if bf16 else 'fp32')
     loaded.model.to(accelerator.device)
     return accelerator
 
@@ -98,9 +98,10 @@ def main(description, splits, dihedral_tta, argv=None):
     loaded = load_model(args.load_path)
     check_flags(args, loaded.info)
     args.data_path = loaded.info['config']['data_path'] if args.data_path is None else args.data_path
-    accelerator = get_accelerator(loaded)
+    accelerator = get_accelerator(loaded, args.device)
     print(f"* {loaded.info['model_name']} of {loaded.folder}, epoch {loaded.info['epoch']}")
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
+    check_writable(folder)
     os.makedirs(folder, exist_ok=True)
     csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
     write_skipped(os.path.join(folder, 'skipped_tune.csv'), [])  # that of a test before goes, even where nothing is chosen now

@@ -1,6 +1,7 @@
 """Flags of the test scripts, and what is wrong with them."""
 import os
 
+from .accelerator import add_device_flag
 from .common import InputError, parse_im_size
 from .console import script_parser
 from .tuning import add_flags
@@ -26,6 +27,7 @@ def get_parser(description, splits, dihedral_tta):
     method = parser.add_argument_group('method')
     add_view_flags(method, dihedral_tta)
     method.add_argument('--batch_size', type=int, default=8, metavar='N', help='a step has four times as many images')
+    add_device_flag(method)
     add_flags(parser)
     output = parser.add_argument_group('output')
     output.add_argument('--results_path', default='results/', metavar='FOLDER', help='folder that gets one folder per run')
