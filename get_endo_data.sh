@@ -10,6 +10,8 @@
 # Example:
 #
 #   bash get_endo_data.sh --select_fraction 0.1
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # sh may be another shell, or bash in its POSIX mode
+set +o posix
 set -euo pipefail
 cd "$(dirname "$0")" && . tools/setup_environment.sh
 zip=data/hyper-kvasir-labeled-images.zip

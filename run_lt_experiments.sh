@@ -13,6 +13,8 @@
 #   bash run_lt_experiments.sh
 #   SEEDS="0 1 2" bash run_lt_experiments.sh demo --jobs 2
 #   bash run_lt_experiments.sh endo --dry_run
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # sh may be another shell, or bash in its POSIX mode
+set +o posix
 set -euo pipefail
 cd "$(dirname "$0")"
 . tools/setup_environment.sh

@@ -1,9 +1,10 @@
 """Commands that scripts print for their users: read, and parsed by the script that they name."""
 import importlib
+import os
 import re
 import shlex
 
-from utils.console import python
+from utils.console import ROOT, python
 
 
 def module_of(words):
@@ -13,8 +14,10 @@ def module_of(words):
 
 
 def next_words(text):
-    """The last command of a line '* Next, ...: command'."""
-    return shlex.split(re.findall(r'^\* Next, [^:]+: (.*)$', text, re.M)[-1])
+    """The last command of a line '* Next, ...: command', as it is typed at the top of the repository."""
+    words = shlex.split(re.findall(r'^\* Next, [^:]+: (.*)$', text, re.M)[-1])
+    words = words[1:] if words[0] == f'PYTHONPATH={ROOT}' else words
+    return [words[0], words[1].removeprefix(ROOT + os.sep), *words[2:]]
 
 
 def parse(words):

@@ -8,6 +8,8 @@
 #   bash tests/run.sh
 #   bash tests/run.sh -x --durations 10
 #   bash tests/run.sh -n 0 --pdb          # in one process
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # sh may be another shell, or bash in its POSIX mode
+set +o posix
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/setup_environment.sh

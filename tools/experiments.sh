@@ -1,5 +1,6 @@
-# Functions of run_lt_experiments.sh, which sets dry (print only), n_jobs (experiments side by side) and PYTHON.
-n_gpus=$(nvidia-smi -L 2>/dev/null | wc -l) slots=$(mktemp -d)
+# Functions of run_lt_experiments.sh, which sets dry (print only), n_jobs (experiments side by side) and PYTHON. They keep to what
+# macOS has: bash 3.2 without `wait -n`, no `flock`, no `nproc`.
+n_gpus=$(nvidia-smi -L 2>/dev/null | wc -l) slots=$(mktemp -d) pids=()  # pids: process of each slot
 trap 'rm -rf "$slots"' EXIT
 trap 'wait; echo "interrupted: the same command goes on where it stopped" >&2; exit 130' INT
 
@@ -10,14 +11,23 @@ do_() {
 # where each line of the output begins with NAME
 experiment() {
     [ "$n_jobs" -gt 1 ] && [ -z "$dry" ] || { train_and_test "$@"; return; }
-    while [ "$(jobs -rp | wc -l)" -ge "$n_jobs" ]; do wait -n || true; done
+    local slot=0
+    while running "${pids[slot]:-}"; do
+        slot=$(((slot + 1) % n_jobs))
+        [ "$slot" -gt 0 ] || sleep 0.5
+    done
     (
         trap '[ $? = 0 ] || touch "$slots/failed"' EXIT
-        for ((slot = 0; slot < n_jobs; slot++)); do exec 9>"$slots/$slot"; flock -n 9 && break; done
-        [ "$n_gpus" -gt 0 ] && export CUDA_VISIBLE_DEVICES=$((slot % n_gpus)) || export OMP_NUM_THREADS=$((($(nproc) + n_jobs - 1) / n_jobs))
+        if [ "$n_gpus" -gt 0 ]; then
+            export CUDA_VISIBLE_DEVICES=$((slot % n_gpus))
+        else
+            export OMP_NUM_THREADS=$((($(getconf _NPROCESSORS_ONLN) + n_jobs - 1) / n_jobs))
+        fi
         train_and_test "$@" | { trap '' INT TERM; while IFS= read -r line; do printf '%s: %s\n' "$1" "$line"; done; }
     ) &
+    pids[slot]=$!
 }
+running() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
 # settle: wait for the experiments so far, on which the next ones are built
 settle() {
     wait

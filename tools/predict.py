@@ -15,6 +15,7 @@ from utils.accelerator import add_device_flag
 from utils.batches import Normalise
 from utils.common import InputError, check_writable, run_script
 from utils.console import say_next, script_parser, to_test
+from utils.get_loaders import fitting_workers
 from utils.gradcam import grad_cam, overlay
 from utils.image_files import Files, find_inputs, reason
 from utils.images import open_rgb
@@ -80,7 +81,8 @@ def main(argv=None):
         device = accelerator.device
         grad_cam(loaded.model, torch.zeros(1, 3, *info['im_size'], device=device), torch.zeros(1, dtype=torch.int64, device=device))
     files = Files(paths, ids, tuple(info['im_size']))
-    loader = DataLoader(files, args.batch_size, num_workers=min(args.num_workers, os.cpu_count() or 1, len(files)))
+    workers = fitting_workers(min(args.num_workers, os.cpu_count() or 1, len(files)), args.batch_size, info['im_size'])
+    loader = DataLoader(files, args.batch_size, num_workers=workers)
     logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, 'predict', get_views(args))
     good = (logits.labels == -1).nonzero().flatten()
     unread = [f'  {ids[i]}: {reason(paths[i]) or "cannot be decoded"}' for i in (logits.labels != -1).nonzero().flatten().tolist()]

@@ -39,7 +39,7 @@ def get_parser():
 
 def natural(text):
     """Key that sorts grade2 before grade10."""
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r'([0-9]+)', text)], text
+    return [int(part) if i % 2 else part.lower() for i, part in enumerate(re.split(r'([0-9]+)', text))], text
 
 
 def readable(folder, image):
@@ -54,7 +54,7 @@ def read_folder(folder):
     """-> table image_id (with extension, relative to `folder`), name, label; prints what is left out."""
     if not os.path.isdir(folder):
         raise InputError(f'no such folder: {folder}')
-    images, others = list_images(folder)
+    images, others, not_utf8 = list_images(folder)
     loose = [image for image in images if '/' not in image]
     broken = {image for image in tqdm(images, desc='headers', unit='img', leave=False, disable=None)
               if '/' in image and not readable(folder, image)}
@@ -64,7 +64,7 @@ def read_folder(folder):
         what = f"folders with images: {', '.join(names) or 'none'}" + (', which are no classes' if len(names) > 1 else '')
         raise InputError(f'{folder} must hold one folder of images for each of two or more classes ({what})')
     for what, files in (('images outside any class folder', loose), ('images that cannot be opened', sorted(broken)),
-                        ('files that are no images by their extension', others)):
+                        ('files that are no images by their extension', others), ('files whose names are not UTF-8', not_utf8)):
         if files:
             print(f"* Left out: {len(files)} {what}: {', '.join(files[:5])}{', ...' if len(files) > 5 else ''}")
     name = [image.split('/')[0] for image in images]

@@ -3,6 +3,15 @@
 # show_help FILE: print the comment at the top of that script, and end.
 show_help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"; exit 0; }
 
+# make_venv: .venv, or one line that says what is missing
+make_venv() {
+    command -v python3 >/dev/null || { echo "error: no python3 found: install Python 3.11 or newer" >&2; exit 1; }
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        { echo "error: $(python3 --version) is too old: install Python 3.11 or newer, and make it the first python3 in PATH" >&2; exit 1; }
+    python3 -m venv .venv ||
+        { rm -rf .venv; echo "error: python3 cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+}
+
 # setup_environment REQUIREMENTS_FILE...: sets PYTHON to an interpreter that has them: the active one, or .venv (created, and filled
 # with pip, when it is missing or incomplete).
 setup_environment() {
@@ -15,7 +24,7 @@ setup_environment() {
         fi
     done
     echo "* Installing requirements into .venv (several GB, once)" >&2
-    [ -x .venv/bin/python ] || python3 -m venv .venv
+    [ -x .venv/bin/python ] || make_venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check "${files[@]}"
     PYTHON=.venv/bin/python
 }

@@ -6,6 +6,8 @@ import shlex
 import shutil
 import sys
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 
 class HelpFormatter(argparse.HelpFormatter):
     """Fills paragraphs, keeps indented ones (commands) as they are, and shows defaults that are values."""
@@ -59,9 +61,17 @@ def python():
 
 
 def next_line(what, *command):
-    """A first word 'python' of `command` stands for this interpreter."""
-    program = python() if command[0] == 'python' else command[0]
-    return f'* Next, {what}: {shlex.join([program, *map(str, command[1:])])}'
+    """The line '* Next, `what`: `command`'. A first word 'python' stands for this interpreter. The command is written for the top of the
+    repository; where another folder is the working folder, it is changed so that it works from there."""
+    words = [python() if command[0] == 'python' else command[0], *map(str, command[1:])]
+    below = words[2].replace('.', os.sep) + '.py' if words[1] == '-m' else words[1]
+    variable = ''
+    if not os.path.samefile(os.curdir, ROOT) and os.path.isfile(os.path.join(ROOT, below)):
+        if words[1] == '-m':
+            variable = f'PYTHONPATH={shlex.quote(ROOT)} '
+        elif not os.path.isfile(words[1]):
+            words[1] = os.path.join(ROOT, words[1])
+    return f'* Next, {what}: {variable}{shlex.join(words)}'
 
 
 def say_next(what, *command, file=None):

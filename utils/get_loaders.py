@@ -1,5 +1,6 @@
 """csv -> dataset -> loader. Worker processes only decode and resize; everything random happens elsewhere."""
 import os
+import shutil
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from .sampling import EpochSampler, get_sampling_probabilities  # noqa: F401  th
 NAME_COLUMNS = ('name', 'finding_name')
 NOT_LABELS = ('image_id', 'patient_id', *NAME_COLUMNS)
 MAX_CLASSES = 10**6
+EVAL_FACTOR = 4
+SHARED_MEMORY = '/dev/shm'  # where worker processes put their batches on Linux
 
 
 class ClassDataset(Dataset):
@@ -88,6 +91,23 @@ class Loaders(NamedTuple):
     val: DataLoader
 
 
+def fitting_workers(num_workers: int, batch_size: int, im_size: tuple) -> int:
+    """`num_workers`, or 0, with a line that says so, where shared memory cannot hold the batches that they prepare.
+
+    `batch_size`: images in a batch of the largest loader, of all processes that share the memory; `im_size`: (height, width) in pixels.
+    Containers often have 64 MB of shared memory: there the workers would hang or die.
+    """
+    if not num_workers or not os.path.isdir(SHARED_MEMORY):
+        return num_workers
+    n_bytes = (2 * num_workers + 2) * batch_size * 3 * im_size[0] * im_size[1]  # two batches a worker, and two in use
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if n_bytes < free:
+        return num_workers
+    print(f'* Decoding without worker processes: {num_workers} of them need {n_bytes / 1e6:,.0f} MB of shared memory, {SHARED_MEMORY} has '
+          f'{free / 1e6:,.0f} MB free (docker run --shm-size, or a smaller --batch_size or --num_workers)')
+    return 0
+
+
 def _own_group(worker):
     """A terminal's Ctrl-C and the SIGTERM of `timeout` go to a whole process group: the main process alone decides what to do with
     them, and still needs its workers to finish the step. It can end them as before."""
@@ -123,6 +143,7 @@ def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batc
         for c in range(n_classes):
             print(f'Found {counts[0][c]:d}/{counts[1][c]:d} train/val examples of class {c} ({names[c]})')
     num_workers = _cached_or_verified([train, val], cache_dir, num_workers, skip_bad_images or rank > 0)
+    num_workers = fitting_workers(num_workers, EVAL_FACTOR * batch_size // accumulate, tg_size)  # batch_size is that of all processes
     sampler = EpochSampler(train.dr, n_epochs=n_epochs, seed=seed, rank=rank, world_size=world_size, step=batch_size)
     batch_size //= world_size * accumulate
     return Loaders(_make_loader(train, batch_size, num_workers, sampler, drop_last=True),
@@ -157,7 +178,7 @@ def get_combo_loader(loader, base_sampling='instance'):
 
 def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0, rank=0, world_size=1):
     """Every image once, in order; or a fixed random sample of `n_images` in which each class keeps its share; of these, with
-    several processes, the images rank, rank + world_size, ... (`inference.gather` puts them together). Batches are four times
+    several processes, the images rank, rank + world_size, ... (`inference.gather` puts them together). Batches are EVAL_FACTOR times
     the training ones: without gradients they need less memory, and their size does not change the result."""
     if n_images is not None and n_images < len(dataset):
         shuffled = np.random.default_rng(seed).permutation(len(dataset))
@@ -165,7 +186,7 @@ def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0,
         dataset = Subset(dataset, np.sort(by_class[np.arange(n_images) * len(dataset) // n_images]).tolist())
     if world_size > 1:
         dataset = Subset(dataset, range(rank, len(dataset), world_size))
-    return _make_loader(dataset, 4 * batch_size, num_workers)
+    return _make_loader(dataset, EVAL_FACTOR * batch_size, num_workers)
 
 
 def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None,
@@ -177,4 +198,5 @@ def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(51
         leave_out_bad_images([dataset], num_workers, cache_dir)
     if n_classes:
         check_data({'test': dataset}, n_classes)
-    return get_eval_loader(dataset, batch_size, use_cache([dataset], cache_dir, num_workers))
+    num_workers = fitting_workers(use_cache([dataset], cache_dir, num_workers), EVAL_FACTOR * batch_size, tg_size)
+    return get_eval_loader(dataset, batch_size, num_workers)

@@ -3,6 +3,7 @@ import contextlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ def find_images(image_ids, data_path=None):
     extension may be missing from an id. Each folder is listed once instead of trying to open names."""
     folders, found = {}, []
     for image_id in image_ids:
-        head, name = os.path.split(image_id) if os.sep in image_id else ('', image_id)
+        head, name = os.path.split(image_id) if '/' in image_id or os.sep in image_id else ('', image_id)
         if head not in folders:
             folder = os.path.join(data_path or '', head)
             listing = list_files(folder or '.')
@@ -37,17 +38,34 @@ def find_images(image_ids, data_path=None):
     return found
 
 
-def list_images(folder):
-    """Files below `folder`, at any depth, that have the extension of an image: paths relative to it with '/', sorted, and the other
-    files. Hidden files and folders are left out."""
-    images, others = [], []
+class Listing(NamedTuple):
+    images: list  # files that have the extension of an image
+    others: list
+    not_utf8: list  # files whose path no csv can hold, as `ascii` shows them
+
+
+def list_images(folder: str) -> Listing:
+    """List the files below `folder`, at any depth: paths relative to it with '/', sorted. Hidden files and folders are left out."""
+    images, others, not_utf8 = [], [], []
     for here, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith('.')]
         for name in files:
             if not name.startswith('.'):
-                is_image = os.path.splitext(name)[1].lower() in EXTENSIONS[1:]
-                (images if is_image else others).append(os.path.relpath(os.path.join(here, name), folder).replace(os.sep, '/'))
-    return sorted(images), sorted(others)
+                path = os.path.relpath(os.path.join(here, name), folder).replace(os.sep, '/')
+                if not is_utf8(path):
+                    not_utf8.append(ascii(path))
+                else:
+                    (images if os.path.splitext(name)[1].lower() in EXTENSIONS[1:] else others).append(path)
+    return Listing(sorted(images), sorted(others), sorted(not_utf8))
+
+
+def is_utf8(path: str) -> bool:
+    """False for a file name that Python could only read byte by byte: no csv can hold it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def open_rgb(path):
