@@ -24,13 +24,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from accelerate import Accelerator
 
 import train_lt_mxp
 from benchmarks import memory, photographs, scale
 from benchmarks.images import choose_data
 from benchmarks.reference_loop import ReferenceLoop
 from models.get_model import get_arch
+from utils.accelerator import build_accelerator
 from utils.common import parse_im_size, run_script, write_text
 from utils.console import say_next, script_parser
 from utils.losses import get_loss_fn
@@ -118,8 +118,7 @@ class Limit:
 
 def measure(args):
     """-> one dictionary per turn"""
-    bf16 = args.precision == 'bf16' or (args.precision == 'auto' and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-    accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no')
+    accelerator = build_accelerator(precision=args.precision)
     workers = min(args.num_workers, os.cpu_count() or 1)
     reference = ReferenceLoop(args.csv_train, args.csv_val, args.data_path, args.n_classes, args.model_name, args.im_size,
                               args.batch_size, workers, ALPHA, accelerator.device)

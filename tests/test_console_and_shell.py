@@ -1,0 +1,112 @@
+"""Any console, shell and working folder."""
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.common import run_script
+from utils.console import next_line
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ('get_endo_data.sh', 'run_lt_experiments.sh', 'tests/run.sh')
+
+
+def python(code, **variables):
+    return subprocess.run([sys.executable, '-c', f'from utils.common import run_script\n{code}'], cwd=ROOT, capture_output=True,
+                          env=os.environ | variables)
+
+
+@pytest.mark.parametrize('encoding', ['cp1252', 'ascii'])
+def test_a_character_that_the_console_lacks_is_replaced(encoding):
+    done = python('run_script(lambda: print("class \u3042"))', PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b'class ?\n', b'')
+
+
+def test_a_character_of_an_error_that_the_console_lacks_is_replaced():
+    code = 'from utils.common import InputError\ndef main(): raise InputError("\u3042")\nrun_script(main)'
+    done = python(code, PYTHONIOENCODING='cp1252')
+    assert (done.returncode, done.stderr) == (1, b'error: ?\n')
+
+
+def test_a_reader_that_has_gone_ends_the_script_quietly():
+    code = 'from utils.common import run_script\nrun_script(lambda: [print(i) for i in range(100000)])'
+    command = f'{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -n 1; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(['bash', '-c', command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ('0\n141\n', '')
+
+
+def test_a_worker_process_that_dies_is_one_line():
+    def main():
+        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. It is possible\nthat ...')
+    with pytest.raises(SystemExit, match=r'^error: DataLoader worker \(pid 7\) is killed by signal: Bus error.*--num_workers 0$'):
+        run_script(main)
+
+
+def test_other_runtime_errors_keep_their_traceback():
+    def main():
+        raise RuntimeError('a fault of ours')
+    with pytest.raises(RuntimeError, match='a fault of ours'):
+        run_script(main)
+
+
+@pytest.mark.parametrize('command', [('python', '-m', 'tools.compare_experiments', '--help'), ('python', 'train_lt_mxp.py', '--help'),
+                                     ('bash', 'get_endo_data.sh', '--help')])
+def test_the_next_command_works_from_another_folder(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = next_line('go on', *command).split(': ', 1)[1]
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.lower().startswith('usage'), done.stderr
+
+
+def test_the_next_command_is_short_at_the_top_of_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert next_line('test it', 'bash', 'tests/run.sh') == '* Next, test it: bash tests/run.sh'
+
+
+def test_the_next_command_keeps_a_program_that_is_not_ours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert 'PYTHONPATH' not in next_line('open it', 'python', '-m', 'webbrowser', 'file:///x')
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+@pytest.mark.parametrize('shell', [['sh'], ['dash'], ['bash', '--posix'], ['as sh']], ids=lambda shell: ' '.join(shell))
+def test_scripts_start_in_every_shell(script, shell, tmp_path):
+    if shell == ['as sh']:  # as on macOS
+        (tmp_path / 'sh').symlink_to(shutil.which('bash'))
+        shell = [str(tmp_path / 'sh')]
+    if not shutil.which(shell[0]):
+        pytest.skip(f'no {shell[0]} here')
+    done = subprocess.run([*shell, script, '--help'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(f'Usage: bash {script}') and not done.stderr
+
+
+def test_process_substitution_works_in_posix_mode():
+    done = subprocess.run(['bash', '--posix', 'run_lt_experiments.sh', 'endo', '--dry_run'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and 'train_lt_mxp.py' in done.stdout
+
+
+@pytest.mark.parametrize('script', [*SCRIPTS, 'tools/experiments.sh', 'tools/setup_environment.sh'])
+@pytest.mark.parametrize('word', ['flock', 'nproc', 'wait -n', 'mapfile', 'readarray', 'declare -A', 'sed -i', 'readlink -f', 'grep -P'])
+def test_scripts_use_nothing_that_macos_lacks(script, word):
+    lines = (line.partition('#')[0] for line in (ROOT / script).read_text().splitlines())
+    assert not any(word in line for line in lines)
+
+
+def test_an_old_python_is_named(tmp_path):
+    (tmp_path / 'python3').write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.6"; exit 1\n')
+    (tmp_path / 'python3').chmod(0o755)
+    done = subprocess.run(['bash', '-c', f'. {ROOT}/tools/setup_environment.sh; make_venv'], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+    assert done.returncode == 1 and done.stderr.startswith('error: Python 3.9.6 is too old: install Python 3.11 or newer')
+
+
+def test_a_python_without_venv_leaves_no_half_environment(tmp_path):
+    (tmp_path / 'python3').write_text('#!/bin/sh\n[ "$1" = -c ] || { mkdir -p .venv/bin; exit 1; }\n')
+    (tmp_path / 'python3').chmod(0o755)
+    done = subprocess.run(['bash', '-c', f'. {ROOT}/tools/setup_environment.sh; make_venv'], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+    assert done.returncode == 1 and 'cannot make a virtual environment' in done.stderr and not (tmp_path / '.venv').exists()
