@@ -1,3 +1,7 @@
+from tests import environment  # noqa: F401  first of all: it cleans what the imports below read
+
+# isort: split
+import contextlib
 import os
 import signal
 
@@ -5,14 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from train_lt_mxp import get_parser
 from train_lt_mxp import main as train_main
 
-# Tiny tensors: threads cost more than they gain, and far more where another program wants the same cores.
+from . import tiny_network
+
 torch.set_num_threads(1)
-os.environ['OMP_NUM_THREADS'] = '1'  # of scripts that tests start
+tiny_network.register()
 # A suite started in the background ignores Ctrl-C, and so would the scripts that it starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -43,8 +49,8 @@ def tiny(tmp_path_factory):
 
 
 def train_flags(tiny, flags=''):
-    """Of a short run on the tiny set, as on the command line; `flags` win."""
-    return (f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --model_name mobilenetV2 --init none '
+    """Flags of a short run with the tiny network on the tiny set; `flags` win."""
+    return (f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --model_name tiny_test --init none '
             f'--batch_size 4 --n_epochs 1 --num_workers 0 --metric mcc --save_path run --cache_dir {tiny}/cache {flags}').split()
 
 
@@ -57,6 +63,14 @@ def train(tiny, tmp_path, monkeypatch):
         train_main(get_parser().parse_args(train_flags(tiny, flags)))
         return tmp_path / 'experiments' / 'run'
     return run
+
+
+@contextlib.contextmanager
+def new_accelerator():
+    """For a block that trains on another device or in another precision: `accelerate` keeps the first ones of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope='session')

@@ -34,7 +34,7 @@ N_EPOCHS = 4
 
 
 def train_command(name, flags):
-    base = ('--csv_train train.csv --data_path images --n_classes 3 --im_size 32 --model_name mobilenetV2 --init none --batch_size 4 '
+    base = ('--csv_train train.csv --data_path images --n_classes 3 --im_size 32 --model_name tiny_test --init none --batch_size 4 '
             f'--n_epochs {N_EPOCHS} --n_checkpoints 2 --num_workers 0 --metric mcc --train_eval full --save_path {name}')
     return ['train_lt_mxp.py', *base.split(), *flags.split()]
 

@@ -17,6 +17,7 @@ import signal
 import sys
 from collections import Counter
 
+from tests import tiny_network
 from tests.writes import watched_open
 from utils import inference
 from utils.console import script_parser
@@ -73,6 +74,7 @@ def get_parser():
 
 def main():
     args = get_parser().parse_args()
+    tiny_network.register()
     halt = Halt(args.phase, args.n)
     sys.argv = [args.script, *args.flags]
     runpy.run_path(args.script, run_name='__main__')

@@ -4,12 +4,13 @@ import signal
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 import train_lt_mxp
 from utils.batches import Plain
 from utils.common import Interrupted
 from utils.model_saving_loading import load_model, read_checkpoint
+
+from .conftest import new_accelerator
 
 FLAGS = '--augment none --n_epochs 3 --optimizer adamw --lr 0.01'
 
@@ -54,9 +55,8 @@ def test_same_result_as_with_images(train, stage_one, count, monkeypatch, capsys
 
 
 def test_half_precision(train, stage_one, count):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    run = train(f'--pretrained_weights {stage_one} {FLAGS} --trainable classifier --ema 0.9 --precision bf16')
-    AcceleratorState._reset_state(reset_partial_state=True)
+    with new_accelerator():
+        run = train(f'--pretrained_weights {stage_one} {FLAGS} --trainable classifier --ema 0.9 --precision bf16')
     assert count[0] == 31 and (run / 'val_metrics.txt').exists()
 
 

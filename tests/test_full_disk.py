@@ -76,7 +76,8 @@ def small_disk(tmp_path):
 
 def test_a_real_disk(train, tiny, small_disk, tmp_path):
     """40 MB hold the first epoch (weights 9 MB, last/ 18 MB) and the best checkpoint of the second, but not its last/."""
-    flags = f'{FLAGS} --save_path small/run --cache_dir {small_disk}/cache'
+    network = '--model_name mobilenetV2'
+    flags = f'{FLAGS} {network} --save_path small/run --cache_dir {small_disk}/cache'
     script = Path(__file__).parent.parent / 'train_lt_mxp.py'
     done = subprocess.run([sys.executable, script, *train_flags(tiny, flags)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr == RESUME.format(f'experiments/small/run/last/{FILE_NAME}') + '\n'
@@ -91,7 +92,7 @@ def test_a_real_disk(train, tiny, small_disk, tmp_path):
     (small_disk / 'other').unlink()
     subprocess.run(['mount', '-o', 'remount,size=80m', small_disk], check=True)
     train(f'{flags} --resume')
-    train(f'{FLAGS} --save_path whole')
+    train(f'{FLAGS} {network} --save_path whole')
     same(tmp_path, 'whole', 'small/run')
 
 

@@ -5,8 +5,12 @@ from torch import nn
 from models.get_model import ARCHS, get_arch
 from utils.common import InputError
 
+from .tiny_network import NAME
 
-@pytest.mark.parametrize('name', [*ARCHS, 'resnet10t'])
+NETWORKS = [name for name in ARCHS if name != NAME]
+
+
+@pytest.mark.parametrize('name', [*NETWORKS, 'resnet10t'])
 def test_arch(name):
     model, mean, std = get_arch(name, n_classes=7)
     head = model.get_submodule(model.classifier_name)
@@ -14,6 +18,7 @@ def test_arch(name):
     own = {'bit_resnext50_1': (.5, .5, .5), 'resnet32': (.4914, .4822, .4465)}
     assert mean == own.get(name, (.485, .456, .406))
     assert (head.weight == 0).all() == (name == 'bit_resnext50_1')
+    assert [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1] == model.classifier_name
     with torch.no_grad():
         assert model.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 7)
 
@@ -93,10 +98,3 @@ def test_imagenet_weights_are_used(monkeypatch):
     monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', lambda *args, **kwargs: state)
     own = get_arch('mobilenetV2', 5, init='imagenet').model.state_dict()
     assert all(torch.equal(own[name], state[name]) for name in own if not name.startswith('classifier'))
-
-
-def test_head_of_every_arch_is_the_last_layer():
-    for name in ARCHS:
-        model = get_arch(name, 3).model
-        last = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
-        assert last == model.classifier_name

@@ -11,16 +11,16 @@ from utils.model_saving_loading import FIELDS, FILE_NAME, load_model, read_check
 
 def info(mcc=.5, epoch=1, **changes):
     torch.manual_seed(epoch)
-    return {'model_name': 'mobilenetV2', 'class_names': ['a', 'b'], 'class_count': [3, 1], 'im_size': (32, 40), 'mean': (.5,) * 3,
+    return {'model_name': 'tiny_test', 'class_names': ['a', 'b'], 'class_count': [3, 1], 'im_size': (32, 40), 'mean': (.5,) * 3,
             'std': (.2,) * 3, 'epoch': epoch, 'metrics': {'mcc': mcc}, 'config': {'metric': 'mcc'},
-            'state_dict': get_arch('mobilenetV2', 2).model.state_dict()} | changes
+            'state_dict': get_arch('tiny_test', 2).model.state_dict()} | changes
 
 
 def test_round_trip_in_evaluation(tmp_path):
     saved = info()
     save_model(tmp_path / 'epoch_01_x', saved)
     loaded = load_model(str(tmp_path / 'epoch_01_x'))
-    reference = get_arch('mobilenetV2', 2).model
+    reference = get_arch('tiny_test', 2).model
     reference.load_state_dict(saved['state_dict'])
     x = torch.rand(2, 3, 32, 40)
     with torch.no_grad():

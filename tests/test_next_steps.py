@@ -17,7 +17,7 @@ from utils.common import progress, run_script
 
 from .next_steps import next_words, parse
 
-QUICK = '--im_size 32 --model_name mobilenetV2 --init none --n_epochs 2 --batch_size 4 --num_workers 0 --metric mcc'
+QUICK = '--im_size 32 --model_name tiny_test --init none --n_epochs 2 --batch_size 4 --num_workers 0 --metric mcc'
 PREPARE = ['my set', '--val_fraction', '.25', '--test_fraction', '.25']
 RUN = 'experiments/my set/instance'
 

@@ -1,7 +1,7 @@
 """The test scripts on a checkpoint of the real trainer."""
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def test_without_labels(test, tmp_path, capsys, content, first):
 
 
 @pytest.mark.parametrize(('flags', 'message'), [
-    ('--model_name resnet_50', '--model_name resnet_50 contradicts the checkpoint, which has mobilenetV2'),
+    ('--model_name resnet_50', '--model_name resnet_50 contradicts the checkpoint, which has tiny_test'),
     ('--n_classes 5', '--n_classes 5 contradicts'), ('--im_size 64', r'--im_size \(64, 64\) contradicts'),
     ('--dihedral_tta -1', 'must not be negative'), ('--zoom_tta 1 0.5', '--zoom_tta 1 0.5: different numbers from 1'),
     ('--zoom_tta 1 nan', '--zoom_tta 1 nan'), ('--zoom_tta 2 2', '--zoom_tta 2 2'), ('--csv_out_val a/b.csv', 'names of csv files'),
@@ -95,29 +95,39 @@ def test_without_labels(test, tmp_path, capsys, content, first):
 def test_errors(test, flags, message):
     with pytest.raises(InputError, match=message):
         test(flags)
-    test('--model_name mobilenetV2 --n_classes 3 --im_size 32')  # what agrees is accepted
+    test('--model_name tiny_test --n_classes 3 --im_size 32')  # what agrees is accepted
 
 
-@pytest.mark.parametrize(('script', 'flag'), [('endo', '--csv_val'), ('eyepacs', '--csv_test')])
-def test_scripts(train, tiny, tmp_path, script, flag):
+@pytest.fixture
+def script(monkeypatch, capfd):
+    """Runs a file as `python FILE` does, in this process. -> what it writes to stderr, the message that it ends with included"""
+    def run(name, *flags):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, flags)])
+        capfd.readouterr()
+        try:
+            runpy.run_path(str(ROOT / name), run_name='__main__')
+        except SystemExit as end:
+            return f'{capfd.readouterr().err}{end.code}'
+        return capfd.readouterr().err
+    return run
+
+
+@pytest.mark.parametrize(('name', 'flag'), [('endo', '--csv_val'), ('eyepacs', '--csv_test')])
+def test_scripts(train, script, tiny, tmp_path, name, flag):
     train('--save_path a/b')
-    command = [sys.executable, ROOT / f'test_with_labels_{script}.py', '--load_path', 'experiments/a/b']  # the images: of the training
-    done = subprocess.run([*command, flag, tiny / 'test.csv'], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / 'results/a/b' / f'performance_{flag[6:]}.txt').exists() and 'it/s' not in done.stderr  # no bar in a file
-    done = subprocess.run([*command, flag, 'absent.csv'], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr == 'error: no such csv: absent.csv\n'
+    command = f'test_with_labels_{name}.py', '--load_path', 'experiments/a/b', flag  # the images: of the training
+    assert script(*command, tiny / 'test.csv') == ''  # no bar in a file
+    assert (tmp_path / 'results/a/b' / f'performance_{flag[6:]}.txt').exists()
+    assert script(*command, 'absent.csv') == 'error: no such csv: absent.csv'
 
 
-def test_broken_image_in_a_worker_is_one_line(train, tiny, tmp_path):
+def test_broken_image_in_a_worker_is_one_line(train, script, tmp_path):
     train('--save_path a')
     (tmp_path / 'images').mkdir()
     (tmp_path / 'images' / 'x.jpg').write_text('not an image')
     (tmp_path / 'x.csv').write_text('image_id,label\nx,0\n')
-    command = [sys.executable, ROOT / 'test_with_labels_endo.py', '--load_path', 'experiments/a', '--data_path', 'images',
-               '--csv_val', 'x.csv']
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and re.fullmatch(r'error: images/x\.jpg \(from x\.csv\) cannot be read as an image: .*\n', done.stderr)
+    said = script('test_with_labels_endo.py', '--load_path', 'experiments/a', '--data_path', 'images', '--csv_val', 'x.csv')
+    assert re.fullmatch(r'error: images/x\.jpg \(from x\.csv\) cannot be read as an image: .*', said)
 
 
 def test_bad_images_are_left_out_listed_and_counted(test, tiny, tmp_path, capsys):

@@ -36,7 +36,7 @@ def test_fine_tuning_starts_from_the_saved_weights(train, stage_one, monkeypatch
     run = train(f'--pretrained_weights {stage_one} --weighting BSCE --lr 0.003')
     saved, best = weights_of(stage_one), read_checkpoint(str(stage_one))
     assert seen.keys() == saved.keys() and all(torch.equal(seen[name], saved[name]) for name in saved)
-    assert not torch.equal(weights_of(run)['features.0.0.weight'], saved['features.0.0.weight'])
+    assert not torch.equal(weights_of(run)['features.0.weight'], saved['features.0.weight'])
     parent = json.loads((run / 'config.cfg').read_text())['parent']
     assert parent == {'path': best['folder'], 'epoch': best['epoch'], 'metric': 'mcc', 'score': best['metrics']['mcc'],
                       'loaded': len(saved), 'im_size': [32, 32]}
@@ -56,7 +56,7 @@ def test_scale_alone(train, stage_one, monkeypatch, capsys):
     assert after.keys() == inside.keys() | {'classifier.1.scale'}
     assert all(torch.equal(after[name], tensor) and torch.equal(seen[name], tensor) for name, tensor in inside.items())
     assert torch.equal(seen['classifier.1.scale'], torch.ones(3)) and not torch.equal(after['classifier.1.scale'], torch.ones(3))
-    assert 'its scale per class trained; 158 parameter tensors frozen' in capsys.readouterr().out
+    assert 'its scale per class trained; 8 parameter tensors frozen' in capsys.readouterr().out
     x = torch.randn(2, 3, 32, 32)
     plain, scaled = load_model(str(stage_one)).model.eval(), load_model(str(run)).model.eval()
     torch.testing.assert_close(scaled(x), plain(x) * after['classifier.1.scale'])
@@ -78,10 +78,12 @@ def test_ldam_before_and_after_a_linear_classifier(train, stage_one):
         train(f'--pretrained_weights {ldam} --trainable scale')
 
 
-@pytest.mark.parametrize('mixup', [0, .3])
-def test_classifier_alone(train, stage_one, monkeypatch, capsys, mixup):
+@pytest.mark.parametrize(('network', 'mixup', 'n_frozen'), [('tiny_test', 0, 6), ('mobilenetV2', .3, 156)])
+def test_classifier_alone(train, monkeypatch, capsys, network, mixup, n_frozen):
+    stage_one = train(f'--save_path one --n_epochs 2 --model_name {network}').parent / 'one'
     seen = first_weights(monkeypatch)
-    run = train(f'--pretrained_weights {stage_one} --trainable classifier --sampling class --n_epochs 2 --do_mixup {mixup} --momentum 0.9')
+    run = train(f'--pretrained_weights {stage_one} --model_name {network} --trainable classifier --sampling class --n_epochs 2 '
+                f'--do_mixup {mixup} --momentum 0.9')
     saved, after = weights_of(stage_one), weights_of(run, 'last')
     for name, tensor in saved.items():
         head = name.startswith('classifier.')
@@ -89,14 +91,14 @@ def test_classifier_alone(train, stage_one, monkeypatch, capsys, mixup):
         assert torch.equal(after[name], tensor) != head, name  # unchanged: all else, running statistics included
         assert torch.equal(after[name], seen[name]) != head, name  # trained: the head
     config = json.loads((run / 'config.cfg').read_text())
-    assert config['reinitialised'] == ['classifier.1.weight', 'classifier.1.bias'] and len(config['frozen']) == 156
-    assert 're-initialised: classifier.1.weight, classifier.1.bias; 156 parameter tensors frozen' in capsys.readouterr().out
+    assert config['reinitialised'] == ['classifier.1.weight', 'classifier.1.bias'] and len(config['frozen']) == n_frozen
+    assert f're-initialised: classifier.1.weight, classifier.1.bias; {n_frozen} parameter tensors frozen' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(('path', 'flags', 'message'), [
     ('absent/run', '', 'no such checkpoint or run folder: absent/run'),
     ('.', '', r'no checkpoint in \.: it holds no epoch_'),
-    ('experiments/one', '--model_name resnet10t', 'was trained with --model_name mobilenetV2, this run has resnet10t'),
+    ('experiments/one', '--model_name resnet10t', 'was trained with --model_name tiny_test, this run has resnet10t'),
     ('experiments/one', '--n_classes 2 --csv_train two_train.csv', 'was trained with --n_classes 3, this run has 2'),
 ])
 def test_what_does_not_fit_is_named(train, stage_one, tmp_path, path, flags, message):
