@@ -14,10 +14,14 @@ PARAMS = {'CE': {'epsilon': .1}, 'SEQL': {'gamma': 1., 'lam': .05}, 'WCE': {'gam
           'CB': {'beta': .99}, 'LDAM': {'s': 4.}}  # other than the defaults; SEQL without chance
 
 
-@pytest.mark.parametrize('name', LOSSES)
-@pytest.mark.parametrize('count', COUNTS.values(), ids=COUNTS)
-@pytest.mark.parametrize('case', ['random', 'extreme', 'batch of one', 'soft'])
-def test_value_and_gradient(name, count, case):
+CASES = ['random', 'extreme', 'batch of one', 'soft']
+
+
+# Every pair of a loss, counts and a case.
+@pytest.mark.parametrize(('name', 'counts', 'case'), [
+    (name, counts, CASES[(i + j) % len(CASES)]) for i, name in enumerate(LOSSES) for j, counts in enumerate(COUNTS)])
+def test_value_and_gradient(name, counts, case):
+    count = COUNTS[counts]
     rng, n = np.random.default_rng(list((case + name).encode())), np.array(count, np.float64)
     size = 1 if case == 'batch of one' else 6
     z = rng.choice([-90., 90.], (size, 5)) if case == 'extreme' else rng.normal(0, 3, (size, 5)).astype(np.float32).astype(float)
