@@ -1,9 +1,9 @@
 """Every line that the experiment script would run is a valid command."""
 import os
 import shlex
+import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,16 @@ from utils import run_test
 ROOT = Path(__file__).parent.parent
 
 
-def lines(*arguments):
-    done = subprocess.run(['bash', 'run_lt_experiments.sh', *arguments, '--dry_run'], cwd=ROOT, capture_output=True, text=True)
+@pytest.fixture
+def scripts(tmp_path):
+    """A folder with the shell scripts alone: in the checkout there may be runs, which they would leave out."""
+    shutil.copy(ROOT / 'run_lt_experiments.sh', tmp_path)
+    shutil.copytree(ROOT / 'tools', tmp_path / 'tools', ignore=lambda folder, names: [name for name in names if not name.endswith('.sh')])
+    return tmp_path
+
+
+def lines(scripts, *arguments):
+    done = subprocess.run(['bash', 'run_lt_experiments.sh', *arguments, '--dry_run'], cwd=scripts, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
@@ -23,9 +31,9 @@ def lines(*arguments):
 @pytest.mark.parametrize(('group', 'n_trainings'), [
     ('demo', 5), ('eyepacs', 14), ('endo', 70), ('eyepacs_recipes', 5), ('endo_recipes', 25), ('cifar', 6),
 ])
-def test_every_line_parses(group, n_trainings):
+def test_every_line_parses(scripts, group, n_trainings):
     runs, tests = [], []
-    for words in lines(group):
+    for words in lines(scripts, group):
         assert words[0] == 'python'
         if words[1] == 'train_lt_mxp.py':
             args = train_lt_mxp.get_parser().parse_args(words[2:])
@@ -53,54 +61,65 @@ def test_commands_of_the_original_are_accepted():
         train_lt_mxp.resolve(train_lt_mxp.get_parser().parse_args(line.split()))
 
 
-def test_unknown_group():
-    done = subprocess.run(['bash', 'run_lt_experiments.sh', 'isic'], cwd=ROOT, capture_output=True, text=True)
+def test_unknown_group(scripts):
+    done = subprocess.run(['bash', 'run_lt_experiments.sh', 'isic'], cwd=scripts, capture_output=True, text=True)
     assert done.returncode == 2 and 'unknown argument isic' in done.stderr
 
 
+# `log` has the order of what happened, since lines on stdout pass through a process of each experiment.
 SIDE_BY_SIDE = '''
 set -euo pipefail
 n_jobs=%d dry= PYTHON=python
 . tools/experiments.sh
-train_and_test() { echo "start $1 ${CUDA_VISIBLE_DEVICES:-cpu}"; sleep 0.4; echo "end $1"; [ "$1" != bad ]; }
+train_and_test() {
+    echo "start $1 ${CUDA_VISIBLE_DEVICES:-cpu}" | tee -a log
+    until %s; do sleep .05; done
+    echo "end $1" | tee -a log
+    [ "$1" != bad ]
+}
+wait() { echo waiting; builtin wait "$@"; }
 n_gpus=%d
 for name in a b c %s; do experiment $name; done
 settle
-echo settled
+echo settled | tee -a log
 experiment d
 settle
 '''
+ALL_STARTED = '[ "$(grep -c start log)" -ge $n_jobs ]'
 
 
-def side_by_side(n_jobs, n_gpus=0, extra=''):
-    script = SIDE_BY_SIDE % (n_jobs, n_gpus, extra)
-    return subprocess.run(['bash', '-c', script], cwd=ROOT, capture_output=True, text=True)
+def side_by_side(scripts, n_jobs, n_gpus=0, extra=''):
+    """-> the process, and lines of the log as lists of words"""
+    (scripts / 'log').unlink(missing_ok=True)
+    done = subprocess.run(['bash', '-c', SIDE_BY_SIDE % (n_jobs, ALL_STARTED, n_gpus, extra)], cwd=scripts, capture_output=True, text=True)
+    return done, [line.split() for line in (scripts / 'log').read_text().splitlines()]
 
 
-def test_experiments_side_by_side():
-    done = side_by_side(3, n_gpus=2)
+def test_experiments_side_by_side(scripts):
+    done, words = side_by_side(scripts, 3, n_gpus=2)
     assert done.returncode == 0, done.stderr
-    words = [line.split() for line in done.stdout.splitlines()]
-    assert all(name == f'{w[1]}:' for name, *w in (w for w in words if w != ['settled']))  # each line says whose it is
-    words = [w[-3:] if w[1:2] == ['start'] else w[-2:] for w in words]
+    said = [line.split() for line in done.stdout.splitlines() if line not in ('settled', 'waiting')]
+    assert len(said) == 8 and all(name == f'{word[1]}:' for name, *word in said)  # each line says whose it is
     assert [w[0] for w in words[:3]] == ['start'] * 3 and words.index(['settled']) > max(words.index(['end', n]) for n in 'abc')
     assert sorted(w[2] for w in words[:3]) == ['0', '0', '1'] and words[-2][1] == 'd'  # three slots on two GPUs; d after all
-    assert [w[0] for w in map(str.split, side_by_side(1).stdout.splitlines())] == ['start', 'end'] * 3 + ['settled', 'start', 'end']
 
 
-def test_a_failure_stops_what_is_built_on_it():
-    done = side_by_side(2, extra='bad')
-    assert done.returncode == 1 and 'an experiment failed' in done.stderr and 'settled' not in done.stdout
+def test_one_experiment_after_another(scripts):
+    assert [w[0] for w in side_by_side(scripts, 1)[1]] == ['start', 'end'] * 3 + ['settled', 'start', 'end']
+
+
+def test_a_failure_stops_what_is_built_on_it(scripts):
+    done, words = side_by_side(scripts, 2, extra='bad')
+    assert done.returncode == 1 and 'an experiment failed' in done.stderr and ['settled'] not in words
 
 
 @pytest.mark.parametrize('n_jobs', [1, 2])
-def test_an_interrupted_series_says_how_it_goes_on(n_jobs):
-    script = (SIDE_BY_SIDE % (n_jobs, 0, '')).replace('sleep 0.4', 'sleep 2')
-    process = subprocess.Popen(['bash', '-c', script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
-    for _ in range(n_jobs):
-        assert 'start' in process.stdout.readline()
-    time.sleep(.5)  # until it waits
+def test_an_interrupted_series_says_how_it_goes_on(scripts, n_jobs):
+    process = subprocess.Popen(['bash', '-c', SIDE_BY_SIDE % (n_jobs, '[ -e go ]', 0, '')], cwd=scripts, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    lines = [process.stdout.readline() for _ in range(1 if n_jobs == 1 else 3)]
+    assert sum('start' in line for line in lines) == n_jobs and ('waiting\n' in lines) == (n_jobs == 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole series
+    (scripts / 'go').touch()
     _, err = process.communicate()
     assert process.returncode == 130 and err == 'interrupted: the same command goes on where it stopped\n'

@@ -13,10 +13,17 @@ from utils.console import HelpFormatter, duration, python, script_parser, to_res
 from .next_steps import module_of
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob('**/*.py')
-                 if not path.relative_to(ROOT).parts[0].startswith('.') and re.search(r'^if __name__ ==', path.read_text(), re.M))
-SHELL = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob('**/*.sh')
-               if not path.relative_to(ROOT).parts[0].startswith('.') and path.read_text().startswith('#!'))
+FOLDERS = ('utils', 'models', 'tools', 'benchmarks', 'tests')  # what else lies in the checkout is not the project's
+
+
+def found(ending):
+    return sorted([*ROOT.glob(f'*{ending}'), *(path for folder in FOLDERS for path in (ROOT / folder).rglob(f'*{ending}'))])
+
+
+# tests/tiny_network.py passes all its flags on to another script.
+SCRIPTS = [str(path.relative_to(ROOT)) for path in found('.py')
+           if re.search(r'^if __name__ ==', path.read_text(encoding='utf-8'), re.M) and path.name != 'tiny_network.py']
+SHELL = [str(path.relative_to(ROOT)) for path in found('.sh') if path.read_text(encoding='utf-8').startswith('#!')]
 MANY = 6  # flags that need no groups
 
 
