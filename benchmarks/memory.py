@@ -1,4 +1,4 @@
-"""Peak memory of a training run and of the straightforward loop, each in a process of its own."""
+"""Peak memory of a training run and of the straightforward loop, and page faults of training steps, each in a process of its own."""
 import os
 import subprocess
 import sys
@@ -14,6 +14,19 @@ a = sys.argv[1:]
 device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 ReferenceLoop(*a[:3], int(a[3]), a[4], (int(a[5]), int(a[6])), int(a[7]), int(a[8]), .2, device).epoch()
 '''
+# Five training steps, after the ones that first touch the memory. `import utils` makes glibc keep freed memory.
+FAULTS = '''
+import resource
+import torch
+layers = torch.nn.Sequential(*[torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU()) for _ in range(8)])
+def faults():
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        layers(torch.ones(20000, 64)).sum().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
+faults()
+print(faults())
+'''
 END = '''
 import torch
 from benchmarks.memory import peak
@@ -27,11 +40,17 @@ def peak():
     return int(status.split('VmHWM:')[1].split()[0]) / 1024
 
 
-def run(code, argv):
-    """-> peak in MB of the process that runs `code`, and of the device"""
-    out = subprocess.check_output([sys.executable, '-c', f'import sys\n{code}\n{END}', *map(str, argv)], text=True,
+def run(code, argv, end=END):
+    """-> numbers in the last line that a process with `code` and `end` prints: its peak in MB, and that of the device"""
+    out = subprocess.check_output([sys.executable, '-c', f'import sys\n{code}\n{end}', *map(str, argv)], text=True,
                                   env=os.environ | {'PYTHONPATH': str(ROOT)})
     return map(float, out.splitlines()[-1].split())
+
+
+def page_faults(module):
+    """-> page faults of a few training steps in a process that imports `module` first"""
+    faults, = run(f'import {module}', [], end=FAULTS)
+    return faults
 
 
 def rows(ours, args):
@@ -44,4 +63,5 @@ def rows(ours, args):
         result.append((f'peak memory, {name}', host, 'MB', None, 'of the main process'))
         if device:
             result.append((f'peak memory on the device, {name}', device, 'MB', None, ''))
-    return result
+    ours, plain = page_faults('utils'), page_faults('sys')
+    return result + [('page faults of training steps', ours, '', ours / max(plain, 1), 'of those with the default settings of glibc')]

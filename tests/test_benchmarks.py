@@ -18,7 +18,7 @@ def test_throughput(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(memory, 'rows', lambda *args: [])
     flags = f'--csv_train {tiny}/train.csv --csv_val {tiny}/val.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --batch_size 4 ' \
-            f'--num_workers 0 --repeats 1 --n_images 24 --photographs {tiny}/images --json out.json'
+            f'--model_name tiny_test --num_workers 0 --repeats 1 --n_images 24 --photographs {tiny}/images --json out.json'
     monkeypatch.setattr(sys, 'argv', ['throughput', *flags.split()])
     throughput.main()
     result = json.loads((tmp_path / 'out.json').read_text())
@@ -63,7 +63,7 @@ def test_photographs(tmp_path, capsys):
 
 
 def test_reference_loop(tiny):
-    loop = ReferenceLoop(tiny / 'train.csv', tiny / 'val.csv', tiny / 'images', 3, 'mobilenetV2', (32, 32), 4, 0, .2, torch.device('cpu'))
+    loop = ReferenceLoop(tiny / 'train.csv', tiny / 'val.csv', tiny / 'images', 3, 'tiny_test', (32, 32), 4, 0, .2, torch.device('cpu'))
     training, total = loop.epoch()
     assert 0 < training < total and len(loop.combo) == 5
     table = pd.read_csv(tiny / 'train.csv')
@@ -73,3 +73,7 @@ def test_reference_loop(tiny):
 def test_peak_memory():
     host, device = memory.run('import numpy; x = numpy.ones(2 ** 26, numpy.uint8)', [])
     assert host > 64 and device >= 0
+
+
+def test_page_faults():
+    assert memory.page_faults('utils') >= 0
