@@ -72,13 +72,17 @@ def get_parser():
     return parser
 
 
+def run(phase, n, script, flags):
+    tiny_network.register()
+    halt = Halt(phase, n)
+    sys.argv = [script, *flags]
+    runpy.run_path(script, run_name='__main__')
+    halt.tell()
+
+
 def main():
     args = get_parser().parse_args()
-    tiny_network.register()
-    halt = Halt(args.phase, args.n)
-    sys.argv = [args.script, *args.flags]
-    runpy.run_path(args.script, run_name='__main__')
-    halt.tell()
+    run(args.phase, args.n, args.script, args.flags)
 
 
 if __name__ == '__main__':

@@ -1,67 +1,91 @@
 """Scripts that are started to be killed, and runs that are compared."""
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import torch
 
-from tests.halt import FILES
+from tests import halt
 from utils.model_saving_loading import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = os.environ | {'PYTHONUNBUFFERED': '1', 'PYTHONPATH': str(ROOT)}
 STATUSES = {-9: 'SIGKILL at any moment', 143: 'SIGTERM within the training loop', -15: 'SIGTERM before it', None: 'after the end'}
+# A process that has imported everything and done nothing else. Scripts are forked from it: each import again would take far longer.
+SERVER = multiprocessing.get_context('forkserver')
+SERVER.set_forkserver_preload(['tests.halt', 'train_lt_mxp', 'tools.report', 'utils.run_test'])
 
 
-def start(folder, command, phase='none', n=0):
-    script, *flags = command
-    return subprocess.Popen([sys.executable, '-m', 'tests.halt', phase, str(n), str(ROOT / script), *flags], cwd=folder,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+def _run(folder, out, err, *args):
+    os.chdir(folder)
+    for number, pipe in ((1, out), (2, err)):
+        os.dup2(pipe.fileno(), number)
+    sys.stdout, sys.stderr = (open(number, 'w', buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    halt.run(*args)
+
+
+class Script:
+    """A script in a process of its own; `out` and `err` are what it writes."""
+
+    def __init__(self, folder, command, phase='none', n=0):
+        (out, to_out), (err, to_err) = (SERVER.Pipe(duplex=False) for _ in range(2))
+        script, *flags = command
+        self.process = SERVER.Process(target=_run, args=(str(folder), to_out, to_err, phase, n, str(ROOT / script), flags))
+        with mock.patch.dict(os.environ, PYTHONPATH=str(ROOT)):
+            self.process.start()
+        for pipe in (to_out, to_err):
+            pipe.close()
+        self.out, self.err = (open(os.dup(pipe.fileno()), encoding='utf-8') for pipe in (out, err))  # noqa: SIM115
+
+    def end(self):
+        """-> exit status and what is left to read of stderr"""
+        self.out.read()
+        err = self.err.read()
+        self.process.join()
+        return self.process.exitcode, err
 
 
 def finish(folder, command):
     """-> Counter: how often each phase was passed"""
-    process = start(folder, command)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    status, err = Script(folder, command).end()
+    assert status == 0, err
     return Counter(json.loads(err.splitlines()[-1]))
 
 
 def kill_in(folder, command, phase, n):
     """SIGKILL at the `n`-th moment of a phase, proven by the process that holds still there and by its half file. -> False where the
     script ended before"""
-    process = start(folder, command, phase, n)
-    line = next((line for line in process.stderr if line.startswith('{')), None)
+    script = Script(folder, command, phase, n)
+    line = next((line for line in script.err if line.startswith('{')), None)
     assert line, 'the script failed'
     if json.loads(line)[phase] < n:
-        process.communicate()
+        script.end()
         return False
-    half = [file for file in folder.rglob(FILES.get(phase, '')) if file.name.endswith(f'.{process.pid}.tmp')]
-    assert process.poll() is None and (phase not in FILES or half)
-    process.kill()
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
+    half = [file for file in folder.rglob(halt.FILES.get(phase, '')) if file.name.endswith(f'.{script.process.pid}.tmp')]
+    assert script.process.is_alive() and (phase not in halt.FILES or half)
+    script.process.kill()
+    return script.end()[0] == -signal.SIGKILL
 
 
 def kill_at(folder, command, number, seconds):
     """Send `number` so many `seconds` after the network was built, just before the training loop. -> exit status, a key of STATUSES"""
-    process = start(folder, command)
-    for line in process.stdout:
+    script = Script(folder, command)
+    for line in script.out:
         if 'trainable parameters' in line:
             break
-    try:
-        _, err = process.communicate(timeout=seconds)
-        assert process.returncode == 0, err
+    script.process.join(seconds)
+    if not script.process.is_alive():
+        status, err = script.end()
+        assert status == 0, err
         return None
-    except subprocess.TimeoutExpired:
-        process.send_signal(number)
-        _, err = process.communicate()
-        assert process.returncode in (-number, 128 + number, 0), err
-        return process.returncode or None
+    os.kill(script.process.pid, number)
+    status, err = script.end()
+    assert status in (-number, 128 + number, 0), err
+    return status or None
 
 
 def same(folder, one, other):

@@ -1,15 +1,12 @@
 """A disk that is full in the middle: what was saved before can be read, nothing is left half done, one line says what to do."""
 import shutil
 import subprocess
-import sys
 from itertools import groupby
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from tests.conftest import train_flags
 from tests.kills import same
 from tests.test_model_saving_loading import info
 from tests.writes import FullDisk
@@ -74,14 +71,12 @@ def small_disk(tmp_path):
     subprocess.run(['umount', folder], check=True)
 
 
-def test_a_real_disk(train, tiny, small_disk, tmp_path):
+def test_a_real_disk(train, tiny, small_disk, tmp_path, capsys):
     """40 MB hold the first epoch (weights 9 MB, last/ 18 MB) and the best checkpoint of the second, but not its last/."""
     network = '--model_name mobilenetV2'
     flags = f'{FLAGS} {network} --save_path small/run --cache_dir {small_disk}/cache'
-    script = Path(__file__).parent.parent / 'train_lt_mxp.py'
-    done = subprocess.run([sys.executable, script, *train_flags(tiny, flags)], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr == RESUME.format(f'experiments/small/run/last/{FILE_NAME}') + '\n'
-    assert '* No cache: ' in done.stdout  # it leaves the room that is left to the checkpoints
+    assert message(train, flags) == RESUME.format(f'experiments/small/run/last/{FILE_NAME}')
+    assert '* No cache: ' in capsys.readouterr().out  # it leaves the room that is left to the checkpoints
     check_intact(small_disk / 'run', epoch=1)
     with open(small_disk / 'other', 'wb', buffering=0) as f, pytest.raises(OSError, match='No space'):
         while True:
