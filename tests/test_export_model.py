@@ -16,16 +16,15 @@ from .next_steps import next_words, parse
 onnxruntime = pytest.importorskip('onnxruntime')
 
 
-@pytest.fixture
-def trained(train, tiny):
-    train('--save_path a/b --model_name resnet10t')  # few layers: tracing takes seconds for each dozen
+def train_one(train, network, classifier):
+    """One epoch, and then weights of the last layer that give a trained-like spread: one epoch predicts nearly the same for all."""
+    train(f'--save_path a/b --model_name {network}')
     folder = read_checkpoint('experiments/a/b')['folder']
     info = torch.load(f'{folder}/{FILE_NAME}', weights_only=True)
     del info['sha256']
-    generator = torch.Generator().manual_seed(0)  # a trained-like spread: one epoch predicts nearly the same for all
-    info['state_dict']['fc.weight'] = torch.randn(3, 512, generator=generator)
+    weight, generator = info['state_dict'][f'{classifier}.weight'], torch.Generator().manual_seed(0)
+    info['state_dict'][f'{classifier}.weight'] = torch.randn(weight.shape, generator=generator)
     save_model(folder, info)
-    return folder
 
 
 def expected(images):
@@ -36,8 +35,10 @@ def expected(images):
         return loaded.model.double().eval()(torch.from_numpy((images / 255. - mean) / std)).numpy()
 
 
-@pytest.mark.parametrize(('kind', 'output'), [('uint8', 'probabilities'), ('float', 'logits')])
-def test_export(trained, train, tiny, capsys, kind, output):
+@pytest.mark.parametrize(('kind', 'output', 'network', 'classifier'), [
+    ('uint8', 'probabilities', 'resnet10t', 'fc'), ('float', 'logits', 'tiny_test', 'classifier.1')])
+def test_export(train, tiny, capsys, kind, output, network, classifier):
+    train_one(train, network, classifier)
     main(['--load_path', 'experiments/a/b', '--images', str(tiny / 'images'), '--input', kind, '--output', output])
     out = capsys.readouterr().out
     assert 'on 39 images' in out and parse(next_words(out))[1].init == 'results/a/b/model.safetensors'
@@ -57,14 +58,14 @@ def test_export(trained, train, tiny, capsys, kind, output):
     facts = json.loads(text)
     assert facts['class_names'] == ['class0', 'class1', 'class2'] and facts['class_count'] == [12, 6, 4] and facts['im_size'] == [32, 32]
     assert facts['run'] == 'a/b' and facts['onnx']['input'] == kind and 'bacc' in facts['metrics'] and str(tiny) not in text
-    model = get_arch('resnet10t', 3, 'results/a/b/model.safetensors').model
+    model = get_arch(network, 3, 'results/a/b/model.safetensors').model
     for name, value in load_model('experiments/a/b').model.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
-    if kind == 'float':
-        train('--save_path c --model_name resnet10t --init results/a/b/model.safetensors')
+    train(f'--save_path c --model_name {network} --init results/a/b/model.safetensors')
 
 
-def test_errors(trained, tmp_path):
+def test_errors(train, tmp_path):
+    train_one(train, 'tiny_test', 'classifier.1')
     with pytest.raises(InputError, match=r'ONNX differs from PyTorch by .* more than --tolerance 0'):
         main(['--load_path', 'experiments/a/b', '--tolerance', '0'])
     assert list((tmp_path / 'results' / 'a' / 'b').iterdir()) == []
