@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 
 from utils.losses import LOSSES, get_loss_fn
 
-QUICK = settings(max_examples=40, deadline=None, derandomize=True)
+QUICK = settings(max_examples=20, deadline=None, derandomize=True)
 PARAMS = {'SEQL': {'gamma': 1.}}  # without chance; test_losses.py tests the draws
 every_loss = pytest.mark.parametrize('name', LOSSES)
 

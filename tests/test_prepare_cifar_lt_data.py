@@ -36,12 +36,12 @@ def archive(path, classes, per_class=40, replace=None):
 @pytest.mark.parametrize('classes', SETS)
 def test_sets(tmp_path, monkeypatch, capsys, classes):
     monkeypatch.chdir(tmp_path)
-    main(['--classes', str(classes), '--imbalance', '10', '--val_per_class', '4', '--archive', archive('x.tar.gz', classes)])
+    main(['--classes', str(classes), '--imbalance', '10', '--val_per_class', '4', '--archive', archive('x.tar.gz', classes, per_class=20)])
     tables = {split: pd.read_csv(f'data/cifar{classes}_lt/{split}_cifar{classes}_lt.csv') for split in ('train', 'val', 'test')}
-    n_max = 40 * len(SETS[classes][2]) - 4
+    n_max = 20 * len(SETS[classes][2]) - 4
     expected = [int(n_max * 10 ** (-c / (classes - 1))) for c in range(classes)]
     assert tables['train'].label.value_counts().sort_index().tolist() == expected
-    assert set(tables['val'].label.value_counts()) == {4} and len(tables['test']) == 40 * classes
+    assert set(tables['val'].label.value_counts()) == {4} and len(tables['test']) == 20 * classes
     rows = {split: set(table.image_id.str.split('_').str[1]) for split, table in tables.items()}
     assert not rows['train'] & rows['val']
     for row in (tables['train'].iloc[0], tables['test'].iloc[-1]):
