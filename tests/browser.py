@@ -96,7 +96,7 @@ class Browser:
 
     def close(self):
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait()
         os.close(self.write_end)
         os.close(self.read_end)
         time.sleep(.1)  # its helpers still write to the profile
