@@ -11,7 +11,6 @@ import torch
 
 import train_lt_mxp
 import utils
-from tests import tiny_network
 from tests.make_run_fixtures import COMMON, FLAGS
 from utils import run_test
 from utils.common import InputError
@@ -20,7 +19,6 @@ from utils.model_saving_loading import load_model, read_checkpoint, save_model
 from utils.prediction_table import read_predictions
 from utils.run_folder import read_config
 
-tiny_network.register()
 ROOT = Path(__file__).parent.parent
 ARCHIVE = Path(__file__).parent / 'fixtures' / 'runs_0.1.zip'
 

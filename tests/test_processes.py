@@ -14,7 +14,7 @@ from .conftest import get_parser, new_accelerator, train_main, write_images
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
-ENVIRONMENT = os.environ | {'ACCELERATE_USE_CPU': 'true', 'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': str(ROOT)}
+ENVIRONMENT = os.environ | {'PYTHONPATH': str(ROOT)}
 
 # Starting two processes takes far longer than a tiny training, so one start trains all runs: flags of each -> argv.
 TRAIN = '''
@@ -68,7 +68,7 @@ PREEMPTED = '--n_epochs 3 --ema 0.9 --mixing mixup'
 
 def flags_of(name, flags, data='tiny'):
     return (f'--csv_train {data}/train.csv --data_path {data}/images --n_classes 3 --im_size 32 --model_name tiny_test --init none '
-            f'--batch_size 8 --num_workers 0 --metric mcc --save_path {name} {flags}')
+            f'--batch_size 8 --num_workers 0 --device cpu --metric mcc --save_path {name} {flags}')
 
 
 def start(folder, code, runs):
@@ -123,7 +123,6 @@ def single(folder, trained):
     """Stage two in one process."""
     with pytest.MonkeyPatch.context() as m, new_accelerator():
         m.chdir(folder)
-        m.setenv('ACCELERATE_USE_CPU', 'true')
         for name, (flags, more) in METHODS.items():
             train_main(get_parser().parse_args(flags_of(f'single_{name}', f'{STAGE_TWO} {flags} {more}').split()))
 

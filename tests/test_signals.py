@@ -5,12 +5,10 @@ import time
 import pytest
 import torch
 
-from tests import tiny_network
 from utils.common import Interrupted
 from utils.get_loaders import ClassDataset
 
-tiny_network.register()
-FLAGS = '--model_name tiny_test --n_epochs 2 --do_mixup 0.2 --momentum 0.9 --train_eval off --no_cache'
+FLAGS = '--n_epochs 2 --do_mixup 0.2 --momentum 0.9 --train_eval off --no_cache'
 
 
 @pytest.fixture
