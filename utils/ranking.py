@@ -32,8 +32,8 @@ class Ranking:
         pos, tied, between = (self.gather @ weights).reshape(3, len(self.scores), -1)
         return pos, tied, np.cumsum(pos, axis=0), np.cumsum(between + tied, axis=0)
 
-    def __call__(self, weights, levels=()):
-        """Whole-number weights (N, B) -> {('auc',), ('ap',), ('sensitivity_at_specificity', level) and
+    def __call__(self, weights, total, levels=()):
+        """Whole-number weights (N, B), their sums `total` (B,) -> {('auc',), ('ap',), ('sensitivity_at_specificity', level) and
         ('specificity_at_sensitivity', level) for each of `levels`: (B,)}. NaN without positives; AUC and operating points
         also without negatives. The average precision is the step-wise sum of precision x gain of recall, as scikit-learn's."""
         names = [('auc',), ('ap',), *((name, level) for level in levels for name in OPERATING_POINTS)]
@@ -41,7 +41,7 @@ class Ranking:
             return dict.fromkeys(names, np.full(weights.shape[1], np.nan))
         pos, tied, tp, fp = self._curve(weights)
         n_pos, draws = tp[-1], np.arange(weights.shape[1])
-        n_neg = weights.sum(axis=0) - n_pos
+        n_neg = total - n_pos
         with np.errstate(invalid='ignore', divide='ignore'):
             values = [np.einsum('gb,gb->b', pos, n_neg - fp + tied / 2) / (n_pos * n_neg),
                       np.einsum('gb,gb->b', pos, tp / np.maximum(tp + fp, 1)) / n_pos]

@@ -36,19 +36,19 @@ def mean_of_defined(values):
         return np.nanmean(values, axis=0)
 
 
-def confusion_metrics(confusion):
-    """(K, K, B), rows true and columns predicted -> {'bacc', 'mcc', 'kappa': (B,), 'recall', 'precision', 'f1': (K, B)}.
+def confusion_metrics(hits, true, predicted, distance):
+    """Weights of the images of each class that are right, that have this label, that get this answer, each (K, B), and the sum of
+    weight x squared distance of label and answer, (B,) -> {'bacc', 'mcc', 'kappa': (B,), 'recall', 'precision', 'f1': (K, B)}.
 
     NaN: recall of an absent class, precision of one never predicted, F1 of one that is neither (scikit-learn leaves it out of
     the macro F1), kappa of a single class. MCC of a constant is 0, as scikit-learn's; kappa is on the scale 0..K-1.
     """
-    true, predicted, n = confusion.sum(axis=1), confusion.sum(axis=0), confusion.sum(axis=(0, 1))
-    hits = np.einsum('kkb->kb', confusion)
-    distance = np.subtract.outer(np.arange(len(hits)), np.arange(len(hits))) ** 2
+    n, grade = true.sum(axis=0), np.arange(len(true))
     with np.errstate(invalid='ignore', divide='ignore'):
         recall, precision, f1 = hits / true, hits / predicted, 2 * hits / (true + predicted)
-        expected = np.einsum('ij,ib,jb->b', distance, true, predicted) / n
-        kappa = 1 - np.einsum('ij,ijb->b', distance, confusion) / expected
+        # sum over i, j of (i - j)^2 true_i predicted_j, multiplied out: whole numbers, so exact
+        expected = (grade ** 2 @ true * n + n * (grade ** 2 @ predicted) - 2 * (grade @ true) * (grade @ predicted)) / n
+        kappa = 1 - distance / expected
         spread = np.sqrt((n ** 2 - (true ** 2).sum(axis=0)) * (n ** 2 - (predicted ** 2).sum(axis=0)))
         mcc = np.where(spread > 0, (hits.sum(axis=0) * n - (true * predicted).sum(axis=0)) / spread, 0)
     return {'bacc': mean_of_defined(recall), 'mcc': mcc, 'kappa': kappa, 'recall': recall, 'precision': precision, 'f1': f1}
@@ -82,13 +82,17 @@ class WeightedMetrics:
 
     @staticmethod
     def _linear(y, preds, probs):
-        """-> sparse (R, N), and where in R stand the confusion matrix, NLL, Brier, the bins of ECE and of classwise ECE."""
+        """-> sparse (R, N), and where in R its parts end: right answers, labels and answers of each class, squared distance of label
+        and answer, NLL, Brier, the bins of ECE and of classwise ECE."""
         n, k = probs.shape
-        images, one, top, truth = np.arange(n), np.zeros(n, np.int64), probs[np.arange(n), preds], np.eye(k)[y]
-        entries = [(k * k, y * k + preds, images, one + 1.),
+        images, one, top, truth, right = np.arange(n), np.zeros(n, np.int64), probs[np.arange(n), preds], np.eye(k)[y], y == preds
+        entries = [(k, y[right], images[right], one[right] + 1.),
+                   (k, y, images, one + 1.),
+                   (k, preds, images, one + 1.),
+                   (1, one, images, (y - preds) ** 2.),
                    (1, one, images, -np.log(np.maximum(probs[images, y], np.finfo(float).eps))),
                    (1, one, images, ((probs - truth) ** 2).sum(axis=1)),
-                   (N_BINS, _bins(top), images, top - (y == preds)),
+                   (N_BINS, _bins(top), images, top - right),
                    (N_BINS * k, (_bins(probs) + np.arange(k) * N_BINS).ravel(), images.repeat(k), (probs - truth).ravel())]
         ends = np.cumsum([entry[0] for entry in entries])
         row = np.concatenate([end - size + rows for end, (size, rows, _, _) in zip(ends, entries, strict=True)])
@@ -99,11 +103,11 @@ class WeightedMetrics:
         """Whole-number weights (N, B) -> {('metrics', name) | ('classes', class, metric) | ('groups', group, metric) |
         ('operating_points', positives, name, level): float64 (B,)}, NaN where undefined."""
         k, n = self.shape[1], weights.sum(axis=0)
-        confusion, nll, brier, gaps, class_gaps = np.split(self.sums @ weights, self.parts)
-        by_confusion = confusion_metrics(confusion.reshape(k, k, -1))
+        hits, true, predicted, distance, nll, brier, gaps, class_gaps = np.split(self.sums @ weights, self.parts)
+        by_confusion = confusion_metrics(hits, true, predicted, distance[0])
         if not self.ordered:
             by_confusion['kappa'] = np.full(len(n), np.nan)
-        ranked = {name: self.rankings[name](weights, self.levels) for name in self.names}
+        ranked = {name: self.rankings[name](weights, n, self.levels) for name in self.names}
         classes = {name: by_confusion[name] for name in ('recall', 'precision', 'f1')} | {
             name: np.stack([ranked[c][name,] for c in self.names]) for name in ('auc', 'ap')}
         overall = {name: by_confusion[name] for name in ('bacc', 'mcc', 'kappa')} | {
@@ -115,7 +119,7 @@ class WeightedMetrics:
         result |= {('groups', group, name): mean_of_defined(classes[name][mask]) if mask.any() else np.full(len(n), np.nan)
                    for group, mask in self.groups.items() for name in CLASS_METRICS}
         for positives, ranking in self.points.items():
-            values = ranked[positives] if positives in ranked else ranking(weights, self.levels)
+            values = ranked[positives] if positives in ranked else ranking(weights, n, self.levels)
             result |= {('operating_points', positives, *key): value for key, value in values.items() if len(key) == 2}
         return result
 
