@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .common import InputError
+from .common import InputError, progress
 from .statistics import WeightedMetrics
 
 CELLS = 2 ** 21  # weights in memory at a time
@@ -67,12 +67,16 @@ def bootstrap_figures(tables, draws=1000, seed=0, **options):
     that differences and means of their `draws` are paired. `options`: of `WeightedMetrics`."""
     tables, result = align(tables), []
     patients = next((table.patient_ids for table in tables if table.patient_ids), None)
-    for table in tables:
-        metrics = WeightedMetrics(table, **options)
-        values = {key: float(value[0]) for key, value in metrics(np.ones((len(table.labels), 1))).items()}
-        blocks = [metrics(weights) for weights in weights_of_draws(table.labels, patients, draws, seed)]
-        result.append(Figures(values, {key: np.concatenate([block[key] for block in blocks]) for key in values},
-                              {key: metrics.count(key) for key in values}, metrics.thresholds()))
+    with progress(draws * len(tables), 'bootstrap draws', unit='draw') as bar:
+        for table in tables:
+            metrics = WeightedMetrics(table, **options)
+            values = {key: float(value[0]) for key, value in metrics(np.ones((len(table.labels), 1))).items()}
+            blocks = []
+            for weights in weights_of_draws(table.labels, patients, draws, seed):
+                blocks.append(metrics(weights))
+                bar.update(weights.shape[1])
+            result.append(Figures(values, {key: np.concatenate([block[key] for block in blocks]) for key in values},
+                                  {key: metrics.count(key) for key in values}, metrics.thresholds()))
     return result
 
 

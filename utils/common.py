@@ -137,10 +137,10 @@ class _Lines(tqdm):
             self.mininterval = 600
 
 
-def progress(total, desc, initial=0):
-    """A bar of images on a terminal, else `_Lines`; in the first of several processes only."""
+def progress(total, desc, initial=0, unit='img'):
+    """A bar of images, or of another `unit`, on a terminal, else `_Lines`; in the first of several processes only."""
     bar = tqdm if sys.stderr.isatty() else _Lines
-    return bar(total=total, initial=initial, desc=desc, unit='img', leave=False, disable=os.environ.get('RANK', '0') != '0')
+    return bar(total=total, initial=initial, desc=desc, unit=unit, leave=False, disable=os.environ.get('RANK', '0') != '0')
 
 
 def parse_parameter(text):

@@ -55,11 +55,11 @@ def way_of_test(csv):
     return ', '.join(found) or 'nothing more'
 
 
-def load_methods(csvs, draws=1000, seed=0, ordered=None):
+def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None):
     """{method: csvs} -> list of `Method`. Csvs of the same images share their bootstrap draws; different sets of images
-    (folds) are drawn independently. `ordered` None: by the names of the classes."""
-    tables = [(name, read_labelled(csv)) for name, of_method in csvs.items() for csv in of_method]
-    sets = {}
+    (folds) are drawn independently. `ordered` None: by the names of the classes. `tables`: {csv: its table} of those already read."""
+    known, sets = tables or {}, {}
+    tables = [(name, known[csv] if csv in known else read_labelled(csv)) for name, of_method in csvs.items() for csv in of_method]
     for i, (_, table) in enumerate(tables):
         sets.setdefault(frozenset(table.image_ids), []).append(i)
     figures, number = {}, {}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .common import InputError
+from .common import InputError, progress
 from .prediction_table import PredictionTable, read_predictions
 from .run_folder import read_config
 
@@ -137,7 +137,12 @@ def find_runs(paths, file=None):
                                (_counterpart(found, 'results', 'experiments'), found))
             folder = folder if folder and _is_run(folder) else None
             pairs.setdefault(os.path.abspath(results or folder), (folder, results, name))
-    return [read_run(*pair) for pair in pairs.values()]
+    runs = []
+    with progress(len(pairs), 'runs read', unit='run') as bar:
+        for pair in pairs.values():
+            runs.append(read_run(*pair))
+            bar.update()
+    return runs
 
 
 def series(records, *keys):
