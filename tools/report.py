@@ -12,7 +12,7 @@ from pathlib import Path
 
 from utils import report_scores, report_training
 from utils.bootstrap import bootstrap_metrics
-from utils.common import InputError, run_script, write_text
+from utils.common import InputError, progress, run_script, write_text
 from utils.console import say_next, script_parser
 from utils.page import page, section, tag
 from utils.plots import to_svg
@@ -79,9 +79,12 @@ def report(runs, data_path=None, draws=1000, baseline=None):
         title, parts = runs[0].name, run_sections(runs[0], data_path=data_path, draws=draws)
     else:
         title, parts = f'Comparison of {len(runs)} runs', comparison_sections(runs, draws, baseline)
-        for i, run in enumerate(runs if len(runs) <= MOST_DETAILS else ()):
-            inner = run_sections(run, 3, f'run{i}-', data_path, draws)
-            parts.append((f'run{i}', run.name, section(2, f'run{i}', f'Run {run.name}', *(part for _, _, part in inner))))
+        shown = runs if len(runs) <= MOST_DETAILS else []
+        with progress(len(shown), 'runs one by one', unit='run') as bar:
+            for i, run in enumerate(shown):
+                inner = run_sections(run, 3, f'run{i}-', data_path, draws)
+                parts.append((f'run{i}', run.name, section(2, f'run{i}', f'Run {run.name}', *(part for _, _, part in inner))))
+                bar.update()
         if len(runs) > MOST_DETAILS:
             text = f'More than {MOST_DETAILS} runs are not shown one by one: write the report of a single run for its figures.'
             parts.append(('one', 'Each run', section(2, 'one', 'Each run', tag('p', text))))

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn import metrics as sk
 
+from .shown import MOST_CLASSES, MOST_CONFUSIONS, frequent_confusions
+
 SMALLER_IS_BETTER = ('loss',)
 
 
@@ -78,8 +80,13 @@ def shot_recalls(recalls, train_count):
 
 
 def confusion_text(y_true, y_pred, class_names):
-    """Rows are true classes, columns predicted ones."""
+    """Rows are true classes, columns predicted ones. Of many classes, the most frequent confusions instead."""
     confusion = sk.confusion_matrix(y_true, y_pred, labels=range(len(class_names)))
+    if len(class_names) > MOST_CLASSES:
+        found = frequent_confusions(confusion)
+        shown = found[:MOST_CONFUSIONS]
+        return '\n'.join([f'The most frequent confusions, {len(shown)} of {len(found)} pairs of classes (true -> predicted: images)',
+                          *(f'{class_names[i]} -> {class_names[j]}: {n} of {confusion[i].sum()}' for i, j, n in shown)])
     columns = class_names
     if max(map(len, class_names)) > 8:  # long names would make wide tables: number the columns
         columns = [str(c) for c in range(len(class_names))]

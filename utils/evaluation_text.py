@@ -1,4 +1,5 @@
 """Figures with intervals, as `bootstrap.nested` gives them, as tables that people read."""
+from .shown import MOST_CLASSES
 from .statistics import CLASS_METRICS, METRIC_NAMES
 from .tables import to_text
 
@@ -74,7 +75,8 @@ def notes(result):
     lines = []
     few = [name for name, cells in result['classes'].items() if 0 < cells['recall']['n'] < FEW]
     if few:
-        lines.append(f"Note: less than {FEW} images of {', '.join(few)}: their intervals are too narrow, most of all at 0 and 100 %.")
+        which = ', '.join(few) if len(few) <= MOST_CLASSES else f"{len(few)} of {len(result['classes'])} classes"
+        lines.append(f"Note: less than {FEW} images of {which}: their intervals are too narrow, most of all at 0 and 100 %.")
     outside = [METRIC_NAMES[name] for name, c in result['metrics'].items()
                if c['low'] is not None and not c['low'] - 1e-9 <= c['value'] <= c['high'] + 1e-9]
     if outside:

@@ -11,7 +11,8 @@ from .evaluation_text import show
 from .page import figure, figures, join, section, table, tag
 from .report_data import series
 from .report_scores import percent, stacked
-from .statistics import METRIC_NAMES
+from .shown import MOST_CLASSES, choose, extremes
+from .statistics import METRIC_NAMES, mean_of_defined
 
 NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent', 'resume', 'overwrite', 'frozen', 'reinitialised')
 
@@ -21,7 +22,7 @@ def methods_of(runs, draws):
     names = sorted({os.path.basename(run.table.path) for run in runs})
     if len(names) > 1:
         raise InputError(f"the runs were tested on different splits, {' and '.join(names)}: choose one with --file")
-    return load_methods(find_csvs([run.results for run in runs], names[0]), draws)
+    return load_methods(find_csvs([run.results for run in runs], names[0]), draws, tables={run.table.path: run.table for run in runs})
 
 
 def _column(cells, name):
@@ -85,14 +86,22 @@ def _differences(methods, baseline):
 def _recalls(methods, summaries):
     keys = [key for key in summaries[0] if key[0] == 'classes' and key[2] == 'recall']
     shares = np.array([_column([s[key] for key in keys], 'value') for s in summaries]) / 100
-    counts = [summaries[0][key]['n'] for key in keys]
-    drawn = plots.heat_map(shares, [method.name for method in methods],
-                           [f'{plots.short(key[1], 22)} ({n:,})' for key, n in zip(keys, counts, strict=True)],
+    counts, names = [summaries[0][key]['n'] for key in keys], [method.name for method in methods]
+    choice = choose(len(keys), 'those with the lowest and those with the highest mean recall',
+                    *extremes(mean_of_defined(shares), np.array(counts)))
+    drawn = plots.heat_map(shares[:, choice.classes], names, [f'{plots.short(keys[c][1], 22)} ({counts[c]:,})' for c in choice.classes],
                            'class (tested images of a run)', 'method')
-    rows = [[method.name, *(stacked(s[key]) for key in keys)] for method, s in zip(methods, summaries, strict=True)]
+    if len(keys) <= MOST_CLASSES:
+        header = ['method', *(key[1] for key in keys)]
+        rows = [[name, *(stacked(s[key]) for key in keys)] for name, s in zip(names, summaries, strict=True)]
+        of_classes = table('Recall in percent [95 % interval]', header, rows)
+    else:  # a row for each class: nobody scrolls through hundreds of columns
+        rows = [[key[1], (f'{n:,}', n), *(stacked(s[key]) for s in summaries)] for key, n in zip(keys, counts, strict=True)]
+        of_classes = table('Recall in percent [95 % interval]; press a heading to sort', ['class', 'tested images', *names], rows,
+                           sortable=True)
     return [figure(plots.to_svg(drawn, 'compare-recalls', 'Recall of each class by method; the values stand in the table below.'),
-                   'Recall of each class, percent', 'Of the images of a class (column), how many each method finds.'),
-            table('Recall in percent [95 % interval]', ['method', *(key[1] for key in keys)], rows)]
+                   'Recall of each class, percent', f'Of the images of a class (column), how many each method finds.{choice.note}'),
+            of_classes]
 
 
 def _settings(runs):

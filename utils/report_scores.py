@@ -9,6 +9,7 @@ from .evaluation_text import NOT_PERCENT, notes, show
 from .page import figure, figures, join, tag
 from .page import table as html_table
 from .ranking import OPERATING_POINTS
+from .shown import MOST_CLASSES, MOST_CONFUSIONS, MOST_CURVES, choose, extremes, frequent_confusions, smallest_first
 from .statistics import CLASS_METRICS, LEVEL, METRIC_NAMES
 
 CARDS = {'bacc': ('balanced accuracy', '%'), 'kappa': ('agreement (quadratic kappa)', ''), 'mcc': ('agreement (MCC)', ''),
@@ -76,20 +77,38 @@ def scores(table, result, seen_as):
 def confusion(table, svg):
     names = table.class_names
     counts = curves.confusion_counts(table.labels, table.preds, len(names))
+    wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()  # images of the class or called it
+    choice = choose(len(names), 'those with the most wrong answers; answers of other classes are left out',
+                    smallest_first(-wrong, counts.sum(axis=1)))
+    labels, shares = [names[c] for c in choice.classes], curves.row_shares(counts)[np.ix_(choice.classes, choice.classes)]
+    drawn = plots.heat_map(shares, labels, labels, 'answer of the network', 'truth', above=.005)
+    return [figures(
+        figure(svg('confusion', drawn, f'Confusion matrix of {len(labels)} classes; the counts stand in the table after it.'),
+               'Confusion matrix, percent of each row',
+               'Of the images of a class (row), how many percent got each answer (column); right answers lie on the diagonal: '
+               f'{counts.trace():,} of {counts.sum():,} images. Less than half a percent is left blank.{choice.note}'),
+        _matrix_table(counts, names) if len(names) <= MOST_CLASSES else _frequent_table(counts, names))]
+
+
+def _matrix_table(counts, names):
     numbered = max(map(len, names)) > NUMBERED
     heads = [tag('span', c, title=name) if numbered else name for c, name in enumerate(names)]
     rows = [[f'{c} {name}' if numbered else name,
              *(tag('span', n, class_='hit') if i == c else n or tag('span', 0, class_='none') for i, n in enumerate(row)), f'{row.sum():,}']
             for c, (name, row) in enumerate(zip(names, counts, strict=True))]
-    drawn = plots.heat_map(curves.row_shares(counts), names, names, 'answer of the network', 'truth', above=.005)
     of_number = ', columns by the number of the class' if numbered else ''
-    return [figures(
-        figure(svg('confusion', drawn, f'Confusion matrix of {len(names)} classes; the counts stand in the table after it.'),
-               'Confusion matrix, percent of each row',
-               'Of the images of a class (row), how many percent got each answer (column); right answers lie on the diagonal: '
-               f'{counts.trace():,} of {counts.sum():,} images. Less than half a percent is left blank.'),
-        tag('div', html_table(f'Confusion matrix, images: truth in rows, answers in columns{of_number}', ['truth', *heads, 'all'], rows),
-            class_='confusion'))]
+    return tag('div', html_table(f'Confusion matrix, images: truth in rows, answers in columns{of_number}', ['truth', *heads, 'all'], rows),
+               class_='confusion')
+
+
+def _frequent_table(counts, names):
+    """The most frequent confusions, in place of a matrix that nobody can read."""
+    found, of_class = frequent_confusions(counts), counts.sum(axis=1)
+    rows = [[names[i], names[j], (f'{n:,}', n), (percent(n / of_class[i]), n / of_class[i])] for i, j, n in found[:MOST_CONFUSIONS]]
+    shown = sum(n for _, _, n in found[:MOST_CONFUSIONS])
+    return html_table(f'The most frequent confusions: {len(rows):,} of {len(found):,} pairs of classes, with {shown:,} of '
+                      f'{counts.sum() - counts.trace():,} wrong answers. Share: percent of the images of the true class; press a heading '
+                      'to sort', ['true class', 'predicted class', 'images', 'share'], rows, sortable=True, numbers=False)
 
 
 def each_class(table, result, svg, class_count=None):
@@ -97,25 +116,32 @@ def each_class(table, result, svg, class_count=None):
     classes, names = result['classes'], table.class_names
     groups = {HEADINGS[metric]: [np.array([np.nan if classes[name][metric][end] is None else 100 * classes[name][metric][end]
                                            for name in names]) for end in ('value', 'low', 'high')] for metric in ('recall', 'precision')}
-    labelled = [f"{plots.short(name)} ({classes[name]['recall']['n']:,})" for name in names]
+    tested = np.array([classes[name]['recall']['n'] for name in names])
+    choice = choose(len(names), 'those with the lowest and those with the highest recall', *extremes(groups[HEADINGS['recall']][0], tested))
+    groups = {heading: [ends[choice.classes] for ends in of_metric] for heading, of_metric in groups.items()}
+    labelled = [f'{plots.short(names[c])} ({tested[c]:,})' for c in choice.classes]
     counts = {'training images': class_count} if class_count else {}
-    counts['tested images'] = [classes[name]['recall']['n'] for name in names]
+    counts['tested images'] = tested
     rows = [[name, *((f'{n[c]:,}', n[c]) for n in counts.values()), *(stacked(classes[name][metric]) for metric in CLASS_METRICS)]
             for c, name in enumerate(names)]
     return [figure(svg('perclass', plots.bars(labelled, groups, 'percent', limit=(0, 103)),
                        'Bars: recall and precision of each class with 95 % intervals; the values stand in the table after it.'),
                    'Recall and precision of each class',
                    'Recall: of the images of the class, how many are found. Precision: of the answers with this class, how many are right. '
-                   f'Lines: 95 % intervals; in brackets: tested images, {len(table.labels):,} in all. No bar: 0, or nothing to count.'),
+                   f'Lines: 95 % intervals; in brackets: tested images, {len(table.labels):,} in all. No bar: 0, or nothing to count.'
+                   f'{choice.note}'),
             html_table('Each class in percent [95 % interval]; press a heading to sort', ['class', *counts, *HEADINGS.values()], rows,
                        sortable=True)]
 
 
 def thresholds(table, result, svg):
     """ROC and precision-recall curves of each class against the rest."""
-    found = {'auc': {}, 'ap': {}}
-    for c, name in enumerate(table.class_names):
-        positive = table.labels == c
+    found, names, tested = {'auc': {}, 'ap': {}}, table.class_names, np.bincount(table.labels, minlength=len(table.class_names))
+    auc = np.array([result['classes'][name]['auc']['value'] for name in names], float)
+    choice = choose(len(names), 'those with the lowest AUC and those with the most tested images', smallest_first(auc, tested),
+                    smallest_first(-tested, tested), most=MOST_CURVES)
+    for c in choice.classes:
+        name, positive = names[c], table.labels == c
         for metric, curve in (('auc', curves.roc_curve), ('ap', curves.pr_curve)):
             value = percent(result['classes'][name][metric]['value'])
             found[metric][f'{name}\n{metric.upper()} {value}, n {positive.sum():,}'] = curve(table.probs[:, c], positive)
@@ -128,11 +154,11 @@ def thresholds(table, result, svg):
     return [figures(
         figure(svg('roc', roc, f"ROC curves of the classes; {'; '.join(extremes)}."), 'ROC: each class against the rest',
                'The closer to the upper left corner, the better the class is told from the rest; dotted: chance. n: images of the class, '
-               f'of {n}; AUC: area under the curve, in percent.'),
+               f'of {n}; AUC: area under the curve, in percent.{choice.note}'),
         figure(svg('pr', pr, 'Precision-recall curves; the average precision stands in the table of the classes.'),
                'Precision and recall: each class against the rest',
                'How many alarms are right (precision, upwards) when so many images of the class are found (recall, to the right); rare '
-               f'classes are harder here. n: images of the class, of {n}; AP: average precision, in percent.')),
+               f'classes are harder here. n: images of the class, of {n}; AP: average precision, in percent.{choice.note}')),
         operating_points(result['operating_points'])]
 
 

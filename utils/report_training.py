@@ -7,6 +7,7 @@ from . import plots
 from .evaluation import SMALLER_IS_BETTER, is_better
 from .page import figure, figures, table, tag
 from .report_data import series
+from .shown import choose, extremes
 from .statistics import METRIC_NAMES
 
 STARTS = {'none': 'random weights', 'imagenet': 'ImageNet weights'}
@@ -54,13 +55,15 @@ def images_of_classes(run, svg):
         counts['training images'] = np.array(run.config['class_count'])
     if run.table:
         counts['tested images'] = np.bincount(run.table.labels, minlength=len(names))
-    labels = [[f'{n:,}' for n in of_class] for of_class in counts.values()]
-    drawn = plots.bars([plots.short(name) for name in names], {what: (n, None, None) for what, n in counts.items()}, 'images', labels)
-    totals = ', '.join(f'{n.sum():,} {what}' for what, n in counts.items())
     first = next(iter(counts.values()))
+    choice = choose(len(names), 'the rarest and the most frequent', *extremes(first, first))
+    labels = [[f'{n:,}' for n in of_class[choice.classes]] for of_class in counts.values()]
+    drawn = plots.bars([plots.short(names[c]) for c in choice.classes],
+                       {what: (n[choice.classes], None, None) for what, n in counts.items()}, 'images', labels)
+    totals = ', '.join(f'{n.sum():,} {what}' for what, n in counts.items())
     return [figure(svg('classes', drawn, f'Bars: images of each class. The most frequent is {names[first.argmax()]}, the rarest '
                                          f'{names[first.argmin()]}.'),
-                   'Images of each class', f'How many images each class has: {totals}.')]
+                   'Images of each class', f'How many images each class has: {totals}.{choice.note}')]
 
 
 def stage_lines(run, key, scale=1):
