@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 
 from .common import InputError
+from .shown import choose, extremes
 
 
 def get_watch(wanted, run):
@@ -47,7 +48,8 @@ class Watch:
             shutil.rmtree(folder, ignore_errors=True)
             self.writer = self.writer_class(folder)
             print(f'* Watch with: tensorboard --logdir {shlex.quote(folder)}')
-            labels = [[f'{n:,}' for n in class_count]]
+            self.choice = choose(len(class_names), 'the rarest and the most frequent', *extremes(class_count, class_count))
+            labels = [[f'{class_count[c]:,}' for c in self.choice.classes]]
             self._bars('training images', class_names, {'images': class_count}, 0, 'images', labels)
         for record in self.run.history[self.written:]:
             for tag, value in scalars(record, class_names).items():
@@ -57,8 +59,10 @@ class Watch:
         self.written = len(self.run.history)
         self.writer.flush()
 
-    def _bars(self, tag, class_names, values, epoch, *args, **kwargs):
+    def _bars(self, tag, class_names, values, epoch, xlabel, *args, **kwargs):
         from . import plots  # not above: a run that is not watched needs no matplotlib
-        groups = {name: (of_class, None, None) for name, of_class in values.items()}
-        figure = plots.bars([plots.short(name) for name in class_names], groups, *args, **kwargs)
+        classes, note = self.choice  # the same in every epoch
+        groups = {name: (of_class[classes], None, None) for name, of_class in values.items()}
+        label = '\n'.join([xlabel, *([note.strip()] if note else [])])
+        figure = plots.bars([plots.short(class_names[c]) for c in classes], groups, label, *args, **kwargs)
         self.writer.add_image(tag, plots.to_pixels(figure), epoch, dataformats='HWC')  # type: ignore[union-attr]
