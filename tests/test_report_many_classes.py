@@ -1,14 +1,17 @@
 """The report of many classes: figures of some, with a note of which, and the numbers of all in the tables."""
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from utils import plots
 from utils.evaluation import confusion_text
 from utils.page import page
 from utils.report_comparison import comparison_sections
 from utils.report_data import find_runs
 from utils.shown import MOST_CLASSES, MOST_CONFUSIONS, MOST_CURVES, choose, extremes, frequent_confusions, smallest_first
+from utils.watch import Watch
 
 from .browser import Browser, find_chromium
 from .report_files import Page, write_run
@@ -97,3 +100,16 @@ def test_nothing_is_wider_than_the_window(pages, tmp_path, width):
             assert browser.open(tmp_path / 'r.html', width) == [] and browser.messages == [] and browser.run(NARROW) == ''
     finally:
         browser.close()
+
+
+def test_tensorboard_shows_the_same_classes_in_every_epoch(tmp_path, monkeypatch):
+    drawn, values = [], {'auc_all': [c / K for c in range(K)], 'f1_all': [0.] * K}
+    writer = SimpleNamespace(add_scalar=lambda *args: None, add_image=lambda *args, **kwargs: None, flush=lambda: None)
+    run = SimpleNamespace(path=str(tmp_path), history=[{'epoch': epoch, 'train': {}, 'val': values} for epoch in (1, 2)])
+    monkeypatch.setattr(plots, 'bars', lambda *args, **kwargs: drawn.append(args))
+    monkeypatch.setattr(plots, 'to_pixels', lambda figure: None)
+    Watch(run, lambda folder: writer)(NAMES, np.arange(K, 0, -1))
+    half = MOST_CLASSES // 2
+    assert [names for names, *_ in drawn] == [[plots.short(name) for name in NAMES[:half] + NAMES[-half:]]] * 3
+    assert drawn[1][1]['AUC'][0][-1] == 100 * (K - 1) / K
+    assert drawn[1][2] == f'percent\nShown: {MOST_CLASSES} of {K} classes, the rarest and the most frequent.'
