@@ -14,10 +14,9 @@ import utils
 from tests.make_run_fixtures import COMMON, FLAGS
 from utils import run_test
 from utils.common import InputError
-from utils.formats import FORMAT, upgrade
+from utils.formats import FORMAT, read_config, upgrade
 from utils.model_saving_loading import load_model, read_checkpoint, save_model
 from utils.prediction_table import read_predictions
-from utils.run_folder import read_config
 
 ROOT = Path(__file__).parent.parent
 ARCHIVE = Path(__file__).parent / 'fixtures' / 'runs_0.1.zip'

@@ -22,8 +22,9 @@ def stage_one(train):
 
 @pytest.fixture
 def count(monkeypatch):
-    """Images that go through the first layer of the backbone."""
+    """Images that go through the first layer of the backbone, the trial before the data aside."""
     seen = [0]
+    monkeypatch.setattr(train_lt_mxp, 'check_forward', lambda *args: None)
 
     def counted(*args, **kwargs):
         arch, parent = get_stage_two(*args, **kwargs)

@@ -44,7 +44,7 @@ def test_run_folder(train, capsys):
     info = read_checkpoint(str(run))
     assert info['epoch'] == best['epoch'] and info['class_names'] == ['class0', 'class1', 'class2'] and info['im_size'] == (32, 32)
     out = capsys.readouterr().out
-    assert 'Train||Val Loss' in out and f"Best epoch {best['epoch']}" in out and 'python test_with_labels_eyepacs.py --load_path' in out
+    assert 'Train||Val Loss' in out and f"Best epoch {best['epoch']}" in out and 'test_with_labels_eyepacs.py --load_path' in out
 
 
 MIXUP_THEN_NONE = '--n_epochs 2 --do_mixup 0.3 --mixup_off_epochs 1'

@@ -20,9 +20,9 @@ import pandas as pd
 from utils.common import InputError, run_script, write_text
 from utils.console import say_next, script_parser
 from utils.evaluation_text import report_text
+from utils.formats import read_config
 from utils.pooling import evaluate_files
 from utils.prediction_table import read_labelled
-from utils.run_folder import read_config
 from utils.statistics import LEVEL, REFERABLE, are_grades
 
 

@@ -1,4 +1,7 @@
 """The format of what this project saves, and the upgrade of what older versions saved."""
+import json
+import os
+
 from .common import InputError
 
 FORMAT = 1  # of config.cfg, and so of a run folder, and of checkpoints; those of version 0.1 have no number, which counts as 0
@@ -18,3 +21,15 @@ def upgrade(saved: dict, source: str) -> dict:
     if number == 0:  # where `device` was what the run was trained on, and no flag
         saved = saved | {'device': 'auto', 'device_type': saved.get('device', 'cpu')}
     return ADDED_FLAGS | saved | {'format': FORMAT}
+
+
+def read_config(folder: str) -> dict:
+    """The content of `folder`/config.cfg, brought to the present format (`upgrade`). Raises `InputError` where there is no run."""
+    path = os.path.join(folder, 'config.cfg')
+    try:
+        with open(path, encoding='utf-8') as f:
+            return upgrade(json.load(f), path)
+    except FileNotFoundError as err:
+        raise InputError(f'{folder} is no run folder: it has no config.cfg') from err
+    except json.JSONDecodeError as err:
+        raise InputError(f'{path} cannot be read as JSON: {err}') from err

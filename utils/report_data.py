@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .common import InputError, progress
+from .formats import read_config
 from .prediction_table import PredictionTable, read_predictions
-from .run_folder import read_config
 
 CSVS = ('results_test.csv', 'results_val.csv')  # the first one that is there
 

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from .bad_images import write_skipped
 from .common import NO_ROOM, InputError, check_writable, write_text
 from .evaluation import is_better
-from .formats import upgrade
+from .formats import read_config
 from .model_saving_loading import FIELDS, FILE_NAME, read_checkpoint, save_model
 
 OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'skipped.csv', 'performance_epoch_*.txt', 'epoch_*', 'last',
@@ -31,18 +31,6 @@ def to_json(value):
 
 def _from_json(value):
     return {key: _from_json(item) for key, item in value.items()} if isinstance(value, dict) else math.nan if value is None else value
-
-
-def read_config(folder: str) -> dict:
-    """The content of `folder`/config.cfg, brought to the present format (`upgrade`). Raises `InputError` where there is no run."""
-    path = os.path.join(folder, 'config.cfg')
-    try:
-        with open(path, encoding='utf-8') as f:
-            return upgrade(json.load(f), path)
-    except FileNotFoundError as err:
-        raise InputError(f'{folder} is no run folder: it has no config.cfg') from err
-    except json.JSONDecodeError as err:
-        raise InputError(f'{path} cannot be read as JSON: {err}') from err
 
 
 def name_of_run(checkpoint_folder):
