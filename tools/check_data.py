@@ -12,7 +12,7 @@ from collections import defaultdict
 import numpy as np
 
 from utils.check_data import check_data, outside_rows, some
-from utils.common import InputError, run_script, write_text
+from utils.common import InputError, check_writable, run_script, write_text
 from utils.console import beside, say_next, script_parser, to_train
 from utils.duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
 from utils.get_loaders import ClassDataset
@@ -86,6 +86,8 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     if not .5 <= args.similarity <= 1:
         raise InputError('--similarity must lie in 0.5..1')
+    if args.out:
+        check_writable(os.path.dirname(args.out))
     sets = [ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path) for path in dict.fromkeys(args.csv)]
     n_classes = args.n_classes or 1 + max((int(data.dr.max()) for data in sets if len(data)), default=0)
     outside = {data.paths[i] for data in sets for i in outside_rows(data)}  # not even opened

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from utils.batches import Normalise
-from utils.common import InputError, file_sha256, run_script, whole_file, write_text
+from utils.common import InputError, check_writable, file_sha256, run_script, whole_file, write_text
 from utils.console import say_next, script_parser, to_train
 from utils.image_files import read_inputs
 from utils.model_saving_loading import load_model
@@ -104,6 +104,7 @@ def main(argv=None):
     loaded = load_model(args.load_path)
     c, im_size = loaded.info['config'], tuple(loaded.info['im_size'])
     folder = args.out or os.path.join('results', name_of_run(loaded.folder))
+    check_writable(folder)
     images = read_inputs(args.images, im_size, COMPARED) if args.images else noise(im_size)
     os.makedirs(folder, exist_ok=True)
     onnx, safetensors = (os.path.join(folder, f'model.{kind}') for kind in ('onnx', 'safetensors'))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from utils import report_scores, report_training
 from utils.bootstrap import bootstrap_metrics
-from utils.common import InputError, progress, run_script, write_text
+from utils.common import InputError, check_writable, progress, run_script, write_text
 from utils.console import say_next, script_parser
 from utils.page import page, section, tag
 from utils.plots import to_svg
@@ -109,6 +109,7 @@ def main(argv=None):
     folders = [os.path.abspath(run.results or run.folder) for run in runs]
     name = 'report_with_images.html' if args.with_images else 'report.html'  # the one to send does not become the one not to
     out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), name)
+    check_writable(os.path.dirname(out))
     write_text(out, report(runs, args.data_path, args.draws, args.baseline))
     print(f"* Wrote {out}{', which holds images of patients' if args.with_images else ''}")
     say_next('open it in a browser', 'python', '-m', 'webbrowser', Path(out).resolve().as_uri())

@@ -60,10 +60,11 @@ def run_script(main):
 
 @contextlib.contextmanager
 def whole_file(path):
-    """Yield a temporary name beside `path`; when the block ends without an error it is synced and becomes `path`. An `OSError`
-    of a write, which names no file, gets the name."""
+    """Yield a temporary name beside `path`, whose folder is made; when the block ends without an error it is synced and becomes `path`.
+    An `OSError` of a write, which names no file, gets the name."""
     temporary = f'{path}.{os.getpid()}.tmp'
     try:
+        os.makedirs(os.path.dirname(path) or os.curdir, exist_ok=True)
         yield temporary
         with open(temporary, 'r+b') as f:  # Windows syncs only what is open for writing
             os.fsync(f.fileno())
