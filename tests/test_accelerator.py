@@ -94,10 +94,11 @@ def visible_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, 'init', fail)
 
 
-def test_the_device_line_says_why_a_visible_gpu_is_not_used(visible_gpu):
+def test_the_device_line_says_why_a_visible_gpu_is_not_used(visible_gpu, monkeypatch):
     used = SimpleNamespace(device=torch.device('cpu'), mixed_precision='no', num_processes=1)
     reason = 'The NVIDIA driver on your system is too old (found version 11040).'
-    assert describe_device(used) == f'Device: CPU, threads {torch.get_num_threads()} (not the GPU: {reason})'
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
+    assert describe_device(used) == f'Device: CPU, 2 threads (not the GPU: {reason})'
 
 
 def test_a_build_without_cuda_is_named(visible_gpu, monkeypatch):

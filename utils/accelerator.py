@@ -45,7 +45,8 @@ def describe_device(accelerator: Accelerator) -> str:
     device = accelerator.device
     parts = [torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type.upper()]
     if device.type == 'cpu':
-        parts.append(f'threads {torch.get_num_threads()}')
+        n = torch.get_num_threads()
+        parts.append(f"{n} thread{'s' if n > 1 else ''}")
     if accelerator.mixed_precision != 'no':
         parts.append(accelerator.mixed_precision)
     if accelerator.num_processes > 1:
