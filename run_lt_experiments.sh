@@ -76,6 +76,7 @@ cifar() {
     done < <(methods two)
 }
 next="compare the methods: $(printf %q "$PYTHON") -m tools.compare_experiments results/${group%%_*}"
+[ -n "$dry" ] || plan "$group"
 "$group"
 settle
 [ -z "$dry" ] || next="do all this: bash run_lt_experiments.sh $group --jobs $n_jobs"

@@ -113,6 +113,38 @@ def test_a_failure_stops_what_is_built_on_it(scripts):
     assert done.returncode == 1 and 'an experiment failed' in done.stderr and ['settled'] not in words
 
 
+TIME_LEFT = '''
+set -euo pipefail
+n_jobs=%d dry= group=two PYTHON=python
+. tools/experiments.sh
+unset SECONDS  # from here on a plain variable
+SECONDS=0
+python() { [ "$1" != train_lt_mxp.py ] || SECONDS=$((SECONDS + 10)); }
+train_and_test() {
+    do_ "$PYTHON" train_lt_mxp.py --save_path "$1" --n_epochs 1
+    do_ "$PYTHON" test_with_labels_endo.py --load_path "experiments/$1"
+}
+two() { experiment a; settle; experiment b; settle; do_ "$PYTHON" -m tools.report; }
+%s
+plan two
+two
+'''
+
+
+@pytest.mark.parametrize(('n_jobs', 'known', 'times'), [
+    (1, '', ['', '10 s', '10 s', '0 s', '0 s']),  # learnt from the first training
+    (2, '', ['', '5 s', '5 s', '0 s', '0 s']),
+    (1, 'two_cost() { [ "$2" = train_lt_mxp.py ] && echo 100 || echo 5; }', ['3.5 min', '28 s', '26 s', '1 s', '0 s']),
+])
+def test_time_left(n_jobs, known, times):
+    done = subprocess.run(['bash', '-c', TIME_LEFT % (n_jobs, known)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    steps = [line for line in done.stderr.splitlines() if line.startswith('[')]
+    whats = ['train a', 'test a', 'train b', 'test b', 'report']
+    assert steps == [f'[{i}/5' + (f', about {time} left' if time else '') + f'] {what}'
+                     for i, (time, what) in enumerate(zip(times, whats, strict=True), 1)]
+
+
 @pytest.mark.parametrize('n_jobs', [1, 2])
 def test_an_interrupted_series_says_how_it_goes_on(scripts, n_jobs):
     process = subprocess.Popen(['bash', '-c', SIDE_BY_SIDE % (n_jobs, '[ -e go ]', 0, '')], cwd=scripts, stdout=subprocess.PIPE,

@@ -5,7 +5,61 @@ trap 'rm -rf "$slots"' EXIT
 trap 'wait; echo "interrupted: the same command goes on where it stopped" >&2; exit 130' INT
 
 do_() {
-    if [ -n "$dry" ]; then echo "$@"; else echo "\$ $*" >&2; "$@" </dev/null; fi
+    if [ -n "$dry" ]; then echo "$@"; return; fi
+    local start=$SECONDS expected
+    expected=$(cost "$@")
+    announce "$@"
+    echo "\$ $*" >&2
+    "$@" </dev/null || return
+    echo "$expected $((SECONDS - start))" >>"$slots/finished"
+}
+# cost COMMAND: its duration relative to other commands. GROUP_cost gives seconds on two idle cores; groups without that function
+# count a training as 100.
+cost() {
+    if declare -F "${group:-}_cost" >/dev/null; then "${group}_cost" "$@"; return; fi
+    case "$*" in *train_lt_mxp.py*) echo 100 ;; *) echo 3 ;; esac
+}
+# plan GROUP: count the commands that are still to be run, and their cost
+plan() {
+    local line
+    n_steps=0 total_cost=0
+    while read -r line; do
+        n_steps=$((n_steps + 1)) total_cost=$((total_cost + $(cost $line)))
+    done < <(dry=1; "$1")
+    : >"$slots/started"
+    : >"$slots/finished"
+}
+# announce COMMAND: a line such as [2/14, about 3 min left] train demo/mxp_0.2/seed0
+announce() {
+    local what step expected seconds done_cost=0 done_seconds=0 left
+    [ -n "${n_steps:-}" ] || return 0
+    case $2 in
+        -m) what=${3#tools.} ;;
+        train_lt_mxp.py) what="train $4" ;;
+        *) what="test ${4#experiments/}" ;;
+    esac
+    echo "$what" >>"$slots/started"
+    step=$(grep -nxF "$what" "$slots/started" | cut -d: -f1)
+    while read -r expected seconds; do
+        done_cost=$((done_cost + expected)) done_seconds=$((done_seconds + seconds))
+    done <"$slots/finished"
+    left=$((total_cost - done_cost))
+    if declare -F "${group}_cost" >/dev/null; then  # the first steps correct the expected speed, they do not replace it
+        done_cost=$((done_cost + 20)) done_seconds=$((done_seconds + 20))
+    fi
+    if [ "$done_cost" -gt 0 ]; then
+        left=", about $(duration $((left * done_seconds / done_cost / n_jobs))) left"
+    else
+        left=
+    fi
+    echo "[$step/$n_steps$left] $what" >&2
+}
+# duration SECONDS: 50 -> 50 s, 200 -> 3.3 min, 9000 -> 2.5 h
+duration() {
+    if [ "$1" -lt 90 ]; then echo "$1 s"
+    elif [ "$1" -lt 5400 ]; then echo "$(($1 / 60)).$(($1 % 60 / 6)) min"
+    else echo "$(($1 / 3600)).$(($1 % 3600 / 360)) h"
+    fi
 }
 # experiment NAME TESTER TEST_FLAGS -- TRAIN_FLAGS: train experiments/NAME and test its best epoch, beside others with --jobs,
 # where each line of the output begins with NAME
