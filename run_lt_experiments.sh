@@ -36,23 +36,33 @@ demo() {
     local seed common one two tool
     do_ "$PYTHON" -m tools.prepare_demo_data
     for seed in ${SEEDS:-0}; do
-        common=(--csv_train data/demo/train_demo.csv --data_path data/demo/images --im_size 96 --model_name mobilenetV2 --init none
-                --metric bacc --batch_size 16 --optimizer adam --num_workers 2 --seed "$seed")
-        one=(--n_epochs 7 --lr 0.002)
-        two=(--n_epochs 3 --loss_fn BSCE --pretrained_weights "experiments/demo/instance/seed$seed")
+        common=(--csv_train data/demo/train_demo.csv --data_path data/demo/images --im_size 64 --model_name regnetx_002 --init none
+                --metric bacc --batch_size 32 --optimizer adamw --wd 0.01 --schedule onecycle --ema 0.98 --train_eval off --num_workers 2
+                --seed "$seed")
+        one=(--n_epochs 5 --lr 0.004)
+        two=(--pretrained_weights "experiments/demo/instance/seed$seed")
         run() { local method=$1; shift; experiment "demo/$method/seed$seed" eyepacs --csv_test data/demo/test_demo.csv \
             --data_path data/demo/images --dihedral_tta 0 --num_workers 2 -- "${common[@]}" "$@"; }
         run instance "${one[@]}"
         run mxp_0.2 "${one[@]}" --do_mixup 0.2
         run BSCE "${one[@]}" --loss_fn BSCE
         settle
-        run 2stage_BSCE "${two[@]}" --lr 0.0003
-        run 2stage_cRT_BSCE "${two[@]}" --lr 0.002 --trainable classifier
+        run 2stage_BSCE "${two[@]}" --n_epochs 2 --lr 0.002 --loss_fn BSCE
+        run 2stage_cRT "${two[@]}" --n_epochs 10 --lr 0.01 --trainable classifier --sampling class --augment none
     done
     settle
     for tool in compare_experiments report; do do_ "$PYTHON" -m "tools.$tool" results/demo --baseline instance; done
     [ -n "$dry" ] || echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
     next="look closely at one method: $(printf %q "$PYTHON") -m tools.report results/demo/2stage_BSCE"
+}
+demo_cost() {  # see cost of tools/experiments.sh
+    case "$*" in
+        *prepare_demo_data*) [ -d data/demo ] && echo 2 || echo 22 ;;
+        *--trainable*) echo 9 ;;
+        *--pretrained_weights*) echo 16 ;;
+        *train_lt_mxp.py*) echo 30 ;;
+        *) echo 6 ;;
+    esac
 }
 eyepacs() { "${1:-both_stages}" eyepacs mobilenetV2 eyepacs -- --metric kappa; }
 eyepacs_recipes() { eyepacs toolbox; }

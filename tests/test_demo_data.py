@@ -6,14 +6,15 @@ from utils.demo_data import SPLITS, counts_of, write_demo_data
 
 
 def test_proportions():
-    for n in SPLITS.values():
+    for n, at_least in SPLITS.values():
         counts = counts_of(n)
         assert counts.sum() == n
         np.testing.assert_allclose(counts / n, [.735, .07, .151, .025, .019], atol=1 / n)
+        assert (counts_of(n, at_least) == np.maximum(counts, at_least)).all()
 
 
 def test_written_once_and_the_same_for_a_seed(tmp_path):
-    sizes = {'train': 12, 'val': 6, 'test': 6}
+    sizes = {'train': (12, 1), 'val': (6, 1), 'test': (6, 2)}
     for name, seed in (('a', 0), ('b', 0), ('c', 1)):
         write_demo_data(str(tmp_path / name), seed, sizes)
     table = pd.read_csv(tmp_path / 'a' / 'train_demo.csv')
@@ -22,6 +23,6 @@ def test_written_once_and_the_same_for_a_seed(tmp_path):
     def image(folder, i):
         return np.asarray(Image.open(tmp_path / folder / 'images' / f'{i}.jpg'))
     first = image('a', 'train_0000')
-    assert first.shape == (96, 96, 3) and 40 < first.mean() < 140 and first[:3, :3].max() < 30  # black corners
+    assert first.shape == (64, 64, 3) and 40 < first.mean() < 140 and first[:3, :3].max() < 30  # black corners
     assert (first == image('b', 'train_0000')).all() and (first != image('c', 'train_0000')).any()
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a', 'b', 'c']  # no temporary folder is left

@@ -23,9 +23,9 @@ def main(argv=None):
     if not os.path.exists(args.out):
         write_demo_data(args.out, args.seed)
     print(f'* Demo set in {args.out}: images/, train_demo.csv, val_demo.csv, test_demo.csv')
-    say_next('train', *to_train(os.path.join(args.out, 'train_demo.csv'), os.path.join(args.out, 'images'), 5, '--im_size', 96,
-                                '--model_name', 'mobilenetV2', '--init', 'none', '--optimizer', 'adam', '--lr', .002, '--metric', 'bacc',
-                                '--save_path', 'first/plain'))
+    say_next('train', *to_train(os.path.join(args.out, 'train_demo.csv'), os.path.join(args.out, 'images'), 5, '--im_size', 64,
+                                '--model_name', 'regnetx_002', '--init', 'none', '--batch_size', 32, '--optimizer', 'adamw', '--lr', .004,
+                                '--schedule', 'onecycle', '--n_epochs', 5, '--metric', 'bacc', '--save_path', 'first/plain'))
 
 
 if __name__ == '__main__':

@@ -14,25 +14,25 @@ from tqdm import tqdm
 from .demo_fundus import fundus_image
 
 PROPORTIONS = (.735, .070, .151, .025, .019)
-SPLITS = {'train': 1500, 'val': 400, 'test': 600}
+SPLITS = {'train': (1500, 1), 'val': (300, 30), 'test': (400, 40)}  # images in these proportions, and at least so many of each grade
 
 
-def counts_of(n):
-    """Images of each grade among `n`, by largest remainder; no grade is left out."""
+def counts_of(n, at_least=1):
+    """Images of each grade among `n`, by largest remainder; a grade with fewer than `at_least` is filled up to that."""
     exact = np.array(PROPORTIONS) * n
     counts = np.floor(exact).astype(int)
     counts[np.argsort(counts - exact)[:n - counts.sum()]] += 1
-    return np.maximum(counts, 1)
+    return np.maximum(counts, at_least)
 
 
 def write_demo_data(folder, seed=0, sizes=None):
     """Write `folder`/images/*.jpg and `folder`/{train,val,test}_demo.csv, whole or not at all; the same for a seed.
-    `sizes`: split -> number of images, SPLITS by default."""
+    `sizes`: split -> arguments of `counts_of`, SPLITS by default."""
     partial = f'{folder}.{os.getpid()}.tmp'
     os.makedirs(os.path.join(partial, 'images'))
     try:
-        for number, (split, n) in enumerate((sizes or SPLITS).items()):
-            grades = np.repeat(range(5), counts_of(n))
+        for number, (split, size) in enumerate((sizes or SPLITS).items()):
+            grades = np.repeat(range(5), counts_of(*size))
             rows = []
             for i, grade in enumerate(tqdm(grades, desc=f'demo images, {split}', unit='img', leave=False, disable=None)):
                 image_id = f'{split}_{i:04d}'

@@ -2,12 +2,14 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-SIZE, SCALE = 96, 2  # pixels of the image; drawn SCALE times larger and reduced, for smooth edges
-#         severity:    0    1    2    3    4
-RATES = {'dots':     (0.3, 7., 8., 14., 9.),
-         'blots':    (0.0, .3, 5., 14., 6.),
-         'exudates': (0.0, .1, 3., 5., 4.),
-         'tangles':  (0.0, .0, .0, .2, 3.2)}  # mean number of each kind of lesion
+SIZE, SCALE = 64, 2  # pixels of the image; drawn SCALE times larger and reduced, for smooth edges
+#          severity:    0    1    2    3     4
+RATES = {'dots':      (0.3, 7., 8., 11., 11.),
+         'blots':     (0.0, .3, 4., 10., 10.),
+         'exudates':  (0.0, .1, 3., 5.0, 5.0),
+         'tangles':   (0.0, .0, .0, 0.2, 3.2),
+         'pools':     (0.0, .0, .0, 0.1, 1.5),
+         'membranes': (0.0, .0, .0, 0.1, 1.6)}  # mean number of each kind of lesion
 
 
 def _curve(rng, start, angle, length, bend, steps=24):
@@ -37,10 +39,10 @@ def _vessels(rng, draw, disc, radius, side):
 
 
 def _lesions(rng, severity, radius, centre, disc, side):
-    """Masks (dark, bright) of the lesions; positions avoid the rim."""
+    """Masks (dark, bright, pale) of the lesions; positions avoid the rim."""
     size = SIZE * SCALE
-    dark, bright = (Image.new('L', (size, size)) for _ in range(2))
-    dark_draw, bright_draw = ImageDraw.Draw(dark), ImageDraw.Draw(bright)
+    dark, bright, pale = (Image.new('L', (size, size)) for _ in range(3))
+    dark_draw, bright_draw, pale_draw = (ImageDraw.Draw(mask) for mask in (dark, bright, pale))
     number = {kind: rng.poisson(np.interp(severity, range(5), rates)) for kind, rates in RATES.items()}
 
     def position(spread=.85):
@@ -60,13 +62,19 @@ def _lesions(rng, severity, radius, centre, disc, side):
     for _ in range(number['exudates']):
         at = position(.7)
         for _ in range(rng.integers(3, 8)):
-            blob(bright_draw, at + rng.normal(0, 2.2 * SCALE, 2), rng.uniform(.6, 1.2) * SCALE)
+            blob(bright_draw, at + rng.normal(0, 2.2 * SCALE, 2), rng.uniform(.7, 1.2) * SCALE)
     for _ in range(number['tangles']):  # new vessels: fine knots, half of them at the disc
         at = disc + rng.normal(0, .1 * radius, 2) if rng.random() < .5 else position(.75)
         for _ in range(rng.integers(5, 9)):
             loop, _ = _curve(rng, at, rng.uniform(0, 2 * np.pi), rng.uniform(.25, .5) * radius, rng.choice([-1, 1]) * rng.uniform(3, 7))
-            _line(dark_draw, loop, .55 * SCALE)
-    return dark, bright
+            _line(dark_draw, loop, .8 * SCALE)
+    for _ in range(number['pools']):  # blood before the retina: level above, round below
+        (x, y), r = position(.6), rng.uniform(.18, .32) * radius
+        dark_draw.chord([x - r, y - r, x + r, y + r], 0, 180, fill=255)
+    for _ in range(number['membranes']):  # scars that grow along the vessels
+        strand, _ = _curve(rng, position(.6), rng.uniform(0, 2 * np.pi), rng.uniform(.6, 1.) * radius, rng.normal(0, 1))
+        _line(pale_draw, strand, rng.uniform(2, 3.5) * SCALE)
+    return dark, bright, pale
 
 
 def fundus_image(grade, rng):
@@ -77,7 +85,7 @@ def fundus_image(grade, rng):
     vessels = Image.new('L', (size, size))
     _vessels(rng, ImageDraw.Draw(vessels), disc, radius, side)
     severity = np.clip(grade + rng.normal(0, .22), 0, 4)
-    dark, bright = _lesions(rng, severity, radius, centre, disc, side)
+    dark, bright, pale = _lesions(rng, severity, radius, centre, disc, side)
 
     y, x = np.mgrid[:size, :size].astype(np.float32)
     offset = np.stack([x - centre[0], y - centre[1]]) / radius
@@ -100,6 +108,7 @@ def fundus_image(grade, rng):
     paint(np.clip(2.2 * spot(disc, .11 * radius), 0, 1), (.98, .82, .55), .9, 0)
     paint(vessels, colour * (.62, .42, .45), rng.uniform(.7, .95), .35)
     paint(bright, (1., .92, .5), rng.uniform(.75, 1.), .4)
+    paint(pale, (.80, .76, .68), rng.uniform(.6, .9), .8)
     paint(dark, colour * (.55, .3, .32), rng.uniform(.75, 1.), .35)
     picture *= np.clip((1 - np.hypot(*offset)) * radius / (1.2 * SCALE), 0, 1)[..., None]  # black around the disc
     image = Image.fromarray((255 * np.clip(picture, 0, 1)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(0, .35) * SCALE))
