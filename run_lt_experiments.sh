@@ -47,8 +47,8 @@ demo() {
         run mxp_0.2 "${one[@]}" --do_mixup 0.2
         run BSCE "${one[@]}" --loss_fn BSCE
         settle
-        run 2stage_BSCE "${two[@]}" --n_epochs 2 --lr 0.002 --loss_fn BSCE
-        run 2stage_cRT "${two[@]}" --n_epochs 10 --lr 0.01 --trainable classifier --sampling class --augment none
+        run 2stage_BSCE "${two[@]}" --n_epochs 3 --lr 0.001 --loss_fn BSCE
+        run 2stage_cRT_BSCE "${two[@]}" --n_epochs 10 --lr 0.01 --loss_fn BSCE --trainable classifier --augment none
     done
     settle
     for tool in compare_experiments report; do do_ "$PYTHON" -m "tools.$tool" results/demo --baseline instance; done

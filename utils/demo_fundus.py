@@ -108,8 +108,8 @@ def fundus_image(grade, rng):
     paint(np.clip(2.2 * spot(disc, .11 * radius), 0, 1), (.98, .82, .55), .9, 0)
     paint(vessels, colour * (.62, .42, .45), rng.uniform(.7, .95), .35)
     paint(bright, (1., .92, .5), rng.uniform(.75, 1.), .4)
-    paint(pale, (.80, .76, .68), rng.uniform(.6, .9), .8)
     paint(dark, colour * (.55, .3, .32), rng.uniform(.75, 1.), .35)
+    paint(pale, (.80, .76, .68), rng.uniform(.6, .9), .8)
     picture *= np.clip((1 - np.hypot(*offset)) * radius / (1.2 * SCALE), 0, 1)[..., None]  # black around the disc
     image = Image.fromarray((255 * np.clip(picture, 0, 1)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(0, .35) * SCALE))
     small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), np.float32)
