@@ -47,7 +47,7 @@ demo() {
         run mxp_0.2 "${one[@]}" --do_mixup 0.2
         run BSCE "${one[@]}" --loss_fn BSCE
         settle
-        run 2stage_BSCE "${two[@]}" --n_epochs 3 --lr 0.001 --loss_fn BSCE
+        run 2stage_BSCE "${two[@]}" --n_epochs 3 --lr 0.002 --loss_fn BSCE
         run 2stage_cRT_BSCE "${two[@]}" --n_epochs 10 --lr 0.01 --loss_fn BSCE --trainable classifier --augment none
     done
     settle

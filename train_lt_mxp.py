@@ -7,7 +7,7 @@ Examples, with the demo set (python -m tools.prepare_demo_data makes it); the se
       --model_name regnetx_002 --init none --batch_size 32 --optimizer adamw --lr 0.004 --schedule onecycle --n_epochs 5 --metric bacc \
       --save_path first/plain
   python train_lt_mxp.py --csv_train data/demo/train_demo.csv --data_path data/demo/images --n_classes 5 --im_size 64 \
-      --model_name regnetx_002 --loss_fn BSCE --batch_size 32 --optimizer adamw --lr 0.001 --schedule onecycle --n_epochs 3 \
+      --model_name regnetx_002 --loss_fn BSCE --batch_size 32 --optimizer adamw --lr 0.002 --schedule onecycle --n_epochs 3 \
       --metric bacc --save_path first/2stage --pretrained_weights experiments/first/plain
 """
 import utils  # noqa: F401  first of all: how threads wait has to be set before torch is imported

@@ -3,13 +3,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SIZE, SCALE = 64, 2  # pixels of the image; drawn SCALE times larger and reduced, for smooth edges
-#          severity:    0    1    2    3     4
-RATES = {'dots':      (0.3, 7., 8., 11., 11.),
-         'blots':     (0.0, .3, 4., 10., 10.),
-         'exudates':  (0.0, .1, 3., 5.0, 5.0),
-         'tangles':   (0.0, .0, .0, 0.2, 3.2),
-         'pools':     (0.0, .0, .0, 0.1, 1.5),
-         'membranes': (0.0, .0, .0, 0.1, 1.6)}  # mean number of each kind of lesion
+#          severity:    0    1    2    3    4
+RATES = {'dots':      (0.3, 7., 8., 10., 12.),
+         'blots':     (0.0, .3, 3., 9., 18.),
+         'exudates':  (0.0, .1, 3., 5., 5.),
+         'tangles':   (0.0, .0, .0, .2, 3.2),
+         'pools':     (0.0, .0, .0, .1, 1.2),
+         'membranes': (0.0, .0, .0, .1, 1.6)}  # mean number of each kind of lesion
 
 
 def _curve(rng, start, angle, length, bend, steps=24):
@@ -109,7 +109,7 @@ def fundus_image(grade, rng):
     paint(vessels, colour * (.62, .42, .45), rng.uniform(.7, .95), .35)
     paint(bright, (1., .92, .5), rng.uniform(.75, 1.), .4)
     paint(dark, colour * (.55, .3, .32), rng.uniform(.75, 1.), .35)
-    paint(pale, (.80, .76, .68), rng.uniform(.6, .9), .8)
+    paint(pale, (.80, .76, .68), rng.uniform(.7, 1.), .8)
     picture *= np.clip((1 - np.hypot(*offset)) * radius / (1.2 * SCALE), 0, 1)[..., None]  # black around the disc
     image = Image.fromarray((255 * np.clip(picture, 0, 1)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(0, .35) * SCALE))
     small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), np.float32)
