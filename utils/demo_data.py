@@ -1,8 +1,9 @@
 """A synthetic five-grade fundus set with EyePACS's class proportions, for trying everything without any data access.
 
 Grades follow the international scale in outline: 0 nothing, 1 microaneurysms, 2 also haemorrhages and exudates, 3 many of
-them, 4 new vessels. Each eye has a severity that scatters around its grade, and lesion numbers are Poisson draws from it,
-so neighbouring grades overlap and no classifier can be perfect. For demonstration only: nothing medical follows from it.
+them, 4 new vessels, with bleeding and scars. Each eye has a severity that scatters around its grade, and lesion numbers are
+Poisson draws from it, so neighbouring grades overlap and no classifier can be perfect. Validation and test set hold more rare
+grades than these proportions give, so that recall is not a matter of a few images. Nothing medical follows from this set.
 """
 import os
 import shutil
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from .demo_fundus import fundus_image
 
 PROPORTIONS = (.735, .070, .151, .025, .019)
-SPLITS = {'train': (1500, 1), 'val': (300, 30), 'test': (400, 40)}  # images in these proportions, and at least so many of each grade
+SPLITS = {'train': (1500, 1), 'val': (300, 30), 'test': (400, 40)}  # images; at least so many of each grade
 
 
 def counts_of(n, at_least=1):

@@ -3,13 +3,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SIZE, SCALE = 64, 2  # pixels of the image; drawn SCALE times larger and reduced, for smooth edges
-#          severity:    0    1    2    3    4
+#          severity:    0    1    2    3     4
 RATES = {'dots':      (0.3, 7., 8., 10., 12.),
-         'blots':     (0.0, .3, 3., 9., 18.),
-         'exudates':  (0.0, .1, 3., 5., 5.),
-         'tangles':   (0.0, .0, .0, .2, 3.2),
-         'pools':     (0.0, .0, .0, .1, 1.2),
-         'membranes': (0.0, .0, .0, .1, 1.6)}  # mean number of each kind of lesion
+         'blots':     (0.0, .3, 3., 9.0, 18.),
+         'exudates':  (0.0, .1, 3., 5.0, 5.0),
+         'tangles':   (0.0, .0, .0, 0.2, 3.2),
+         'pools':     (0.0, .0, .0, 0.1, 1.2),
+         'membranes': (0.0, .0, .0, 0.1, 1.6)}  # mean number of each kind of lesion
 
 
 def _curve(rng, start, angle, length, bend, steps=24):
