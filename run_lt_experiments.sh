@@ -4,7 +4,7 @@
 # Trains, tests and compares every experiment of a group. A finished run is skipped, an interrupted one goes on.
 #
 #   GROUP      demo (default; needs no data), eyepacs, endo (the experiments of the paper), eyepacs_recipes, endo_recipes, cifar
-#   --jobs N   run N side by side, one on each GPU where there are GPUs (default: 1)
+#   --jobs N   run N side by side, one on each GPU where there are GPUs (default: 1, demo: 2)
 #   --dry_run  print the commands instead
 #   SEEDS      of the environment: random seeds of the demo (default: 0)
 #
@@ -18,7 +18,7 @@ set +o posix
 set -euo pipefail
 cd "$(dirname "$0")"
 . tools/setup_environment.sh
-group=demo dry= n_jobs=1
+group=demo dry= n_jobs=
 while [ $# -gt 0 ]; do
     case $1 in
         demo|eyepacs|endo|eyepacs_recipes|endo_recipes|cifar) group=$1 ;;
@@ -29,6 +29,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+[ -n "$n_jobs" ] || n_jobs=$([ $group = demo ] && echo 2 || echo 1)
 . tools/experiments.sh
 [ -n "$dry" ] && PYTHON=python || setup_environment requirements.txt
 
@@ -45,8 +46,8 @@ demo() {
             --data_path data/demo/images --dihedral_tta 0 --num_workers 2 -- "${common[@]}" "$@"; }
         run instance "${one[@]}"
         run mxp_0.2 "${one[@]}" --do_mixup 0.2
-        run BSCE "${one[@]}" --loss_fn BSCE
         settle
+        run BSCE "${one[@]}" --loss_fn BSCE
         run 2stage_BSCE "${two[@]}" --n_epochs 3 --lr 0.002 --loss_fn BSCE
         run 2stage_cRT_BSCE "${two[@]}" --n_epochs 10 --lr 0.01 --loss_fn BSCE --trainable classifier --augment none
     done
@@ -57,11 +58,11 @@ demo() {
 }
 demo_cost() {  # see cost of tools/experiments.sh
     case "$*" in
-        *prepare_demo_data*) [ -d data/demo ] && echo 2 || echo 22 ;;
-        *--trainable*) echo 9 ;;
-        *--pretrained_weights*) echo 16 ;;
-        *train_lt_mxp.py*) echo 30 ;;
-        *) echo 6 ;;
+        *prepare_demo_data*) [ -d data/demo ] && echo 2 || echo 18 ;;
+        *--trainable*) echo 14 ;;
+        *--pretrained_weights*) echo 28 ;;
+        *train_lt_mxp.py*) echo 45 ;;
+        *) echo 8 ;;
     esac
 }
 eyepacs() { "${1:-both_stages}" eyepacs mobilenetV2 eyepacs -- --metric kappa; }
