@@ -58,11 +58,11 @@ demo() {
 }
 demo_cost() {  # see cost of tools/experiments.sh
     case "$*" in
-        *prepare_demo_data*) [ -d data/demo ] && echo 2 || echo 18 ;;
-        *--trainable*) echo 14 ;;
-        *--pretrained_weights*) echo 28 ;;
-        *train_lt_mxp.py*) echo 45 ;;
-        *) echo 8 ;;
+        *prepare_demo_data*) [ -d data/demo ] && echo 2 || echo 25 ;;
+        *--trainable*) echo 20 ;;
+        *--pretrained_weights*) echo 38 ;;
+        *train_lt_mxp.py*) echo 62 ;;
+        *) echo 11 ;;
     esac
 }
 eyepacs() { "${1:-both_stages}" eyepacs mobilenetV2 eyepacs -- --metric kappa; }
