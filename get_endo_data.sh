@@ -20,13 +20,17 @@ check=() pass=() own=
 while [ $# -gt 0 ]; do
     case $1 in
         -h|--help) show_help get_endo_data.sh ;;
-        --zip) zip=${2:?--zip needs a file}; own=1; shift 2 ;;
+        --zip) zip=${2:?--zip needs a file}; own=1; shift 2
+               case $zip in /*) ;; *) zip=$called_from/$zip ;; esac ;;
         --sha256) check=(--sha256 "${2:?--sha256 needs a digest}"); shift 2 ;;
         *) pass+=("$1"); shift ;;
     esac
 done
 setup_environment requirements.txt
 [ -z "$own" ] || [ -f "$zip" ] || { echo "error: --zip $zip: no such file" >&2; exit 1; }
+# A mistyped flag ends here, and not after a download of 4 GB.
+"$PYTHON" -c 'import sys; from tools.prepare_endo_data import get_parser; get_parser().parse_args(sys.argv[1:])' \
+    --zip "$zip" ${pass[@]+"${pass[@]}"}
 "$PYTHON" -m tools.download_file "$url" --out "$zip" ${check[@]+"${check[@]}"}
 "$PYTHON" -m tools.prepare_endo_data --zip "$zip" ${pass[@]+"${pass[@]}"}
 [ -n "$own" ] || rm "$zip"

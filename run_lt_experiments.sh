@@ -29,6 +29,9 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+for seed in ${SEEDS:-0}; do
+    [[ $seed =~ ^[0-9]+$ ]] || { echo "error: SEEDS takes whole numbers, not $seed" >&2; exit 2; }
+done
 [ -n "$n_jobs" ] || n_jobs=$([ $group = demo ] && echo 2 || echo 1)
 . tools/experiments.sh
 [ -n "$dry" ] && PYTHON=python || setup_environment requirements.txt
@@ -54,7 +57,7 @@ demo() {
     settle
     for tool in compare_experiments report; do do_ "$PYTHON" -m "tools.$tool" results/demo --baseline instance; done
     [ -n "$dry" ] || echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
-    next="look closely at one method: $(printf %q "$PYTHON") -m tools.report results/demo/2stage_BSCE"
+    what="look closely at one method" next="$(printf %q "$PYTHON") -m tools.report results/demo/2stage_BSCE"
 }
 demo_cost() {  # see cost of tools/experiments.sh
     case "$*" in
@@ -86,9 +89,9 @@ cifar() {
             --train_eval off $flags
     done < <(methods two)
 }
-next="compare the methods: $(printf %q "$PYTHON") -m tools.compare_experiments results/${group%%_*}"
+what="compare the methods" next="$(printf %q "$PYTHON") -m tools.compare_experiments results/${group%%_*}"
 [ -n "$dry" ] || plan "$group"
 "$group"
 settle
-[ -z "$dry" ] || next="do all this: bash run_lt_experiments.sh $group --jobs $n_jobs"
-echo "* Next, $next" >&2
+[ -z "$dry" ] || what="do all this" next="bash run_lt_experiments.sh $group --jobs $n_jobs"
+say_next "$what" "$next" >&2

@@ -42,6 +42,7 @@ from utils.inference import predict
 from utils.interrupt import Interrupt
 from utils.losses import LOSSES
 from utils.method import Method
+from utils.read_csv import check_csv_exists
 from utils.recipes import RecipeParser
 from utils.reproducibility import random_state, set_backends, set_random_state, set_seeds
 from utils.run_folder import RunFolder
@@ -157,6 +158,8 @@ def build_network(args) -> Network:
 def main(args, argv=None):
     """`argv`: the command line, to tell how an interrupted run goes on."""
     resolve(args)
+    for csv in (args.csv_train, args.csv_val):
+        check_csv_exists(csv)  # before weights are downloaded
     accelerator = build_accelerator(args.device, args.precision, args.compile)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     if args.batch_size % (world_size * args.accumulate):

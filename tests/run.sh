@@ -18,4 +18,4 @@ setup_environment requirements.txt tests/requirements.txt
 "$PYTHON" -m ruff check .
 "$PYTHON" -m mypy
 "$PYTHON" -m pytest -n 2 --cov=utils --cov=models --cov-report=term:skip-covered --cov-fail-under=90 "$@"
-echo "* Next, see it work: bash run_lt_experiments.sh"
+say_next "see it work" "bash run_lt_experiments.sh"

@@ -37,6 +37,14 @@ def test_missing_imagenet_weights(refused, monkeypatch):
     assert refused('--model_name mobilenetV2 --init imagenet').startswith('the ImageNet weights of mobilenetV2 cannot be loaded (no route')
 
 
+def test_a_missing_csv_is_named_before_weights_are_looked_for(refused):
+    assert refused('--csv_train absent_train.csv --init absent.pth') == 'no such csv: absent_train.csv'
+
+
+def test_a_save_path_that_leads_out_of_experiments(refused):
+    assert refused('--save_path ../../elsewhere') == '--save_path names no folder below experiments/'
+
+
 def test_missing_weights_file(refused):
     assert refused('--init absent.pth').startswith('no such file of weights: absent.pth')
 

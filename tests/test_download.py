@@ -83,6 +83,8 @@ def test_get_endo_data_script(server, tmp_path):
     def script(*flags):
         command = ['bash', tmp_path / 'get_endo_data.sh', '--n_images', '230', '--num_workers', '1', *flags]
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    mistyped = script('--selekt', '.1')  # ends before the download
+    assert mistyped.returncode == 2 and 'unrecognized arguments: --selekt' in mistyped.stderr and not (tmp_path / 'data').exists()
     wrong = script('--sha256', 'f' * 64)
     assert wrong.returncode == 1 and 'is not the expected file' in wrong.stderr and not (tmp_path / 'data/images').exists()
     done = script('--sha256', digest)

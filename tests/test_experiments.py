@@ -157,3 +157,16 @@ def test_an_interrupted_series_says_how_it_goes_on(scripts, n_jobs):
     (scripts / 'go').touch()
     _, err = process.communicate()
     assert process.returncode == 130 and err == 'interrupted: the same command goes on where it stopped\n'
+
+
+def test_seeds_that_are_no_numbers_are_refused_before_anything_is_made(scripts):
+    done = subprocess.run(['bash', 'run_lt_experiments.sh', '--dry_run'], cwd=scripts, capture_output=True, text=True,
+                          env=os.environ | {'SEEDS': '0 a'})
+    assert (done.returncode, done.stdout, done.stderr) == (2, '', 'error: SEEDS takes whole numbers, not a\n')
+
+
+def test_the_next_command_of_a_shell_script_works_from_where_it_was_called(scripts, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp('elsewhere')
+    command = ['bash', str(scripts / 'run_lt_experiments.sh'), '--dry_run']
+    line = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True).stderr
+    assert line == f'* Next, do all this: cd {shlex.quote(str(scripts))} && bash run_lt_experiments.sh demo --jobs 2\n'

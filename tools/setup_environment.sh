@@ -1,7 +1,15 @@
 # Sourced by the shell scripts, in the repository's root.
+called_from=$OLDPWD  # the folder from which the script went there
 
 # show_help FILE: print the comment at the top of that script, and end.
 show_help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"; exit 0; }
+
+# say_next WHAT COMMAND: the line with the command to run next, as it works in the folder from which the script was called
+say_next() {
+    local there=
+    [ "$called_from" = "$PWD" ] || there="cd $(printf %q "$PWD") && "
+    echo "* Next, $1: $there$2"
+}
 
 # make_venv: .venv, or one line that says what is missing
 make_venv() {

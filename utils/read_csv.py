@@ -18,10 +18,7 @@ def read_csv(path, what='csv'):
     UTF-8 with or without byte order mark, any end of line, columns separated by comma, semicolon or tab; empty lines do not
     count. Raises `InputError` for a file that is missing or no such table, naming the row where it is known.
     """
-    if os.path.isdir(path):
-        raise InputError(f'{path} is a folder, not a {what}: name the file')
-    if not os.path.isfile(path):
-        raise InputError(f'no such {what}: {path}')
+    check_csv_exists(path, what)
     with open(path, 'rb') as f:
         content = f.read(1 << 16)
     if b'\0' in content:
@@ -45,6 +42,13 @@ def read_csv(path, what='csv'):
     if 'patient_id' in table:
         table['patient_id'] = table.patient_id.mask(table.patient_id.isin(UNKNOWN))
     return table, np.flatnonzero(filled) + 2
+
+
+def check_csv_exists(path: str, what: str = 'csv') -> None:
+    if os.path.isdir(path):
+        raise InputError(f'{path} is a folder, not a {what}: name the file')
+    if not os.path.isfile(path):
+        raise InputError(f'no such {what}: {path}')
 
 
 def _row_without_utf8(path):
