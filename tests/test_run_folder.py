@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train_lt_mxp
+import utils
 from utils import run_folder
 from utils.batches import Plain
 from utils.common import InputError, Interrupted
@@ -138,6 +139,7 @@ def test_environment(train, monkeypatch):
     with new_accelerator():
         text = (train() / 'environment.json').read_text()
     environment = json.loads(text)
+    assert environment['version'] == utils.__version__
     assert environment['packages']['torch'] == importlib.metadata.version('torch') and environment['device'] == 'cpu'
     assert len(environment['git_commit'] or 40 * 'x') == 40 and environment['git_dirty'] in (True, False, None)
     assert 'name-of-host' not in text and 'name-of-user' not in text and str(Path.cwd()) not in text

@@ -6,6 +6,8 @@ import subprocess
 
 import torch
 
+from . import __version__
+
 PACKAGES = ('torch', 'torchvision', 'numpy', 'pandas', 'scikit-learn', 'scipy', 'pillow', 'accelerate', 'timm')
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -27,7 +29,8 @@ def describe_environment(device):
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     status = _git('status', '--porcelain', '--untracked-files=no')
-    return {'python': platform.python_version(), 'system': f'{platform.system()} {platform.machine()}', 'packages': versions,
+    return {'version': __version__, 'python': platform.python_version(), 'system': f'{platform.system()} {platform.machine()}',
+            'packages': versions,
             'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type, 'cuda': torch.version.cuda,
             'threads': torch.get_num_threads(), 'git_commit': _git('rev-parse', 'HEAD'),
             'git_dirty': None if status is None else bool(status)}
