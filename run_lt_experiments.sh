@@ -29,10 +29,13 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-for seed in ${SEEDS:-0}; do
-    [[ $seed =~ ^[0-9]+$ ]] || { echo "error: SEEDS takes whole numbers, not $seed" >&2; exit 2; }
-done
-[ -n "$n_jobs" ] || n_jobs=$([ $group = demo ] && echo 2 || echo 1)
+if [ $group = demo ]; then
+    for seed in ${SEEDS:-0}; do
+        [[ $seed =~ ^[0-9]+$ ]] || { echo "error: SEEDS takes whole numbers, not $seed" >&2; exit 2; }
+    done
+    n_jobs=${n_jobs:-2}
+fi
+n_jobs=${n_jobs:-1}
 . tools/experiments.sh
 [ -n "$dry" ] && PYTHON=python || setup_environment requirements.txt
 

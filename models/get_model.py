@@ -91,7 +91,8 @@ def get_arch(model_name, n_classes=5, init='none', im_size=None, head='linear'):
         except InputError:
             raise
         except Exception as err:  # networks refuse an image size in ways of their own
-            raise InputError(f'--model_name {model_name} cannot be built for images of {im_size}: {err}') from err
+            size = 'x'.join(map(str, im_size)) if im_size else 'its own size'
+            raise InputError(f'--model_name {model_name} cannot be built for images of {size}: {err}') from err
         if init != 'none':
             load_weights(arch.model, read_state_dict(init), init, skip_classifier_of_other_size=True)
         return with_head(arch)

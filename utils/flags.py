@@ -122,6 +122,8 @@ def resolve(args):
         raise InputError(f'--trainable {args.trainable} would freeze a random backbone: it belongs to stage two, give --pretrained_weights')
     resolve_method(args)
     args.warmup = SCHEDULES[args.schedule] if args.warmup is None else args.warmup
+    if os.path.normpath(args.save_path).split(os.sep)[0] == os.pardir:
+        raise InputError(f'--save_path {args.save_path} leads out of experiments/: name a folder below it')
     if args.save_path == 'date_time':
         args.save_path = datetime.now().strftime('%Y-%m-%d-%H-%M-%S')
     args.num_workers = min(args.num_workers, os.cpu_count() or 1)

@@ -53,7 +53,7 @@ class RunFolder:
         self.replaces, self.saved, self.lock = False, None, None
         if path is None:
             return
-        if os.path.normpath(path) in ('.', 'experiments') or os.path.normpath(path).startswith(os.pardir):
+        if os.path.normpath(path) in ('.', 'experiments'):
             raise InputError('--save_path names no folder below experiments/')
         nested = [above for above in self._above() if os.path.exists(os.path.join(above, 'config.cfg'))]
         nested += [os.path.dirname(file) for file in glob.glob(os.path.join(glob.escape(path), '*', '**', 'config.cfg'), recursive=True)]
