@@ -134,6 +134,7 @@ class Network(NamedTuple):
     arch: Arch
     head: str  # key of HEADS
     parent: dict | None  # of a stage two: the checkpoint of stage one
+    known_names: list | None  # of a stage two: the class names that stage one learnt
     frozen: list  # names of parameters
     reinitialised: list
     description: str
@@ -143,16 +144,16 @@ def build_network(args) -> Network:
     """Build the network that `args` name, with its first weights, on the CPU."""
     head = 'scaled' if args.trainable == 'scale' else LOSSES[args.loss_fn].head
     if args.pretrained_weights:
-        arch, parent = get_stage_two(args.pretrained_weights, args.model_name, args.n_classes, args.im_size, head)
+        arch, parent, known_names = get_stage_two(args.pretrained_weights, args.model_name, args.n_classes, args.im_size, head)
     else:
-        arch, parent = get_arch(args.model_name, args.n_classes, args.init, args.im_size, head), None
+        arch, parent, known_names = get_arch(args.model_name, args.n_classes, args.init, args.im_size, head), None, None
     if args.grow_from < 1 and arch.model.fixed_size:
         raise InputError(f'--grow_from {args.grow_from:g}: {args.model_name} takes images of one size only, leave the flag out')
     frozen, reinitialised = set_trainable(arch.model, args.trainable)
     n_trainable = sum(p.numel() for p in arch.model.parameters() if p.requires_grad)
     description = (f'* {args.model_name}: {n_trainable:,} trainable parameters; '
                    + describe_start(args.init, args.im_size, parent, frozen, reinitialised))
-    return Network(arch, head, parent, frozen, reinitialised, description)
+    return Network(arch, head, parent, known_names, frozen, reinitialised, description)
 
 
 def main(args, argv=None):
@@ -183,7 +184,8 @@ def main(args, argv=None):
         train_loader, val_loader = get_train_val_cls_loaders(
             args.csv_train, args.csv_val, args.data_path, args.batch_size, args.im_size, args.n_classes, args.num_workers, args.seed,
             args.n_epochs, True, None if args.no_cache else args.cache_dir, rank, world_size, args.accumulate,
-            args.skip_bad_images, args.allow_outside_data_path)
+            args.skip_bad_images, args.allow_outside_data_path, args.label_column,
+            network.known_names)
     train_set, val_set = train_loader.dataset, val_loader.dataset
     val_set = val_set.dataset if world_size > 1 else val_set  # the whole, of which each process scores a part
     num_workers = train_loader.num_workers  # fewer where images come from the cache
@@ -197,8 +199,9 @@ def main(args, argv=None):
     print(network.description)
     config = vars(args) | {
         'format': FORMAT, 'head': network.head,
-        'class_names': class_names, 'class_count': class_count.tolist(), 'parent': network.parent, 'frozen': network.frozen,
-        'reinitialised': network.reinitialised, 'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},
+        'class_column': train_set.label_column, 'class_names': class_names, 'class_count': class_count.tolist(), 'parent': network.parent,
+        'frozen': network.frozen, 'reinitialised': network.reinitialised,
+        'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},
         'decoder': DECODER, 'torch': str(torch.__version__), 'device_type': accelerator.device.type,
         'mixed_precision': accelerator.mixed_precision}
     accelerator.wait_for_everyone()  # all have looked at the folder before it is written to

@@ -13,9 +13,10 @@ import numpy as np
 
 from utils.check_data import check_data, outside_rows, some
 from utils.common import InputError, check_writable, run_script, write_text
-from utils.console import beside, say_next, script_parser, to_train
+from utils.console import beside, label_flag, say_next, script_parser, to_train
 from utils.duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
 from utils.get_loaders import ClassDataset
+from utils.label_column import HELP as LABEL_HELP
 from utils.read_csv import csv_text
 
 
@@ -59,6 +60,7 @@ def get_parser():
     data = parser.add_argument_group('data')
     data.add_argument('csv', nargs='+', help='csvs of one data set, in the order training, validation, test')
     data.add_argument('--data_path', default='data/images', metavar='FOLDER', help='folder of the images')
+    data.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
     data.add_argument('--n_classes', type=int, metavar='K', help='number of classes (default: the largest label of all csvs + 1)')
     data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of --data_path')
     search = parser.add_argument_group('checks and output')
@@ -76,9 +78,10 @@ def next_step(sets, args, n_classes):
         return 'predict these images', 'python', '-m', 'tools.predict', '--help'
     train, val = (csvs + [beside(csvs[0], 'val')])[:2]
     if train == val or not os.path.isfile(val):
-        return 'look at the images', 'python', '-m', 'tools.contact_sheet', train, '--data_path', args.data_path
+        return ('look at the images', 'python', '-m', 'tools.contact_sheet', train, '--data_path', args.data_path,
+                *label_flag(args.label_column))
     return 'train', *to_train(train, args.data_path, n_classes, '--csv_val', val, '--model_name', 'mobilenetV2', '--im_size', 224,
-                              '--save_path', 'first/plain',
+                              '--save_path', 'first/plain', *label_flag(args.label_column),
                               *(['--allow_outside_data_path'] if args.allow_outside_data_path else []))
 
 
@@ -88,7 +91,10 @@ def main(argv=None):
         raise InputError('--similarity must lie in 0.5..1')
     if args.out:
         check_writable(os.path.dirname(args.out))
-    sets = [ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path) for path in dict.fromkeys(args.csv)]
+    sets: list = []
+    for path in dict.fromkeys(args.csv):
+        label_column = args.label_column or next((data.label_column for data in sets), None)  # the first csv is that of training
+        sets.append(ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path, label_column=label_column))
     n_classes = args.n_classes or 1 + max((int(data.dr.max()) for data in sets if len(data)), default=0)
     outside = {data.paths[i] for data in sets for i in outside_rows(data)}  # not even opened
     paths = list(dict.fromkeys(path for data in sets for path in data.paths if path is not None and path not in outside))
@@ -97,7 +103,7 @@ def main(argv=None):
         problems, notes = file_problems(data, looks)
         problems = csv_problems(data, n_classes) + problems
         counts = np.bincount(data.dr[data.dr >= 0], minlength=n_classes) if data.has_labels else []
-        classes = f" of classes {' / '.join(map(str, counts))}" if len(counts) else ', no labels'
+        classes = f" of classes {' / '.join(map(str, counts))} (class = column '{data.label_column}')" if len(counts) else ', no labels'
         report(f'{data.csv_path}: {len(data):,} images{classes}', problems, notes)
         n_problems += len(problems)
         for path, label in zip(data.paths, data.dr, strict=True):

@@ -11,8 +11,10 @@ from PIL import Image, ImageDraw
 
 from utils.check_data import check_data
 from utils.common import InputError, run_script
-from utils.console import beside, say_next, script_parser
+from utils.console import beside, label_flag, say_next, script_parser
 from utils.get_loaders import ClassDataset
+from utils.label_column import HELP as LABEL_HELP
+from utils.label_column import describe_label_column
 
 
 def contact_sheet(data, n_classes, columns=8, border=4):
@@ -31,7 +33,8 @@ def contact_sheet(data, n_classes, columns=8, border=4):
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('csv', help='csv with image_id and, last, the class')
+    parser.add_argument('csv', help='csv with image_id and the class')
+    parser.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
     parser.add_argument('--data_path', default='data/images', metavar='FOLDER', help='folder of the images')
     parser.add_argument('--out', default='contact_sheet.png', metavar='FILE', help='picture to write')
     parser.add_argument('--columns', type=int, default=8, metavar='N', help='images of each class')
@@ -41,16 +44,18 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    data = ClassDataset(args.csv, args.data_path, (args.size, args.size))
     if min(args.columns, args.size) < 1:
         raise InputError('--columns and --size must be positive')
+    data = ClassDataset(args.csv, args.data_path, (args.size, args.size), label_column=args.label_column)
+    print(describe_label_column(args.csv, data.label_column))
     if not data.has_labels or not len(data):
-        raise InputError(f'{args.csv} has no labelled images: the last column must be the class')
+        raise InputError(f'{args.csv} has no labelled images: the class must stand in the last column, or --label_column must name it')
     check_data({'csv': data}, int(data.dr.max()) + 1)
     contact_sheet(data, int(data.dr.max()) + 1, args.columns).save(args.out)
     print(f'* Wrote {args.out}')
     csvs = [csv for csv in dict.fromkeys([args.csv, beside(args.csv, 'val'), beside(args.csv, 'test')]) if os.path.isfile(csv)]
-    say_next('check the files', 'python', '-m', 'tools.check_data', *csvs, '--data_path', args.data_path)
+    say_next('check the files', 'python', '-m', 'tools.check_data', *csvs, '--data_path', args.data_path,
+             *label_flag(args.label_column))
 
 
 if __name__ == '__main__':

@@ -21,8 +21,11 @@ from utils.common import InputError, run_script, write_text
 from utils.console import say_next, script_parser
 from utils.evaluation_text import report_text
 from utils.formats import read_config
+from utils.label_column import HELP as LABEL_HELP
+from utils.label_column import describe_label_column, drop_empty_columns, find_label_column
 from utils.pooling import evaluate_files
 from utils.prediction_table import read_labelled
+from utils.read_csv import read_csv
 from utils.statistics import LEVEL, REFERABLE, are_grades
 
 
@@ -34,6 +37,7 @@ def get_parser():
     counts.add_argument('--train_csv', metavar='CSV',
                         help='training csv, for the scores of the many/medium/few and head/medium/tail classes')
     counts.add_argument('--run', metavar='RUN', help='run folder below experiments/, instead of --train_csv')
+    data.add_argument('--label_column', metavar='COLUMN', help=f'--train_csv: {LABEL_HELP}')
     scores = parser.add_argument_group('scores')
     scores.add_argument('--ordered', action=argparse.BooleanOptionalAction,
                         help='the classes are grades: kappa, and --referable (default: when they are called DR0, DR1, ... or grade 0, ...)')
@@ -61,17 +65,25 @@ def training_counts(args, k):
             raise InputError(f'--run {args.run} has {len(counts)} classes, the predictions have {k}')
         return counts
     if args.train_csv:
-        if not os.path.isfile(args.train_csv):
-            raise InputError(f'--train_csv: no such csv: {args.train_csv}')
-        labels = pd.to_numeric(pd.read_csv(args.train_csv).iloc[:, -1], errors='coerce')
-        if not labels.isin(range(k)).all():
-            raise InputError(f'--train_csv {args.train_csv}: the last column must be the class, 0..{k - 1} as in the predictions')
+        table, rows = read_csv(args.train_csv)
+        table = drop_empty_columns(table, args.label_column)
+        column = find_label_column(table, args.train_csv, args.label_column)
+        if column is None:
+            raise InputError(f'--train_csv {args.train_csv} has no labels')
+        print(describe_label_column(args.train_csv, column))
+        labels = pd.to_numeric(table[column], errors='coerce')
+        bad = np.flatnonzero(~labels.isin(range(k)))
+        if len(bad):
+            raise InputError(f"--train_csv {args.train_csv}, row {rows[bad[0]]}: '{table[column][bad[0]]}' in column '{column}' is no "
+                             f'class of 0..{k - 1}, as in the predictions (--label_column names another column)')
         return np.bincount(labels.astype(int), minlength=k).tolist()
     return None
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
+    if args.label_column and not args.train_csv:
+        raise InputError('--label_column names a column of --train_csv: give that too')
     if args.draws < 100 or args.seed < 0 or not all(0 < level < 1 for level in args.at):
         raise InputError('--draws must be 100 or more, --seed 0 or more, each --at between 0 and 1')
     tables = [read_labelled(csv) for csv in args.csvs]

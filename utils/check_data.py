@@ -58,12 +58,12 @@ def _problems_of_one(data, n_classes):
         yield f'{len(twice)} images stand in more than one row (delete the repeated rows): {named}'
     bad = np.flatnonzero((data.dr < 0) | (data.dr >= n_classes)) if data.has_labels else []
     if len(bad):
-        values = some([f'{data.table.iloc[i, -1]} (row {data.rows[i]})' for i in bad[:6]])
+        values = some([f'{data.table[data.label_column].iloc[i]} (row {data.rows[i]})' for i in bad[:6]])
         hint = _hint(np.unique(data.dr), n_classes)
-        yield (f'{len(bad)} labels in the last column ({data.table.columns[-1]}) are no integers of 0..{n_classes - 1} '
-               f'({hint}): {values}')
+        yield (f"{len(bad)} labels in column '{data.label_column}' are no integers of 0..{n_classes - 1} ({hint}, or name another column "
+               f'by --label_column): {values}')
     else:
-        yield from _problems_of_names(data.named_classes())
+        yield from _problems_of_names(data.named_classes(), data.label_column)
 
 
 def _hint(classes, n_classes):
@@ -72,15 +72,27 @@ def _hint(classes, n_classes):
     return f'--n_classes {len(classes)}?' if (classes == np.arange(len(classes))).all() else 'check --n_classes'
 
 
-def _problems_of_names(pairs):
-    """Classes and names must belong together one to one: else the last column is not the class, or one is mistyped."""
+def _problems_of_names(pairs, column):
+    """Classes and names must belong together one to one: else `column` is not the class, or a name is mistyped."""
     for of, by in ((0, 1), (1, 0)):
         several = {}
         for pair in pairs:
             several.setdefault(pair[of], set()).add(pair[by])
         wrong = [f"{key}: {' and '.join(map(str, sorted(values)))}" for key, values in several.items() if len(values) > 1]
         if wrong:
-            yield f"{('classes with several names', 'names of several classes')[of]} (is the last column the class?): {some(wrong)}"
+            what = ('classes with several names', 'names of several classes')[of]
+            yield f"{what} (is '{column}' the class? --label_column names another column): {some(wrong)}"
+
+
+def _problems_of_known_names(pairs, known_names):
+    """The names of a csv must be those that the network learnt, class by class. Names that stand for nothing but a number (C0, DR0)
+    cannot contradict."""
+    if all(name in (f'C{c}', f'DR{c}') for c, name in enumerate(known_names)):
+        return
+    wrong = [f"class {c} is '{name}' here and '{known_names[c]}' there" for c, name in pairs
+             if c < len(known_names) and name != known_names[c]]
+    if wrong:
+        yield f'the names of the classes are not those that the network was trained with: {some(wrong)}'
 
 
 def _problems_of_training(train, n_classes):
@@ -95,8 +107,8 @@ def _problems_of_training(train, n_classes):
 
 def _problems_of_pair(train, val):
     shared = {'images': set(_images(train)) & set(_images(val))}
-    if not list(_problems_of_names(train.named_classes())) and not list(_problems_of_names(val.named_classes())):
-        yield from _problems_of_names(sorted({*train.named_classes(), *val.named_classes()}))
+    if not any(list(_problems_of_names(data.named_classes(), data.label_column)) for data in (train, val)):
+        yield from _problems_of_names(sorted({*train.named_classes(), *val.named_classes()}), train.label_column)
     if 'patient_id' in train.table and 'patient_id' in val.table:
         shared['patients'] = set(train.table.patient_id.dropna()) & set(val.table.patient_id.dropna())
     for what, both in shared.items():
@@ -104,11 +116,12 @@ def _problems_of_pair(train, val):
             yield f'{len(both)} {what} stand in {val.csv_path} too: {some(sorted(both))}'
 
 
-def check_data(datasets, n_classes):
+def check_data(datasets, n_classes, known_names=None):
     """Raise one `InputError` that lists all problems found in `datasets` (name -> ClassDataset), or return.
 
     Each csv: no rows, images that are missing or outside of the data folder, duplicate ids, labels that are no integer of
     0..n_classes-1 (whether images can be decoded: see bad_images).
+    Class names other than `known_names`, those of a trained network, are a problem, too.
     Those named 'train' and 'val' need labels; 'train' needs an image of every class and shares no image and (where both
     have a `patient_id`) no patient with 'val'.
     """
@@ -116,7 +129,10 @@ def check_data(datasets, n_classes):
     for name, data in datasets.items():
         problems += [(data, text) for text in _problems_of_one(data, n_classes)]
         if name in ('train', 'val') and not data.has_labels:
-            problems.append((data, f'no labels: the last column must be the class, it is {data.table.columns[-1]}'))
+            problems.append((data, 'no labels: the class must stand in the last column or in the one that --label_column names '
+                                   f"(columns: {', '.join(data.table)})"))
+        if known_names:
+            problems += [(data, text) for text in _problems_of_known_names(data.named_classes(), known_names)]
     if 'train' in datasets:
         train = datasets['train']
         problems += [(train, text) for text in _problems_of_training(train, n_classes)]

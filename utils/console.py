@@ -85,6 +85,11 @@ def beside(csv, split):
     return os.path.join(folder, name.replace('train', split))
 
 
+def label_flag(column):
+    """The words of --label_column for a command; none where it was not given."""
+    return ['--label_column', column] if column else []
+
+
 def to_train(csv_train, data_path, n_classes, *flags):
     return ['python', 'train_lt_mxp.py', '--csv_train', csv_train, '--data_path', data_path, '--n_classes', n_classes, *flags]
 

@@ -7,6 +7,7 @@ from models.get_model import ARCHS
 from .accelerator import add_device_flag
 from .common import InputError, parse_im_size, parse_parameter, str2bool
 from .evaluation import METRICS
+from .label_column import HELP as LABEL_HELP
 from .losses import LOSSES, get_loss_fn, loss_parameters
 from .method import corrects_twice
 from .mixing import MIXING
@@ -20,6 +21,7 @@ def add_flags(parser):
     data = parser.add_argument_group('data')
     data.add_argument('--csv_train', default='data/train_eyepacs.csv', metavar='CSV',
                       help='training csv: column image_id, last column the class, 0 to K-1')
+    data.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
     data.add_argument('--csv_val', metavar='CSV', help='validation csv (default: the name of --csv_train with train -> val)')
     data.add_argument('--data_path', default='data/eyepacs_all_ims/', metavar='FOLDER', help='folder of the images')
     data.add_argument('--n_classes', type=int, default=5, metavar='K', help='number of classes')

@@ -15,33 +15,35 @@ from .combo_loader import ComboLoader
 from .common import InputError
 from .image_cache import use_cache
 from .images import find_images, read_image, stat_images
+from .label_column import NAME_COLUMNS, NO_LABELS, describe_label_column, drop_empty_columns, find_label_column
 from .read_csv import read_csv
 from .sampling import EpochSampler, get_sampling_probabilities  # noqa: F401  the latter where users of the original import it
 
-NAME_COLUMNS = ('name', 'finding_name')
-NOT_LABELS = ('image_id', 'patient_id', *NAME_COLUMNS)
 MAX_CLASSES = 10**6
 EVAL_FACTOR = 4
 SHARED_MEMORY = '/dev/shm'  # where worker processes put their batches on Linux
 
 
 class ClassDataset(Dataset):
-    """Images of one csv: column `image_id`, last column the integer class, optional `patient_id` and `name`.
+    """Images of one csv: column `image_id`, the integer class in `label_column` (default: the last one, see `find_label_column`),
+    optional `patient_id` and `name`.
 
     Items are (uint8 tensor (3, H, W), label, image_id). `dr` holds the labels (int64, (N,)); -1 stands for a value that
     is no whole number, and for every row of a csv without labels (`has_labels` False). `check_data` names the rows.
     """
 
-    def __init__(self, csv_path, data_path=None, tg_size=(512, 512), test=False, allow_outside=False):
+    def __init__(self, csv_path, data_path=None, tg_size=(512, 512), test=False, allow_outside=False, label_column=None):
         table, self.rows = read_csv(csv_path)
         if 'image_id' not in table.columns:
             raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)})")
+        table = drop_empty_columns(table, label_column)
         self.csv_path, self.data_path, self.tg_size, self.table, self.allow_outside = csv_path, data_path, tg_size, table, allow_outside
         self.skipped = []  # see `leave_out_bad_images`
         self.im_list = table.image_id.fillna('').tolist()
         self.paths = find_images(self.im_list, data_path)
-        self.has_labels = not test and table.columns[-1] not in NOT_LABELS and not (len(table) and table.iloc[:, -1].isna().all())
-        labels = pd.to_numeric(table[table.columns[-1]], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
+        self.label_column = find_label_column(table, csv_path, NO_LABELS if test else label_column)
+        self.has_labels = self.label_column is not None
+        labels = pd.to_numeric(table[self.label_column], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
         self.dr = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
         self.cache = None  # see `use_cache`
 
@@ -76,9 +78,11 @@ class ClassDataset(Dataset):
         return stat_images(self.paths)
 
     def class_names(self, n_classes):
-        """From a column `name` (or the original's `finding_name`); else DR0..DR4 for five classes, C0.. as the original."""
+        """From a column `name` (or the original's `finding_name`); else DR0..DR4 for the five grades of a csv called *_eyepacs.csv,
+        C0.. for any other."""
         names = dict(self.named_classes())
-        return [names.get(c, f'DR{c}' if n_classes == 5 else f'C{c}') for c in range(n_classes)]
+        prefix = 'DR' if n_classes == 5 and str(self.csv_path).endswith('_eyepacs.csv') else 'C'
+        return [names.get(c, f'{prefix}{c}') for c in range(n_classes)]
 
     def named_classes(self):
         """The pairs (class, name) that stand in the csv."""
@@ -125,20 +129,23 @@ def _make_loader(dataset, batch_size, num_workers, sampler=None, drop_last=False
 
 def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batch_size=4, tg_size=(512, 512), n_classes=5,
                               num_workers=0, seed=0, n_epochs=1, see_classes=True, cache_dir=None, rank=0, world_size=1, accumulate=1,
-                              skip_bad_images=False, allow_outside=False):
+                              skip_bad_images=False, allow_outside=False, label_column=None, known_names=None):
     """The instance-sampled training loader (whole batches only) and the validation loader (every image once, in order; with
     several processes the images rank, rank + world_size, ...). `batch_size` are the images of a training step, in batches of
     batch_size / (world_size x accumulate).
     Raises `InputError` with everything that is wrong with the csvs (`check_data`), or with images that cannot be decoded, unless
     `skip_bad_images`; images outside of `data_path` only where `allow_outside`. Prints the class table. `cache_dir`: read images
-    from an array there (`use_cache`)."""
-    train, val = (ClassDataset(path, data_path, tg_size, allow_outside=allow_outside) for path in (csv_path_train, csv_path_val))
+    from an array there (`use_cache`). `label_column`: see `find_label_column`; `known_names`: see `check_data`."""
+    train = ClassDataset(csv_path_train, data_path, tg_size, allow_outside=allow_outside, label_column=label_column)
+    val = ClassDataset(csv_path_val, data_path, tg_size, allow_outside=allow_outside, label_column=label_column or train.label_column)
     if skip_bad_images:
         leave_out_bad_images([train, val], num_workers, cache_dir)
-    check_data({'train': train, 'val': val}, n_classes)
+    check_data({'train': train, 'val': val}, n_classes, known_names)
     if len(train) < batch_size:
         raise InputError(f'{csv_path_train} has {len(train)} images, less than one batch of {batch_size} (--batch_size)')
     if see_classes:
+        print(describe_label_column(csv_path_train, train.label_column))
+        print(describe_label_column(csv_path_val, val.label_column))
         names, counts = train.class_names(n_classes), [np.bincount(d.dr, minlength=n_classes) for d in (train, val)]
         for c in range(n_classes):
             print(f'Found {counts[0][c]:d}/{counts[1][c]:d} train/val examples of class {c} ({names[c]})')
@@ -190,13 +197,13 @@ def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0,
 
 
 def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None,
-                        cache_dir=None, allow_outside=False, skip_bad_images=False):
+                        cache_dir=None, allow_outside=False, skip_bad_images=False, label_column=None, known_names=None):
     """Loader of a test csv; `test=True` reads no labels even if there are some. `n_classes`: check it first. The others: as for
     training."""
-    dataset = ClassDataset(csv_path_test, data_path, tg_size, test, allow_outside)
+    dataset = ClassDataset(csv_path_test, data_path, tg_size, test, allow_outside, label_column)
     if skip_bad_images:
         leave_out_bad_images([dataset], num_workers, cache_dir)
     if n_classes:
-        check_data({'test': dataset}, n_classes)
+        check_data({'test': dataset}, n_classes, known_names)
     num_workers = fitting_workers(use_cache([dataset], cache_dir, num_workers), EVAL_FACTOR * batch_size, tg_size)
     return get_eval_loader(dataset, batch_size, num_workers)

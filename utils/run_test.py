@@ -13,8 +13,10 @@ from .console import say_next
 from .evaluation import evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
 from .get_loaders import get_test_cls_loader
 from .inference import collect_logits, to_predictions
+from .label_column import describe_label_column
 from .model_saving_loading import load_model
 from .prediction_table import anonymous, write_predictions
+from .read_csv import check_csv_exists
 from .run_folder import name_of_run
 from .test_flags import check_flags, get_parser
 from .tuning import tune
@@ -35,12 +37,23 @@ def full_report(predictions, class_names, class_count):
         f'Top-1 = {100 * np.mean(y == preds):.2f} of {len(y)} images', ''])
 
 
+def label_column_of(csv, args, config):
+    """Name of the column with the class in `csv`: for the csvs of the training the one that it learnt, else the one of --label_column,
+    without which it is the same. None, for runs of version 0.1: not known."""
+    learnt = config.get('class_column')
+    check_csv_exists(csv)
+    is_of_training = file_sha256(csv) in config['csv_sha256'].values()
+    return learnt if is_of_training or args.label_column is None else args.label_column
+
+
 def logits_of_csv(csv, loaded, args, accelerator, folder, split):
     """-> Logits of every image of `csv` that is not left out (then listed in `folder`), and the dataset."""
     info, workers = loaded.info, min(args.num_workers, os.cpu_count() or 1)
     loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']),
-                                 cache_dir=args.cache_dir, allow_outside=args.allow_outside_data_path, skip_bad_images=args.skip_bad_images)
+                                 cache_dir=args.cache_dir, allow_outside=args.allow_outside_data_path, skip_bad_images=args.skip_bad_images,
+                                 label_column=label_column_of(csv, args, info['config']), known_names=info['class_names'])
     data = loader.dataset
+    print(describe_label_column(csv, data.label_column))
     if args.salt:  # the text of a system's error ends with the path
         data.skipped = [(csv, row, *anonymous([image_id], args.salt), reason.split(": '")[0]) for _, row, image_id, reason in data.skipped]
     write_skipped(os.path.join(folder, f'skipped_{split}.csv'), [data])

@@ -16,6 +16,8 @@ def get_parser(description, splits, dihedral_tta):
     for split, csv in splits.items():
         data.add_argument(f'--csv_{split}', default=csv, metavar='CSV',
                           help=f'{split} csv; without a label column only predictions are written')
+    data.add_argument('--label_column', metavar='COLUMN',
+                      help='column with the class (default: that of the training csv); none: write predictions only')
     data.add_argument('--data_path', metavar='FOLDER', help='folder of the images (default: that of the training)')
     data.add_argument('--num_workers', type=int, default=8, metavar='N',
                       help='processes or threads that decode images, at most one per CPU core')

@@ -52,9 +52,9 @@ def validation_csv(csv_tune, csvs, config):
 
 def check_apart(csv, csvs, data_path):
     """`InputError` if an image of `csv` stands in a csv to report; only beside a test may the validation csv be reported, as it is."""
-    images = set(ClassDataset(csv, data_path).paths) - {None}
+    images = set(ClassDataset(csv, data_path, test=True).paths) - {None}
     for split, reported in csvs.items():
-        shared = images & set(ClassDataset(reported, data_path).paths)
+        shared = images & set(ClassDataset(reported, data_path, test=True).paths)
         if shared and not (split == 'val' and reported == csv and 'test' in csvs):
             raise InputError(f'{len(shared)} images of {csv}, on which --tau_norm, --logit_adjust or --calibrate would choose, stand in '
                              f'{reported} too, which is to be reported: name another csv with --csv_tune')

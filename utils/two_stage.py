@@ -1,5 +1,7 @@
 """Stage two: start from the weights of a finished stage one, with all of the network trainable or the classifier alone."""
-from models.get_model import get_arch
+from typing import NamedTuple
+
+from models.get_model import Arch, get_arch
 from models.heads import get_head, set_head
 from models.weights import init_classifier, load_weights
 
@@ -7,12 +9,18 @@ from .common import InputError
 from .model_saving_loading import read_checkpoint
 
 
+class StageTwo(NamedTuple):
+    """A network with the weights of stage one."""
+    arch: Arch
+    parent: dict  # facts of stage one, for config.cfg: path, epoch, metric, score, loaded (number of tensors), im_size
+    class_names: list  # that stage one learnt
+
+
 def get_stage_two(path, model_name, n_classes, im_size, head):
     """The network of stage one with the weights at `path` (see `read_checkpoint`) and a last layer of kind `head`, a key of HEADS;
     where stage one had another kind it takes over what fits ('scaled' takes all of it, inside). No optimizer state is taken over.
 
-    -> Arch and facts of the parent: path, epoch, metric, score, loaded (number of tensors), im_size. Raises `InputError` if stage one is
-    of another network or number of classes.
+    Raises `InputError` if stage one is of another network or number of classes.
     """
     parent = read_checkpoint(path)
     for flag, own, given in (('--model_name', parent['model_name'], model_name), ('--n_classes', len(parent['class_names']), n_classes)):
@@ -31,8 +39,9 @@ def get_stage_two(path, model_name, n_classes, im_size, head):
         load_weights(fresh, arch.model.state_dict(), parent['folder'], skip_classifier_of_other_size=True)
         arch = arch._replace(model=fresh)
     metric = parent['config']['metric']
-    return arch, {'path': parent['folder'], 'epoch': parent['epoch'], 'metric': metric, 'score': parent['metrics'][metric],
-                  'loaded': len(parent['state_dict']), 'im_size': tuple(parent['im_size'])}
+    facts = {'path': parent['folder'], 'epoch': parent['epoch'], 'metric': metric, 'score': parent['metrics'][metric],
+             'loaded': len(parent['state_dict']), 'im_size': tuple(parent['im_size'])}
+    return StageTwo(arch, facts, parent['class_names'])
 
 
 def set_trainable(model, trainable):
