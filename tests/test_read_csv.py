@@ -33,7 +33,7 @@ def test_rows_count_empty_lines(tmp_path):
 
 @pytest.mark.parametrize(('content', 'message'), [
     (None, r'no such csv: .*a\.csv'), (b'', r'a\.csv is no csv table: No columns'),
-    (b'image_id,label\na,0\nb,1,2\n', r'is no csv table: .*line 3'),
+    (b'image_id,label\na,0\nb,1,2\n', r'is no csv table: row 3 has 3 cells, .* has 2$'),
     (b'image_id,label\na,0,1\nb,1,2\n', 'more columns than its header'), (b'PK\3\4\0\0', "zero bytes .*save it as 'CSV UTF-8'"),
     (GOOD.replace('b,', 'gr\xf6sse,').encode('latin-1'), r'row 3 is not UTF-8 text \(save it'), (GOOD.encode('utf-16'), 'zero bytes'),
     (b'file,label\na,0\n', r"a\.csv has no column 'image_id' \(its columns: file, label\)"),
@@ -80,3 +80,77 @@ def test_cells_are_no_formulas(tmp_path):
     assert (tmp_path / 'a.csv').read_text().splitlines()[1] == "'=1+1,,-0.5,-1"
     table, rows = read_csv(tmp_path / 'a.csv')
     assert table.image_id.tolist() == values and rows.tolist() == list(np.arange(len(values)) + 2)
+
+
+def read_text(tmp_path, text):
+    (tmp_path / 'a.csv').write_text(text, newline='')
+    return read_csv(tmp_path / 'a.csv')[0]
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('image_id,note,label\na,n,0\nb,"5 mm,0\nc,n,1\nd,"6 mm,1\n', r'row 3: a quotation mark opens a cell .*: "5 mm,0 \(delete the mark'),
+    ('image_id,note,label\na,n,0\n\nb,"5 mm,0\nc,n,1\n', 'row 4: a quotation mark opens a cell and none closes it'),
+    ('image_id,note,label\na,"two\nlines",0\nb,n,1\n', 'row 2: a quotation mark .* must not hold a line break'),
+    ('image_id,note,label\r\na,"two\r\nlines",0\r\nb,n,1\r\n', 'row 2: a quotation mark'),
+    ('image_id,note,label\ra,"two\rlines",0\rb,n,1\r', 'row 2: a quotation mark'),
+    ('image_id;note;label\n"a";"x ""y""";0\nb; "x;1\n', 'row 3: a quotation mark'),
+    ('image_id,label\n"a,0\nb,0\nc,"1\n', 'row 2: a quotation mark .*: "a,0 '),
+    ('image_id,"la\nbel"\na,0\n', 'row 1: a quotation mark'),
+    ('image_id,note,label\na,"' + 'long ' * 40 + ',0\n', r'row 2: a quotation mark .*: "(long ){7}long\.\.\. \('),
+], ids=['swallows_rows', 'never_closed', 'line_break', 'crlf', 'cr', 'semicolon', 'first_cell', 'header', 'long_cell'])
+def test_open_quotes_are_refused_with_their_row(tmp_path, text, message):
+    with pytest.raises(InputError, match=r'a\.csv, ' + message) as error:
+        read_text(tmp_path, text)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('cell', ['"a, b"', '"5"" lens"', '5" lens', '"a" b', '""', ' "a, b"', '"a\u2028b"'])
+def test_quotes_within_a_row_are_read(tmp_path, cell):
+    table = read_text(tmp_path, f'image_id,note,label\n1,{cell},0\n2,"x\x0by",1\n')
+    assert table.image_id.tolist() == ['1', '2'] and table.label.tolist() == ['0', '1']
+
+
+@pytest.mark.parametrize(('header', 'message'), [
+    ('image_id,label,label', "columns 2 and 3 have the same name 'label'"), ('image_id, image_id,x', "columns 1 and 2 .* 'image_id'"),
+    ('label,x,label ', "columns 1 and 3 .* 'label'"), ('x,"x",x', "columns 1 and 2 and 3 .* 'x'"),
+])
+def test_columns_of_one_name_are_refused(tmp_path, header, message):
+    with pytest.raises(InputError, match=r'a\.csv, row 1: ' + message):
+        read_text(tmp_path, f'{header}\na,0,1\n')
+
+
+def test_column_names_differ_by_case(tmp_path):
+    assert list(read_text(tmp_path, 'image_id,Label,label\na,0,1\n').columns) == ['image_id', 'Label', 'label']
+
+
+def test_columns_without_a_name_are_read(tmp_path):
+    assert list(read_text(tmp_path, 'image_id,label,,\na,0,,\n').columns) == ['image_id', 'label', 'Unnamed: 2', 'Unnamed: 3']
+
+
+@pytest.mark.parametrize('blank', [' ', '\t', '\xa0', '  '])
+def test_blanks_around_cells_are_stripped(tmp_path, blank):
+    table = read_text(tmp_path, f'image_id,name,remark,label\n{blank}a{blank},b{blank}c{blank},{blank},{blank}1{blank}\n')
+    assert table.iloc[0, [0, 1, 3]].tolist() == ['a', f'b{blank}c', '1'] and table.remark.isna().all()
+
+
+@pytest.mark.parametrize('spellings', [('12', '12.0', ' 12', '12.00', '"12 "'), (' P1', 'P1', '"P1"'), ('007', '007.0')])
+def test_spellings_of_one_patient(tmp_path, spellings):
+    table = read_text(tmp_path, 'image_id,patient_id,label\n' + ''.join(f'{i},{cell},0\n' for i, cell in enumerate(spellings)))
+    assert table.patient_id.nunique() == 1
+
+
+def test_patients_that_stay_apart(tmp_path):
+    ids = ['12', '012', '12.5', '1.2', 'P12', 'p12', '120', 'P12.0']
+    table = read_text(tmp_path, 'image_id,patient_id,label\n' + ''.join(f'{i},{cell},0\n' for i, cell in enumerate(ids)))
+    assert table.patient_id.tolist() == ids
+
+
+@pytest.mark.parametrize('cell', ['', ' ', 'unknown', 'UNKNOWN', 'Unk', 'n/a', '-', "'-", '?', 'None', 'nan', 'NULL', 'Missing'])
+def test_an_unknown_patient_is_nobody(tmp_path, cell):
+    table = read_text(tmp_path, f'image_id,patient_id,label\na,{cell},0\nb,{cell},0\n')
+    assert table.patient_id.isna().all()
+
+
+def test_rows_are_counted_from_the_header(tmp_path):
+    (tmp_path / 'a.csv').write_text('\ufeffimage_id,label\n\n"a",0\n,\nb,1\n', encoding='utf-8')
+    assert read_csv(tmp_path / 'a.csv')[1].tolist() == [3, 5]

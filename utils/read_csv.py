@@ -1,5 +1,9 @@
 """The only reader of csv tables from users, and cells that a spreadsheet does not take for formulas."""
+import io
 import os
+import re
+import unicodedata
+from collections import defaultdict
 
 import numpy as np
 import pandas as pd
@@ -8,7 +12,9 @@ from .common import InputError
 
 FORMULA = r"^('*[=+\-@\t\r])"  # what makes Excel and its like compute a cell
 SEPARATORS = (',', ';', '\t')
-UNKNOWN = ('', 'NA', 'N/A', 'NaN', 'nan', 'None', 'null', 'NULL')  # ways to write that a patient is not known
+# Ways to write that a patient is not known, in lower case.
+UNKNOWN = {'', '-', '--', '---', '.', '?', '??', '???', '#n/a', '<na>', 'n/a', 'n.a.', 'na', 'nan', 'none', 'nil', 'null', 'unk', 'unknown',
+           'unknown patient', 'undefined', 'missing', 'not available', 'not known', 'anonymous', 'anonymized', 'anonymised'}
 
 
 def read_csv(path, what='csv'):
@@ -16,32 +22,86 @@ def read_csv(path, what='csv'):
     in the file as a spreadsheet counts (the header is row 1), int64 (N,).
 
     UTF-8 with or without byte order mark, any end of line, columns separated by comma, semicolon or tab; empty lines do not
-    count. Raises `InputError` for a file that is missing or no such table, naming the row where it is known.
+    count, nor do blanks around a cell. `patient_id` is normalised (`clean_patients`). Raises `InputError` for a file that is missing
+    or no such table, for a cell with a line break, and for two columns of one name, naming the row where it is known.
     """
     check_csv_exists(path, what)
     with open(path, 'rb') as f:
-        content = f.read(1 << 16)
+        content = f.read()
     if b'\0' in content:
         raise InputError(f"{path} is no csv table: it holds zero bytes (a spreadsheet file? save it as 'CSV UTF-8')")
-    header = content.splitlines()[0].decode('utf-8-sig', 'replace') if content else ''
+    header = re.split(rb'[\r\n]', content, maxsplit=1)[0].decode('utf-8-sig', 'replace')
     separator = max(SEPARATORS, key=header.count)
+    lines = content.splitlines() if b'"' in content else []  # without quotation marks no cell goes over a line
     try:
-        table = pd.read_csv(path, sep=separator, dtype=str, encoding='utf-8-sig', keep_default_na=False, na_values=[''],
-                            skip_blank_lines=False, low_memory=False)
+        # The header is read as a row: otherwise pandas renames columns of one name, and takes a column too many for an index.
+        table = pd.read_csv(io.BytesIO(content), header=None, sep=separator, dtype=str, encoding='utf-8-sig', keep_default_na=False,
+                            na_values=[''], skip_blank_lines=False, skipinitialspace=True, low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as err:
-        raise InputError(f'{path} is no csv table: {str(err).strip()}') from err
+        _refuse_open_quotes(path, lines, separator)
+        raise InputError(_parser_error(path, str(err))) from err
     except UnicodeDecodeError as err:
-        raise InputError(f"{path} is no csv table: row {_row_without_utf8(path)} is not UTF-8 text (save it as 'CSV UTF-8')") from err
-    if not isinstance(table.index, pd.RangeIndex):
-        raise InputError(f'{path} is no csv table: its rows have more columns than its header, row 1')
-    table.columns = table.columns.str.strip()
-    filled = table.notna().any(axis=1).to_numpy()
+        raise InputError(f"{path} is no csv table: row {_row_without_utf8(content)} is not UTF-8 text (save it as 'CSV UTF-8')") from err
+    if len(table) < len(lines):
+        _refuse_open_quotes(path, lines, separator)
+    if re.search(rb'[^!-~\r\n]', content):  # a million cells that hold no blanks are looked at in no time
+        for column in table.columns:
+            cells = table[column].str.strip()
+            table[column] = cells.mask(cells == '')
+    table.columns = _column_names(path, table.iloc[0])
+    filled = table.notna().any(axis=1).to_numpy() & (np.arange(len(table)) > 0)  # without the header
     table = table[filled].reset_index(drop=True)
     for column in table.columns.intersection(['image_id', 'patient_id', 'name', 'finding_name']):
         table[column] = without_apostrophe(table[column])
     if 'patient_id' in table:
-        table['patient_id'] = table.patient_id.mask(table.patient_id.isin(UNKNOWN))
-    return table, np.flatnonzero(filled) + 2
+        table['patient_id'] = clean_patients(table.patient_id)
+    return table, np.flatnonzero(filled) + 1
+
+
+def _column_names(path, header):
+    names, positions = header.fillna('').tolist(), defaultdict(list)
+    for i, name in enumerate(names, start=1):
+        if name:
+            positions[name].append(str(i))
+    for name, of in positions.items():
+        if len(of) > 1:
+            raise InputError(f"{path}, row 1: columns {' and '.join(of)} have the same name '{name}': rename or delete one of them")
+    return [name or f'Unnamed: {i}' for i, name in enumerate(names)]  # as pandas calls them
+
+
+def _parser_error(path, text):
+    if ragged := re.search(r'Expected (\d+) fields in line (\d+), saw (\d+)', text):
+        expected, row, found = ragged.groups()
+        return f'{path} is no csv table: row {row} has {found} cells, more columns than its header, row 1, which has {expected}'
+    return f'{path} is no csv table: {text.strip()}'
+
+
+def _refuse_open_quotes(path, lines, separator):
+    """Raise `InputError` that names the first of the `lines`, bytes, in which a quotation mark opens a cell and none closes it."""
+    opened, rest = r' *+"(?:[^"]|"")*+', f'[^{separator}]*+'  # possessive: a mark that closes a cell never counts as another character
+    pattern = re.compile(f'(?:(?:{opened}"{rest}|(?! *"){rest}){separator})*+({opened})')
+    for row, line in enumerate(lines, start=1):
+        if match := pattern.fullmatch(line.decode('utf-8-sig', 'replace')):
+            cell = match[1].strip()
+            raise InputError(f"{path}, row {row}: a quotation mark opens a cell and none closes it in this row: "
+                             f"{cell if len(cell) <= 40 else cell[:40] + '...'} (delete the mark, or close it; a cell must not hold a "
+                             'line break)')
+
+
+def clean_patients(ids):
+    """Patient ids, a Series of str, as they are compared: without blanks around them, and `12.0`, as a spreadsheet writes the number 12,
+    is `12`; NaN for what means that the patient is not known (`UNKNOWN`)."""
+    cleaned = {}
+    for patient in ids.dropna().unique():
+        text = patient.strip()
+        number = re.fullmatch(r'([0-9]+)\.0+', text)
+        cleaned[patient] = np.nan if text.lower() in UNKNOWN else number[1] if number else text
+    return ids.map(cleaned).astype(ids.dtype)
+
+
+def patient_key(patient_id):
+    """What two spellings of one patient id have in common: no letter case, no leading zeros, one Unicode form."""
+    return re.sub(r'(?<![0-9])0+(?=[0-9])', '', unicodedata.normalize('NFKC', patient_id).casefold())
 
 
 def check_csv_exists(path: str, what: str = 'csv') -> None:
@@ -51,13 +111,12 @@ def check_csv_exists(path: str, what: str = 'csv') -> None:
         raise InputError(f'no such {what}: {path}')
 
 
-def _row_without_utf8(path):
-    with open(path, 'rb') as f:
-        for row, line in enumerate(f, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return row
+def _row_without_utf8(content):
+    for row, line in enumerate(content.splitlines(), start=1):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return row
 
 
 def with_apostrophe(values):
