@@ -1,3 +1,5 @@
+import re
+
 import pandas as pd
 import pytest
 
@@ -43,6 +45,7 @@ def test_good(check):
     (lambda t: t.assign(name='x'), r'names of several classes \(is .label. the class\? .*\): x: 0 and 1 and 2'),
     (lambda t: t.assign(name=t.name.str.replace('class', 'grade')), r'classes with several names .*: 0: class0 and grade0'),
     (lambda t: t.assign(label=t.label.map({'0': '1', '1': '2', '2': '3'})), r'no integers of 0\.\.2 \(classes start at 0, .*\): 3'),
+    (lambda t: t.assign(label=t.name), r"no value of column 'label' is a class: .* it has class\d \(row 2\)"),
     (lambda t: t[['image_id']], 'no labels: the class must stand in the last column'),
 ])
 def test_one_problem(check, change, message):
@@ -61,6 +64,55 @@ def test_overlap(check):
     check(patients('a'), patients('b'))
     with pytest.raises(InputError, match=r'9 patients stand in .*: a0, a1, a2, a3, a4, \.\.\.'):
         check(patients('a'), patients('a'))
+
+
+def patients(*ids):
+    """A change that names the first patients; the others are only in this csv."""
+    def change(table):
+        others = [f'{table.image_id[0]}{i}' for i in range(len(table) - len(ids))]
+        return table.assign(patient_id=[*ids, *others])[['image_id', 'patient_id', 'label']]
+    return change
+
+
+@pytest.mark.parametrize(('train', 'val'), [('12.0', '12'), (' P1', 'P1'), ('007.0', '007')])
+def test_one_patient_in_two_spellings_is_shared(check, train, val):
+    with pytest.raises(InputError, match=r'1 patients? stands? in .*val\.csv too'):
+        check(patients(train), patients(val))
+
+
+@pytest.mark.parametrize(('train', 'val'), [('001', '1'), ('P1', 'p1'), ('P01-0', 'P1-0'),
+                                            ('M\u00fcller', 'Mu\u0308ller'), ('STRASSE', 'stra\u00dfe')])
+def test_ids_that_may_be_one_patient_are_named(check, capsys, train, val):
+    check(patients(train), patients(val))
+    warning, = re.findall(r'^\* Warning: .*', capsys.readouterr().out, re.M)
+    assert re.search(rf'patient ids .* \(1 in all\) .*: {train} \(\S*train\.csv\) and {val} \(\S*val\.csv\)$', warning)
+
+
+def test_ids_of_one_csv_that_may_be_one_patient_are_named_after_those_of_two(check, capsys):
+    check(patients('a1', 'A1', 'b1'), patients('B1'))
+    assert re.search(r'\(2 in all\) .*: b1 .* and B1 .*, a1 \(\S*train\.csv\) and A1 \(\S*train\.csv\)$', capsys.readouterr().out, re.M)
+
+
+def test_patients_that_are_not_known_are_not_shared(check, capsys):
+    check(patients('unknown', 'Unknown', '?'), patients('UNKNOWN', '?', 'n/a'))
+    assert 'Warning' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('ids', [('1', '10', '100'), ('P1', 'P11'), ('1.5', '15')])
+def test_other_patients_are_no_warning(check, capsys, ids):
+    check(patients(*ids), patients('x'))
+    assert 'Warning' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['Patient ID', 'patient', 'Subject_ID'])
+def test_a_column_that_seems_to_hold_patients_is_named(check, capsys, name):
+    check(lambda t: patients('a')(t).rename(columns={'patient_id': name}))
+    assert f"train.csv: column '{name}' is not read: if it names the patients, rename it to patient_id" in capsys.readouterr().out
+
+
+def test_patients_of_one_csv_alone_are_a_warning(check, capsys):
+    check(patients('a'))
+    assert re.search(r'Warning: \S*val\.csv has no column patient_id, \S*train\.csv has one', capsys.readouterr().out)
 
 
 def test_all_problems_in_one_message(check):

@@ -1,10 +1,15 @@
 """Everything that can be known to be wrong with the csvs before the first step, in one message."""
-from collections import Counter
+import re
+from collections import Counter, defaultdict
+from itertools import chain
 
 import numpy as np
 
 from .common import InputError
 from .data_files import find_outside
+from .read_csv import patient_key
+
+PATIENT_COLUMNS = ('patient', 'patientid', 'patientname', 'patientnumber', 'patientno', 'pid', 'subject', 'subjectid')  # likely, not read
 
 
 def some(items, n=5):
@@ -57,8 +62,11 @@ def _problems_of_one(data, n_classes):
         named = some([f"{image} (rows {' and '.join(of)})" for image, of in rows.items()])
         yield f'{len(twice)} images stand in more than one row (delete the repeated rows): {named}'
     bad = np.flatnonzero((data.dr < 0) | (data.dr >= n_classes)) if data.has_labels else []
-    if len(bad):
-        values = some([f'{data.table[data.label_column].iloc[i]} (row {data.rows[i]})' for i in bad[:6]])
+    values = some([f'{data.table[data.label_column].iloc[i]} (row {data.rows[i]})' for i in bad[:6]])
+    if len(bad) and (data.dr < 0).all():
+        yield (f"no value of column '{data.label_column}' is a class: number the classes from 0, or name another column by --label_column; "
+               f'it has {values}')
+    elif len(bad):
         hint = _hint(np.unique(data.dr), n_classes)
         yield (f"{len(bad)} labels in column '{data.label_column}' are no integers of 0..{n_classes - 1} ({hint}, or name another column "
                f'by --label_column): {values}')
@@ -116,6 +124,28 @@ def _problems_of_pair(train, val):
             yield f'{len(both)} {what} stand in {val.csv_path} too: {some(sorted(both))}'
 
 
+def patient_notes(datasets):
+    """Lines about what keeps patients in `datasets` (a list of ClassDataset) from being told apart: ids that agree but for letter case,
+    leading zeros or the Unicode form (whether they are one patient only the user knows), and csvs without `patient_id`."""
+    spellings = defaultdict(dict)  # key -> id -> csvs
+    known = [data for data in datasets if 'patient_id' in data.table]
+    for data in known:
+        for patient in data.table.patient_id.dropna().unique():
+            spellings[patient_key(patient)].setdefault(patient, []).append(str(data.csv_path))
+    several = [ids for ids in spellings.values() if len(ids) > 1]
+    several.sort(key=lambda ids: len(set(chain.from_iterable(ids.values()))) == 1)  # those of two csvs first
+    if several:
+        named = [' and '.join(f"{patient} ({', '.join(csvs)})" for patient, csvs in ids.items()) for ids in several]
+        yield (f'patient ids that differ only in letter case or leading zeros ({len(several)} in all) count as different patients; '
+               f'if they are the same, write each in one way: {some(named)}')
+    for data in datasets:
+        near = [column for column in data.table if re.sub('[^a-z]', '', column.lower()) in PATIENT_COLUMNS]
+        if data not in known and near:
+            yield f"{data.csv_path}: column '{near[0]}' is not read: if it names the patients, rename it to patient_id"
+        elif data not in known and known:
+            yield f'{data.csv_path} has no column patient_id, {known[0].csv_path} has one: patients that they share are not found'
+
+
 def check_data(datasets, n_classes, known_names=None):
     """Raise one `InputError` that lists all problems found in `datasets` (name -> ClassDataset), or return.
 
@@ -123,7 +153,7 @@ def check_data(datasets, n_classes, known_names=None):
     0..n_classes-1 (whether images can be decoded: see bad_images).
     Class names other than `known_names`, those of a trained network, are a problem, too.
     Those named 'train' and 'val' need labels; 'train' needs an image of every class and shares no image and (where both
-    have a `patient_id`) no patient with 'val'.
+    have a `patient_id`) no patient with 'val'. With 'train', prints warnings (`patient_notes`).
     """
     problems = []
     for name, data in datasets.items():
@@ -138,6 +168,8 @@ def check_data(datasets, n_classes, known_names=None):
         problems += [(train, text) for text in _problems_of_training(train, n_classes)]
         if 'val' in datasets:
             problems += [(train, text) for text in _problems_of_pair(train, datasets['val'])]
+        for note in patient_notes(list(datasets.values())):
+            print(f'* Warning: {note}')
     lines = [f'{data.csv_path}: {text}' for data, text in problems]
     if lines:
         raise InputError(lines[0] if len(lines) == 1 else '\n  - '.join(['the data cannot be used:', *lines]))
