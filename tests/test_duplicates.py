@@ -1,4 +1,5 @@
 """Duplicates: the search against all pairs in float64, pictures changed in many ways, and the tool on a set with leaks."""
+import re
 import shutil
 import sys
 
@@ -107,11 +108,11 @@ def test_tool(tool, tmp_path):
     assert parse(next_words(out))[1].csv_val == 'val.csv'
     assert tool('0,a,0\ncopy,a,0\n1,b,1\n', '2,c,0\n')[0] == 0  # the same picture twice in one split is a note
     status, out = tool('0,a,0\n1,b,1\n', 'copy,a,1\n3,b,1\n', f'--out {tmp_path}/pairs.csv')
-    assert status == 1 and '1 pairs, the same picture, in train.csv and val.csv: 0.jpg = copy.jpg (classes 0 and 1)' in out
-    assert '2 patients stand in train.csv and in val.csv: a, b' in out
+    assert status == 1 and '1 pair, the same picture, in train.csv and val.csv: 0.jpg = copy.jpg (classes 0 and 1)' in out
+    assert '2 patients both in train.csv and in val.csv: a, b' in out
     assert pd.read_csv(tmp_path / 'pairs.csv').kind.tolist() == ['the same picture']
     status, out = tool('0,a,0\n1,b,1\n', 'copy,c,0\nsame,d,1\n', '--similarity 1')
-    assert status == 1 and 'wrong: 1 pairs, same file, in train.csv and val.csv: 1.jpg = same.jpg' in out and 'copy.jpg' not in out
+    assert status == 1 and 'wrong: 1 pair, same file, in train.csv and val.csv: 1.jpg = same.jpg' in out and 'copy.jpg' not in out
 
 
 def test_tool_on_bad_files(tool, tmp_path):
@@ -119,6 +120,26 @@ def test_tool_on_bad_files(tool, tmp_path):
     Image.new('RGB', (9, 9)).save(tmp_path / '2.jpg')
     status, out = tool('0,a,0\n1,b,7\n/etc/hosts,c,1\n', '0,x,0\n2,y,1\nlost,z,1\n', '--n_classes 2')
     assert status == 1 and 'wrong: 1 images lie outside of --data_path' in out
-    assert '1 images stand in train.csv and in val.csv: 0.jpg' in out
-    assert '1 of 3 images not found in' in out and 'note: 1 images: one colour only, only 9x9 pixels: 2.jpg (row 3)' in out
-    assert '1 images cannot be read' in out and '1.jpg (row 3): the content is no image' in out
+    assert '1 image both in train.csv and in val.csv: 0.jpg' in out
+    assert '1 of 3 images not found in' in out and 'note: 1 image: one colour only, only 9x9 pixels: 2.jpg (row 3)' in out
+    assert '1 image that cannot be read' in out and '1.jpg (row 3): the content is no image' in out
+
+
+def test_tool_counts_one_in_the_singular(tool):
+    status, out = tool('0,a,0\n1,b,1\n', '2,c,7\n', '--n_classes 2')
+    assert status == 1 and '\n* 1 problem\n' in out and 'val.csv: 1 image of' in out
+
+
+def test_tool_on_labels_that_are_no_classes(tool):
+    status, out = tool('0,a,mel\n1,b,nv\n', '2,c,mel\n3,d,nv\n')
+    assert status == 1 and 'train.csv: 2 images, no valid label\n' in out and '..-1' not in out
+    assert 'no value of the last column (label) is a class: number the classes from 0; it has mel (row 2), nv (row 3)' in out
+
+
+def test_tool_notes_patients_that_may_be_one(tool):
+    status, out = tool('0,001,0\n1,b,1\n', '2,1,0\n3,d,1\n')
+    assert status == 0 and re.search(r'note: patient ids .*: 001 \(train\.csv\) and 1 \(val\.csv\)\n', out)
+
+
+def test_tool_refuses_a_number_of_classes_below_one(tool):
+    assert tool('0,a,0\n', '2,c,1\n', '--n_classes -1')[0] == 'error: --n_classes must be positive, not -1'

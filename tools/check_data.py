@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from utils.check_data import check_data, outside_rows, some
+from utils.check_data import check_data, counted, outside_rows, patient_notes, some
 from utils.common import InputError, check_writable, run_script, write_text
 from utils.console import beside, label_flag, say_next, script_parser, to_train
 from utils.duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
@@ -36,19 +36,19 @@ def file_problems(data, looks):
     for path, row in zip(data.paths, data.rows, strict=True):
         if path in looks and looks[path].note:
             notes[looks[path].note].append(f'{path} (row {row})')
-    return ([f'{len(bad)} images cannot be read (--skip_bad_images leaves them out): {some(bad)}'] if bad else [],
-            [f'{len(files)} images: {note}: {some(files)}' for note, files in notes.items()])
+    return ([f"{counted(len(bad), 'image')} that cannot be read (--skip_bad_images leaves such out): {some(bad)}"] if bad else [],
+            [f"{counted(len(files), 'image')}: {note}: {some(files)}" for note, files in notes.items()])
 
 
 def shared_lines(sets):
     for i, a in enumerate(sets):
         for b in sets[i + 1:]:
-            shared = {'images': (set(a.paths) & set(b.paths)) - {None}}
+            shared = {'image': (set(a.paths) & set(b.paths)) - {None}}
             if 'patient_id' in a.table and 'patient_id' in b.table:
-                shared['patients'] = set(a.table.patient_id.dropna()) & set(b.table.patient_id.dropna())
+                shared['patient'] = set(a.table.patient_id.dropna()) & set(b.table.patient_id.dropna())
             for what, both in shared.items():
                 if both:
-                    yield f'{len(both)} {what} stand in {a.csv_path} and in {b.csv_path}: {some(sorted(both))}'
+                    yield f'{counted(len(both), what)} both in {a.csv_path} and in {b.csv_path}: {some(sorted(both))}'
 
 
 def report(title, problems, notes):
@@ -89,6 +89,8 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     if not .5 <= args.similarity <= 1:
         raise InputError('--similarity must lie in 0.5..1')
+    if args.n_classes is not None and args.n_classes < 1:
+        raise InputError(f'--n_classes must be positive, not {args.n_classes}')
     if args.out:
         check_writable(os.path.dirname(args.out))
     sets: list = []
@@ -103,20 +105,20 @@ def main(argv=None):
         problems, notes = file_problems(data, looks)
         problems = csv_problems(data, n_classes) + problems
         counts = np.bincount(data.dr[data.dr >= 0], minlength=n_classes) if data.has_labels else []
-        classes = f" of classes {' / '.join(map(str, counts))} (class = column '{data.label_column}')" if len(counts) else ', no labels'
-        report(f'{data.csv_path}: {len(data):,} images{classes}', problems, notes)
+        classes = f" of classes {' / '.join(map(str, counts))} (class = column '{data.label_column}')" if len(counts) else ', no valid label' if data.has_labels else ', no labels'
+        report(f"{data.csv_path}: {counted(len(data), 'image')}{classes}", problems, notes)
         n_problems += len(problems)
         for path, label in zip(data.paths, data.dr, strict=True):
             owners[path][data.csv_path] = int(label)
     pairs = find_pairs(looks, args.similarity)
     wrong, notes = pair_lines(pairs, owners)
     wrong += shared_lines(sets)
-    report(f'all of {len(looks):,} image files', wrong, notes)
+    report(f"all of {counted(len(looks), 'image file')}", wrong, [*notes, *patient_notes(sets)])
     if args.out:
         write_text(args.out, csv_text(pairs))
-        print(f'* Wrote {len(pairs)} pairs to {args.out}')
+        print(f"* Wrote {counted(len(pairs), 'pair')} to {args.out}")
     n_problems += len(wrong)
-    print(f'* {n_problems} problems' if n_problems else '* Nothing wrong')
+    print(f"* {counted(n_problems, 'problem')}" if n_problems else '* Nothing wrong')
     if not n_problems:
         say_next(*next_step(sets, args, n_classes))
     sys.exit(n_problems > 0)

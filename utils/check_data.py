@@ -16,6 +16,11 @@ def some(items, n=5):
     return ', '.join(map(str, items[:n])) + (', ...' if len(items) > n else '')
 
 
+def counted(n, noun):
+    """1 -> '1 image', 2000 -> '2,000 images'"""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def _rows(data, indices):
     """The image ids at `indices` with their rows in the csv."""
     return some([f'{data.im_list[i]} (row {data.rows[i]})' for i in indices[:6]])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from .check_data import some
+from .check_data import counted, some
 from .images import read_image
 
 READ, SIZE, AROUND, MARGIN = 64, 32, 5, 4  # pixels
@@ -124,7 +124,7 @@ def pair_lines(pairs, owners):
         classes = f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else ''
         text = f'{os.path.basename(a)} = {os.path.basename(b)}{classes}'
         groups[len(csvs) > 1 or len(labels) > 1, kind, ' and '.join(csvs)].append(text)
-    lines = [(wrong, f'{len(texts)} pairs, {kind}, in {where}: {some(texts)}') for (wrong, kind, where), texts in groups.items()]
+    lines = [(wrong, f'{counted(len(texts), "pair")}, {kind}, in {where}: {some(texts)}') for (wrong, kind, where), texts in groups.items()]
     return [line for wrong, line in lines if wrong], [line for wrong, line in lines if not wrong]
 
 
