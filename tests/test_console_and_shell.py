@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from utils.common import run_script
-from utils.console import next_line
+from utils.console import beside, next_line
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ('get_endo_data.sh', 'run_lt_experiments.sh', 'tests/run.sh')
@@ -70,6 +70,23 @@ def test_the_next_command_is_short_at_the_top_of_the_repository(monkeypatch):
 def test_the_next_command_keeps_a_program_that_is_not_ours(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert 'PYTHONPATH' not in next_line('open it', 'python', '-m', 'webbrowser', 'file:///x')
+
+
+@pytest.mark.parametrize(('csv', 'expected'), [
+    ('train.csv', 'val.csv'), ('train_x.csv', 'val_x.csv'), ('x-train.csv', 'x-val.csv'), ('Train.csv', 'Val.csv'),
+    ('TRAIN.csv', 'VAL.csv'), ('training_set.csv', 'val_set.csv'), ('train2.csv', 'val2.csv'), ('my_train_2.csv', 'my_val_2.csv'),
+    ('train_train.csv', 'val_train.csv'), ('training/constrain_train.csv', 'training/constrain_val.csv'),
+    ('train/x.csv', 'train/x.csv'), ('strain.csv', 'strain.csv'), ('trainset.csv', 'trainset.csv'), ('\u00e9train.csv', '\u00e9train.csv'),
+])
+def test_the_validation_csv_beside_a_training_csv(tmp_path, monkeypatch, csv, expected):
+    monkeypatch.chdir(tmp_path)
+    assert beside(csv, 'val') == expected
+
+
+@pytest.mark.parametrize('name', ['validation_set.csv', 'valid_set.csv'])
+def test_the_validation_csv_that_exists_is_taken(tmp_path, name):
+    (tmp_path / name).touch()
+    assert beside(f'{tmp_path}/training_set.csv', 'val') == f'{tmp_path}/{name}'
 
 
 @pytest.mark.parametrize('script', SCRIPTS)

@@ -39,6 +39,7 @@ def test_typos_die_in_the_parser(capsys, flags, message):
 @pytest.mark.parametrize(('flags', 'message'), [
     ('--n_epochs 0', '--n_epochs must be positive'), ('--do_mixup -1', '--do_mixup must not be negative'),
     ('--csv_train data/x.csv', "cannot be guessed from the name 'x.csv': give it with --csv_val"),
+    ('--csv_train train/strain.csv', "cannot be guessed from the name 'strain.csv'"),
     ('--trainable classifier --init none', 'would freeze a random backbone'), ('--lr nan', '--lr must be positive'),
 ])
 def test_flags_that_cannot_work(flags, message):
@@ -49,3 +50,9 @@ def test_flags_that_cannot_work(flags, message):
 def test_a_constant_rate_is_no_reason_to_stop():
     args = resolve_flags('--lr 0.01 --min_lr 0.01')
     assert not reached_min_lr([{'lr': .01}], args) and not reached_min_lr([], args)
+
+
+def test_a_guessed_csv_that_does_not_exist_asks_for_the_flag(tmp_path):
+    (tmp_path / 'training_set.csv').touch()
+    with pytest.raises(InputError, match=r'no such csv: \S+/val_set\.csv \(guessed from .*give the validation csv with --csv_val'):
+        resolve_flags(f'--csv_train {tmp_path}/training_set.csv')

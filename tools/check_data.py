@@ -17,6 +17,7 @@ from utils.console import beside, label_flag, say_next, script_parser, to_train
 from utils.duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
 from utils.get_loaders import ClassDataset
 from utils.label_column import HELP as LABEL_HELP
+from utils.label_column import describe_label_column
 from utils.read_csv import csv_text
 
 
@@ -104,8 +105,9 @@ def main(argv=None):
     for data in sets:
         problems, notes = file_problems(data, looks)
         problems = csv_problems(data, n_classes) + problems
+        print(describe_label_column(data.csv_path, data.label_column))
         counts = np.bincount(data.dr[data.dr >= 0], minlength=n_classes) if data.has_labels else []
-        classes = f" of classes {' / '.join(map(str, counts))} (class = column '{data.label_column}')" if len(counts) else ', no valid label' if data.has_labels else ', no labels'
+        classes = f" of classes {' / '.join(map(str, counts))}" if len(counts) else ', no valid label' if data.has_labels else ', no labels'
         report(f"{data.csv_path}: {counted(len(data), 'image')}{classes}", problems, notes)
         n_problems += len(problems)
         for path, label in zip(data.paths, data.dr, strict=True):

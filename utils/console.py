@@ -2,11 +2,13 @@
 import argparse
 import difflib
 import os
+import re
 import shlex
 import shutil
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPLIT_WORDS = {'val': ('val', 'valid', 'validation'), 'test': ('test', 'testing')}  # in the names of csvs
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -80,9 +82,17 @@ def say_next(what, *command, file=None):
 
 
 def beside(csv, split):
-    """data/train_x.csv -> data/val_x.csv for `split` val."""
+    """data/train_x.csv -> data/val_x.csv for `split` val, which may also be called valid or validation; `csv` itself where its name holds
+    no word train or training. A word ends where its letters do, so data/constrain_train.csv -> data/constrain_val.csv."""
     folder, name = os.path.split(csv)
-    return os.path.join(folder, name.replace('train', split))
+    word = re.search(r'(?<![^\W\d_])(train|training)(?![^\W\d_])', name, re.IGNORECASE)
+    if not word:
+        return csv
+
+    def renamed(new):
+        new = new.upper() if word[0].isupper() else new.capitalize() if word[0][0].isupper() else new
+        return os.path.join(folder, name[:word.start()] + new + name[word.end():])
+    return next(filter(os.path.isfile, map(renamed, SPLIT_WORDS[split])), renamed(split))
 
 
 def label_flag(column):

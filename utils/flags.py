@@ -6,6 +6,7 @@ from models.get_model import ARCHS
 
 from .accelerator import add_device_flag
 from .common import InputError, parse_im_size, parse_parameter, str2bool
+from .console import beside
 from .evaluation import METRICS
 from .label_column import HELP as LABEL_HELP
 from .losses import LOSSES, get_loss_fn, loss_parameters
@@ -22,7 +23,7 @@ def add_flags(parser):
     data.add_argument('--csv_train', default='data/train_eyepacs.csv', metavar='CSV',
                       help='training csv: column image_id, last column the class, 0 to K-1')
     data.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
-    data.add_argument('--csv_val', metavar='CSV', help='validation csv (default: the name of --csv_train with train -> val)')
+    data.add_argument('--csv_val', metavar='CSV', help='validation csv (default: the name of --csv_train with the word train -> val)')
     data.add_argument('--data_path', default='data/eyepacs_all_ims/', metavar='FOLDER', help='folder of the images')
     data.add_argument('--n_classes', type=int, default=5, metavar='K', help='number of classes')
     data.add_argument('--im_size', default='512,512', type=parse_im_size, metavar='PIXELS',
@@ -116,10 +117,12 @@ def resolve(args):
     if not 0 < args.grow_from <= 1:
         raise InputError(f'--grow_from must lie in 0..1 (0 excluded), got {args.grow_from}')
     if args.csv_val is None:
-        folder, name = os.path.split(args.csv_train)
-        if 'train' not in name:
+        args.csv_val = beside(args.csv_train, 'val')
+        if args.csv_val == args.csv_train:
+            name = os.path.basename(args.csv_train)
             raise InputError(f"the validation csv cannot be guessed from the name '{name}': give it with --csv_val")
-        args.csv_val = os.path.join(folder, name.replace('train', 'val'))
+        if os.path.isfile(args.csv_train) and not os.path.isfile(args.csv_val):
+            raise InputError(f'no such csv: {args.csv_val} (guessed from --csv_train): give the validation csv with --csv_val')
     if not args.pretrained_weights and (args.trainable == 'scale' or (args.trainable == 'classifier' and args.init == 'none')):
         raise InputError(f'--trainable {args.trainable} would freeze a random backbone: it belongs to stage two, give --pretrained_weights')
     resolve_method(args)
