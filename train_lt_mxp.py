@@ -46,6 +46,7 @@ from utils.read_csv import check_csv_exists
 from utils.recipes import RecipeParser
 from utils.reproducibility import random_state, set_backends, set_random_state, set_seeds
 from utils.run_folder import RunFolder
+from utils.statistics import is_ordered
 from utils.training import Training
 from utils.trial import check_forward
 from utils.two_stage import describe_start, get_stage_two, set_trainable, train_mode
@@ -106,10 +107,12 @@ def check_finite(recent, batch, n_batches, desc, lr):
 
 
 def evaluate(model, loader, normalise, accelerator, desc):
-    """-> (values of METRICS and per class as a dictionary, the original's report as a function of the class names)"""
+    """-> (values of METRICS and per class as a dictionary, with the number of classes that are predicted at all, `n_predicted`; the
+    original's report as a function of the class names)"""
     predictions = predict(model, loader, normalise, accelerator.autocast, desc=desc)
     metrics = evaluate_multi_cls(predictions.labels, predictions.preds, predictions.probs)
-    return metrics._asdict() | {'loss': predictions.loss}, partial(performance_text, metrics, predictions)
+    values = vars(metrics) | {'loss': predictions.loss, 'n_predicted': len(np.unique(predictions.preds))}
+    return values, partial(performance_text, metrics, predictions)
 
 
 def reached_min_lr(history, args):
@@ -117,16 +120,19 @@ def reached_min_lr(history, args):
     return args.schedule == 'plateau' and bool(history) and history[-1]['lr'] <= args.min_lr * (1 + 1e-6) < args.lr
 
 
-def epoch_line(record, n_epochs):
+def epoch_line(record, n_epochs, ordered=True):
+    """`ordered`: the classes are grades, so that kappa (K) has a meaning."""
     remaining, evaluated = n_epochs - record['epoch'], {'Val': record['val']}
     if not math.isnan(record['train']['loss']):  # else it was not evaluated
         evaluated = {'Train': record['train']} | evaluated
     parts = ['||'.join(evaluated) + ' Loss: ' + '||'.join(f"{m['loss']:.4f}" for m in evaluated.values())]
     parts += [f"{name}: {'||'.join(f'{100 * m[key]:.2f}' for m in evaluated.values())}"
-              for name, key in (('K', 'kappa'), ('mAUC', 'auc'), ('MCC', 'mcc'), ('BACC', 'bacc'))]
+              for name, key in (('K', 'kappa'), ('mAUC', 'auc'), ('MCC', 'mcc'), ('BACC', 'bacc'), ('ACC', 'acc'))
+              if ordered or key != 'kappa']
     return (f"Epoch {record['epoch']}/{n_epochs} {' - '.join(parts)} - LR: {record['lr']:g} - "
             f"{record['images_per_second']:.0f} img/s - {record['seconds']:.1f} s"
-            + (f" - {duration(record['seconds'] * remaining)} left" if remaining else ''))
+            + (f" - {duration(record['seconds'] * remaining)} left" if remaining else '')
+            + (' - predicts one class only' if record['val']['n_predicted'] == 1 else ''))
 
 
 class Network(NamedTuple):
@@ -269,7 +275,7 @@ def main(args, argv=None):
             run.end_epoch(record, '\n'.join(reports), checkpoint(epoch + 1, val))
             watch(class_names, class_count)
             best = f' - best {args.metric} so far' if run.best_epoch() == epoch + 1 else ''
-            print(epoch_line(record, args.n_epochs) + best, flush=True)
+            print(epoch_line(record, args.n_epochs, is_ordered(class_names, args.metric)) + best, flush=True)
         run.finish()
 
     best = run.best_epoch()

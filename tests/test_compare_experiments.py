@@ -88,7 +88,7 @@ def test_markdown(results, capsys):
 def test_csv(results, capsys):
     main([results, '--format', 'csv', '--baseline', 'bad/net', '--draws', '100'])
     rows = {(row['method'], row['metric']): row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
-    assert len(rows) == 3 * (10 + 5 * 5)
+    assert len(rows) == 3 * (11 + 5 * 5)
     row = rows['good/net', 'bacc']
     assert float(row['low']) < float(row['mean']) < float(row['high']) and float(row['difference_low']) > 0 and row['runs'] == '4'
     assert rows['bad/net', 'bacc']['difference'] == '0.0' and 'recall DR3' in {metric for _, metric in rows}

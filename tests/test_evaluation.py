@@ -7,6 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from utils.evaluation import (
+    METRICS,
     confusion_text,
     evaluate_multi_cls,
     is_better,
@@ -44,6 +45,7 @@ def test_against_scikit_learn(seed, absent):
     assert m.f1 == pytest.approx(sk.f1_score(y, pred, average='macro'), abs=1e-9)
     recalls = [np.mean(pred[y == c] == c) for c in np.unique(y)]
     assert m.bacc == pytest.approx(np.mean(recalls), abs=1e-9)
+    assert m.acc == pytest.approx(sk.accuracy_score(y, pred), abs=1e-12)
     assert m.kappa == pytest.approx(kappa_by_hand(y, pred, 6), abs=1e-9)
     aucs = [np.mean([(p > q) + .5 * (p == q) for p in probs[y == c, c] for q in probs[y != c, c]]) for c in np.unique(y)]
     assert m.auc == pytest.approx(np.mean(aucs), abs=1e-9)
@@ -61,6 +63,16 @@ def test_one_class_and_one_image():
     m = evaluate_multi_cls(np.array([1, 1]), np.array([1, 1]), np.array([[.1, .9], [.2, .8]]))
     assert math.isnan(m.auc) and m.bacc == 1 and m.f1 == 1 and m.mcc == 0
     assert evaluate_multi_cls(np.array([0]), np.array([2]), np.array([[.1, .2, .7]])).bacc == 0
+
+
+def test_metrics_unpack_into_the_seven_values_of_the_original():
+    m = evaluate_multi_cls(*random_case(0))
+    auc, kappa, mcc, f1, bacc, auc_all, f1_all = m
+    assert (auc, kappa, mcc, f1, bacc, auc_all, f1_all) == (m.auc, m.kappa, m.mcc, m.f1, m.bacc, m.auc_all, m.f1_all)
+
+
+def test_choices_of_the_metric_flag():
+    assert METRICS == ('auc', 'kappa', 'mcc', 'f1', 'bacc', 'acc', 'loss')
 
 
 def test_direction():

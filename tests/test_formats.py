@@ -12,11 +12,13 @@ import torch
 import train_lt_mxp
 import utils
 from tests.make_run_fixtures import COMMON, FLAGS
+from tools import report
 from utils import run_test
 from utils.common import InputError
 from utils.formats import FORMAT, read_config, upgrade
 from utils.model_saving_loading import load_model, read_checkpoint, save_model
 from utils.prediction_table import read_predictions
+from utils.report_data import find_runs, series
 
 ROOT = Path(__file__).parent.parent
 ARCHIVE = Path(__file__).parent / 'fixtures' / 'runs_0.1.zip'
@@ -58,6 +60,18 @@ def test_stage_two_starts_from_an_old_run(old_runs):
     train('finished', '--save_path two --pretrained_weights experiments/finished --trainable classifier')
     kept, parent = (read_checkpoint(f'experiments/{name}')['state_dict']['features.0.weight'] for name in ('two', 'finished'))
     assert torch.equal(kept, parent)
+
+
+def test_a_log_without_accuracy_is_read(old_runs):
+    before = json.loads(Path('experiments/after_epoch/log.jsonl').read_text().splitlines()[0])
+    train('after_epoch', '--resume')
+    history = find_runs(['experiments/after_epoch'])[0].history
+    assert 'acc' not in before['val'] and np.isnan(series(history, 'val', 'acc')).tolist() == [True, True, False, False]
+
+
+def test_old_runs_are_reported_side_by_side(old_runs):
+    report.main(['experiments', '--draws', '100', '--out', 'page.html'])
+    assert 'accuracy' in Path('page.html').read_text(encoding='utf-8')
 
 
 def test_a_flag_that_an_old_run_does_not_know_has_the_old_behaviour():

@@ -121,7 +121,7 @@ def test_a_second_signal(pictures, monkeypatch, capsys):
 
 
 def test_progress_without_a_terminal(capsys):
-    scores = dict.fromkeys(('loss', 'kappa', 'auc', 'mcc', 'bacc'), .5)
+    scores = dict.fromkeys(('loss', 'kappa', 'auc', 'mcc', 'bacc', 'acc'), .5) | {'n_predicted': 3}
     record = {'epoch': 2, 'train': scores, 'val': scores, 'lr': .01, 'images_per_second': 57.3, 'seconds': 90.}
     assert train_lt_mxp.epoch_line(record, 5).endswith(' - LR: 0.01 - 57 img/s - 90.0 s - 4 min left')
     assert train_lt_mxp.epoch_line(record, 2).endswith(' - 57 img/s - 90.0 s')

@@ -3,7 +3,7 @@ import pytest
 
 from tools.report import main
 from utils.common import InputError
-from utils.comparison import RANKED, difference, find_csvs, load_methods
+from utils.comparison import SHOWN, difference, find_csvs, load_methods
 from utils.evaluation_text import show
 
 from .report_files import Page, write_run
@@ -27,7 +27,7 @@ def test_comparison(tmp_path):
     by_name = {method.name: method for method in methods}
     for name in ('mixup', 'two'):
         cells = difference(by_name[name], by_name['plain'])
-        assert all(show(cells['metrics', metric], sign='+') in page.text for metric in RANKED)
+        assert all(show(cells['metrics', metric], sign='+') in page.text for metric in SHOWN)
     assert 'Difference to plain in points' in page.text
     with pytest.raises(InputError, match='--baseline none: no such method; there are plain, mixup, two'):
         report(tmp_path / 'experiments', '--baseline', 'none')

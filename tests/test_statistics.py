@@ -8,7 +8,7 @@ from sklearn import metrics as sk
 
 from utils.evaluation import evaluate_multi_cls
 from utils.prediction_table import PredictionTable
-from utils.statistics import WeightedMetrics, are_grades, class_groups
+from utils.statistics import WeightedMetrics, are_grades, class_groups, is_ordered
 
 K = 5
 NAMES = [f'DR{c}' for c in range(K)]
@@ -39,6 +39,7 @@ def reference(y, preds, probs):
     present, other = ([c for c in classes if test(y == c)] for test in (np.any, lambda positive: positive.any() and not positive.all()))
     result = {('metrics', 'mcc'): sk.matthews_corrcoef(y, preds), ('metrics', 'f1'): sk.f1_score(y, preds, average='macro'),
               ('metrics', 'kappa'): sk.cohen_kappa_score(y, preds, weights='quadratic', labels=classes),
+              ('metrics', 'acc'): sk.accuracy_score(y, preds),
               ('metrics', 'bacc'): np.mean([np.mean(preds[y == c] == c) for c in present]),
               ('metrics', 'nll'): sk.log_loss(y, probs, labels=classes), ('metrics', 'brier'): ((probs - np.eye(K)[y]) ** 2).sum(1).mean(),
               ('metrics', 'ece'): ece(probs.max(1), preds == y),
@@ -79,7 +80,7 @@ def test_against_scikit_learn(seed, ties, absent):
 def test_same_as_the_report_of_the_test_scripts(seed):
     table = random_table(seed, absent=(3,))
     found, m = WeightedMetrics(table, ordered=True)(np.ones((80, 1))), evaluate_multi_cls(table.labels, table.preds, table.probs)
-    for name in ('auc', 'kappa', 'mcc', 'f1', 'bacc'):
+    for name in ('auc', 'kappa', 'mcc', 'f1', 'bacc', 'acc'):
         assert found['metrics', name][0] == pytest.approx(getattr(m, name), abs=1e-9)
 
 
@@ -128,6 +129,13 @@ def test_operating_points(level, ties):
             key = ('operating_points', positives, name, level)
             cut = 2 if thresholds[key] is None else thresholds[key]  # none: nothing is called positive
             assert found[key][0] == pytest.approx(((score >= cut) == truth)[of].mean()) and m.count(key) == of.sum()
+
+
+@pytest.mark.parametrize(('names', 'metric', 'flag', 'ordered'), [
+    (NAMES, 'auc', None, True), (NAMES, 'auc', False, False), (['cat', 'dog'], None, None, False), (['cat', 'dog'], 'kappa', None, True),
+    (['cat', 'dog'], 'kappa', False, False), (['cat', 'dog'], 'bacc', True, True)])
+def test_what_makes_classes_ordered(names, metric, flag, ordered):
+    assert is_ordered(names, metric, flag) is ordered
 
 
 def test_grades_by_name():

@@ -119,6 +119,28 @@ def test_same_seed_same_run_for_any_number_of_workers(train):
     assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
+@pytest.mark.parametrize(('metric', 'shown'), [('acc', False), ('kappa', True)])
+def test_kappa_is_printed_for_ordered_classes_only(train, capsys, metric, shown):
+    train(f'--metric {metric} --do_not_save')  # the classes are called class0, class1, class2
+    line = re.search('^Epoch 1/1 .*', capsys.readouterr().out, re.M).group()
+    assert (' - K: ' in line) == shown and ' - ACC: ' in line and f'best {metric} so far' in line
+
+
+def test_accuracy_chooses_the_epoch(train):
+    run = train('--n_epochs 3 --metric acc')
+    log = [json.loads(line)['val'] for line in (run / 'log.jsonl').read_text().splitlines()]
+    info = read_checkpoint(str(run))
+    assert info['epoch'] == 1 + int(np.argmax([val['acc'] for val in log]))
+
+
+@pytest.mark.parametrize(('preds', 'hint'), [([1] * 9, True), ([1] * 8 + [0], False)])
+def test_a_network_that_predicts_one_class_only_is_named(train, monkeypatch, capsys, preds, hint):
+    predict = train_lt_mxp.predict
+    monkeypatch.setattr(train_lt_mxp, 'predict', lambda *args, **kwargs: predict(*args, **kwargs)._replace(preds=np.array(preds)))
+    train('--metric mcc --do_not_save')
+    assert (' - predicts one class only - best mcc so far' in capsys.readouterr().out) == hint
+
+
 def test_early_stopping_trains_at_the_minimum_rate(train, capsys):
     run = train('--n_epochs 9 --lr 0.001 --min_lr 0.0001 --patience 0 --metric loss --train_eval off')
     rates = [json.loads(line)['lr'] for line in (run / 'log.jsonl').read_text().splitlines()]

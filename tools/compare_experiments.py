@@ -55,8 +55,8 @@ def tables_of(methods, summaries, ranks, differences, baseline):
         scores.append([method.name, str(len(method.runs)), sizes, '-' if rank is None else f'{rank:.1f}',
                        *(mean_and_sd(cells.get(key)) for key in (overall | recalls).values())])
         intervals.append([method.name, *(show(cells[key]) for key in overall.values())])
-    result = {'Percent, mean ± standard deviation over the runs. R: recall of a class; rank: mean over the scores and test sets, 1 is '
-              'the best.': scores,
+    result = {'Percent, mean ± standard deviation over the runs. R: recall of a class; rank: mean over the scores (without '
+              'accuracy) and the test sets, 1 is the best.': scores,
               'Mean [95 % interval from drawing other test images, patients where known; another training is not in it]:': intervals}
     if baseline:
         rows = [['method', *overall]]

@@ -16,7 +16,8 @@ from .statistics import are_grades
 REPEAT = re.compile(r'seed.*|(F|fold[_-]?)\d+')  # folders that tell the runs of one method apart
 CORRECTIONS = {'Calibrated with': 'calibrated', 'Logit adjustment': 'logit adjustment', 'Tau-normalisation': 'tau-normalisation',
                'Class prior changed': 'another prior'}  # start of a line in the report of a test -> what it was
-RANKED = ('bacc', 'mcc', 'kappa', 'f1', 'auc')  # shown in the table, and ranked
+SHOWN = ('bacc', 'acc', 'mcc', 'kappa', 'f1', 'auc')  # in the table
+RANKED = tuple(name for name in SHOWN if name != 'acc')  # a method that ignores the rare classes has a high accuracy
 
 
 class Method(NamedTuple):
@@ -122,8 +123,8 @@ def mean_ranks(methods):
 
 
 def columns_of(summaries, max_classes=10):
-    """{heading: key} of the table: RANKED where some method defines it, and the recalls (R) of up to `max_classes` classes."""
-    overall = {name.upper(): ('metrics', name) for name in RANKED if any(s['metrics', name]['value'] is not None for s in summaries)}
+    """{heading: key} of the table: SHOWN where some method defines it, and the recalls (R) of up to `max_classes` classes."""
+    overall = {name.upper(): ('metrics', name) for name in SHOWN if any(s['metrics', name]['value'] is not None for s in summaries)}
     recalls = {f'R {key[1]}': key for s in summaries for key in s if key[0] == 'classes' and key[2] == 'recall'}
     return overall, recalls if len(recalls) <= max_classes else {}
 

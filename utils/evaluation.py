@@ -1,7 +1,7 @@
 """Predictions -> metrics -> text."""
 import math
 import warnings
-from typing import NamedTuple
+from dataclasses import dataclass, fields
 
 import numpy as np
 from sklearn import metrics as sk
@@ -11,8 +11,12 @@ from .shown import MOST_CLASSES, MOST_CONFUSIONS, frequent_confusions
 SMALLER_IS_BETTER = ('loss',)
 
 
-class Metrics(NamedTuple):
-    """Fractions of 1, in the original's order; the scalar names are choices of --metric. Undefined values are NaN."""
+@dataclass(frozen=True)
+class Metrics:
+    """Fractions of 1; the scalar names are choices of --metric. Undefined values are NaN.
+
+    It unpacks into the seven values of the original, auc to f1_all, in their order; `acc` is read by its name.
+    """
     auc: float  # mean of auc_all over the classes that have both positives and negatives
     kappa: float  # quadratically weighted, on the scale 0..K-1: for ordered classes only
     mcc: float
@@ -20,9 +24,13 @@ class Metrics(NamedTuple):
     bacc: float  # mean recall over the present classes
     auc_all: list  # one-vs-rest, per class (K,)
     f1_all: list
+    acc: float  # plain accuracy: the share of the images that are right, whatever their class
+
+    def __iter__(self):
+        return iter((self.auc, self.kappa, self.mcc, self.f1, self.bacc, self.auc_all, self.f1_all))
 
 
-METRICS = (*(name for name in Metrics._fields if not name.endswith('_all')), 'loss')
+METRICS = (*(field.name for field in fields(Metrics) if not field.name.endswith('_all')), 'loss')
 
 
 def is_better(metric, value, reference):
@@ -56,7 +64,7 @@ def evaluate_multi_cls(y_true, y_pred, y_proba):
         mcc = float(sk.matthews_corrcoef(y_true, y_pred))
     recall = sk.recall_score(y_true, y_pred, labels=classes[present], average=None)
     return Metrics(auc, float(kappa), mcc, float(f1_all[shown].mean()), float(recall.mean()), auc_all,
-                   [float(f) if s else math.nan for f, s in zip(f1_all, shown, strict=True)])
+                   [float(f) if s else math.nan for f, s in zip(f1_all, shown, strict=True)], float(np.mean(y_true == y_pred)))
 
 
 def recall_per_class(y_true, y_pred, n_classes):

@@ -5,7 +5,7 @@ import numpy as np
 
 from . import plots
 from .common import InputError
-from .comparison import RANKED, difference, find_csvs, load_methods, mean_ranks, summary
+from .comparison import SHOWN, difference, find_csvs, load_methods, mean_ranks, summary
 from .evaluation import SMALLER_IS_BETTER
 from .evaluation_text import show
 from .page import figure, figures, join, section, table, tag
@@ -30,7 +30,7 @@ def _column(cells, name):
 
 
 def _scores(methods, summaries):
-    names = [name for name in RANKED if any(s['metrics', name]['value'] is not None for s in summaries)]
+    names = [name for name in SHOWN if any(s['metrics', name]['value'] is not None for s in summaries)]
     rows = []
     for method, cells, rank in zip(methods, summaries, mean_ranks(methods), strict=True):
         rows.append([method.name, (len(method.runs), len(method.runs)), (f'{method.n_images:,}', method.n_images),
@@ -49,9 +49,9 @@ def _scores(methods, summaries):
         alt = f'Dots with intervals: {METRIC_NAMES[name]} of each method; best: {best}.'
         forests.append(figure(plots.to_svg(drawn, f'compare-{name}', alt), METRIC_NAMES[name],
                               f'Mean over the runs with its 95 % interval, {sizes} images a method; further right is better.'))
-    parts = [table('Methods in percent: mean [95 % interval], ± standard deviation over runs; rank: mean over the scores, 1 is the best; '
-                   'press a heading to sort', ['method', 'runs', 'images', 'rank', *(METRIC_NAMES[name] for name in (*names, 'ece'))],
-                   rows, sortable=True)]
+    parts = [table('Methods in percent: mean [95 % interval], ± standard deviation over runs; rank: mean over the scores but '
+                   'accuracy, 1 is the best; press a heading to sort',
+                   ['method', 'runs', 'images', 'rank', *(METRIC_NAMES[name] for name in (*names, 'ece'))], rows, sortable=True)]
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         parts.append(tag('p', 'Not all methods were tested on the same images: their scores are not comparable.', class_='note'))
     return [*parts, tag('p', 'Intervals come from drawing the test images (or patients) again; another training is not in them. Methods '
@@ -68,7 +68,7 @@ def _differences(methods, baseline):
     found = {name: cells for name, cells in paired.items() if cells is not None}
     if not found:
         return []
-    names = [name for name in RANKED if any(cells['metrics', name]['value'] is not None for cells in found.values())]
+    names = [name for name in SHOWN if any(cells['metrics', name]['value'] is not None for cells in found.values())]
     rows = [[name, *((show(cells['metrics', metric], sign='+'), cells['metrics', metric]['value']) for metric in names)]
             for name, cells in found.items()]
     value, low, high = (_column([cells['metrics', names[0]] for cells in found.values()], end) for end in ('value', 'low', 'high'))

@@ -146,10 +146,10 @@ def find_runs(paths, file=None):
 
 
 def series(records, *keys):
-    """`series(history, 'val', 'mcc')` -> float64 (epochs,), NaN where the log has null."""
+    """`series(history, 'val', 'mcc')` -> float64 (epochs,), NaN where the log has null, or no such value: version 0.1 logged no 'acc'."""
     values = []
     for record in records:
         for key in keys:
-            record = record[key]
+            record = record.get(key)
         values.append(record)
     return np.array(values, dtype=float)

@@ -12,10 +12,11 @@ from .ranking import OPERATING_POINTS
 from .shown import MOST_CLASSES, MOST_CONFUSIONS, MOST_CURVES, choose, extremes, frequent_confusions, smallest_first
 from .statistics import CLASS_METRICS, LEVEL, METRIC_NAMES
 
-CARDS = {'bacc': ('balanced accuracy', '%'), 'kappa': ('agreement (quadratic kappa)', ''), 'mcc': ('agreement (MCC)', ''),
-         'auc': ('AUC, mean of the classes', '%'), 'ece': ('gap of confidence (ECE)', '%')}
+CARDS = {'bacc': ('balanced accuracy', '%'), 'acc': ('accuracy', '%'), 'kappa': ('agreement (quadratic kappa)', ''),
+         'mcc': ('agreement (MCC)', ''), 'auc': ('AUC, mean of the classes', '%'), 'ece': ('gap of confidence (ECE)', '%')}
 MEANING = {
     'bacc': 'The share of its images that is recognised, as the mean over the classes: a rare class counts as much as a frequent one.',
+    'acc': 'The share of all images that is recognised: it hides a rare class that is never found.',
     'mcc': 'Agreement of answers and truth over all classes: 100 is perfect, 0 is chance.',
     'kappa': 'Agreement of the grades: a miss by two grades weighs four times a miss by one. 100 is perfect, 0 is chance.',
     'f1': 'Mean over the classes of F1, which is high only where recall and precision both are.',

@@ -18,6 +18,7 @@ from .model_saving_loading import load_model
 from .prediction_table import anonymous, write_predictions
 from .read_csv import check_csv_exists
 from .run_folder import name_of_run
+from .statistics import is_ordered
 from .test_flags import check_flags, get_parser
 from .tuning import tune
 from .views import describe_views, get_views
@@ -92,8 +93,9 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     report, file = f'{report}{optimistic}{text}', os.path.join(folder, f'performance_{split}.txt')
     write_text(file, report)
     print(report)
-    print(f'{split.capitalize()} - K: {100 * m.kappa:.2f} - mAUC: {100 * m.auc:.2f} - MCC: {100 * m.mcc:.2f} - '
-          f'F1: {100 * m.f1:.2f} - BalAcc: {100 * m.bacc:.2f}')
+    kappa = f'K: {100 * m.kappa:.2f} - ' if is_ordered(info['class_names'], info['config']['metric']) else ''
+    print(f'{split.capitalize()} - {kappa}mAUC: {100 * m.auc:.2f} - MCC: {100 * m.mcc:.2f} - '
+          f'F1: {100 * m.f1:.2f} - BalAcc: {100 * m.bacc:.2f} - Acc: {100 * m.acc:.2f}')
     print(f'* Wrote {file} and {os.path.join(folder, name)}')
     return os.path.join(folder, name)
 

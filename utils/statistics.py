@@ -9,8 +9,9 @@ from .evaluation import shot_groups
 from .ranking import Ranking
 
 # Names of the overall metrics in files, and as people read them; of nll, brier and both ece, smaller is better.
-METRIC_NAMES = {'bacc': 'balanced accuracy', 'mcc': 'MCC', 'kappa': 'quadratic kappa', 'f1': 'macro F1', 'auc': 'macro AUC',
-                'ap': 'macro average precision', 'nll': 'NLL', 'brier': 'Brier', 'ece': 'ECE', 'classwise_ece': 'classwise ECE'}
+METRIC_NAMES = {'bacc': 'balanced accuracy', 'acc': 'accuracy', 'mcc': 'MCC', 'kappa': 'quadratic kappa', 'f1': 'macro F1',
+                'auc': 'macro AUC', 'ap': 'macro average precision', 'nll': 'NLL', 'brier': 'Brier', 'ece': 'ECE',
+                'classwise_ece': 'classwise ECE'}
 CLASS_METRICS = ('recall', 'precision', 'f1', 'auc', 'ap')
 N_BINS = 15
 LEVEL = .9  # of the operating points, unless the user wants others
@@ -20,6 +21,15 @@ REFERABLE = 2  # retinopathy is referred to an ophthalmologist from this grade o
 def are_grades(class_names):
     """Whether the names tell that the classes are ordered: DR0, DR1, ... or grade 0, grade 1, ..."""
     return any(all(re.fullmatch(rf'{word}[ _]?{c}', name, re.I) for c, name in enumerate(class_names)) for word in ('dr', 'grade'))
+
+
+def is_ordered(class_names, metric=None, flag=None):
+    """Whether the classes are grades, so that quadratic kappa and "grade c or worse" have a meaning.
+
+    `flag` (--ordered, --no-ordered) decides where it is not None, then `metric` (of the run, from its --metric), where it is kappa, then
+    the names.
+    """
+    return metric == 'kappa' or are_grades(class_names) if flag is None else flag
 
 
 def class_groups(class_count):
@@ -38,7 +48,7 @@ def mean_of_defined(values):
 
 def confusion_metrics(hits, true, predicted, distance):
     """Weights of the images of each class that are right, that have this label, that get this answer, each (K, B), and the sum of
-    weight x squared distance of label and answer, (B,) -> {'bacc', 'mcc', 'kappa': (B,), 'recall', 'precision', 'f1': (K, B)}.
+    weight x squared distance of label and answer, (B,) -> {'bacc', 'acc', 'mcc', 'kappa': (B,), 'recall', 'precision', 'f1': (K, B)}.
 
     NaN: recall of an absent class, precision of one never predicted, F1 of one that is neither (scikit-learn leaves it out of
     the macro F1), kappa of a single class. MCC of a constant is 0, as scikit-learn's; kappa is on the scale 0..K-1.
@@ -51,7 +61,8 @@ def confusion_metrics(hits, true, predicted, distance):
         kappa = 1 - distance / expected
         spread = np.sqrt((n ** 2 - (true ** 2).sum(axis=0)) * (n ** 2 - (predicted ** 2).sum(axis=0)))
         mcc = np.where(spread > 0, (hits.sum(axis=0) * n - (true * predicted).sum(axis=0)) / spread, 0)
-    return {'bacc': mean_of_defined(recall), 'mcc': mcc, 'kappa': kappa, 'recall': recall, 'precision': precision, 'f1': f1}
+    return {'bacc': mean_of_defined(recall), 'acc': hits.sum(axis=0) / n, 'mcc': mcc, 'kappa': kappa, 'recall': recall,
+            'precision': precision, 'f1': f1}
 
 
 def _bins(confidence):
@@ -110,7 +121,7 @@ class WeightedMetrics:
         ranked = {name: self.rankings[name](weights, n, self.levels) for name in self.names}
         classes = {name: by_confusion[name] for name in ('recall', 'precision', 'f1')} | {
             name: np.stack([ranked[c][name,] for c in self.names]) for name in ('auc', 'ap')}
-        overall = {name: by_confusion[name] for name in ('bacc', 'mcc', 'kappa')} | {
+        overall = {name: by_confusion[name] for name in ('bacc', 'acc', 'mcc', 'kappa')} | {
             name: mean_of_defined(classes[name]) for name in ('f1', 'auc', 'ap')} | {
             'nll': nll[0] / n, 'brier': brier[0] / n, 'ece': np.abs(gaps).sum(axis=0) / n,
             'classwise_ece': np.abs(class_gaps).sum(axis=0) / n / k}
