@@ -3,12 +3,22 @@ import json
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 
-from .test_evaluate_predictions import write
 from .test_statistics import random_table
 
 SCRIPT = '<script>document.title = "owned"</script>$x^2$'
 VOID = ('meta', 'img', 'br')
+
+
+def write(path, table, rows=slice(None)):
+    frame = pd.DataFrame({'image_id': table.image_ids, 'label': table.labels, 'pred': table.preds})
+    if table.patient_ids:
+        frame.insert(1, 'patient_id', table.patient_ids)
+    frame = pd.concat([frame, pd.DataFrame(table.probs, columns=[f'p_{name}' for name in table.class_names])], axis=1)[rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False)
+    return str(path)
 
 
 def write_run(root, name, class_names, parent=None, seed=0, epochs=3, tested=True):

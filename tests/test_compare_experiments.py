@@ -1,15 +1,17 @@
 """Methods x folds x seeds: which csvs belong together, means, ranks, paired differences, and the formats."""
 import csv
 import io
+import json
 
 import numpy as np
 import pytest
 
 from tools.compare_experiments import main
 from utils.common import InputError
-from utils.comparison import difference, find_csvs, load_methods, mean_ranks, summary
+from utils.comparison import RANKED, columns_of, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
 from utils.tables import to_latex, to_markdown, to_text
 
+from .report_files import write_run
 from .test_evaluate_predictions import write
 from .test_statistics import random_table
 
@@ -66,6 +68,67 @@ def test_runs_that_were_tested_in_other_ways_are_named(results, capsys):
             f.write(text)
     main([f'{results}/F1', '--draws', '100'])
     assert '* Note: not all runs were tested alike: good/net: 8 views; bad/net: calibrated\n' in capsys.readouterr().err
+
+
+def change_config(run, **changes):
+    config = run / 'config.cfg'
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+
+
+@pytest.mark.parametrize(('changes', 'note'), [
+    ({'seed': 1, 'save_path': 'x', 'num_workers': 4, 'parent': {'path': 'p', 'epoch': 2}}, None),  # may differ
+    ({'lr': .1}, 'lr 0.01 (seed0) or 0.1 (seed1)'),
+    ({'loss_fn': 'BSCE', 'sampling': 'class'}, 'loss_fn CE (seed0) or BSCE (seed1); sampling instance (seed0) or class (seed1)'),
+    ({'pretrained_weights': 'experiments/a/seed1/epoch_03_K_1'}, None),  # the stage one of each seed
+    ({'pretrained_weights': 'experiments/b/seed1'}, 'pretrained_weights experiments/a (seed0) or experiments/b (seed1)'),
+    ({'csv_sha256': {'train': '9' * 64}}, 'csv_train train.csv (SHA-256 00000000...) (seed0) or train.csv (SHA-256 99999999...) (seed1)'),
+    ({'a_later_flag': 1}, None)])
+def test_settings_in_which_seeds_differ(tmp_path, changes, note):
+    common = {'pretrained_weights': 'experiments/a/seed0', 'csv_sha256': {'train': '0' * 64}}
+    change_config(write_run(tmp_path, 'set/plain/seed0', ['x', 'y']), **common)
+    change_config(write_run(tmp_path, 'set/plain/seed1', ['x', 'y'], seed=1), **common | changes)
+    methods = load_methods(find_csvs([str(tmp_path / 'results')], 'results_test.csv'), draws=100)
+    assert settings_notes(methods) == ([] if note is None else [f'set/plain pools runs whose settings differ: {note}'])
+
+
+def test_csvs_may_differ_between_folds(tmp_path):
+    for fold in (1, 2):
+        change_config(write_run(tmp_path, f'F{fold}/plain/seed0', ['x', 'y']), csv_sha256={'train': str(fold) * 64})
+    methods = load_methods(find_csvs([str(tmp_path / 'results')], 'results_test.csv'), draws=100)
+    assert len(methods[0].runs) == 2 and settings_notes(methods) == []
+
+
+def test_a_note_on_settings_leaves_the_table_alone(tmp_path, capsys):
+    for seed in (0, 1):
+        change_config(write_run(tmp_path, f'set/plain/seed{seed}', ['x', 'y'], seed=seed), lr=.1 ** seed)
+    main([str(tmp_path / 'results' / 'set'), '--draws', '100', '--format', 'csv'])
+    out, err = capsys.readouterr()
+    assert '* Note: plain pools runs whose settings differ: lr 1.0 (seed0) or 0.1 (seed1)\n' in err and 'Note' not in out
+
+
+@pytest.mark.parametrize(('names', 'message'), [
+    (['y', 'x', 'z'], r"class 0 is 'y' and 'x' \(the same names in another order\)"), (['x', 'y', 'q'], "class 2 is 'q' and 'z'"),
+    (['x', 'y'], '2 and 3')])
+def test_methods_of_other_classes_are_refused(tmp_path, names, message):
+    write_run(tmp_path, 'one', ['x', 'y', 'z'])
+    write_run(tmp_path, 'two', names)  # fewer classes: other images, too
+    with pytest.raises(InputError, match=rf'two/results_test\.csv and .*one/results_test\.csv differ in their classes: {message}'):
+        main([str(tmp_path / 'results'), '--draws', '100'])
+
+
+def test_kappa_needs_ordered_classes(tmp_path, capsys):
+    run = write_run(tmp_path, 'one', ['x', 'y', 'z'])
+    headings = []
+    for metric, flags in (('bacc', []), ('kappa', []), ('kappa', ['--no-ordered'])):
+        change_config(run, metric=metric)
+        main([str(tmp_path / 'results'), '--draws', '100', *flags])
+        headings.append('KAPPA' in capsys.readouterr().out)
+    assert headings == [False, True, False]
+
+
+def test_accuracy_is_shown_and_not_ranked(results):
+    methods = load_methods(find_csvs([results], 'results_test.csv'), draws=100)
+    assert 'ACC' in columns_of([summary(method) for method in methods])[0] and 'acc' not in RANKED
 
 
 def test_folds_are_drawn_independently_and_repeats_together(results):

@@ -1,29 +1,20 @@
 """The tool on real files: one, folds, repeats, two to compare; what it prints and what it writes."""
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from tools.evaluate_predictions import main
 from utils.bootstrap import bootstrap_metrics
-from utils.common import InputError
+from utils.common import InputError, file_sha256
 from utils.pooling import pool, spread
 from utils.prediction_table import read_predictions
 
+from .report_files import write, write_run
 from .test_statistics import random_table
-
-
-def write(path, table, rows=slice(None)):
-    frame = pd.DataFrame({'image_id': table.image_ids, 'label': table.labels, 'pred': table.preds})
-    if table.patient_ids:
-        frame.insert(1, 'patient_id', table.patient_ids)
-    frame = pd.concat([frame, pd.DataFrame(table.probs, columns=[f'p_{name}' for name in table.class_names])], axis=1)[rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False)
-    return str(path)
 
 
 def run(*args):
@@ -77,6 +68,64 @@ def test_repeats_and_the_difference_of_two(tmp_path, capsys):
     difference = result['difference']['metrics']['bacc']
     assert difference['value'] == pytest.approx(values[1] - values[0]) and difference['low'] <= difference['value'] <= difference['high']
     assert 'second - first, paired' in capsys.readouterr().out
+
+
+def test_what_several_files_are_taken_for_is_said(tmp_path, capsys):
+    table = random_table(1, n=90)
+    folds = [write(tmp_path / f'{i}.csv', table, slice(30 * i, 30 * i + 30)) for i in range(3)]
+    repeats = [write(tmp_path / f'repeat{i}.csv', table) for i in range(3)]
+    for files, assumed in ((folds, 'no image in common: taken as the folds of one cross-validation and pooled'),
+                           (repeats, 'the same images in all files: taken as repeats of one method'),
+                           (repeats[:2], 'the same images in both files: taken as two methods')):
+        assert run(*files)['assumed'].startswith(assumed) and f'Several files: {assumed}' in capsys.readouterr().out
+    assert 'assumed' not in run(folds[0])
+
+
+def test_pooled_files_of_runs_with_other_settings_are_named(tmp_path, capsys):
+    files = []
+    for seed in range(3):
+        config = write_run(tmp_path, f'plain/seed{seed}', ['x', 'y'], seed=seed) / 'config.cfg'
+        config.write_text(json.dumps(json.loads(config.read_text()) | {'lr': .01 if seed else .1}))
+        files.append(str(tmp_path / 'results' / 'plain' / f'seed{seed}' / 'results_test.csv'))
+    assert run(*files)['settings_differ'] == {'lr': dict(zip(files, [.1, .01, .01], strict=True))}
+    note = '* Note: the files are pooled, but the settings of their runs differ: lr 0.1 (seed0) or 0.01 (seed1, seed2)\n'
+    assert note in capsys.readouterr().err
+    assert run(*files[1:])['settings_differ'] == run(*files[:2])['settings_differ'] == {}  # two files are compared
+
+
+def test_json_names_the_content_of_the_files(tmp_path):
+    csv = write(tmp_path / 'a.csv', random_table(0))
+    assert run(csv)['sha256'] == [file_sha256(csv)]
+
+
+@pytest.mark.parametrize(('names', 'message'), [
+    (['y', 'x'], r"class 0 is 'y' and 'x' \(the same names in another order\)"), (['x', 'z'], "class 1 is 'z' and 'y'")])
+@pytest.mark.parametrize('rows', [slice(None), slice(40, None)])  # repeats, folds
+def test_files_of_other_classes_are_refused(tmp_path, names, message, rows):
+    first = write(tmp_path / 'a.csv', random_table(0, names=['x', 'y']), slice(None) if rows.start is None else slice(40))
+    second = write(tmp_path / 'b.csv', random_table(0, names=names), rows)
+    with pytest.raises(InputError, match=rf'b\.csv and .*a\.csv differ in their classes: {message}'):
+        main([first, second])
+
+
+@pytest.mark.parametrize(('names', 'message'), [
+    (['y', 'x'], r"class 0 is 'x' and 'y' \(the same names in another order\)"), (['x', 'z'], "class 1 is 'y' and 'z'"),
+    (list('xyz'), '2 and 3')])
+def test_another_run_is_refused(tmp_path, names, message):
+    csv, other = write(tmp_path / 'a.csv', random_table(0, names=['x', 'y'])), write_run(tmp_path, 'other', names, tested=False)
+    with pytest.raises(InputError, match=rf'a\.csv and --run .*other differ in their classes: {message}'):
+        main([csv, '--run', str(other)])
+
+
+@pytest.mark.parametrize('where', ['--run', 'beside'])
+def test_a_run_chosen_by_kappa_has_ordered_classes(tmp_path, where):
+    config = write_run(tmp_path, 'a', ['x', 'y']) / 'config.cfg'
+    config.write_text(json.dumps(json.loads(config.read_text()) | {'metric': 'kappa'}))
+    csv = str(tmp_path / 'results' / 'a' / 'results_test.csv')
+    if where == '--run':
+        csv = shutil.copy(csv, tmp_path / 'x.csv')
+    flags = ['--run', str(tmp_path / 'experiments' / 'a')] if where == '--run' else []
+    assert run(str(csv), *flags)['ordered'] and not run(str(csv), *flags, '--no-ordered')['ordered']
 
 
 def test_a_value_outside_of_its_interval_is_explained(tmp_path, capsys):

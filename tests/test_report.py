@@ -104,6 +104,23 @@ def test_absent_classes(tmp_path, n, absent):
     assert len(page.all('figure')) == 6 and not re.search(r'\bnan\b', page.text)
 
 
+@pytest.mark.parametrize(('metric', 'flags', 'shown'), [
+    ('mcc', [], False), ('kappa', [], True), ('kappa', ['--no-ordered'], False), ('mcc', ['--ordered'], True)])
+def test_kappa_is_shown_for_ordered_classes_only(tmp_path, metric, flags, shown):
+    run = write_run(tmp_path, 'a', ['x', 'y', 'z'])
+    config = run / 'config.cfg'
+    config.write_text(json.dumps(json.loads(config.read_text()) | {'metric': metric}))
+    log = (run / 'log.jsonl').read_text()
+    (run / 'log.jsonl').write_text(log.replace('"mcc"', f'"{metric}"'))
+    assert ('agreement (quadratic kappa)' in Page(report(run, *flags)).text) == shown
+
+
+def test_plain_accuracy_is_on_a_card(tmp_path):
+    run = write_run(tmp_path, 'a', ['x', 'y'])
+    table = find_runs([str(run)])[0].table
+    assert f'accuracy{100 * np.mean(table.labels == table.preds):.1f} %' in Page(report(run)).text
+
+
 def test_errors(tmp_path):
     run = write_run(tmp_path, 'a', ['x', 'y'])
     for args, message in ((['absent'], 'no such run or results: absent'), ([str(tmp_path / 'results'), '--draws', '9'], '--draws must be'),
@@ -118,7 +135,7 @@ def test_errors(tmp_path):
     with pytest.raises(InputError, match=r'holds no run \(config\.cfg\)'):
         main([str(tmp_path / 'empty')])
     (run / 'config.cfg').write_text((run / 'config.cfg').read_text().replace('"y"', '"z"'))
-    with pytest.raises(InputError, match='has other classes than its run: x, y; x, z'):
+    with pytest.raises(InputError, match=r"results_test\.csv and its run differ in their classes: class 1 is 'y' and 'z'"):
         main([str(run)])
     (run / 'config.cfg').write_text('{')
     with pytest.raises(InputError, match='cannot be read as JSON'):

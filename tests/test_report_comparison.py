@@ -1,4 +1,6 @@
 """Several runs on one page: side by side, and their paired differences."""
+import json
+
 import pytest
 
 from tools.report import main
@@ -35,3 +37,11 @@ def test_comparison(tmp_path):
     (mixed / 'results_test.csv').rename(mixed / 'results_val.csv')
     with pytest.raises(InputError, match=r'different splits, results_test\.csv and results_val\.csv: choose one with --file'):
         report(tmp_path / 'experiments')
+
+
+def test_runs_pooled_with_other_settings_are_named(tmp_path):
+    for seed, rate in enumerate((.01, .1)):
+        config = write_run(tmp_path, f'set/plain/seed{seed}', ['a', 'b'], seed=seed) / 'config.cfg'
+        config.write_text(json.dumps(json.loads(config.read_text()) | {'lr': rate}))
+    text = Page(report(tmp_path / 'results')).text
+    assert 'plain pools runs whose settings differ: lr 0.01 (seed0) or 0.1 (seed1).' in text

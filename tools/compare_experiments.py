@@ -15,7 +15,17 @@ import sys
 import pandas as pd
 
 from utils.common import InputError, run_script
-from utils.comparison import columns_of, difference, find_csvs, load_methods, mean_ranks, summary, tidy_rows, way_of_test
+from utils.comparison import (
+    columns_of,
+    difference,
+    find_csvs,
+    load_methods,
+    mean_ranks,
+    settings_notes,
+    summary,
+    tidy_rows,
+    way_of_test,
+)
 from utils.console import say_next, script_parser
 from utils.evaluation_text import show
 from utils.read_csv import csv_text
@@ -33,7 +43,8 @@ def get_parser():
     table.add_argument('--format', choices=(*TABLES, 'csv'), default='markdown',
                        help='form of the table; csv: a row for each method and figure, all figures, as fractions')
     table.add_argument('--ordered', action=argparse.BooleanOptionalAction,
-                       help='the classes are grades: kappa has a meaning (default: when they are called DR0, DR1, ... or grade 0, ...)')
+                       help='the classes are grades: kappa has a meaning (default: when they are called DR0, DR1, ... or grade 0, ..., '
+                            'or runs chose their epoch by kappa)')
     table.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
     table.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the draws')
     return parser
@@ -87,6 +98,8 @@ def main(argv=None):
             print(f'{comment}{what}\n\n{TABLES[args.format](rows)}\n')
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         print('* Note: not all methods were tested on the same images', file=sys.stderr)
+    for note in settings_notes(methods):
+        print(f'* Note: {note}', file=sys.stderr)
     how = {name: dict.fromkeys(filter(None, map(way_of_test, of_method))) for name, of_method in csvs.items()}
     if len(set().union(*how.values())) > 1:
         print('* Note: not all runs were tested alike: ' + '; '.join(f"{name}: {' or '.join(ways)}" for name, ways in how.items() if ways),

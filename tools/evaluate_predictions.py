@@ -13,11 +13,13 @@ import argparse
 import json
 import os
 import re
+import sys
 
 import numpy as np
 import pandas as pd
 
-from utils.common import InputError, run_script, write_text
+from utils.bootstrap import check_classes
+from utils.common import InputError, file_sha256, run_script, write_text
 from utils.console import say_next, script_parser
 from utils.evaluation_text import report_text
 from utils.formats import read_config
@@ -26,7 +28,8 @@ from utils.label_column import describe_label_column, drop_empty_columns, find_l
 from utils.pooling import evaluate_files
 from utils.prediction_table import read_labelled
 from utils.read_csv import read_csv
-from utils.statistics import LEVEL, REFERABLE, are_grades
+from utils.run_settings import are_ordered, describe_settings, differing_settings
+from utils.statistics import LEVEL, REFERABLE, is_ordered
 
 
 def get_parser():
@@ -40,7 +43,8 @@ def get_parser():
     data.add_argument('--label_column', metavar='COLUMN', help=f'--train_csv: {LABEL_HELP}')
     scores = parser.add_argument_group('scores')
     scores.add_argument('--ordered', action=argparse.BooleanOptionalAction,
-                        help='the classes are grades: kappa, and --referable (default: when they are called DR0, DR1, ... or grade 0, ...)')
+                        help='the classes are grades: kappa, and --referable (default: when they are called DR0, DR1, ... or grade 0, ..., '
+                             'or the run chose its epoch by kappa)')
     scores.add_argument('--at', nargs='*', type=float, default=[LEVEL], metavar='LEVEL',
                         help='operating points: specificities, 0 to 1, to give the sensitivity at, and the reverse')
     scores.add_argument('--referable', type=int, metavar='K', help=f'operating points of grade >= K, too (default: {REFERABLE}; 0: none)')
@@ -60,10 +64,7 @@ def group_of(csv):
 def training_counts(args, k):
     """Training images of each class, list of length k, or None when no flag names them."""
     if args.run:
-        counts = read_config(args.run)['class_count']
-        if len(counts) != k:
-            raise InputError(f'--run {args.run} has {len(counts)} classes, the predictions have {k}')
-        return counts
+        return read_config(args.run)['class_count']
     if args.train_csv:
         table, rows = read_csv(args.train_csv)
         table = drop_empty_columns(table, args.label_column)
@@ -88,19 +89,30 @@ def main(argv=None):
         raise InputError('--draws must be 100 or more, --seed 0 or more, each --at between 0 and 1')
     tables = [read_labelled(csv) for csv in args.csvs]
     class_names = tables[0].class_names
-    ordered = are_grades(class_names) if args.ordered is None else args.ordered
+    metric = None
+    if args.run:
+        config = read_config(args.run)
+        check_classes(tables[0], config['class_names'], f'--run {args.run}')
+        metric = config['metric']
+    ordered = are_ordered(tables, args.ordered) or is_ordered(class_names, metric, args.ordered)
     referable = min(REFERABLE, len(class_names) - 1) if args.referable is None else args.referable
     if ordered and not 0 <= referable < len(class_names):
         raise InputError(f'--referable {referable} is no grade of 1..{len(class_names) - 1}')
     result = evaluate_files(tables, args.draws, args.seed, ordered=ordered, class_count=training_counts(args, len(class_names)),
                             levels=args.at, referable=referable)
+    differing = {}  # of two files of the same images the difference is asked for
+    if result['of'] == 'pooled' or len(tables) > 2:
+        differing = differing_settings(args.csvs, [0 if result['of'] == 'mean' else i for i in range(len(tables))])
+    if differing:
+        print(f'* Note: the files are pooled, but the settings of their runs differ: {describe_settings(differing)}', file=sys.stderr)
     for table in tables:
         print(f'{table.path}: {len(table.labels)} images, {len(class_names)} classes'
               + (f', {len(set(table.patient_ids))} patients' if table.patient_ids else ''))
     print(report_text(result, len(tables), args.draws))
     if args.json:
         settings = {'files': args.csvs, 'n_images': len({i for table in tables for i in table.image_ids}), 'class_names': class_names,
-                    'ordered': ordered, 'draws': args.draws, 'seed': args.seed}
+                    'ordered': ordered, 'draws': args.draws, 'seed': args.seed,
+                    'sha256': [file_sha256(csv) for csv in args.csvs], 'settings_differ': differing}
         write_text(args.json, json.dumps(settings | result, indent=1, ensure_ascii=False) + '\n')
         print(f'* Wrote {args.json}')
     file = os.path.basename(args.csvs[0])

@@ -6,6 +6,7 @@ Examples, after the demonstration (bash run_lt_experiments.sh):
   python -m tools.report results/demo --baseline instance
   python -m tools.report results/demo/BSCE/seed0 --with_images --data_path data/demo/images
 """
+import argparse
 import os
 from datetime import date
 from pathlib import Path
@@ -18,7 +19,7 @@ from utils.page import page, section, tag
 from utils.plots import to_svg
 from utils.report_comparison import comparison_sections
 from utils.report_data import find_runs
-from utils.statistics import LEVEL, REFERABLE, are_grades
+from utils.statistics import LEVEL, REFERABLE, is_ordered
 from utils.thumbnails import mistakes
 
 MOST_DETAILS = 6  # runs of a comparison that are shown one by one, too
@@ -32,6 +33,9 @@ def get_parser():
     runs.add_argument('--file', metavar='NAME', help='per-image csvs to read (default: results_test.csv, else results_val.csv)')
     content = parser.add_argument_group('content')
     content.add_argument('--baseline', metavar='METHOD', help='of several methods: show the paired difference of each to this one')
+    content.add_argument('--ordered', action=argparse.BooleanOptionalAction,
+                         help='the classes are grades: kappa has a meaning (default: when they are called DR0, DR1, ... or grade 0, ..., '
+                              'or a run chose its epoch by kappa)')
     content.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
     content.add_argument('--with_images', action='store_true',
                          help='show the most confident mistakes, with image names: the file then holds data of patients')
@@ -41,8 +45,8 @@ def get_parser():
     return parser
 
 
-def run_sections(run, level=2, prefix='', data_path=None, draws=1000):
-    """-> list of (anchor, title, section) of one `Run`; what it has no files for is left out."""
+def run_sections(run, ordered, level=2, prefix='', data_path=None, draws=1000):
+    """-> list of (anchor, title, section) of one `Run`; what it has no files for is left out. `ordered`: the classes are grades."""
     def svg(name, drawn, alt):
         return to_svg(drawn, f'{prefix}{name}', alt)
 
@@ -51,8 +55,7 @@ def run_sections(run, level=2, prefix='', data_path=None, draws=1000):
              ('data', 'Images of each class', report_training.images_of_classes(run, svg)),
              ('training', 'Training', report_training.training(run, svg))]
     if run.table:
-        result = bootstrap_metrics(run.table, draws, ordered=are_grades(run.table.class_names), class_count=count, levels=[LEVEL],
-                                   referable=REFERABLE)
+        result = bootstrap_metrics(run.table, draws, ordered=ordered, class_count=count, levels=[LEVEL], referable=REFERABLE)
         parts[0] = ('scores', 'Scores', report_scores.scores(run.table, result, run.seen_as))
         parts += [('confusion', 'Right and wrong answers', report_scores.confusion(run.table, svg)),
                   ('classes', 'Each class', report_scores.each_class(run.table, result, svg, count)),
@@ -63,9 +66,13 @@ def run_sections(run, level=2, prefix='', data_path=None, draws=1000):
     return [(anchor, title, section(level, anchor, title, *content)) for anchor, title, content in parts]
 
 
+def class_names_of(run):
+    return run.config['class_names'] if run.config else run.table.class_names
+
+
 def lead(runs):
     """What the page is about, in one sentence."""
-    classes = runs[0].config['class_names'] if runs[0].config else runs[0].table.class_names
+    classes = class_names_of(runs[0])
     networks = sorted({run.config['model_name'] for run in runs if run.config})
     tested = sorted({len(run.table.labels) for run in runs if run.table})
     what = f"How well {'a network tells' if len(runs) == 1 else f'{len(runs)} networks tell'} {len(classes)} classes of images apart"
@@ -73,16 +80,18 @@ def lead(runs):
     return tag('p', what + by + (f", measured on {' or '.join(f'{n:,}' for n in tested)} images." if tested else ', not tested yet.'))
 
 
-def report(runs, data_path=None, draws=1000, baseline=None):
-    """-> the text of report.html for one or several `Run`."""
+def report(runs, data_path=None, draws=1000, baseline=None, ordered=None):
+    """-> the text of report.html for one or several `Run`. `ordered`: the classes are grades; None: by their names and the --metric of
+    the runs."""
+    ordered = any(is_ordered(class_names_of(run), run.config and run.config['metric'], ordered) for run in runs)
     if len(runs) == 1:
-        title, parts = runs[0].name, run_sections(runs[0], data_path=data_path, draws=draws)
+        title, parts = runs[0].name, run_sections(runs[0], ordered, data_path=data_path, draws=draws)
     else:
-        title, parts = f'Comparison of {len(runs)} runs', comparison_sections(runs, draws, baseline)
+        title, parts = f'Comparison of {len(runs)} runs', comparison_sections(runs, draws, baseline, ordered)
         shown = runs if len(runs) <= MOST_DETAILS else []
         with progress(len(shown), 'runs one by one', unit='run') as bar:
             for i, run in enumerate(shown):
-                inner = run_sections(run, 3, f'run{i}-', data_path, draws)
+                inner = run_sections(run, ordered, 3, f'run{i}-', data_path, draws)
                 parts.append((f'run{i}', run.name, section(2, f'run{i}', f'Run {run.name}', *(part for _, _, part in inner))))
                 bar.update()
         if len(runs) > MOST_DETAILS:
@@ -110,7 +119,7 @@ def main(argv=None):
     name = 'report_with_images.html' if args.with_images else 'report.html'  # the one to send does not become the one not to
     out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), name)
     check_writable(os.path.dirname(out))
-    write_text(out, report(runs, args.data_path, args.draws, args.baseline))
+    write_text(out, report(runs, args.data_path, args.draws, args.baseline, args.ordered))
     print(f"* Wrote {out}{', which holds images of patients' if args.with_images else ''}")
     say_next('open it in a browser', 'python', '-m', 'webbrowser', Path(out).resolve().as_uri())
 

@@ -40,6 +40,20 @@ def weights_of_draws(labels, patient_ids=None, draws=1000, seed=0):
         yield weights[unit]
 
 
+def check_classes(table, class_names, source):
+    """Raise `InputError` unless `table` has the `class_names` of `source` in their order: else a label stands for another class."""
+    if table.class_names == class_names:
+        return
+    if len(table.class_names) != len(class_names):
+        what = f'{len(table.class_names)} and {len(class_names)}'
+    else:
+        c, a, b = next((c, *pair) for c, pair in enumerate(zip(table.class_names, class_names, strict=True)) if pair[0] != pair[1])
+        order = ' (the same names in another order)' if sorted(table.class_names) == sorted(class_names) else ''
+        what = f"class {c} is '{a}' and '{b}'{order}"
+    raise InputError(f'{table.path} and {source} differ in their classes: {what}: use predictions of networks with the same classes '
+                     'in the same order')
+
+
 def align(tables):
     """The tables with their rows in the order of the first; `InputError` unless images, classes and labels are the same. Only the
     tables with labels are compared in these."""
@@ -48,9 +62,7 @@ def align(tables):
     for table in tables:
         if set(table.image_ids) != place.keys():
             raise InputError(f'{table.path} and {first.path} do not hold the same images')
-        if table.class_names != first.class_names:
-            names = '; '.join(', '.join(t.class_names) for t in (table, first))
-            raise InputError(f'{table.path} and {first.path} differ in their classes: {names}')
+        check_classes(table, first.class_names, first.path)
         order = np.argsort([place[image] for image in table.image_ids])
         labels = None if table.labels is None else table.labels[order]
         table = table._replace(image_ids=first.image_ids, labels=labels, preds=table.preds[order], probs=table.probs[order],

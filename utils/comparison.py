@@ -7,13 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from .bootstrap import bootstrap_figures, cell, combine
+from .bootstrap import bootstrap_figures, cell, check_classes, combine
 from .common import InputError
 from .pooling import spread
 from .prediction_table import read_labelled
-from .statistics import are_grades
+from .run_settings import REPEAT, are_ordered, describe_settings, differing_settings
 
-REPEAT = re.compile(r'seed.*|(F|fold[_-]?)\d+')  # folders that tell the runs of one method apart
 CORRECTIONS = {'Calibrated with': 'calibrated', 'Logit adjustment': 'logit adjustment', 'Tau-normalisation': 'tau-normalisation',
                'Class prior changed': 'another prior'}  # start of a line in the report of a test -> what it was
 SHOWN = ('bacc', 'acc', 'mcc', 'kappa', 'f1', 'auc')  # in the table
@@ -26,6 +25,7 @@ class Method(NamedTuple):
     image_sets: list  # of each csv: which images it holds, as a number
     n_images: int  # over all its csvs
     sizes: list  # images of each csv
+    csvs: list
 
 
 def find_csvs(folders, file_name):
@@ -58,15 +58,17 @@ def way_of_test(csv):
 
 def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None):
     """{method: csvs} -> list of `Method`. Csvs of the same images share their bootstrap draws; different sets of images
-    (folds) are drawn independently. `ordered` None: by the names of the classes. `tables`: {csv: its table} of those already read."""
+    (folds) are drawn independently. `ordered` None: see `are_ordered`. `tables`: {csv: its table} of those already read.
+    Raises `InputError` where the classes differ."""
     known, sets = tables or {}, {}
     tables = [(name, known[csv] if csv in known else read_labelled(csv)) for name, of_method in csvs.items() for csv in of_method]
+    first = tables[0][1]
     for i, (_, table) in enumerate(tables):
+        check_classes(table, first.class_names, first.path)
         sets.setdefault(frozenset(table.image_ids), []).append(i)
-    figures, number = {}, {}
+    figures, number, kappa = {}, {}, are_ordered([table for _, table in tables], ordered)
     for k, members in enumerate(sets.values()):
         of_set = [tables[i][1] for i in members]
-        kappa = are_grades(of_set[0].class_names) if ordered is None else ordered
         figures |= dict(zip(members, bootstrap_figures(of_set, draws, [seed, k], ordered=kappa), strict=True))
         number |= dict.fromkeys(members, k)
     methods = []
@@ -74,8 +76,14 @@ def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None):
         mine = [i for i, (of, _) in enumerate(tables) if of == name]
         images = {image for i in mine for image in tables[i][1].image_ids}
         methods.append(Method(name, [figures[i] for i in mine], [number[i] for i in mine], len(images),
-                              [len(tables[i][1].image_ids) for i in mine]))
+                              [len(tables[i][1].image_ids) for i in mine], csvs[name]))
     return methods
+
+
+def settings_notes(methods):
+    """One line for each of the methods whose runs differ in more than they may."""
+    differing = {method.name: differing_settings(method.csvs, method.image_sets) for method in methods}
+    return [f'{name} pools runs whose settings differ: {describe_settings(found)}' for name, found in differing.items() if found]
 
 
 def mean_of(runs):

@@ -3,7 +3,7 @@ from itertools import chain
 
 import numpy as np
 
-from .bootstrap import align, bootstrap_figures, combine, nested
+from .bootstrap import align, bootstrap_figures, check_classes, combine, nested
 from .common import InputError
 
 
@@ -24,9 +24,7 @@ def pool(tables):
     where all files name them."""
     first = tables[0]
     for table in tables[1:]:
-        if table.class_names != first.class_names:
-            names = '; '.join(', '.join(t.class_names) for t in (table, first))
-            raise InputError(f'{table.path} and {first.path} differ in their classes: {names}')
+        check_classes(table, first.class_names, first.path)
     patients = None if any(t.patient_ids is None for t in tables) else list(chain.from_iterable(t.patient_ids for t in tables))
     return first._replace(image_ids=list(chain.from_iterable(t.image_ids for t in tables)), patient_ids=patients,
                           path=' + '.join(t.path for t in tables),
@@ -43,6 +41,12 @@ def ensemble(tables):
     return tables[0]._replace(probs=probs, preds=probs.argmax(axis=1), labels=labels, patient_ids=patients)
 
 
+# What several files are taken for, by their images alone
+FOLDS = 'no image in common: taken as the folds of one cross-validation and pooled; each image counts once, whichever network predicted it'
+REPEATS = 'the same images in all files: taken as repeats of one method, whose mean is given'
+PAIR = 'the same images in both files: taken as two methods, compared image by image'
+
+
 def spread(values):
     """Numbers of the files (NaN: undefined, left out) -> {'mean', 'sd' (n - 1), 'min', 'max'}, None where undefined."""
     defined = np.array([value for value in values if np.isfinite(value)])
@@ -56,20 +60,20 @@ def evaluate_files(tables, draws=1000, seed=0, **options):
     """Labelled tables -> `bootstrap.nested` of the one file, of the pooled folds, or of the mean of repeats; which of them
     is 'of', and 'by_patient' tells what was drawn.
 
-    Several files also have 'runs' (each file), 'spread' ({metric: mean, sd, min, max} over them), and two repeats 'difference':
-    the second less the first, paired. `options`: of `statistics.WeightedMetrics`.
+    Several files also have 'assumed' (what they are taken for), 'runs' (each file), 'spread' ({metric: mean, sd, min, max} over them), and
+    two repeats 'difference': the second less the first, paired. `options`: of `statistics.WeightedMetrics`.
     """
     if are_repeats(tables):
         figures = bootstrap_figures(tables, draws, seed, **options)
         result: dict = {'of': 'mean', 'by_patient': any(table.patient_ids is not None for table in tables)}
         if len(tables) == 1:
             return result | {'of': 'file'} | nested(figures[0])
-        result |= nested(combine(figures, [1 / len(tables)] * len(tables)))
+        result |= {'assumed': PAIR if len(tables) == 2 else REPEATS} | nested(combine(figures, [1 / len(tables)] * len(tables)))
         if len(tables) == 2:
             result['difference'] = nested(combine(figures, (-1, 1)))
     else:
         pooled = pool(tables)
-        result = {'of': 'pooled', 'by_patient': pooled.patient_ids is not None}
+        result = {'of': 'pooled', 'assumed': FOLDS, 'by_patient': pooled.patient_ids is not None}
         result |= nested(bootstrap_figures([pooled], draws, seed, **options)[0])
         figures = [bootstrap_figures([table], draws, seed, **options)[0] for table in tables]
     result['runs'] = [{'file': table.path} | nested(f) for table, f in zip(tables, figures, strict=True)]

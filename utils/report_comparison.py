@@ -5,7 +5,7 @@ import numpy as np
 
 from . import plots
 from .common import InputError
-from .comparison import SHOWN, difference, find_csvs, load_methods, mean_ranks, summary
+from .comparison import SHOWN, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
 from .evaluation import SMALLER_IS_BETTER
 from .evaluation_text import show
 from .page import figure, figures, join, section, table, tag
@@ -17,12 +17,13 @@ from .statistics import METRIC_NAMES, mean_of_defined
 NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent', 'resume', 'overwrite', 'frozen', 'reinitialised')
 
 
-def methods_of(runs, draws):
+def methods_of(runs, draws, ordered=None):
     """-> list of `comparison.Method` of `runs`, which have labelled predictions, all in files of one name."""
     names = sorted({os.path.basename(run.table.path) for run in runs})
     if len(names) > 1:
         raise InputError(f"the runs were tested on different splits, {' and '.join(names)}: choose one with --file")
-    return load_methods(find_csvs([run.results for run in runs], names[0]), draws, tables={run.table.path: run.table for run in runs})
+    return load_methods(find_csvs([run.results for run in runs], names[0]), draws, ordered=ordered,
+                        tables={run.table.path: run.table for run in runs})
 
 
 def _column(cells, name):
@@ -54,6 +55,7 @@ def _scores(methods, summaries):
                    ['method', 'runs', 'images', 'rank', *(METRIC_NAMES[name] for name in (*names, 'ece'))], rows, sortable=True)]
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         parts.append(tag('p', 'Not all methods were tested on the same images: their scores are not comparable.', class_='note'))
+    parts += [tag('p', f'{note}.', class_='note') for note in settings_notes(methods)]
     return [*parts, tag('p', 'Intervals come from drawing the test images (or patients) again; another training is not in them. Methods '
                              'may differ although their intervals overlap: the paired differences tell (', tag('code', '--baseline METHOD'),
                         ').'), figures(*forests)]
@@ -131,11 +133,12 @@ def _training(runs):
     return [figures(*shown)]
 
 
-def comparison_sections(runs, draws=1000, baseline=None):
-    """-> list of (anchor, title, section) for the whole of `runs`; `baseline`: name of the method to give differences to."""
+def comparison_sections(runs, draws=1000, baseline=None, ordered=None):
+    """-> list of (anchor, title, section) for the whole of `runs`; `baseline`: name of the method to give differences to; `ordered`: see
+    `comparison.load_methods`."""
     tested, built = [run for run in runs if run.table], []
     if tested:
-        methods = methods_of(tested, draws)
+        methods = methods_of(tested, draws, ordered)
         summaries = [summary(method) for method in methods]
         built = [('compare', 'Scores side by side', _scores(methods, summaries)),
                  ('differences', f'Difference to {baseline}', _differences(methods, baseline) if baseline else []),

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .bootstrap import check_classes
 from .common import InputError, progress
 from .formats import read_config
 from .prediction_table import PredictionTable, read_predictions
+from .run_paths import counterpart, is_run, name_below, split_path
 
 CSVS = ('results_test.csv', 'results_val.csv')  # the first one that is there
 
@@ -25,38 +27,12 @@ class Run(NamedTuple):
     seen_as: str | None  # 'train' or 'val' where the network saw the tested csv as that
 
 
-def _split(path, of):
-    """.../experiments/a/b -> ('.../', 'a/b') for `of` experiments; None where it is not below such a folder."""
-    parts = os.path.abspath(path).split(os.sep)
-    if of not in parts:
-        return None
-    place = len(parts) - 1 - parts[::-1].index(of)
-    return os.sep.join([*parts[:place], '']), os.path.join('', *parts[place + 1:])
-
-
-def _name(path, of):
-    return (_split(path, of) or (None, os.path.basename(os.path.abspath(path))))[1]
-
-
-def _counterpart(path, of, to):
-    """.../experiments/a/b -> .../results/a/b and back; None where it does not exist."""
-    split = _split(path, of)
-    other = split and os.path.join(split[0], to, split[1])
-    if not other or not os.path.isdir(other):
-        return None
-    return other if os.path.isabs(path) else os.path.relpath(other)
-
-
-def _is_run(folder):
-    return os.path.isfile(os.path.join(folder, 'config.cfg'))
-
-
 def _folders_below(path):
     """Run folders and folders of results at or below `path`, sorted by name."""
     found = []
     for folder, below, files in os.walk(path):
-        below[:] = [] if _is_run(folder) else sorted(below)
-        if _is_run(folder) or any(re.fullmatch(r'results_.*\.csv', file) for file in files):
+        below[:] = [] if is_run(folder) else sorted(below)
+        if is_run(folder) or any(re.fullmatch(r'results_.*\.csv', file) for file in files):
             found.append(folder)
     return found
 
@@ -76,15 +52,15 @@ def _history(folder):
 
 def _stages(folder, config, history):
     """The records of this run after those of the runs that it started from, as far as their logs can be found."""
-    stages, parent, here = [(_name(folder, 'experiments'), history)], config.get('parent'), folder
+    stages, parent, here = [(name_below(folder, 'experiments'), history)], config.get('parent'), folder
     while parent:
         before = re.sub(r'/(epoch_\d+[^/]*|last)/?$', '', parent['path'])
-        split = _split(here, 'experiments')  # the working folder may be another one than in training
-        beside = [os.path.join(split[0], 'experiments', _name(before, 'experiments'))] if split else []
-        found = next((run for run in (before, *beside) if _is_run(run)), None)
+        split = split_path(here, 'experiments')  # the working folder may be another one than in training
+        beside = [os.path.join(split[0], 'experiments', name_below(before, 'experiments'))] if split else []
+        found = next((run for run in (before, *beside) if is_run(run)), None)
         if found is None or os.path.abspath(found) == os.path.abspath(here):
             break
-        stages.insert(0, (_name(found, 'experiments'), _history(found)[:parent['epoch']]))
+        stages.insert(0, (name_below(found, 'experiments'), _history(found)[:parent['epoch']]))
         parent, here = read_config(found).get('parent'), found
     return stages
 
@@ -100,8 +76,8 @@ def _facts(csv):
 
 def _table(csv, config):
     table = read_predictions(csv)
-    if config and table.class_names != config['class_names']:
-        raise InputError(f"{csv} has other classes than its run: {', '.join(table.class_names)}; {', '.join(config['class_names'])}")
+    if config:
+        check_classes(table, config['class_names'], 'its run')
     return None if table.labels is None else table
 
 
@@ -112,7 +88,7 @@ def read_run(folder, results, file=None):
     facts = _facts(csv) if csv else []
     tested = re.search(r'SHA-256 (\w{64})', ' '.join(facts))
     seen = [role for role, digest in (config or {}).get('csv_sha256', {}).items() if tested and digest == tested.group(1)]
-    name = _name(folder, 'experiments') if folder else _name(results, 'results')
+    name = name_below(folder, 'experiments') if folder else name_below(results, 'results')
     table = _table(csv, config) if csv else None
     if config is None and table is None:
         raise InputError(f'{results} holds neither labelled predictions ({file or " or ".join(CSVS)}) nor belongs to a run with config.cfg')
@@ -133,9 +109,9 @@ def find_runs(paths, file=None):
         if not below:
             raise InputError(f'{path} holds no run (config.cfg) and no results_*.csv')
         for found in below:
-            folder, results = ((found, _counterpart(found, 'experiments', 'results')) if _is_run(found) else
-                               (_counterpart(found, 'results', 'experiments'), found))
-            folder = folder if folder and _is_run(folder) else None
+            folder, results = ((found, counterpart(found, 'experiments', 'results')) if is_run(found) else
+                               (counterpart(found, 'results', 'experiments'), found))
+            folder = folder if folder and is_run(folder) else None
             pairs.setdefault(os.path.abspath(results or folder), (folder, results, name))
     runs = []
     with progress(len(pairs), 'runs read', unit='run') as bar:
