@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from utils.common import InputError
-from utils.losses import LOSSES, get_deferred_loss_fns, get_loss_fn, loss_parameters
+from utils.losses import LOSSES, CrossEntropy, get_deferred_loss_fns, get_loss_fn, loss_parameters
 
 from .loss_formulas import reference
 
@@ -50,11 +50,73 @@ def batch():
     return torch.randn(9, 5, generator=g) * 4, torch.randint(0, 5, (9,), generator=g)
 
 
-@pytest.mark.parametrize('name', LOSSES)
-def test_half_precision_logits_are_computed_with_in_float32(name, batch):
+every_loss = pytest.mark.parametrize('name', LOSSES)
+
+
+def without_chance(name):
+    return get_loss_fn(name, COUNTS['tail'], **({'gamma': 1.} if name == 'SEQL' else {}))
+
+
+def soft_targets(y):
+    return .75 * F.one_hot(y, 5).double() + .05  # exact in float64 alone
+
+
+@every_loss
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_computed_with_in_float32(name, dtype, batch):
     z, y = batch
-    loss = get_loss_fn(name, COUNTS['tail'], **({'gamma': 1.} if name == 'SEQL' else {}))
-    torch.testing.assert_close(loss(z.bfloat16(), y), loss(z.bfloat16().float(), y))
+    loss = without_chance(name)
+    torch.testing.assert_close(loss(z.to(dtype), y), loss(z.to(dtype).float(), y))
+
+
+@every_loss
+@pytest.mark.parametrize('targets', ['hard', 'soft'])
+def test_float64_logits_give_the_formula_in_float64(name, targets, batch):
+    z, y = batch[0].double(), batch[1]
+    params = loss_parameters(name) | PARAMS.get(name, {})
+    loss = get_loss_fn(name, COUNTS['tail'], **params)(z, y if targets == 'hard' else soft_targets(y))
+    shares = np.eye(5)[y] if targets == 'hard' else soft_targets(y).numpy()
+    expected = reference(name, z.numpy(), shares, np.array(COUNTS['tail'], float), z.numpy(), params)
+    assert loss.dtype == torch.float64
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-12)
+
+
+@every_loss
+@pytest.mark.parametrize('targets', ['hard', 'soft'])
+def test_gradient_in_float64(name, targets, batch):
+    z, y = batch[0].double().requires_grad_(), batch[1]
+    loss = get_loss_fn(name, COUNTS['tail'], **{'SEQL': {'gamma': 1.}, 'SEESAW': {'q': 0.}}.get(name, {}))  # no chance, no detached part
+    assert torch.autograd.gradcheck(lambda logits: loss(logits, y if targets == 'hard' else soft_targets(y)), z)
+
+
+@every_loss
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_the_type_of_soft_targets_does_not_decide_the_precision(name, dtype, batch):
+    z, y = batch
+    loss = without_chance(name)(z, soft_targets(y).to(dtype))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, without_chance(name)(z, soft_targets(y).to(dtype).float()))
+
+
+@every_loss
+def test_the_type_of_hard_targets_does_not_matter(name, batch):
+    z, y = batch
+    assert torch.equal(without_chance(name)(z, y.to(torch.uint8)), without_chance(name)(z, y))
+
+
+@every_loss
+def test_float32_gives_the_same_after_float64(name, batch):
+    z, y = batch
+    loss = without_chance(name)
+    before = loss(z, y)
+    loss(z.double(), y)
+    assert torch.equal(loss(z, y), before)
+
+
+def test_deferred_weights_follow_the_type_of_the_logits(batch):
+    z, y = batch[0].double(), batch[1]
+    expected = (get_loss_fn('CB', COUNTS['tail']).exact['class_weight'][y] * F.cross_entropy(z, y, reduction='none').numpy()).mean()
+    assert get_deferred_loss_fns('CE', COUNTS['tail'])[1](z, y).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_identities(batch):
@@ -112,6 +174,42 @@ def test_deferred(batch):
 def test_bad_parameters():
     for name, params, message in (('cdt', {'tau': 1}, r'loss CDT has no parameter tau \(it has: gamma\)'),
                                   ('BCSE', {}, 'unknown loss BCSE'),
-                                  ('CB', {'beta': 1.}, 'beta must lie between 0 and 1'), ('FOCAL', {'gamma': -1}, 'gamma must lie')):
+                                  ('CB', {'beta': 1.}, r'beta must lie between 0 and 0\.9+, got 1'),
+                                  ('FOCAL', {'gamma': -1}, 'gamma must lie'), ('LDAM', {'s': np.nan}, 's must be a finite number'),
+                                  ('LA', {'tau': np.inf}, 'tau must be a finite')):
         with pytest.raises(InputError, match=message):
             get_loss_fn(name, [3, 2], **params)
+
+
+class Poly(CrossEntropy):
+    """A loss with parameters of its own, as a user would add it."""
+    ranges = {'reach': (0, 3)}  # noqa: RUF012
+
+    def __init__(self, class_count, power=-1., reach=1.):
+        super().__init__(class_count)
+        self.power, self.reach = power, reach
+
+    def class_losses(self, logits):
+        return super().class_losses(logits) + self.reach * 10. ** self.power * (1 - logits.softmax(dim=1))
+
+
+@pytest.fixture
+def own_loss(monkeypatch):
+    monkeypatch.setitem(LOSSES, 'POLY', Poly)
+
+
+def test_a_parameter_without_a_declared_range_takes_any_number(own_loss, batch):
+    z, y = batch
+    plain, p_y = F.cross_entropy(z, y), z.softmax(1)[range(len(y)), y]
+    torch.testing.assert_close(get_loss_fn('POLY', COUNTS['tail'], power=-2.)(z, y), plain + .01 * (1 - p_y).mean())
+
+
+def test_a_range_that_the_class_declares_is_checked(own_loss):
+    with pytest.raises(InputError, match='loss POLY: reach must lie between 0 and 3, got 4'):
+        get_loss_fn('POLY', COUNTS['tail'], reach=4)
+
+
+@every_loss
+def test_every_declared_range_holds_the_default(name):
+    defaults, ranges = loss_parameters(name), LOSSES[name].ranges
+    assert all(ranges[param][0] <= value <= ranges[param][1] for param, value in defaults.items())

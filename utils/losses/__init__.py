@@ -22,10 +22,7 @@ LOSSES: dict[str, type[CrossEntropy]] = {
     'CE': CrossEntropy, 'WCE': WeightedCrossEntropy, 'FOCAL': Focal, 'CB': ClassBalanced, 'CBFOCAL': ClassBalancedFocal,
     'BSCE': BalancedSoftmax, 'LA': LogitAdjustment, 'CDT': ClassDependentTemperature, 'VS': VectorScaling, 'LDAM': LDAM,
     'LAS': LabelAwareSmoothing, 'LADE': LADE, 'SEQL': Equalisation, 'SEESAW': Seesaw, 'ORDINAL': Ordinal,
-}
-# name -> (least, largest) value that has a meaning; the upper bounds are inclusive, except that of beta
-RANGES = {'gamma': (0, np.inf), 'tau': (0, np.inf), 'beta': (0, 1), 'max_m': (0, np.inf), 's': (0, np.inf), 'head': (0, 1),
-          'tail': (0, 1), 'lam': (0, np.inf), 'alpha': (0, np.inf), 'p': (0, np.inf), 'q': (0, np.inf), 'epsilon': (0, 1)}
+}  # To add a loss: a class and its name here. The class holds its parameters (__init__), their ranges, and what it is (`CrossEntropy`).
 
 
 def loss_parameters(name):
@@ -44,9 +41,11 @@ def get_loss_fn(name, class_count, **params):
     if unknown:
         raise InputError(f"loss {name} has no parameter {', '.join(unknown)} (it has: {', '.join(known) or 'none'})")
     for param, value in params.items():
-        least, largest = RANGES[param]
-        if not least <= value <= largest or (param == 'beta' and value == 1):
-            raise InputError(f'loss {name}: {param} must lie between {least} and {largest}, got {value}')
+        least, largest = LOSSES[name].ranges.get(param, (-np.inf, np.inf))
+        if not np.isfinite(value):
+            raise InputError(f'loss {name}: {param} must be a finite number, got {value}')
+        if not least <= value <= largest:
+            raise InputError(f'loss {name}: {param} must lie between {least:g} and {largest}, got {value}')
     return LOSSES[name](class_count, **params)
 
 

@@ -1,4 +1,6 @@
 """Losses that change the logits by class: balanced softmax, logit adjustment, temperatures, margins, LADE."""
+from typing import ClassVar
+
 import numpy as np
 import torch
 
@@ -16,6 +18,7 @@ class LogitAdjustment(CrossEntropy):
     A class without training images gets probability 0."""
     drw = False
     corrects_prior = True
+    ranges: ClassVar = {'tau': (0, np.inf)}
 
     def __init__(self, class_count, tau=1.):
         super().__init__(class_count)
@@ -40,6 +43,7 @@ class BalancedSoftmax(LogitAdjustment):
 class VectorScaling(LogitAdjustment):
     """CE(z / a + tau log pi, y), a_c = (N_max / n_c)^gamma (Kini et al., NeurIPS 2021, equation 2): multiplicative and
     additive adjustment. gamma 0 is logit adjustment, tau 0 is CDT. A class without training images has a = inf."""
+    ranges: ClassVar = {'gamma': (0, np.inf), 'tau': (0, np.inf)}
 
     def __init__(self, class_count, gamma=.3, tau=1.):
         super().__init__(class_count, tau)
@@ -66,6 +70,7 @@ class LDAM(TargetDependent):
     equations 11 and 13). The cosine classifier it needs returns s z at test, without margins. A class without training
     images has the largest margin. With --defer: LDAM-DRW, class weights of the effective number late."""
     head = 'cosine'
+    ranges: ClassVar = {'max_m': (0, np.inf), 's': (0, np.inf)}
 
     def __init__(self, class_count, max_m=.5, s=30.):
         super().__init__(class_count)
@@ -82,6 +87,7 @@ class LADE(BalancedSoftmax):
     """Balanced softmax + alpha LADER (Hong et al., CVPR 2021, equations 9 to 11): a regulariser that makes the raw logits an estimate
     of log p(x|c) / p(x), LADER = - sum_c pi_c (E_c - L_c - lam L_c^2), E_c the mean of z_c over the batch's images of class c
     (0 if there is none; weighted by soft targets), L_c = log mean_i exp(z_ic + log(1/K) - log pi_c). Small batches make it noisy."""
+    ranges: ClassVar = {'alpha': (0, np.inf), 'lam': (0, np.inf)}
 
     def __init__(self, class_count, alpha=.1, lam=.1):
         super().__init__(class_count)
@@ -92,7 +98,7 @@ class LADE(BalancedSoftmax):
         self.constant('to_uniform', ratio)
 
     def forward(self, logits, targets):
-        logits = logits.float()
+        logits, targets = self.in_precision(logits, targets)
         y = targets if targets.is_floating_point() else torch.nn.functional.one_hot(targets, len(self.count)).to(logits)
         images = y.sum(dim=0)
         e = (y * logits).sum(dim=0) / torch.where(images > 0, images, 1)

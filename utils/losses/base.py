@@ -1,4 +1,6 @@
 """Cross-entropy on hard or soft targets, and what all the losses share."""
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import nn
@@ -7,23 +9,37 @@ from torch import nn
 class CrossEntropy(nn.Module):
     """CE(z, (1 - epsilon) y + epsilon / K): with `epsilon`, label smoothing (Szegedy et al., CVPR 2016). The base of the other losses.
 
-    class_count: TRAIN images of each class, (K,). forward(logits (B, K), targets) -> scalar; targets are hard (int64, (B,)) or
-    soft (float, (B, K)). Every loss is linear in its targets, sum_c y_c l_c(z) with l_c the loss of the hard target c, times a
+    class_count: TRAIN images of each class, (K,). forward(logits (B, K), targets) -> scalar; targets are hard (integers, (B,)) or
+    soft (floats, (B, K)). float64 logits are computed in float64, all other types in float32.
+    Every loss is linear in its targets, sum_c y_c l_c(z) with l_c the loss of the hard target c, times a
     weight w_c in some; the mean is over the images of the batch, so that the weight of an image does not depend on its neighbours.
     """
     drw = True  # under --defer: class weights are switched on late (the others start with equal counts instead)
     corrects_prior = False  # makes up for the class frequencies; class-balanced sampling as well would do it twice
     head = 'linear'  # the kind of last layer it needs, a key of models.heads.HEADS
+    # Parameter of __init__ -> (least, largest) value, both allowed. A parameter that is not listed takes any finite number.
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {'epsilon': (0, 1)}
 
     def __init__(self, class_count, epsilon=0.):
         super().__init__()
+        self.exact = {}  # name of a constant -> its float64 values
         self.count = np.asarray(class_count, np.float64)
         self.epsilon = epsilon
         self.class_weight = None
 
     def constant(self, name, values):
-        """A per-class constant, computed in float64, as a float32 buffer that moves with the module."""
+        """A per-class constant, computed in float64: a buffer that moves with the module, in the type that the loss is computed in."""
+        self.exact[name] = np.asarray(values, np.float64)
         self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    def in_precision(self, logits, targets):
+        """The arguments of `forward` in the type that the loss is computed in; hard targets as int64. The constants are made again where
+        their type changes: MPS has no float64, so that they cannot be kept in it, and float32 values are not exact enough for it."""
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        for name, values in self.exact.items():
+            if getattr(self, name).dtype != dtype:
+                setattr(self, name, torch.tensor(values, dtype=dtype, device=logits.device))
+        return logits.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets.long()
 
     def set_class_weight(self, values):
         del self.class_weight
@@ -46,13 +62,14 @@ class CrossEntropy(nn.Module):
         return (1 - self.epsilon) * targets + self.epsilon / len(self.count) if self.epsilon else targets
 
     def forward(self, logits, targets):
-        losses = self.class_losses(logits.float())
+        logits, targets = self.in_precision(logits, targets)
+        losses = self.class_losses(logits)
         if self.class_weight is not None:
             losses = losses * self.class_weight
         if not targets.is_floating_point():
             if not self.epsilon:
                 return losses.gather(1, targets[:, None]).mean()
-            targets = nn.functional.one_hot(targets, len(self.count)).float()
+            targets = nn.functional.one_hot(targets, len(self.count)).to(losses)
         targets = self.smooth(targets)
         # A class without training images may cost inf, which must not meet a target of 0 (0 * inf is NaN).
         return (targets * losses.masked_fill(targets == 0, 0)).sum(dim=1).mean()
@@ -69,7 +86,7 @@ class TargetDependent(CrossEntropy):
         raise NotImplementedError
 
     def forward(self, logits, targets):
-        logits = logits.float()
+        logits, targets = self.in_precision(logits, targets)
         weight = logits.new_full((len(logits),), 1 / len(logits))
         if targets.is_floating_point():  # one row for each class that an image is, by its share
             rows, classes = targets.nonzero(as_tuple=True)

@@ -1,4 +1,6 @@
 """Losses that spare the tail the gradients of the head: equalisation and seesaw."""
+from typing import ClassVar
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ class Equalisation(TargetDependent):
     """Softmax equalisation loss: the softmax's denominator leaves out class k != y with probability gamma when n_k / N < lam
     (Tan et al., CVPR 2020, equations 8 and 9). gamma 0 is CE. The draws come from torch's global stream."""
     drw = False
+    ranges: ClassVar = {'gamma': (0, 1), 'lam': (0, np.inf)}
 
     def __init__(self, class_count, gamma=.9, lam=.005):
         super().__init__(class_count)
@@ -26,6 +29,7 @@ class Seesaw(TargetDependent):
     et al., CVPR 2021, equations 4 to 8). n are the training counts, which the paper accumulates while it trains. s_y is taken
     as at least .01 and n as at least 1, as in the authors' code."""
     drw = False
+    ranges: ClassVar = {'p': (0, np.inf), 'q': (0, np.inf)}
 
     def __init__(self, class_count, p=.8, q=2.):
         super().__init__(class_count)

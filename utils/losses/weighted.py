@@ -1,8 +1,12 @@
 """Losses that weight classes or hard images: inverse frequency, effective number, focal, ordinal cost."""
+from typing import ClassVar
+
 import numpy as np
 import torch
 
 from .base import CrossEntropy
+
+BETA = (0, np.nextafter(1, 0))  # range of beta: 1 itself would divide by 0
 
 
 def effective_number_weights(count, beta=.9999):
@@ -19,6 +23,7 @@ class WeightedCrossEntropy(CrossEntropy):
     images gets weight 0."""
     drw = False
     corrects_prior = True
+    ranges: ClassVar = {'gamma': (0, np.inf)}
 
     def __init__(self, class_count, gamma=1.):
         super().__init__(class_count)
@@ -28,6 +33,7 @@ class WeightedCrossEntropy(CrossEntropy):
 
 class Focal(CrossEntropy):
     """(1 - p_y)^gamma CE(z, y), p = softmax(z) (Lin et al., ICCV 2017, equation 4, in its softmax form). gamma 0 is CE."""
+    ranges: ClassVar = {'gamma': (0, np.inf)}
 
     def __init__(self, class_count, gamma=2.):
         super().__init__(class_count)
@@ -44,6 +50,7 @@ class ClassBalanced(CrossEntropy):
     """w_y CE(z, y), w_c = (1 - beta) / (1 - beta^n_c), scaled to sum to K (Cui et al., CVPR 2019, equation 4)."""
     drw = False
     corrects_prior = True
+    ranges: ClassVar = {'beta': BETA}
 
     def __init__(self, class_count, beta=.9999):
         super().__init__(class_count)
@@ -54,6 +61,7 @@ class ClassBalancedFocal(Focal):
     """The focal loss with the weights of the effective number (Cui et al., CVPR 2019, section 4)."""
     drw = False
     corrects_prior = True
+    ranges: ClassVar = {'beta': BETA, 'gamma': (0, np.inf)}
 
     def __init__(self, class_count, beta=.9999, gamma=2.):
         super().__init__(class_count, gamma)
@@ -63,6 +71,7 @@ class ClassBalancedFocal(Focal):
 class Ordinal(CrossEntropy):
     """CE(z, y) + alpha sum_k p_k ((k - y) / (K - 1))^2, for ordered grades: the expected quadratic cost, as in the quadratic
     kappa, regularises the cross-entropy (Galdran et al., MICCAI 2020, cost-sensitive regularisation)."""
+    ranges: ClassVar = {'alpha': (0, np.inf)}
 
     def __init__(self, class_count, alpha=1.):
         super().__init__(class_count)
@@ -79,6 +88,7 @@ class LabelAwareSmoothing(CrossEntropy):
     """CE(z, (1 - e_y) onehot + e_y / K), e_c = tail + (head - tail) sin(u pi / 2), u = (n_c - N_min) / (N_max - N_min): the
     head is smoothed most (Zhong et al., CVPR 2021, MiSLAS, equations 4 and 5, concave form); made for stage two."""
     drw = False
+    ranges: ClassVar = {'head': (0, 1), 'tail': (0, 1)}
 
     def __init__(self, class_count, head=.3, tail=0.):
         super().__init__(class_count)
