@@ -9,6 +9,7 @@ from sklearn.metrics import log_loss
 
 from utils.calibration import RANGE, apply_temperature, fit_temperature
 from utils.common import InputError
+from utils.evaluation import evaluate_multi_cls
 from utils.prediction_table import read_predictions
 from utils.run_test import main
 
@@ -39,6 +40,22 @@ def test_temperature_one_changes_nothing_and_classes_stay():
         assert (apply_temperature(probs, t).argmax(1) == probs.argmax(1)).all()
 
 
+def auc_before_and_after(k):
+    z, labels = logits_and_labels(2, 3., k=k)
+    probs = softmax(z, axis=1)
+    return [evaluate_multi_cls(labels, probs.argmax(1), p).auc for p in (probs, apply_temperature(probs, 3.))]
+
+
+def test_auc_of_several_classes_may_change():
+    before, after = auc_before_and_after(4)
+    assert abs(after - before) > 1e-4
+
+
+def test_auc_of_two_classes_stays():
+    before, after = auc_before_and_after(2)
+    assert after == pytest.approx(before, abs=1e-12)
+
+
 def test_limits():
     certain = np.array([[1., 0, 0], [0, 1., 0]])  # as softmax rounds in float32
     assert fit_temperature(certain * .8 + .2 / 3, [0, 1]) == RANGE[0]  # never wrong
@@ -67,8 +84,11 @@ def test_calibrates_on_the_validation_csv_of_the_training(test, tiny):
     t = fit_temperature(val.probs, val.labels)
     np.testing.assert_allclose(after.probs, apply_temperature(before.probs, t), atol=1e-6)
     assert (after.preds == before.preds).all()
+    aucs = [evaluate_multi_cls(p.labels, p.preds, p.probs).auc for p in (before, after)]
+    assert f'macro AUC {100 * aucs[0]:.2f} -> {100 * aucs[1]:.2f}, NLL' in text
     nll = [-np.log(p.probs[range(8), p.labels]).mean() for p in (before, after)]
-    assert f'Calibrated with temperature {t:.3f}, fitted on the 9 images of {tiny}/val.csv: ECE ' in text
+    start = f'Calibrated with temperature {t:.3f}, fitted on the 9 images of {tiny}/val.csv; the predicted classes are the same: ECE '
+    assert start in text
     assert re.search(rf', NLL {nll[0]:.4f} -> {nll[1]:.4f}$', text, re.M) and f'Loss={nll[1]:.4f}' in text
 
 

@@ -1,4 +1,7 @@
-"""Temperature scaling: one number, fitted on validation predictions, that makes the probabilities of a test honest."""
+"""Temperature scaling: one number, fitted on validation predictions, that makes the probabilities of a test honest.
+
+The predicted class of an image stays the same. The order of the images by the probability of a class may change where there are more than
+two classes, and with it AUC, average precision and classwise ECE."""
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +10,7 @@ from scipy.optimize import brentq
 from .prediction_table import PredictionTable
 from .statistics import WeightedMetrics
 
+REPORTED = {'ECE': 'ece', 'classwise ECE': 'classwise_ece', 'macro AUC': 'auc'}  # before and after, in percent
 SMALLEST = 1e-38  # about the smallest normal float32: what a softmax rounds to 0 is no certainty
 RANGE = (.05, 20.)  # of the temperature; validation images without any mistake would ask for 0
 
@@ -50,14 +54,15 @@ def calibrated(predictions, calibration, class_names):
     after = predictions._replace(probs=scaled.astype(predictions.probs.dtype))
     if predictions.labels is None:
         return after, ''
-    nll, ece = zip(*(_nll_and_ece(p, class_names) for p in (predictions, after)), strict=True)
-    return after._replace(loss=nll[1]), (
-        f'Calibrated with temperature {calibration.temperature:.3f}, fitted on the {calibration.n_images} images of {calibration.csv}: '
-        f'ECE {100 * ece[0]:.2f} -> {100 * ece[1]:.2f}, NLL {nll[0]:.4f} -> {nll[1]:.4f}\n')
+    old, new = (_metrics(p, class_names) for p in (predictions, after))
+    changes = ''.join(f'{name} {100 * old[key]:.2f} -> {100 * new[key]:.2f}, ' for name, key in REPORTED.items())
+    return after._replace(loss=new['nll']), (
+        f'Calibrated with temperature {calibration.temperature:.3f}, fitted on the {calibration.n_images} images of {calibration.csv}; the '
+        f"predicted classes are the same: {changes}NLL {old['nll']:.4f} -> {new['nll']:.4f}\n")
 
 
-def _nll_and_ece(predictions, class_names):
+def _metrics(predictions, class_names):
     probs = np.asarray(predictions.probs, np.float64)
     table = PredictionTable(predictions.image_ids, predictions.labels, predictions.preds, probs, class_names, None, '')
     values = WeightedMetrics(table)(np.ones((len(probs), 1)))
-    return float(values['metrics', 'nll'][0]), float(values['metrics', 'ece'][0])
+    return {name: float(values['metrics', name][0]) for name in ('nll', *REPORTED.values())}
