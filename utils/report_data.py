@@ -8,6 +8,7 @@ import numpy as np
 
 from .bootstrap import check_classes
 from .common import InputError, progress
+from .comparison import CORRECTIONS
 from .formats import read_config
 from .prediction_table import PredictionTable, read_predictions
 from .run_paths import counterpart, is_run, name_below, split_path
@@ -23,7 +24,7 @@ class Run(NamedTuple):
     history: list  # records of log.jsonl
     stages: list  # (name of the run, its records up to the epoch that the next stage starts from), the last is this run
     table: PredictionTable | None  # with labels
-    facts: list  # what the test script said about the predictions: checkpoint, csv, calibration
+    facts: list  # what the test script said about the predictions: checkpoint, csv, corrections
     seen_as: str | None  # 'train' or 'val' where the network saw the tested csv as that
 
 
@@ -66,12 +67,12 @@ def _stages(folder, config, history):
 
 
 def _facts(csv):
-    """The lines on calibration, checkpoint and csv at the end of the report of a test."""
+    """The lines on corrections, checkpoint and csv at the end of the report of a test."""
     path = os.path.join(os.path.dirname(csv), os.path.basename(csv).replace('results_', 'performance_').replace('.csv', '.txt'))
     if not os.path.isfile(path):
         return []
     with open(path, encoding='utf-8') as f:
-        return [line.strip() for line in f if line.startswith(('Checkpoint ', 'Calibrated '))]
+        return [line.strip() for line in f if line.startswith(('Checkpoint ', *CORRECTIONS))]
 
 
 def _table(csv, config):
