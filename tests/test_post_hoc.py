@@ -1,4 +1,6 @@
 """Corrections at test against formulas in float64, and their flags in the real test script."""
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from utils import run_test
 from utils.common import InputError
 from utils.inference import Logits
 from utils.losses import LOSSES, loss_parameters
-from utils.post_hoc import choose_strength, implied_prior, logit_adjuster, prior_changer, read_prior, tau_normaliser
+from utils.post_hoc import choose_strength, implied_prior, logit_adjuster, prior_changer, prior_text, read_prior, tau_normaliser
 
 COUNT = [1000, 300, 90, 27, 8]
 PI = np.array(COUNT) / sum(COUNT)
@@ -77,25 +79,73 @@ def test_bayes_rule():
     likelihood = rng.random((50, 5))
     for flags, prior in (('', PI), ('--loss_fn BSCE', np.ones(5))):
         z = torch.tensor(np.log(likelihood * prior), dtype=torch.float32)[None]
-        change = prior_changer(config_of(flags), COUNT, 'train')
+        learnt = implied_prior(config_of(flags), COUNT)
+        change = prior_changer(learnt, PI)
         np.testing.assert_allclose(change(z)[0].softmax(1), likelihood * PI / (likelihood * PI).sum(1, keepdims=True), rtol=1e-4)
-        assert torch.allclose(prior_changer(config_of(flags), COUNT, 'uniform')(z)[0].softmax(1).double(),
+        assert torch.allclose(prior_changer(learnt, np.full(5, .2))(z)[0].softmax(1).double(),
                               torch.tensor(likelihood / likelihood.sum(1, keepdims=True)), rtol=1e-4)
 
 
-def test_prior_from_a_file(tmp_path):
-    path = tmp_path / 'prior.csv'
-    path.write_text('label,prior\n1,30\n0,60\n2,10\n')
-    np.testing.assert_allclose(read_prior(str(path), [5, 5, 5]), [.6, .3, .1])
-    for text, message in (('label,prior\n0,1\n', 'a row for each class'), ('a,b\n0,1\n', 'columns label and prior'),
-                          ('label,prior\n0,1\n1,-1\n2,3\n', 'numbers of 0 or more')):
+def test_a_class_never_trained_on_gets_probability_0():
+    shift = prior_changer(implied_prior(config_of(''), [6, 0, 4]), np.full(3, 1 / 3))(torch.zeros(1, 1, 3))
+    assert shift[0, 0, 1] == -torch.inf
+
+
+def test_named_priors():
+    np.testing.assert_allclose(read_prior('train', [6, 3, 1], ['a', 'b', 'c']), [.6, .3, .1])
+    np.testing.assert_allclose(read_prior('uniform', [6, 3, 1], ['a', 'b', 'c']), [1 / 3] * 3)
+
+
+@pytest.fixture
+def prior_of(tmp_path):
+    def read(text, class_names=('mel', 'nv', 'no tumour')):
+        path = tmp_path / 'prior.csv'
         path.write_text(text)
-        with pytest.raises(InputError, match=message):
-            read_prior(str(path), [5, 5, 5])
-    with pytest.raises(InputError, match='there is no file absent'):
-        read_prior('absent', [5])
-    shift = prior_changer(config_of(''), [6, 0, 4], 'uniform')(torch.zeros(1, 1, 3))
-    assert shift[0, 0, 1] == -torch.inf  # never trained on: probability 0
+        return read_prior(str(path), [5] * len(class_names), list(class_names))
+    return read
+
+
+@pytest.mark.parametrize('text', [
+    'label,prior\n1,30\n0,60\n2,10\n', 'label,prior\nnv,30\nmel,60\nno tumour,10\n',
+    'prior;note;label\n30;x; nv\n 60 ;;mel \n10;;no tumour\n',
+    '\ufefflabel,prior\r\nno tumour,.1\r\n\r\nnv,.3\r\nmel,.6\r\n'])
+def test_prior_from_a_file(prior_of, text):
+    np.testing.assert_allclose(prior_of(text), [.6, .3, .1])
+
+
+def test_names_that_look_like_numbers_are_names(prior_of):
+    np.testing.assert_allclose(prior_of('label,prior\n1,60\n2,30\n3,10\n', '123'), [.6, .3, .1])
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('label,prior\nmel,1\n\nnaevus,1\n', "row 4: 'naevus' is no class; the classes are mel, nv, no tumour, or 0..2"),
+    ('label,prior\n0,1\n1,1\n3,1\n', "row 4: '3' is no class"), ('label,prior\n0,1\nnv,1\n2,1\n', "row 3: 'nv' is no class"),
+    ('label,prior\n0,1\n,1\n2,1\n', "row 3: '' is no class"), ('label,prior\nnv,1\n', 'a row is missing for class mel, no tumour'),
+    ('label,prior\n0,1\n0,1\n1,1\n2,1\n', 'row 3: class mel has a row already'), ('label,prior\n', 'a row is missing for class mel, nv'),
+    ('a,b\n0,1\n', 'the columns label and prior are needed, the file has a, b'),
+    ('label,prior\n0,1\n1,-1\n2,3\n', 'row 3: a prior must be a number of 0 or more, not -1'),
+    ('label,prior\n0,1\n1,30 %\n2,3\n', 'row 3: a prior must be a number of 0 or more, not 30 %'),
+    ('label,prior\n0,1\n1,\n2,3\n', 'row 3: a prior must be a number'), ('label,prior\n0,0\n1,0\n2,0\n', 'all priors are 0')])
+def test_priors_that_are_refused(prior_of, text, message):
+    with pytest.raises(InputError, match=r'--target_prior \S+prior\.csv.*' + re.escape(message)):
+        prior_of(text)
+
+
+def test_numbers_that_could_be_names_of_other_classes_are_refused(prior_of):
+    with pytest.raises(InputError, match='is the number of one class and the name of another'):
+        prior_of('label,prior\n0,60\n1,30\n', '10')
+
+
+def test_a_prior_file_that_is_missing():
+    with pytest.raises(InputError, match='takes train, uniform or a csv, and there is no file absent'):
+        read_prior('absent', [5], ['a'])
+
+
+def test_table_of_the_frequencies():
+    assert prior_text(['mel', 'no tumour'], [.905, .095], [.5, .5]) == (
+        '  class      learnt %  expected %\n'
+        '  mel           90.50       50.00\n'
+        '  no tumour      9.50       50.00\n')
 
 
 def test_strength_is_the_best_on_the_given_images():
@@ -134,7 +184,8 @@ def test_flags(test_run, tiny):
     assert f'chosen on {tiny}/val.csv (balanced accuracy' in report and 'Calibrated with temperature' in report
     report, table = test_run('--target_prior uniform')
     np.testing.assert_allclose(table.filter(like='p_'), q / q.sum(1, keepdims=True), rtol=1e-4)
-    assert 'Class prior changed to: uniform' in report
+    learnt, expected = f'{1200 / 22:.2f}', f'{100 / 3:.2f}'
+    assert re.search(rf'^Class prior changed to: uniform\n  class +learnt %  expected %\n  class0 +{learnt} +{expected}\n', report, re.M)
     for flags, message in (('--tau_norm --logit_adjust', 'correct for the class frequencies twice'),
                            (f'--tau_norm --csv_tune {tiny}/test.csv', 'stand in .* which is to be reported')):
         with pytest.raises(InputError, match=message):
@@ -146,3 +197,13 @@ def test_other_classifiers(test_run, capsys):
         test_run('--tau_norm 1', '--loss_fn LDAM')
     test_run('--logit_adjust 1', '--loss_fn BSCE')
     assert '* Warning: BSCE has corrected for the class frequencies in training' in capsys.readouterr().out
+
+
+def test_frequencies_are_printed_for_a_csv_without_labels(test_run, tiny, tmp_path, capsys):
+    pd.read_csv(tiny / 'test.csv')[['image_id']].to_csv(tmp_path / 'new.csv', index=False)
+    (tmp_path / 'prior.csv').write_text('label,prior\nclass0,1\nclass1,1\nclass2,2\n')
+    test_run('')
+    capsys.readouterr()
+    run_test.main('', {'test': None}, 0, f'--load_path experiments/run --num_workers 0 --csv_test {tmp_path}/new.csv '
+                  f'--target_prior {tmp_path}/prior.csv'.split())
+    assert re.search(r'^  class2 +18\.18 +50\.00$', capsys.readouterr().out, re.M)

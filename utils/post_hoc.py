@@ -11,6 +11,7 @@ from .common import InputError
 from .evaluation import evaluate_multi_cls
 from .inference import to_predictions
 from .losses import get_deferred_loss_fns, get_loss_fn
+from .read_csv import read_csv
 from .sampling import get_sampling_probabilities
 
 STRENGTHS = np.arange(21) / 10  # 0, .1, .. 2, the grid of Kang et al.
@@ -61,8 +62,9 @@ def implied_prior(config, class_count):
     return prior / prior.sum()
 
 
-def read_prior(source, class_count):
-    """'train', 'uniform', or a csv with the columns label (0..K-1) and prior (any positive scale) -> float64 (K,), of sum 1."""
+def read_prior(source, class_count, class_names):
+    """'train', 'uniform', or a csv with the columns label (names of the classes, or 0..K-1) and prior (any positive scale)
+    -> float64 (K,), of sum 1. Raises `InputError` for a class that is unknown, missing or repeated, and for a prior that is none."""
     count = np.asarray(class_count, np.float64)
     if source == 'uniform':
         return np.full(len(count), 1 / len(count))
@@ -70,23 +72,58 @@ def read_prior(source, class_count):
         return count / count.sum()
     if not os.path.isfile(source):
         raise InputError(f'--target_prior takes train, uniform or a csv, and there is no file {source}')
-    table = pd.read_csv(source)
-    if not {'label', 'prior'} <= set(table.columns) or sorted(table.label) != list(range(len(count))):
-        raise InputError(f'--target_prior {source}: the columns label and prior are needed, with a row for each class 0..{len(count) - 1}')
-    prior = table.sort_values('label').prior.to_numpy(np.float64)
-    if not (np.isfinite(prior).all() and (prior >= 0).all() and prior.sum() > 0):
-        raise InputError(f'--target_prior {source}: priors must be numbers of 0 or more')
+    table, rows = read_csv(source)
+    if not {'label', 'prior'} <= set(table.columns):
+        raise InputError(f'--target_prior {source}: the columns label and prior are needed, the file has {", ".join(table.columns)}')
+    classes = _classes_of(table.label.fillna('').str.strip(), rows, class_names, source)
+    prior = np.full(len(count), np.nan)
+    values = pd.to_numeric(table.prior.str.strip(), errors='coerce').to_numpy(np.float64)
+    for c, value, text, row in zip(classes, values, table.prior, rows, strict=True):
+        if not np.isnan(prior[c]):
+            raise InputError(f'--target_prior {source}, row {row}: class {class_names[c]} has a row already, remove one')
+        if not (np.isfinite(value) and value >= 0):
+            raise InputError(f'--target_prior {source}, row {row}: a prior must be a number of 0 or more, not {text}')
+        prior[c] = value
+    missing = [class_names[c] for c in np.flatnonzero(np.isnan(prior))]
+    if missing:
+        raise InputError(f"--target_prior {source}: a row is missing for class {', '.join(missing)}")
+    if not prior.sum() > 0:
+        raise InputError(f'--target_prior {source}: all priors are 0')
     return prior / prior.sum()
 
 
-def prior_changer(config, class_count, source):
-    """Function of logits: z - log(implied prior) + log(target prior), Bayes' rule for a shift of the class frequencies (Saerens et
-    al., Neural Computation 2002, equation 2.4). A class of target prior 0, or one never trained on, gets probability 0."""
-    old, new = implied_prior(config, class_count), read_prior(source, class_count)
-    known = (old > 0) & (new > 0)
-    shift = np.where(known, np.log(np.where(known, new, 1) / np.where(known, old, 1)), -np.inf)
+def _classes_of(labels, rows, class_names, source):
+    """Numbers of the classes that `labels` (N,) name: all by name, or all by number. Raises `InputError` for an unknown one, naming its
+    row, and where numbers could be names of other classes."""
+    by_name, by_number = ({name: c for c, name in enumerate(names)} for names in (class_names, map(str, range(len(class_names)))))
+    readings = [classes for classes in (by_name, by_number) if set(labels) <= set(classes)]
+    if not readings:
+        likelier = max((by_name, by_number), key=lambda classes: sum(label in classes for label in labels))
+        row, label = next((row, label) for row, label in zip(rows, labels, strict=True) if label not in likelier)
+        raise InputError(f"--target_prior {source}, row {row}: '{label}' is no class; the classes are {', '.join(class_names)}, "
+                         f'or 0..{len(class_names) - 1}')
+    read = [[classes[label] for label in labels] for classes in readings]
+    if read[0] != read[-1]:
+        raise InputError(f"--target_prior {source}: '{labels[0]}' is the number of one class and the name of another")
+    return read[0]
+
+
+def prior_changer(learnt, expected):
+    """Function of logits: z - log learnt + log expected, Bayes' rule for a shift of the class frequencies (K,) (Saerens et al., Neural
+    Computation 2002, equation 2.4). A class that is not expected, or one never trained on, gets probability 0."""
+    known = (learnt > 0) & (expected > 0)
+    shift = np.where(known, np.log(np.where(known, expected, 1) / np.where(known, learnt, 1)), -np.inf)
     shift = torch.tensor(shift, dtype=torch.float32)
     return lambda z: z + shift
+
+
+def prior_text(class_names, learnt, expected):
+    """A table for the report: the frequencies of each class in percent, as the network learnt them and as they are expected."""
+    width = max(map(len, ['class', *class_names]))
+    lines = [f'  {"class":<{width}}  learnt %  expected %']
+    for name, old, new in zip(class_names, learnt, expected, strict=True):
+        lines.append(f'  {name:<{width}}  {100 * old:8.2f}  {100 * new:10.2f}')
+    return '\n'.join(lines) + '\n'
 
 
 def choose_strength(adjuster, logits):

@@ -84,7 +84,7 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
             text += line
     write_predictions(os.path.join(folder, name), predictions, info['class_names'], data.table.get('patient_id'), args.salt)
     if predictions.labels is None:
-        print(f'* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
+        print(f'{text}* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
         return None
     m, report = full_report(predictions, info['class_names'], info['class_count'])
     if data.skipped:

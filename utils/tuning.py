@@ -7,7 +7,7 @@ from .common import InputError
 from .get_loaders import ClassDataset
 from .inference import to_predictions
 from .losses import LOSSES
-from .post_hoc import choose_strength, logit_adjuster, prior_changer, tau_normaliser
+from .post_hoc import choose_strength, implied_prior, logit_adjuster, prior_changer, prior_text, read_prior, tau_normaliser
 
 VALIDATION = 'val'  # value of --tau_norm and --logit_adjust without a number
 
@@ -32,9 +32,9 @@ def add_flags(parser):
                        help='subtract TAU times the log class frequency, after plain training (without TAU: chosen on --csv_tune)')
     group.add_argument('--target_prior', metavar='train|uniform|FILE',
                        help='expect other class frequencies than those the network learnt: those of the training csv, equal ones, '
-                            'or a csv of label,prior')
+                            'or a csv with the columns label (class names or numbers) and prior')
     group.add_argument('--calibrate', action='store_true',
-                       help='temperature scaling, fitted on --csv_tune; the predicted classes stay the same')
+                       help='temperature scaling, fitted on --csv_tune: keeps the predicted classes, may change AUC and classwise ECE')
     group.add_argument('--csv_tune', metavar='CSV', help='where strengths and temperature are chosen (default: --csv_val beside a test '
                                                          'csv, else the validation csv of the training)')
 
@@ -73,8 +73,10 @@ def tune(args, csvs, loaded, collect):
         if (logits.labels < 0).any():
             raise InputError(f'{csv} has no labels to choose a strength or temperature by (--csv_tune)')
     if args.target_prior is not None:
-        adjust = prior_changer(info['config'], info['class_count'], args.target_prior)
-        text = f'Class prior changed to: {args.target_prior}\n'
+        learnt = implied_prior(info['config'], info['class_count'])
+        expected = read_prior(args.target_prior, info['class_count'], info['class_names'])
+        adjust = prior_changer(learnt, expected)
+        text = f'Class prior changed to: {args.target_prior}\n' + prior_text(info['class_names'], learnt, expected)
     elif given:
         name, = given
         if LOSSES[info['config']['loss_fn']].corrects_prior:
