@@ -158,7 +158,7 @@ def build_network(args) -> Network:
     frozen, reinitialised = set_trainable(arch.model, args.trainable)
     n_trainable = sum(p.numel() for p in arch.model.parameters() if p.requires_grad)
     description = (f'* {args.model_name}: {n_trainable:,} trainable parameters; '
-                   + describe_start(args.init, args.im_size, parent, frozen, reinitialised))
+                   + describe_start(arch.model.initial_weights, args.im_size, parent, frozen, reinitialised))
     return Network(arch, head, parent, known_names, frozen, reinitialised, description)
 
 
@@ -204,7 +204,7 @@ def main(args, argv=None):
     class_names = train_set.class_names(args.n_classes)
     print(network.description)
     config = vars(args) | {
-        'format': FORMAT, 'head': network.head,
+        'format': FORMAT, 'head': network.head, 'initial_weights': model.initial_weights,
         'class_column': train_set.label_column, 'class_names': class_names, 'class_count': class_count.tolist(), 'parent': network.parent,
         'frozen': network.frozen, 'reinitialised': network.reinitialised,
         'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},

@@ -78,6 +78,7 @@ def load_weights(model, state, source, skip_classifier_of_other_size=False):
         name = (wrong or strange)[0]
         what = ('is missing' if name not in state else 'is unknown to the network' if name not in own else
                 f'has shape {tuple(state[name].shape)}, the network needs {tuple(own[name].shape)}')
-        raise InputError(f'{source} does not fit the network: {name} {what} ({len(wrong) + len(strange)} of {len(own)} keys)')
+        raise InputError(f'{source} does not fit the network: {name} {what} ({len(wrong)} of its {len(own)} tensors '
+                         f'do not fit, {len(strange)} of the {len(state)} in the file are unknown)')
     model.load_state_dict({name: state[name] for name in own if name not in skipped}, strict=False)
     return skipped

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.get_model import ARCHS, get_arch
+from models.get_model import ARCHS, IMAGENET, _arch, get_arch
 from utils.common import InputError
 
-from .tiny_network import NAME
+from .tiny_network import NAME, TinyNetwork
 
 NETWORKS = [name for name in ARCHS if name != NAME]
 
@@ -73,8 +73,11 @@ def test_init_errors(tmp_path):
     with pytest.raises(InputError, match=r'text\.pth cannot be read as a state dict'):
         get_arch('mobilenetV2', 4, init=str(tmp_path / 'text.pth'))
     torch.save(get_arch('resnet10t', 4).model.state_dict(), tmp_path / 'other.pth')
-    with pytest.raises(InputError, match=r'other\.pth does not fit the network: features\.0\.0\.weight is missing'):
+    with pytest.raises(InputError, match=r'other\.pth does not fit the network: features\.0\.0\.weight is missing') as error:
         get_arch('mobilenetV2', 4, init=str(tmp_path / 'other.pth'))
+    n_own, n_other = (len(get_arch(name, 4).model.state_dict()) for name in ('mobilenetV2', 'resnet10t'))
+    # The last layer, weight and bias, may be of another size.
+    assert f'({n_own - 2} of its {n_own} tensors do not fit, {n_other} of the {n_other} in the file are unknown)' in str(error.value)
     torch.save([1, 2], tmp_path / 'list.pth')
     with pytest.raises(InputError, match='holds no state dict'):
         get_arch('mobilenetV2', 4, init=str(tmp_path / 'list.pth'))
@@ -96,5 +99,45 @@ def test_imagenet_weights_are_used(monkeypatch):
     from torchvision.models import mobilenet_v2
     state = mobilenet_v2().state_dict()
     monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', lambda *args, **kwargs: state)
-    own = get_arch('mobilenetV2', 5, init='imagenet').model.state_dict()
+    model = get_arch('mobilenetV2', 5, init='imagenet').model
+    assert model.initial_weights == 'IMAGENET1K_V1 of torchvision'
+    own = model.state_dict()
     assert all(torch.equal(own[name], state[name]) for name in own if not name.startswith('classifier'))
+
+
+def test_random_weights_are_called_random():
+    assert get_arch(NAME, 3).model.initial_weights == 'random'
+
+
+@pytest.mark.parametrize(('n_classes', 'head', 'addition'), [
+    (3, 'linear', ''), (4, 'linear', ', but a new last layer'), (3, 'cosine', ', but a new last layer')])
+def test_a_file_is_named_as_the_initial_weights(tmp_path, n_classes, head, addition):
+    path = str(tmp_path / 'w.pth')
+    torch.save(get_arch(NAME, 3).model.state_dict(), path)
+    assert get_arch(NAME, n_classes, path, head=head).model.initial_weights == path + addition
+
+
+def own_builder(loaded):
+    def build(n_classes, pretrained, im_size):
+        return _arch(TinyNetwork(n_classes), n_classes, 'classifier.1', *IMAGENET, initial_weights=loaded)
+    return build
+
+
+def test_imagenet_is_refused_for_a_builder_that_loads_nothing(monkeypatch):
+    monkeypatch.setitem(ARCHS, 'own', own_builder(''))
+    with pytest.raises(InputError, match=r'^--init imagenet: the builder of own in ARCHS loads no weights .*--init none, .*--init PATH$'):
+        get_arch('own', 3, 'imagenet')
+
+
+def test_a_builder_names_what_it_loaded(monkeypatch):
+    monkeypatch.setitem(ARCHS, 'own', own_builder('RETFound'))
+    assert get_arch('own', 3, 'imagenet').model.initial_weights == 'RETFound'
+
+
+def test_timm_weights_are_called_by_their_tag(monkeypatch):
+    """Such as those of ImageNet-21k, which are not ImageNet-1k."""
+    import timm
+    create = timm.create_model
+    monkeypatch.setattr(timm, 'create_model', lambda name, pretrained, **kwargs: create(name, **kwargs))
+    monkeypatch.setattr('models.get_model.check_hub', lambda published: None)
+    assert get_arch('bit_resnext50_1', 3, 'imagenet').model.initial_weights == 'resnetv2_50x1_bit.goog_in21k of timm'

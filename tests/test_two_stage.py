@@ -43,6 +43,7 @@ def test_fine_tuning_starts_from_the_saved_weights(train, stage_one, monkeypatch
     line = rf"stage two from \S*/epoch_0{best['epoch']}_\S+ \(epoch {best['epoch']}, mcc -?\d+\.\d\d\); {len(saved)} tensors loaded"
     out = capsys.readouterr().out
     assert re.search(line, out) and 'stage one saw' not in out
+    assert json.loads((run / 'config.cfg').read_text())['initial_weights'] == best['folder']
     train(f'--pretrained_weights {stage_one} --im_size 40,32 --save_path larger')
     assert '; stage one saw images of 32x32, not of 40x32\n' in capsys.readouterr().out
 

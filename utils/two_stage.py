@@ -38,6 +38,7 @@ def get_stage_two(path, model_name, n_classes, im_size, head):
         fresh = get_arch(model_name, n_classes, 'none', im_size, head).model
         load_weights(fresh, arch.model.state_dict(), parent['folder'], skip_classifier_of_other_size=True)
         arch = arch._replace(model=fresh)
+    arch.model.initial_weights = parent['folder']
     metric = parent['config']['metric']
     facts = {'path': parent['folder'], 'epoch': parent['epoch'], 'metric': metric, 'score': parent['metrics'][metric],
              'loaded': len(parent['state_dict']), 'im_size': tuple(parent['im_size'])}
@@ -68,9 +69,9 @@ def train_mode(model):
     get_head(model).train()
 
 
-def describe_start(init, im_size, parent, frozen, reinitialised):
-    """What a run starts from, in one line."""
-    parts = [f'initial weights: {init}']
+def describe_start(initial_weights, im_size, parent, frozen, reinitialised):
+    """What a run starts from, in one line. `initial_weights`: see `get_arch`."""
+    parts = [f'initial weights: {initial_weights}']
     if parent:
         parts = [f"stage two from {parent['path']} (epoch {parent['epoch']}, {parent['metric']} {100 * parent['score']:.2f})",
                  f"{parent['loaded']} tensors loaded"]
