@@ -14,7 +14,9 @@ from tools.evaluate_predictions import main as evaluate
 from tools.report import main
 from utils.common import InputError
 from utils.evaluation_text import show
+from utils.mixing import MIXING
 from utils.report_data import find_runs
+from utils.report_training import MIXINGS, what_was_run
 
 from .report_files import SCRIPT, Page, write_run
 from .test_evaluate_predictions import write
@@ -94,6 +96,57 @@ def test_both_folders_and_the_stages_are_found(tmp_path, monkeypatch):
     assert 'stage 2' in report(second) and 'chose the epoch of this network' in report(second)
     monkeypatch.chdir(tmp_path)
     assert [run.name for run in find_runs(['results', 'experiments'])] == ['one/seed0', 'two/seed0']  # each once
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """-> function(keys of config.cfg) -> {part: value} of the table of settings, of a run with these keys beside those of `write_run`"""
+    def read(**keys):
+        run = write_run(tmp_path, 'a', ['x', 'y'], tested=False)
+        config = json.loads((run / 'config.cfg').read_text())
+        (run / 'config.cfg').write_text(json.dumps(config | keys))
+        html = ''.join(what_was_run(find_runs([str(run)])[0]))
+        return dict(re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)</td>', html))
+    return read
+
+
+@pytest.mark.parametrize(('keys', 'part', 'value'), [
+    ({'mixing': 'cutmix', 'mix_alpha': 1.}, 'mixing', 'CutMix, alpha 1'),
+    ({'mixing': 'mixup', 'mix_alpha': .2, 'mixup_off_epochs': 2}, 'mixing', 'MixUp, alpha 0.2, not in the last 2 of 3 epochs'),
+    ({'mixing': 'balanced_mixup', 'mix_alpha': .3, 'do_mixup': .3}, 'mixing', 'Balanced-MixUp, alpha 0.3'),
+    ({'do_mixup': .1}, 'mixing', 'Balanced-MixUp, alpha 0.1'), ({}, 'mixing', 'none'),  # runs without --mixing
+    ({'loss_fn': 'VS', 'loss_params': {'gamma': .3, 'tau': 1.}}, 'loss', 'VS (gamma 0.3, tau 1)'), ({}, 'loss', 'CE'),
+    ({'defer': .6}, 'deferred re-balancing', 'begins after epoch 2 of 3'), ({'recipe': 'balanced'}, 'recipe', 'balanced'),
+    ({'augment': 'zoom'}, 'augmentation', 'zoom'), ({'ema': .998}, 'moving average of the weights', 'decay 0.998'),
+    ({'sampling': 'sqrt'}, 'sampling of training images', 'sqrt'),
+    ({'momentum': .9, 'wd': 1e-4}, 'optimisation',
+     'sgd, learning rate 0.01, momentum 0.9, weight decay 0.0001, 8 images a step, 3 of 3 epochs, seed 0'),
+    ({'schedule': 'plateau', 'patience': 2, 'min_lr': 1e-5, 'warmup': 0.}, 'learning-rate schedule', 'plateau, patience 2, minimum 1e-05'),
+    ({'schedule': 'onecycle', 'patience': 2, 'min_lr': 1e-5, 'warmup': .3}, 'learning-rate schedule',
+     'onecycle, warm-up in the first 30 % of the steps'),
+    ({'grow_from': .5}, 'network', 'mobilenetV2, input 96 x 96 pixels (height x width), growing from 50 % of it'),
+    ({'init': 'imagenet', 'initial_weights': 'resnet10t.c3_in1k of timm'}, 'starts from', 'resnet10t.c3_in1k of timm'),
+    ({'init': 'none', 'initial_weights': 'random'}, 'starts from', 'random weights'),
+    ({'init': 'imagenet'}, 'starts from', 'ImageNet weights')])
+def test_settings_of_a_run(settings, keys, part, value):
+    assert settings(**keys)[part] == value
+
+
+def test_settings_that_an_old_run_does_not_know_are_left_out(settings):
+    new = {'recipe', 'deferred re-balancing', 'augmentation', 'learning-rate schedule', 'moving average of the weights'}
+    assert not new & set(settings())
+
+
+def test_every_mixing_has_a_name():
+    assert set(MIXINGS) == set(MIXING)
+
+
+@pytest.mark.parametrize('line', ['Calibrated with temperature 2', 'Class prior changed to: uniform', 'Logit adjustment with tau 1',
+                                  'Tau-normalisation with tau 1'])
+def test_corrections_at_test_are_in_the_report(tmp_path, line):
+    run = write_run(tmp_path, 'a', ['x', 'y'])
+    (tmp_path / 'results' / 'a' / 'performance_test.txt').write_text(line + '\n')
+    assert line in Page(report(run)).text
 
 
 @pytest.mark.filterwarnings('error')

@@ -14,7 +14,8 @@ from .report_scores import percent, stacked
 from .shown import MOST_CLASSES, choose, extremes
 from .statistics import METRIC_NAMES, mean_of_defined
 
-NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent', 'resume', 'overwrite', 'frozen', 'reinitialised')
+NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent', 'resume', 'overwrite', 'frozen', 'reinitialised',
+                'initial_weights')
 
 
 def methods_of(runs, draws, ordered=None):

@@ -10,7 +10,8 @@ from .report_data import series
 from .shown import choose, extremes
 from .statistics import METRIC_NAMES
 
-STARTS = {'none': 'random weights', 'imagenet': 'ImageNet weights'}
+STARTS = {'random': 'random weights', 'none': 'random weights', 'imagenet': 'ImageNet weights'}
+MIXINGS = {'none': 'none', 'balanced_mixup': 'Balanced-MixUp', 'mixup': 'MixUp', 'cutmix': 'CutMix', 'remix': 'Remix'}
 
 
 def best_epoch(run):
@@ -22,24 +23,72 @@ def best_epoch(run):
     return run.history[best]['epoch']
 
 
+def _loss(c):
+    parameters = ', '.join(f'{name} {value:g}' for name, value in (c.get('loss_params') or {}).items())
+    return c['loss_fn'] + (f' ({parameters})' if parameters else '')
+
+
+def _deferred(c):
+    n_deferred = round(c.get('defer', 0) * c['n_epochs'])
+    return f"begins after epoch {n_deferred} of {c['n_epochs']}" if n_deferred else None
+
+
+def _mixing(c):
+    """Runs that had no --mixing had --do_mixup alone."""
+    name, alpha = c.get('mixing', 'balanced_mixup' if c['do_mixup'] else 'none'), c.get('mix_alpha') or c['do_mixup']
+    if name == 'none':
+        return 'none'
+    off = c.get('mixup_off_epochs')
+    return f'{MIXINGS.get(name, name)}, alpha {alpha:g}' + (f', not in the last {off} of {c["n_epochs"]} epochs' if off else '')
+
+
+def _schedule(c):
+    """What --schedule and the flags that it uses were."""
+    if 'schedule' not in c:
+        return None
+    parts = [c['schedule']]
+    parts += [f"patience {c['patience']}"] if c['schedule'] == 'plateau' else []
+    parts += [f"minimum {c['min_lr']:g}"] if c['schedule'] != 'onecycle' else []
+    parts += [f"warm-up in the first {100 * c['warmup']:g} % of the steps"] if c['warmup'] else []
+    return ', '.join(parts)
+
+
+def _optimisation(run):
+    c = run.config
+    parts = [c['optimizer'], f"learning rate {c['lr']:g}"]
+    parts += [f'{words} {c[name]:g}' for name, words in (('momentum', 'momentum'), ('wd', 'weight decay')) if c.get(name)]
+    return ', '.join([*parts, f"{c['batch_size']} images a step", f"{len(run.history)} of {c['n_epochs']} epochs", f"seed {c['seed']}"])
+
+
+def _network(c):
+    size = f"input {c['im_size'][0]} x {c['im_size'][1]} pixels (height x width)"
+    growing = f", growing from {100 * c['grow_from']:g} % of it" if c.get('grow_from', 1) < 1 else ''
+    return f"{c['model_name']}, {size}{growing}"
+
+
 def what_was_run(run):
     c, rows = run.config, []
     if c is not None:
         metric = METRIC_NAMES.get(c['metric'], c['metric'])
-        parent = c['parent']
+        parent, start = c['parent'], c.get('initial_weights', c['init'])
         rows = [
-            ('network', f"{c['model_name']}, input {c['im_size'][0]} x {c['im_size'][1]} pixels (height x width)"),
-            ('starts from', f"{parent['path']}, its epoch {parent['epoch']}" if parent else STARTS.get(c['init'], c['init'])),
+            ('network', _network(c)),
+            ('starts from', f"{parent['path']}, its epoch {parent['epoch']}" if parent else STARTS.get(start, start)),
             ('trained layers', {'all': 'all', 'classifier': 'the last one (frozen backbone)'}.get(c['trainable'], c['trainable'])),
-            ('loss', c['loss_fn']),
-            ('drawing of training images', c['sampling']),
-            ('Balanced-MixUp', f"alpha {c['do_mixup']:g}" if c['do_mixup'] else 'off'),
-            ('optimisation', f"{c['optimizer']}, learning rate {c['lr']:g}, {c['batch_size']} images a step, "
-                             f"{len(run.history)} of {c['n_epochs']} epochs, seed {c['seed']}"),
+            ('recipe', c.get('recipe')),
+            ('loss', _loss(c)),
+            ('sampling of training images', c['sampling']),
+            ('deferred re-balancing', _deferred(c)),
+            ('mixing', _mixing(c)),
+            ('augmentation', c.get('augment')),
+            ('optimisation', _optimisation(run)),
+            ('learning-rate schedule', _schedule(c)),
+            ('moving average of the weights', f"decay {c['ema']:g}" if c.get('ema') else None),
             ('epoch kept', f'{best_epoch(run)}, the best by {metric} on validation' if run.history else 'none yet'),
             ('training images', f"{sum(c['class_count']):,} of {len(c['class_count'])} classes, {c['csv_train']}"),
             ('validation images', c['csv_val']),
             ('versions', f"PyTorch {c['torch']} on {c['device_type']}, mixed precision: {c['mixed_precision']}")]
+        rows = [(part, value) for part, value in rows if value is not None]  # off, or not known of an old run
     if run.table:
         rows.append(('tested images', f'{len(run.table.labels):,}, {run.table.path}'))
     parts = [table('Settings, data and versions', ['part', 'value'], rows + [('test', fact) for fact in run.facts], numbers=False)]
