@@ -2,6 +2,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from utils.common import InputError
@@ -29,15 +30,24 @@ def choose_data(args, folder):
 
 
 def repeat_images(args, folder):
-    """Give the set links to its images until it has `args.n_images` for training."""
+    """Give the set links to its images until it has `args.n_images` for training, of all classes in their proportions. Changes `args`."""
     links = os.path.join(folder, 'links')
     os.makedirs(links)
     for flag, n in (('csv_train', args.n_images), ('csv_val', None)):
         table = pd.read_csv(getattr(args, flag), dtype={'image_id': str})
-        table = table.iloc[[i % len(table) for i in range(n or len(table))]].drop(columns='patient_id', errors='ignore')
+        order = spread_classes(table.iloc[:, -1]) if n else range(len(table))
+        table = table.iloc[[order[i % len(order)] for i in range(n or len(table))]].drop(columns='patient_id', errors='ignore')
         for i, path in enumerate(find_images(table.image_id, args.data_path)):
             os.symlink(path, os.path.join(links, f'{flag}{i}{Path(path).suffix}'))
         table['image_id'] = [f'{flag}{i}' for i in range(len(table))]
         setattr(args, flag, os.path.join(folder, f'{flag}.csv'))
         table.to_csv(getattr(args, flag), index=False)
     args.data_path = links
+
+
+def spread_classes(labels):
+    """An order (N,) of rows, each part of which, from the first row on, has the classes in about the proportions of `labels` (N,). It
+    begins with one row of each class: the first rows of a csv may be of one class alone."""
+    labels = pd.Series(np.asarray(labels))
+    of_class = labels.groupby(labels)
+    return (of_class.cumcount() / of_class.transform('size')).argsort(kind='stable').to_numpy()

@@ -52,7 +52,7 @@ def get_parser():
     data.add_argument('--data_path', metavar='FOLDER', help='folder of the images, with --csv_train')
     data.add_argument('--n_classes', type=int, default=8, metavar='K', help='number of classes of --csv_train')
     data.add_argument('--n_images', type=int, metavar='N',
-                      help='training images, repeated as needed: more for a fast device (default: those there are)')
+                      help='training images, of all classes, repeated as needed: more for a fast device (default: those there are)')
     data.add_argument('--photographs', metavar='FOLDER',
                       help='full-size photographs for the decoding rows (default: eyepacs_sample in LT_REAL_DATA, else --data_path)')
     data.add_argument('--im_size', type=parse_im_size, default='128', metavar='PIXELS',

@@ -3,12 +3,14 @@ import json
 import statistics
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from benchmarks import memory, photographs, scale, throughput
+from benchmarks.images import spread_classes
 from benchmarks.reference_loop import ReferenceLoop
 from utils.get_loaders import ClassDataset
 from utils.images import find_images
@@ -44,8 +46,26 @@ def test_repeated_images(tiny, tmp_path):
     throughput.choose_data(args, str(tmp_path))
     data = ClassDataset(args.csv_train, args.data_path, (8, 8))
     original = ClassDataset(tiny / 'train.csv', tiny / 'images', (8, 8))
-    assert len(data) == len(set(data.paths)) == 50 and torch.equal(data[23][0], original[1][0]) and data.dr[23] == original.dr[1]
+    order = spread_classes(original.dr)
+    assert len(data) == len(set(data.paths)) == 50
+    assert torch.equal(data[23][0], original[order[1]][0]) and data.dr[23] == original.dr[order[1]]
     assert len(ClassDataset(args.csv_val, args.data_path)) == 9
+
+
+SORTED = [0] * 80 + [1] * 16 + [2] * 4
+
+
+def test_the_first_images_are_one_of_each_class():
+    assert [SORTED[i] for i in spread_classes(SORTED)[:3]] == [0, 1, 2]
+
+
+def test_a_part_of_the_images_has_all_classes_in_proportion():
+    labels = np.array(SORTED)[spread_classes(SORTED)[:50]]
+    np.testing.assert_allclose(np.bincount(labels), [40, 8, 2], atol=1)
+
+
+def test_every_image_has_its_place():
+    assert sorted(spread_classes(SORTED)) == list(range(100))
 
 
 def test_scale():
