@@ -47,6 +47,20 @@ def test_flags_that_cannot_work(flags, message):
         resolve_flags(flags)
 
 
+@pytest.mark.parametrize(('given', 'name'), [
+    ('experiments/a/b', 'a/b'), ('./experiments/a', 'a'), ('experiments/a/', 'a'), ('a/experiments/b', 'a/experiments/b'), ('a', 'a'),
+    ('experiments/experiments/a', 'experiments/a'), ('experiments', '')])
+def test_save_path_with_its_folder(tmp_path, monkeypatch, given, name):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_flags(f'--save_path {given}').save_path == name
+
+
+def test_save_path_of_a_run_that_took_it_literally(tmp_path, monkeypatch):
+    (tmp_path / 'experiments' / 'experiments' / 'a').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve_flags('--save_path experiments/a').save_path == 'experiments/a'
+
+
 def test_a_constant_rate_is_no_reason_to_stop():
     args = resolve_flags('--lr 0.01 --min_lr 0.01')
     assert not reached_min_lr([{'lr': .01}], args) and not reached_min_lr([], args)

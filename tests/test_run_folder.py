@@ -72,7 +72,7 @@ def test_a_run_is_not_overwritten_by_accident(train):
     assert not (run / 'performance_epoch_07.txt').exists() and (run / 'foreign.txt').exists()  # only what a run writes
     with pytest.raises(InputError, match='would delete the run that --pretrained_weights starts from'):
         train('--overwrite --pretrained_weights experiments/run')
-    for name in ('.', 'run/inner'):
+    for name in ('.', 'run/inner', 'experiments'):
         with pytest.raises(InputError, match='--save_path'):
             train(f'--save_path {name} --overwrite')
     with pytest.raises(InputError, match='nothing to resume'):
@@ -82,6 +82,17 @@ def test_a_run_is_not_overwritten_by_accident(train):
     with pytest.raises(InputError, match='images not found'):
         train('--save_path other --data_path absent')
     assert not run.with_name('other').exists()  # a mistake leaves nothing behind
+
+
+def test_a_save_path_that_begins_with_experiments_is_the_run_below_it(train, tmp_path, capsys):
+    train('--save_path experiments/a/b')
+    assert (tmp_path / 'experiments' / 'a' / 'b' / 'config.cfg').exists() and '* Saved in experiments/a/b\n' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'experiments' / 'a' / 'b' / 'config.cfg').read_text())['save_path'] == 'a/b'
+
+
+def test_a_run_resumes_with_experiments_before_its_name(train):
+    (train() / 'val_metrics.txt').unlink()  # as if it had been stopped before its end
+    assert (train('--save_path experiments/run --resume') / 'val_metrics.txt').exists()
 
 
 @pytest.mark.parametrize('flags', ['--do_mixup 0.2 --sampling prog --momentum 0.9', '--loss_fn SEQL --loss_params lam=0.5 --ema 0.9 '

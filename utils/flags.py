@@ -127,7 +127,11 @@ def resolve(args):
         raise InputError(f'--trainable {args.trainable} would freeze a random backbone: it belongs to stage two, give --pretrained_weights')
     resolve_method(args)
     args.warmup = SCHEDULES[args.schedule] if args.warmup is None else args.warmup
-    if os.path.normpath(args.save_path).split(os.sep)[0] == os.pardir:
+    first, *below = os.path.normpath(args.save_path).split(os.sep)
+    # As the shell completes it. A folder that is there already is a run of an earlier version, which took the path literally.
+    if first == 'experiments' and not os.path.isdir(os.path.join('experiments', args.save_path)):
+        args.save_path = os.path.join('', *below)
+    if first == os.pardir:
         raise InputError(f'--save_path {args.save_path} leads out of experiments/: name a folder below it')
     if args.save_path == 'date_time':
         args.save_path = datetime.now().strftime('%Y-%m-%d-%H-%M-%S')
