@@ -33,7 +33,7 @@ from utils.common import InputError, Interrupted, file_sha256, progress, run_scr
 from utils.console import duration, how_to_resume, say_next, script_parser, to_test
 from utils.environment import describe_environment
 from utils.evaluation import METRICS, evaluate_multi_cls, performance_text, training_is_ahead
-from utils.flags import add_flags, resolve
+from utils.flags import WITHOUT_EFFECT, add_flags, resolve
 from utils.formats import FORMAT
 from utils.frozen_features import sees_the_same, use_features
 from utils.get_loaders import get_eval_loader, get_train_val_cls_loaders
@@ -51,6 +51,7 @@ from utils.training import Training
 from utils.trial import check_forward
 from utils.two_stage import describe_start, get_stage_two, set_trainable, train_mode
 from utils.watch import get_watch
+from utils.without_effect import warn
 
 CHECK_EVERY = 10  # batches between two looks at the running loss, each of which waits for the device
 
@@ -163,7 +164,7 @@ def build_network(args) -> Network:
 
 
 def main(args, argv=None):
-    """`argv`: the command line, to tell how an interrupted run goes on."""
+    """`argv`: the command line, to tell which flags have no effect and how an interrupted run goes on."""
     resolve(args)
     for csv in (args.csv_train, args.csv_val):
         check_csv_exists(csv)  # before weights are downloaded
@@ -174,6 +175,8 @@ def main(args, argv=None):
                          f'{args.accumulate}')
     if rank > 0:
         sys.stdout = open(os.devnull, 'w')  # noqa: SIM115  the first process speaks and writes for all
+    if argv:
+        warn(get_parser(), argv[1:], args, WITHOUT_EFFECT, n_processes=world_size, device_type=accelerator.device.type)
     run_path = None if args.do_not_save else os.path.join('experiments', args.save_path)
     run = RunFolder(run_path, args.metric, args.n_checkpoints, vars(args), args.resume, args.overwrite, writes=rank == 0)
     watch = get_watch(args.tensorboard and rank == 0, run)

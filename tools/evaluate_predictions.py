@@ -30,6 +30,10 @@ from utils.prediction_table import read_labelled
 from utils.read_csv import read_csv
 from utils.run_settings import are_ordered, describe_settings, differing_settings
 from utils.statistics import LEVEL, REFERABLE, is_ordered
+from utils.without_effect import warn
+
+WITHOUT_EFFECT = (('referable', 'without --ordered, for classes that are no grades', lambda a: a.referable and not a.is_ordered),
+                  ('label_column', 'without --train_csv', lambda a: not a.train_csv))
 
 
 def get_parser():
@@ -82,9 +86,8 @@ def training_counts(args, k):
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
-    if args.label_column and not args.train_csv:
-        raise InputError('--label_column names a column of --train_csv: give that too')
+    parser = get_parser()
+    args = parser.parse_args(argv)
     if args.draws < 100 or args.seed < 0 or not all(0 < level < 1 for level in args.at):
         raise InputError('--draws must be 100 or more, --seed 0 or more, each --at between 0 and 1')
     tables = [read_labelled(csv) for csv in args.csvs]
@@ -95,6 +98,7 @@ def main(argv=None):
         check_classes(tables[0], config['class_names'], f'--run {args.run}')
         metric = config['metric']
     ordered = are_ordered(tables, args.ordered) or is_ordered(class_names, metric, args.ordered)
+    warn(parser, argv, args, WITHOUT_EFFECT, is_ordered=ordered)
     referable = min(REFERABLE, len(class_names) - 1) if args.referable is None else args.referable
     if ordered and not 0 <= referable < len(class_names):
         raise InputError(f'--referable {referable} is no grade of 1..{len(class_names) - 1}')

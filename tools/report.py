@@ -21,8 +21,10 @@ from utils.report_comparison import comparison_sections
 from utils.report_data import find_runs
 from utils.statistics import LEVEL, REFERABLE, is_ordered
 from utils.thumbnails import mistakes
+from utils.without_effect import warn
 
 MOST_DETAILS = 6  # runs of a comparison that are shown one by one, too
+WITHOUT_EFFECT = (('draws', 'for runs that have not been tested', lambda a: not a.is_tested),)
 
 
 def get_parser():
@@ -103,7 +105,8 @@ def report(runs, data_path=None, draws=1000, baseline=None, ordered=None):
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
     if args.draws < 100:
         raise InputError('--draws must be 100 or more')
     if args.with_images != (args.data_path is not None):
@@ -111,6 +114,7 @@ def main(argv=None):
     if args.data_path is not None and not os.path.isdir(args.data_path):
         raise InputError(f'--data_path {args.data_path} is no folder')
     runs = find_runs(args.runs, args.file)
+    warn(parser, argv, args, WITHOUT_EFFECT, is_tested=any(run.table for run in runs))
     if args.file and not any(run.table for run in runs):
         raise InputError(f'--file {args.file}: none of the runs has it, with labels')
     if args.baseline and len(runs) == 1:

@@ -10,7 +10,7 @@ from .console import beside
 from .evaluation import METRICS
 from .label_column import HELP as LABEL_HELP
 from .losses import LOSSES, get_loss_fn, loss_parameters
-from .method import corrects_twice
+from .method import corrects_twice, size_in_epoch
 from .mixing import MIXING
 from .optimisation import OPTIMIZERS, SCHEDULES
 from .policies import AUGMENT
@@ -101,6 +101,47 @@ def add_flags(parser):
     run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, metavar='yes|no', help='write no run folder')
     run.add_argument('--tensorboard', action='store_true', help='write the numbers of log.jsonl for TensorBoard into the run folder, too')
     return parser
+
+
+def _never_mixes(a):
+    return a.mixup_off_epochs >= a.n_epochs
+
+
+def _n_deferred(a):
+    return round(a.defer * a.n_epochs)
+
+
+# Flags that have no effect among others: see utils/without_effect.py. Conditions see the flags after `resolve`, and n_processes and
+# device_type. What says 'nothing', such as --momentum 0, gets no warning.
+WITHOUT_EFFECT = (
+    ('cache_dir', 'with --no_cache', lambda a: a.no_cache),
+    ('mixing', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.mixing != 'none' and _never_mixes(a)),
+    ('do_mixup', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.do_mixup and _never_mixes(a)),
+    ('mix_alpha', 'without --mixing', lambda a: a.mixing == 'none'),
+    ('mix_alpha', 'with --do_mixup {do_mixup:g}, which sets it', lambda a: a.do_mixup),
+    ('mixup_off_epochs', 'without --mixing', lambda a: a.mixup_off_epochs and a.mixing == 'none'),
+    ('cdt_gamma', 'with --loss_fn {loss_fn}', lambda a: a.loss_fn != 'CDT'),
+    ('cdt_gamma', 'with --loss_params gamma={loss_params[gamma]:g}', lambda a: a.loss_params['gamma'] != a.cdt_gamma),
+    ('defer', 'with {n_epochs} epochs: re-balancing begins in the first one', lambda a: a.defer and not _n_deferred(a)),
+    ('defer', 'with {n_epochs} epochs: re-balancing would begin after the last one',
+     lambda a: _n_deferred(a) == a.n_epochs and a.sampling == 'instance' and LOSSES[a.loss_fn].drw),
+    ('sampling', 'with --defer {defer:g}, which lasts all of {n_epochs} epochs',
+     lambda a: a.sampling != 'instance' and _n_deferred(a) == a.n_epochs),
+    ('loss_fn', 'with --defer {defer:g}, which lasts all of {n_epochs} epochs, beyond that with equal class frequencies',
+     lambda a: not LOSSES[a.loss_fn].drw and _n_deferred(a) == a.n_epochs),
+    ('init', 'with --pretrained_weights', lambda a: a.pretrained_weights and a.init != 'none'),
+    ('grow_from', 'with --im_size {im_size[0]},{im_size[1]}: the smaller sizes are multiples of 16',
+     lambda a: a.grow_from < 1 and size_in_epoch(a.im_size, a.grow_from, 0, a.n_epochs) == tuple(a.im_size)),
+    ('momentum', 'with --optimizer {optimizer}', lambda a: a.momentum and a.optimizer != 'sgd'),
+    ('wd', 'with --optimizer adamw, which spares the factors of --trainable scale',
+     lambda a: a.wd and a.optimizer == 'adamw' and a.trainable == 'scale'),
+    ('min_lr', 'with --schedule onecycle', lambda a: a.schedule == 'onecycle'),
+    ('patience', 'with --schedule {schedule}', lambda a: a.schedule != 'plateau'),
+    ('sync_bn', 'with one process', lambda a: a.n_processes == 1),
+    ('sync_bn', 'with --trainable {trainable}, which keeps the BatchNorm statistics', lambda a: a.trainable != 'all'),
+    ('deterministic', 'without CUDA; on the CPU every run gives the same result', lambda a: a.device_type != 'cuda'),
+    *((name, 'with --do_not_save', lambda a: a.do_not_save) for name in ('save_path', 'n_checkpoints', 'resume', 'overwrite')),
+)
 
 
 def resolve(args):

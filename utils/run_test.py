@@ -19,9 +19,10 @@ from .prediction_table import anonymous, write_predictions
 from .read_csv import check_csv_exists
 from .run_folder import name_of_run
 from .statistics import is_ordered
-from .test_flags import check_flags, get_parser
+from .test_flags import WITHOUT_EFFECT, check_flags, get_parser
 from .tuning import tune
 from .views import describe_views, get_views
+from .without_effect import warn
 
 
 def full_report(predictions, class_names, class_count):
@@ -109,7 +110,9 @@ def get_accelerator(loaded, device):
 
 
 def main(description, splits, dihedral_tta, argv=None):
-    args = get_parser(description, splits, dihedral_tta).parse_args(argv)
+    parser = get_parser(description, splits, dihedral_tta)
+    args = parser.parse_args(argv)
+    warn(parser, argv, args, WITHOUT_EFFECT)
     loaded = load_model(args.load_path)
     check_flags(args, loaded.info)
     args.data_path = loaded.info['config']['data_path'] if args.data_path is None else args.data_path

@@ -4,8 +4,15 @@ import os
 from .accelerator import add_device_flag
 from .common import InputError, parse_im_size
 from .console import script_parser
-from .tuning import add_flags
+from .tuning import add_flags, chooses
 from .views import add_view_flags, check_view_flags
+
+SPLITS = ('val', 'test')
+# Flags that have no effect among others: see utils/without_effect.py.
+WITHOUT_EFFECT = (
+    ('csv_tune', 'without --calibrate, or --tau_norm or --logit_adjust without a number', lambda a: not chooses(a)),
+    *((f'csv_out_{split}', f'without --csv_{split}', lambda a, csv=f'csv_{split}': getattr(a, csv) is None) for split in SPLITS),
+)
 
 
 def get_parser(description, splits, dihedral_tta):

@@ -19,6 +19,11 @@ class Tuning(NamedTuple):
     csv: str | None = None  # on which something was chosen
 
 
+def chooses(args):
+    """Whether a strength or temperature is to be chosen on validation images."""
+    return args.calibrate or VALIDATION in (args.tau_norm, args.logit_adjust)
+
+
 def parse_strength(text):
     return text if text == VALIDATION else float(text)
 
@@ -66,7 +71,7 @@ def tune(args, csvs, loaded, collect):
     if len(given) > 1:
         raise InputError(f"--{' and --'.join(given)} correct for the class frequencies twice: give one of them")
     info, adjust, text, csv, logits = loaded.info, None, '', None, None
-    if args.calibrate or VALIDATION in (args.tau_norm, args.logit_adjust):
+    if chooses(args):
         csv = validation_csv(args.csv_tune, csvs, info['config'])
         check_apart(csv, csvs, args.data_path)
         logits = collect(csv)
