@@ -1,6 +1,5 @@
 """The same picture twice: the same file, or the same content saved, scaled, compressed, brightened, turned or mirrored."""
 import hashlib
-import io
 import os
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -10,11 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from tqdm import tqdm
 
 from .check_data import counted, some
-from .images import read_image
+from .images import decode_image, describe_image
 
 READ, SIZE, AROUND, MARGIN = 64, 32, 5, 4  # pixels
 SIDE = SIZE - 2 * MARGIN
@@ -36,13 +34,10 @@ def look_at(path):
     try:
         with open(path, 'rb') as f:
             content = f.read()
-        if not content:
-            return Look('the file is empty')
-        image = read_image(io.BytesIO(content), (READ, READ))
-        with Image.open(io.BytesIO(content)) as opened:
-            frames, size, mode = getattr(opened, 'n_frames', 1), opened.size, opened.mode
-    except Exception as err:  # `read_image` raises OSError, counting the frames of a damaged file nearly anything
-        return Look(str(err) or type(err).__name__)
+        image = decode_image(content, (READ, READ))
+        frames, size, mode = describe_image(content)
+    except OSError as err:
+        return Look(str(err))
     found = fingerprint(image)
     plain = float(image.float().mean(0).std()) < BLANK
     notes = [text for text, holds in (

@@ -1,5 +1,6 @@
 """Images on disk: found by looking, decoded and resized."""
 import contextlib
+import io
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,14 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError, __version__, features
+from PIL import ExifTags, Image, UnidentifiedImageError, __version__, features
 
 from .data_files import list_files
+from .image_metadata import without_metadata
 
 EXTENSIONS = ('', '.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.JPG', '.JPEG', '.PNG', '.TIF', '.TIFF', '.BMP')
 # All that decides about the pixels of an image beside its file and the target size.
 LIBJPEG = features.version('libjpeg_turbo') or features.version('jpg')
 DECODER = f'Pillow {__version__}, libjpeg {LIBJPEG}, draft, 16-bit greys scaled, bilinear'
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}  # of EXIF's orientations
 
 
 def find_images(image_ids, data_path=None):
@@ -68,38 +73,69 @@ def is_utf8(path: str) -> bool:
     return True
 
 
-def open_rgb(path):
-    """The whole image at `path`, upright, as an RGB Pillow image; see `read_image`."""
-    with _clear_errors(path), Image.open(path) as image:
-        return _to_rgb(ImageOps.exif_transpose(image))
+def open_rgb(path, size=(0, 0)):
+    """The whole image at `path`, upright, as an RGB Pillow image; see `decode_rgb`."""
+    with open(path, 'rb') as f:
+        return decode_rgb(f.read(), size)
 
 
 def read_image(path, tg_size):
-    """RGB uint8 tensor (3, H, W) of the image at `path`, `tg_size` = (H, W).
+    """RGB uint8 tensor (3, H, W) of the image at `path`, `tg_size` = (H, W); see `decode_image`."""
+    with open(path, 'rb') as f:
+        return decode_image(f.read(), tg_size)
 
-    A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that still covers the target (`Image.draft`):
-    several times faster for full-size photographs, before the same antialiased bilinear resize. The format is that of the
-    content, whatever the extension; EXIF turns the image, transparency is ignored, 16-bit greys are scaled, and of several
-    pictures in a file the first counts. Raises `OSError` for everything that cannot be decoded, and for more pixels than
-    Pillow's limit against decompression bombs.
+
+def decode_image(content, tg_size):
+    """RGB uint8 tensor (3, H, W) of `content`, the bytes of an image file; `tg_size` = (H, W). Antialiased bilinear resize; see
+    `decode_rgb`."""
+    image = decode_rgb(content, tg_size).resize(tg_size[::-1], Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+
+def decode_rgb(content, size=(0, 0)):
+    """Upright RGB Pillow image of `content`, the bytes of an image file.
+
+    A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that still covers `size` = (H, W), (0, 0) for the whole
+    (`Image.draft`): several times faster for full-size photographs. The format is that of the content, whatever the extension; EXIF
+    turns the image, transparency is ignored, 16-bit greys are scaled, and of several pictures in a file the first counts. Broken
+    metadata (EXIF, texts, colour profile) are left out. Raises `OSError` for everything that cannot be decoded, and for more pixels
+    than Pillow's limit against decompression bombs.
     """
-    with _clear_errors(path), Image.open(path) as image:
-        image.draft('RGB', (max(tg_size), max(tg_size)))
-        image = _to_rgb(ImageOps.exif_transpose(image)).resize(tg_size[::-1], Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+    def decode(image):
+        if max(size):
+            image.draft('RGB', (max(size), max(size)))
+        image.load()
+        turn = TURNS.get(_orientation(image))
+        return _to_rgb(image if turn is None else image.transpose(turn))
+    return _with_image(content, decode)
 
 
-@contextlib.contextmanager
-def _clear_errors(path):
+def describe_image(content):
+    """-> number of pictures, (width, height) and Pillow's mode of `content`, the bytes of an image file. Raises `OSError`."""
+    return _with_image(content, lambda image: (getattr(image, 'n_frames', 1), image.size, image.mode))
+
+
+def _with_image(content, function):
+    """`function` of the Pillow image in `content`, or of the one without its metadata where these are broken."""
+    if not content:
+        raise OSError('the file is empty')
     try:
-        yield
-    except UnidentifiedImageError as err:
-        empty = isinstance(path, (str, os.PathLike)) and os.path.getsize(path) == 0
-        raise OSError('the file is empty' if empty else 'the content is no image') from err
-    except FileNotFoundError:
-        raise
+        with Image.open(io.BytesIO(content)) as image:
+            return function(image)
     except Exception as err:  # of damaged files Pillow's decoders raise nearly every kind of error
-        raise OSError(str(err) or type(err).__name__) from err
+        bare = without_metadata(content)
+        if bare:
+            with contextlib.suppress(Exception), Image.open(io.BytesIO(bare)) as image:
+                return function(image)
+        raise OSError('the content is no image' if isinstance(err, UnidentifiedImageError) else str(err) or type(err).__name__) from err
+
+
+def _orientation(image):
+    """EXIF's orientation, 1 to 8, of a loaded image; 1 where its EXIF is broken."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
 
 
 def _to_rgb(image):

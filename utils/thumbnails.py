@@ -1,8 +1,6 @@
 """The most confident mistakes as small pictures; they show patients, so only where that was asked for."""
 import io
 
-from PIL import Image, ImageOps
-
 from .common import InputError
 from .curves import confident_mistakes
 from .page import picture, table, tag
@@ -12,11 +10,10 @@ SIZE = 192  # pixels of the longer side
 
 def thumbnail(path):
     """JPEG bytes without any metadata of the original."""
+    from .images import open_rgb  # not above: it imports torch, which nothing else here needs
     buffer = io.BytesIO()
     try:
-        with Image.open(path) as file:
-            file.draft('RGB', (SIZE, SIZE))
-            image = ImageOps.exif_transpose(file).convert('RGB')
+        image = open_rgb(path, (SIZE, SIZE))
     except OSError as err:
         raise InputError(f'{path} cannot be read as an image: {err}') from err
     image.thumbnail((SIZE, SIZE))
@@ -30,7 +27,7 @@ def mistakes(predictions, data_path=None):
     if data_path is None:
         return [tag('p', 'No image and no image name is in this file, since they may identify patients. The mistakes that the network was '
                          'surest of are shown with ', tag('code', '--with_images'), ' and ', tag('code', '--data_path FOLDER'), '.')]
-    from .images import find_images  # not above: it imports torch, which nothing else here needs
+    from .images import find_images  # not above, as in `thumbnail`
     rows = confident_mistakes(predictions)
     ids, names = [predictions.image_ids[i] for i in rows], predictions.class_names
     paths = find_images(ids, data_path)
