@@ -54,6 +54,18 @@ def test_one_problem(check, change, message):
     assert 'train.csv' in str(error.value)
 
 
+@pytest.mark.parametrize(('file', 'image_id', 'hint'), [
+    ('a.JPG', 'a.jpg', 'a.jpg (row 2); there is a.JPG for a.jpg: ids are spelt as the files, or have no extension'),
+    ('a.png', 'a.jpg', 'there is a.png for a.jpg'), ('A.png', 'a', 'there is A.png for a'),
+    ('a.png', 'x\\a.png', "write '/' between folders and names, not '\\'"),
+])
+def test_a_missing_image_with_a_name_like_that_of_a_file(tmp_path, file, image_id, hint):
+    (tmp_path / file).touch()
+    (tmp_path / 'a.csv').write_text(f'image_id,label\n{image_id},0\n')
+    with pytest.raises(InputError, match=re.escape(hint)):
+        check_data({'test': ClassDataset(tmp_path / 'a.csv', str(tmp_path))}, 2)
+
+
 def test_overlap(check):
     for same in ('val_0_0', 'val_0_0.jpg'):
         with pytest.raises(InputError, match=r'1 images stand in .*val\.csv too: .*val_0_0'):

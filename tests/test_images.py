@@ -12,8 +12,9 @@ from PIL import Image
 
 from utils import images
 from utils.check_data import check_data
+from utils.common import InputError
 from utils.get_loaders import ClassDataset
-from utils.images import find_images, read_image, stat_images
+from utils.images import find_images, list_images, read_image, stat_images
 
 
 @pytest.fixture
@@ -32,6 +33,46 @@ def test_find_images(folder):
     assert names == ['rgb.jpg', 'rgb.jpg', 'grey.png', 'cmyk.jpeg', 'UPPER.JPG', None, None]
     assert find_images([str(folder / 'rgb')]) == [str(folder / 'rgb.jpg')]
     assert find_images(['x'], str(folder / 'nowhere')) == [None]
+
+
+@pytest.mark.parametrize('name', ['a.Jpg', 'a.JFIF', 'a.webp', 'a.Ppm', 'a.gif', 'a.TiF', 'a.pgm'])
+def test_an_extension_is_found_in_any_case(tmp_path, name):
+    (tmp_path / name).touch()
+    assert find_images(['a'], str(tmp_path)) == [str(tmp_path / name)]
+
+
+@pytest.mark.parametrize('name', ['a.Jpg', 'a.JFIF', 'a.webp', 'a.ppm', 'a.gif'])
+def test_a_folder_lists_each_kind_of_image(tmp_path, name):
+    (tmp_path / name).touch()
+    assert list_images(str(tmp_path)).images == [name]
+
+
+def test_an_id_that_fits_several_files(tmp_path):
+    for name in ('a.jpg', 'a.PNG', 'b.jpg', 'a.txt'):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r'^1 image ids fit several files \(write the extension\): a \(row 3\): a\.PNG and a\.jpg$'):
+        find_images(['b', 'a', 'a.jpg'], str(tmp_path), rows=[2, 3, 4])
+
+
+def test_the_csv_of_an_id_that_fits_several_files_is_named(tmp_path):
+    for name in ('a.jpg', 'a.png'):
+        (tmp_path / name).touch()
+    (tmp_path / 'a.csv').write_text('image_id,label\na,0\n')
+    with pytest.raises(InputError, match=r'a\.csv: 1 image ids fit several files .*: a \(row 2\): a\.jpg and a\.png'):
+        ClassDataset(tmp_path / 'a.csv', str(tmp_path))
+
+
+@pytest.mark.parametrize('image_id', ['a.jpg', 'a.png', 'a'])
+def test_a_whole_name_means_its_file_alone(tmp_path, image_id):
+    for name in ('a.jpg', 'a.png', 'a'):
+        (tmp_path / name).touch()
+    assert find_images([image_id], str(tmp_path)) == [str(tmp_path / image_id)]
+
+
+def test_one_name_in_two_unicode_forms_is_one_file(tmp_path):
+    name = unicodedata.normalize('NFD', 'größe')
+    (tmp_path / f'{name}.jpg').touch()
+    assert find_images(['größe', name], str(tmp_path)) == [str(tmp_path / f'{name}.jpg')] * 2
 
 
 @pytest.mark.parametrize('name', ['rgb.jpg', 'grey.png', 'alpha.png', 'cmyk.jpeg', 'palette.png'])

@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 
 from .common import InputError
-from .data_files import find_outside
+from .data_files import find_alike, find_outside
 from .read_csv import patient_key
 
 PATIENT_COLUMNS = ('patient', 'patientid', 'patientname', 'patientnumber', 'patientno', 'pid', 'subject', 'subjectid')  # likely, not read
@@ -44,13 +44,23 @@ def _images(data):
     return [path or image_id for image_id, path in zip(data.im_list, data.paths, strict=True)]
 
 
+def _near(data, missing):
+    """What the missing ids at these indices may have meant, '' where nothing is like them."""
+    ids = [data.im_list[i] for i in missing]
+    if any('\\' in image_id for image_id in ids):
+        return "; write '/' between folders and names, not '\\'"
+    alike = {image_id: find_alike(image_id, data.data_path) for image_id in ids}
+    hints = [f"{' and '.join(names)} for {image_id}" for image_id, names in alike.items() if names]
+    return f'; there is {some(hints)}: ids are spelt as the files, or have no extension' if hints else ''
+
+
 def _problems_of_one(data, n_classes):
     if not len(data):
         yield 'no rows'
     missing = [i for i, path in enumerate(data.paths) if path is None]
     if missing:
         yield (f"{len(missing)} of {len(data)} images not found in {data.data_path or 'their folders'} "
-               f'(check --data_path): {_rows(data, missing)}')
+               f'(check --data_path): {_rows(data, missing)}{_near(data, missing[:5])}')
     if outside := outside_problem(data):
         yield outside
         return

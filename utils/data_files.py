@@ -2,6 +2,8 @@
 import os
 import unicodedata
 
+EXTENSIONS = ('.jpg', '.jpeg', '.jfif', '.png', '.tif', '.tiff', '.bmp', '.webp', '.gif', '.ppm', '.pgm', '.pnm')  # in any case
+
 
 def list_files(folder):
     """name -> name on disk of the files in `folder` (links to files included, broken ones not); names that are not ASCII
@@ -12,6 +14,19 @@ def list_files(folder):
         names = {entry.name: entry.name for entry in entries if entry.is_file()}
     aliases = {unicodedata.normalize(form, name): name for name in names if not name.isascii() for form in ('NFC', 'NFD')}
     return aliases | names if aliases else names
+
+
+def find_alike(image_id, data_path=None):
+    """Names on disk that differ from that of `image_id` in case or extension only, sorted; `data_path` as in `find_images`."""
+    head, name = os.path.split(image_id)
+    wanted = {name.casefold(), _stem(name).casefold()}
+    return sorted({on_disk for on_disk in list_files(os.path.join(data_path or '', head) or '.').values()
+                   if wanted & {on_disk.casefold(), _stem(on_disk).casefold()}})
+
+
+def _stem(name):
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in EXTENSIONS else name
 
 
 def find_outside(paths, root):

@@ -40,7 +40,10 @@ class ClassDataset(Dataset):
         self.csv_path, self.data_path, self.tg_size, self.table, self.allow_outside = csv_path, data_path, tg_size, table, allow_outside
         self.skipped = []  # see `leave_out_bad_images`
         self.im_list = table.image_id.fillna('').tolist()
-        self.paths = find_images(self.im_list, data_path)
+        try:
+            self.paths = find_images(self.im_list, data_path, self.rows)
+        except InputError as err:
+            raise InputError(f'{csv_path}: {err}') from None
         self.label_column = find_label_column(table, csv_path, NO_LABELS if test else label_column)
         self.has_labels = self.label_column is not None
         labels = pd.to_numeric(table[self.label_column], errors='coerce') if self.has_labels else pd.Series(-1., table.index)

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError, __version__, features
 
-from .data_files import list_files
+from .check_data import some
+from .common import InputError
+from .data_files import EXTENSIONS, list_files
 from .image_metadata import without_metadata
 
-EXTENSIONS = ('', '.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.JPG', '.JPEG', '.PNG', '.TIF', '.TIFF', '.BMP')
 # All that decides about the pixels of an image beside its file and the target size.
 LIBJPEG = features.version('libjpeg_turbo') or features.version('jpg')
 DECODER = f'Pillow {__version__}, libjpeg {LIBJPEG}, draft, 16-bit greys scaled, bilinear'
@@ -22,25 +23,39 @@ TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          8: Image.Transpose.ROTATE_90}  # of EXIF's orientations
 
 
-def find_images(image_ids, data_path=None):
-    """The file of each image id, None where there is none. `data_path` is the folder (None: ids are paths); the
-    extension may be missing from an id. Each folder is listed once instead of trying to open names."""
-    folders, found = {}, []
-    for image_id in image_ids:
+def find_images(image_ids, data_path=None, rows=None):
+    """The file of each image id, None where there is none. `data_path` is the folder (None: ids are paths); the extension may be missing
+    from an id, and is found in any case. Each folder is listed once instead of trying to open names.
+
+    Raises `InputError` for ids without an extension that fit several files. `rows`: of the ids in their csv, for its message.
+    """
+    folders, found, ambiguous = {}, [], []
+    for i, image_id in enumerate(image_ids):
         head, name = os.path.split(image_id) if '/' in image_id or os.sep in image_id else ('', image_id)
         if head not in folders:
             folder = os.path.join(data_path or '', head)
             listing = list_files(folder or '.')
-            in_use = {name[name.rfind('.'):] for name in listing}  # fewer to try for each of a million ids
-            folders[head] = os.path.join(folder, ''), listing, [e for e in EXTENSIONS if not e or e in in_use]
-        prefix, listing, extensions = folders[head]
-        for extension in extensions:
-            if name + extension in listing:
-                found.append(prefix + listing[name + extension])
-                break
-        else:
-            found.append(None)
+            folders[head] = os.path.join(folder, ''), listing, _by_stem(listing)
+        prefix, listing, stems = folders[head]
+        files = [listing[name]] if name in listing else stems.get(name, ())
+        found.append(prefix + files[0] if files else None)
+        if len(files) > 1:
+            ambiguous.append(f"{image_id}{f' (row {rows[i]})' if rows is not None else ''}: {' and '.join(sorted(files))}")
+    if ambiguous:
+        raise InputError(f'{len(ambiguous)} image ids fit several files (write the extension): {some(ambiguous)}')
     return found
+
+
+def _by_stem(listing):
+    """`listing` of `list_files` -> {name without its extension: names on disk} of the images."""
+    stems: dict[str, list[str]] = {}
+    for name, on_disk in listing.items():
+        stem, extension = os.path.splitext(name)
+        if extension.lower() in EXTENSIONS:
+            files = stems.setdefault(stem, [])
+            if on_disk not in files:
+                files.append(on_disk)
+    return stems
 
 
 class Listing(NamedTuple):
@@ -60,7 +75,7 @@ def list_images(folder: str) -> Listing:
                 if not is_utf8(path):
                     not_utf8.append(ascii(path))
                 else:
-                    (images if os.path.splitext(name)[1].lower() in EXTENSIONS[1:] else others).append(path)
+                    (images if os.path.splitext(name)[1].lower() in EXTENSIONS else others).append(path)
     return Listing(sorted(images), sorted(others), sorted(not_utf8))
 
 
