@@ -1,10 +1,13 @@
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from tools.check_data import shared_lines
 from utils.check_data import check_data
 from utils.common import InputError
+from utils.data_files import first_spellings
 from utils.get_loaders import ClassDataset, get_train_val_cls_loaders
 
 
@@ -154,3 +157,71 @@ def test_no_table(tmp_path, text, message):
 def test_less_than_a_batch(tiny):
     with pytest.raises(InputError, match='22 images, less than one batch of 23'):
         get_train_val_cls_loaders(tiny / 'train.csv', tiny / 'val.csv', tiny / 'images', 23, n_classes=3)
+
+
+def other_folder(folder):
+    (folder / 'x').mkdir()
+    return 'x/../a.jpg'
+
+
+def link_to_the_file(folder):
+    (folder / 'b.jpg').symlink_to(folder / 'a.jpg')
+    return 'b'
+
+
+def link_to_the_folder(folder):
+    (folder / 'x').symlink_to(folder)
+    return 'x/a.jpg'
+
+
+def hard_link(folder):
+    (folder / 'b.jpg').hardlink_to(folder / 'a.jpg')
+    return 'b'
+
+
+SPELLINGS = [lambda folder: 'a', lambda folder: './a', lambda folder: './/a.jpg', lambda folder: f'../{folder.name}/a',
+             lambda folder: str(folder / 'a.jpg'), other_folder, link_to_the_file, link_to_the_folder, hard_link]
+
+
+@pytest.mark.parametrize('spelling', SPELLINGS)
+def test_one_image_in_two_rows_under_two_spellings(tmp_path, spelling):
+    (tmp_path / 'a.jpg').write_bytes(b'x')
+    (tmp_path / 'a.csv').write_text(f'image_id,label\na.jpg,0\n{spelling(tmp_path)},0\n')
+    with pytest.raises(InputError, match=r'1 images stand in more than one row .*: .*a\.jpg \(rows 2 and 3\)'):
+        check_data({'test': ClassDataset(tmp_path / 'a.csv', str(tmp_path))}, 1)
+
+
+def two_csvs(folder, spelling):
+    (folder / 'a.jpg').write_bytes(b'x')
+    for name, image_id in (('train', 'a.jpg'), ('val', spelling(folder))):
+        (folder / f'{name}.csv').write_text(f'image_id,label\n{image_id},0\n')
+        yield ClassDataset(folder / f'{name}.csv', str(folder))
+
+
+@pytest.mark.parametrize('spelling', SPELLINGS)
+def test_one_image_in_two_csvs_under_two_spellings(tmp_path, spelling):
+    train, val = two_csvs(tmp_path, spelling)
+    with pytest.raises(InputError, match=r'1 images stand in .*val\.csv too: .*a\.jpg'):
+        check_data({'train': train, 'val': val}, 1)
+
+
+@pytest.mark.parametrize('spelling', SPELLINGS)
+def test_the_check_of_csvs_finds_one_image_under_two_spellings(tmp_path, spelling):
+    assert '1 images stand in' in next(shared_lines(list(two_csvs(tmp_path, spelling))))
+
+
+def test_two_files_of_one_inode_number_are_two(tmp_path):
+    """As on some network drives; the size tells."""
+    paths, stats = [str(tmp_path / 'a.jpg'), str(tmp_path / 'b.jpg')], np.array([[1, 0, 1, 7], [2, 0, 1, 7]])
+    assert first_spellings(paths, stats, {}) == paths
+
+
+def test_files_without_inode_numbers_are_two(tmp_path):
+    paths, stats = [str(tmp_path / 'a.jpg'), str(tmp_path / 'b.jpg')], np.array([[1, 0, 1, 0], [1, 0, 1, 0]])
+    assert first_spellings(paths, stats, {}) == paths
+
+
+def test_other_capitals_on_a_disk_that_does_not_tell_them_apart(tmp_path):
+    """Two spellings, one inode: what such a disk answers."""
+    paths, stats = [str(tmp_path / 'x/a.jpg'), str(tmp_path / 'X/a.jpg')], np.array([[1, 0, 1, 7]] * 2)
+    assert first_spellings(paths, stats, {}) == paths[:1] * 2

@@ -98,10 +98,11 @@ def test_stat_images(folder, monkeypatch, seconds):
             if next(arrivals) < 3:  # three of them at once, however fast the files answer
                 three.wait(600)
         return stat(path, **options)
-    expected = [[-1, -1] if path is None else [stat(path).st_size, stat(path).st_mtime_ns] for path in paths]
+    expected = [[-1] * 4 if path is None else [stat(path).st_size, stat(path).st_mtime_ns, stat(path).st_dev, stat(path).st_ino]
+                for path in paths]
     monkeypatch.setattr(images, 'time', SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(os, 'stat', waiting)
-    assert stat_images(paths, chunk=4).tolist() == expected and stat_images([]).shape == (0, 2)
+    assert stat_images(paths, chunk=4).tolist() == expected and stat_images([]).shape == (0, 4)
     assert (len(helpers) > 2) == (seconds > 2e-4)
 
 

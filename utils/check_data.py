@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 
 from .common import InputError
-from .data_files import find_alike, find_outside
+from .data_files import find_alike, find_outside, first_spellings
 from .read_csv import patient_key
 
 PATIENT_COLUMNS = ('patient', 'patientid', 'patientname', 'patientnumber', 'patientno', 'pid', 'subject', 'subjectid')  # likely, not read
@@ -39,9 +39,17 @@ def outside_problem(data):
                 f'(--allow_outside_data_path permits it): {_rows(data, outside)}')
 
 
-def _images(data):
-    """What identifies each image: its file, since `a` and `a.jpg` may be the same one; the id where there is no file."""
-    return [path or image_id for image_id, path in zip(data.im_list, data.paths, strict=True)]
+def shared_images(a, b):
+    """Names of the images that stand in both datasets, sorted; see `_images`."""
+    known = {}
+    return sorted(set(_images(a, known)) & set(_images(b, known)))
+
+
+def _images(data, known):
+    """What identifies each image: its file, since `a`, `./a` and `a.jpg` may be the same one; the id where there is no file.
+    `known`: see `first_spellings`."""
+    files = first_spellings(data.paths, data.file_stats, known)
+    return [file or image_id for image_id, file in zip(data.im_list, files, strict=True)]
 
 
 def _near(data, missing):
@@ -67,7 +75,7 @@ def _problems_of_one(data, n_classes):
     empty = [data.paths[i] for i in np.flatnonzero(data.stats[:, 0] == 0)]
     if empty:
         yield f'{len(empty)} empty image files: {some(empty)}'
-    images = _images(data)
+    images = _images(data, {})
     twice = [image for image, n in Counter(images).items() if n > 1]
     if twice:
         rows = {image: [] for image in twice[:6]}
@@ -129,7 +137,7 @@ def _problems_of_training(train, n_classes):
 
 
 def _problems_of_pair(train, val):
-    shared = {'images': set(_images(train)) & set(_images(val))}
+    shared = {'images': shared_images(train, val)}
     if not any(list(_problems_of_names(data.named_classes(), data.label_column)) for data in (train, val)):
         yield from _problems_of_names(sorted({*train.named_classes(), *val.named_classes()}), train.label_column)
     if 'patient_id' in train.table and 'patient_id' in val.table:

@@ -47,6 +47,28 @@ def find_outside(paths, root):
     return outside
 
 
+def first_spellings(paths, file_stats, known):
+    """For each of `paths` (None: no file) the first path of the same file, so that one file has one name, whether it is reached through
+    `..`, links, a second hard link or, where the disk does not tell them apart, other capitals. Links are followed once a folder.
+
+    `file_stats`: int64 (N, 4), see `stat_images`; inode 0 means that the file system has none, and where it repeats inodes, sizes and
+    times still tell files apart. `known`: a dictionary that keeps what was seen, for the paths of several csvs.
+    """
+    folders, found = {}, []
+    for path, stat in zip(paths, map(tuple, file_stats.tolist()), strict=True):
+        if path is None:
+            found.append(None)
+            continue
+        folder, _, name = path.rpartition(os.sep)
+        if folder not in folders:
+            folders[folder] = os.path.join(os.path.realpath(folder or (os.sep if path.startswith(os.sep) else os.curdir)), '')
+        real = folders[folder] + name
+        first = known.get(real) or (known.get(stat) if stat[3] else None) or path
+        known[real] = known[stat] = first
+        found.append(first)
+    return found
+
+
 def _is_outside(path, root):
     path = os.path.realpath(path)
     return path != root and not path.startswith(os.path.join(root, ''))

@@ -74,11 +74,16 @@ class ClassDataset(Dataset):
         """Leave out the rows that are False in `mask`, bool (N,)."""
         self.table, self.rows, self.dr = self.table[mask].reset_index(drop=True), self.rows[mask], self.dr[mask]
         self.im_list, self.paths = ([item for item, kept in zip(items, mask, strict=True) if kept] for items in (self.im_list, self.paths))
-        vars(self).pop('stats', None)
+        vars(self).pop('file_stats', None)
 
     @cached_property
-    def stats(self):
+    def file_stats(self):
         return stat_images(self.paths)
+
+    @property
+    def stats(self):
+        """Size in bytes and time of the last change in nanoseconds of each file, int64 (N, 2); -1 where there is none."""
+        return self.file_stats[:, :2]
 
     def class_names(self, n_classes):
         """From a column `name` (or the original's `finding_name`); else DR0..DR4 for the five grades of a csv called *_eyepacs.csv,
