@@ -37,9 +37,11 @@ from utils.flags import WITHOUT_EFFECT, add_flags, resolve
 from utils.formats import FORMAT
 from utils.frozen_features import sees_the_same, use_features
 from utils.get_loaders import get_eval_loader, get_train_val_cls_loaders
+from utils.image_hashes import seen_images
 from utils.images import DECODER
 from utils.inference import predict
 from utils.interrupt import Interrupt
+from utils.leakage import describe_leak
 from utils.losses import LOSSES
 from utils.method import Method
 from utils.read_csv import check_csv_exists
@@ -49,7 +51,7 @@ from utils.run_folder import RunFolder
 from utils.statistics import is_ordered
 from utils.training import Training
 from utils.trial import check_forward
-from utils.two_stage import describe_start, get_stage_two, set_trainable, train_mode
+from utils.two_stage import StageOne, describe_start, get_stage_two, set_trainable, train_mode
 from utils.watch import get_watch
 from utils.without_effect import warn
 
@@ -140,8 +142,7 @@ class Network(NamedTuple):
     """What a run starts from."""
     arch: Arch
     head: str  # key of HEADS
-    parent: dict | None  # of a stage two: the checkpoint of stage one
-    known_names: list | None  # of a stage two: the class names that stage one learnt
+    stage_one: StageOne
     frozen: list  # names of parameters
     reinitialised: list
     description: str
@@ -151,16 +152,16 @@ def build_network(args) -> Network:
     """Build the network that `args` name, with its first weights, on the CPU."""
     head = 'scaled' if args.trainable == 'scale' else LOSSES[args.loss_fn].head
     if args.pretrained_weights:
-        arch, parent, known_names = get_stage_two(args.pretrained_weights, args.model_name, args.n_classes, args.im_size, head)
+        arch, stage_one = get_stage_two(args.pretrained_weights, args.model_name, args.n_classes, args.im_size, head)
     else:
-        arch, parent, known_names = get_arch(args.model_name, args.n_classes, args.init, args.im_size, head), None, None
+        arch, stage_one = get_arch(args.model_name, args.n_classes, args.init, args.im_size, head), StageOne()
     if args.grow_from < 1 and arch.model.fixed_size:
         raise InputError(f'--grow_from {args.grow_from:g}: {args.model_name} takes images of one size only, leave the flag out')
     frozen, reinitialised = set_trainable(arch.model, args.trainable)
     n_trainable = sum(p.numel() for p in arch.model.parameters() if p.requires_grad)
     description = (f'* {args.model_name}: {n_trainable:,} trainable parameters; '
-                   + describe_start(arch.model.initial_weights, args.im_size, parent, frozen, reinitialised))
-    return Network(arch, head, parent, known_names, frozen, reinitialised, description)
+                   + describe_start(arch.model.initial_weights, args.im_size, stage_one.facts, frozen, reinitialised))
+    return Network(arch, head, stage_one, frozen, reinitialised, description)
 
 
 def main(args, argv=None):
@@ -194,7 +195,7 @@ def main(args, argv=None):
             args.csv_train, args.csv_val, args.data_path, args.batch_size, args.im_size, args.n_classes, args.num_workers, args.seed,
             args.n_epochs, True, None if args.no_cache else args.cache_dir, rank, world_size, args.accumulate,
             args.skip_bad_images, args.allow_outside_data_path, args.label_column,
-            network.known_names)
+            network.stage_one.class_names)
     train_set, val_set = train_loader.dataset, val_loader.dataset
     val_set = val_set.dataset if world_size > 1 else val_set  # the whole, of which each process scores a part
     num_workers = train_loader.num_workers  # fewer where images come from the cache
@@ -205,16 +206,22 @@ def main(args, argv=None):
     n_train_eval = len(train_set) if args.train_eval == 'full' else min(len(val_set), len(train_set))
     class_count = np.bincount(train_set.dr, minlength=args.n_classes)
     class_names = train_set.class_names(args.n_classes)
+    image_hashes = None
+    if rank == 0:  # which writes
+        hashes = [data.content_hashes(args.num_workers) for data in (train_set, val_set)]
+        image_hashes = seen_images(*hashes, network.stage_one.image_hashes)
+        if leak := describe_leak(val_set, image_hashes):
+            print(f'* Warning: {leak}')
     print(network.description)
     config = vars(args) | {
         'format': FORMAT, 'head': network.head, 'initial_weights': model.initial_weights,
-        'class_column': train_set.label_column, 'class_names': class_names, 'class_count': class_count.tolist(), 'parent': network.parent,
-        'frozen': network.frozen, 'reinitialised': network.reinitialised,
+        'class_column': train_set.label_column, 'class_names': class_names, 'class_count': class_count.tolist(),
+        'parent': network.stage_one.facts, 'frozen': network.frozen, 'reinitialised': network.reinitialised,
         'csv_sha256': {'train': file_sha256(args.csv_train), 'val': file_sha256(args.csv_val)},
         'decoder': DECODER, 'torch': str(torch.__version__), 'device_type': accelerator.device.type,
         'mixed_precision': accelerator.mixed_precision}
     accelerator.wait_for_everyone()  # all have looked at the folder before it is written to
-    run.start(config, describe_environment(accelerator.device), (train_set, val_set))
+    run.start(config, describe_environment(accelerator.device), (train_set, val_set), image_hashes)
 
     if args.sync_bn and world_size > 1:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -232,7 +239,7 @@ def main(args, argv=None):
 
     def checkpoint(epoch, val):
         return {'model_name': args.model_name, 'class_names': class_names, 'class_count': class_count.tolist(), 'im_size': args.im_size,
-                'mean': mean, 'std': std, 'epoch': epoch, 'metrics': val, 'config': config,
+                'mean': mean, 'std': std, 'image_hashes': image_hashes, 'epoch': epoch, 'metrics': val, 'config': config,
                 'state_dict': training.evaluated.state_dict()} | training.state_dict()
 
     with run, Interrupt(how_to_resume(argv, args.save_path, world_size) if run_path else '') as interrupt:

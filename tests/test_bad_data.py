@@ -92,8 +92,8 @@ def test_bad_image(tmp_path, kind):
     content, message = BAD[kind]
     for name in ('bad.jpg', 'good.jpg'):
         (tmp_path / name).write_bytes(content if name == 'bad.jpg' else JPEG)
-    bad = verify_images([str(tmp_path / 'bad.jpg'), str(tmp_path / 'good.jpg')], n_threads=2)
-    assert list(bad) == [str(tmp_path / 'bad.jpg')]
+    bad, hashes = verify_images([str(tmp_path / 'bad.jpg'), str(tmp_path / 'good.jpg')], n_threads=2)
+    assert list(bad) == [str(tmp_path / 'bad.jpg')] and list(hashes) == [str(tmp_path / 'good.jpg')]
     with pytest.raises(OSError, match=message):
         read_image(tmp_path / 'bad.jpg', (8, 8))
     (tmp_path / 'a.csv').write_text('image_id,label\ngood,0\nbad,1\n')
@@ -143,3 +143,19 @@ def test_a_bad_image_is_found_before_the_old_run_is_touched(train, tiny, dirty, 
     with pytest.raises(InputError, match=rf'\n  - .*{train_line}\n  - .*val\.csv: 1 images .*val_2_1\.jpg \(row \d'):
         train(f'--overwrite {flags} {cache}')
     assert (run / 'val_metrics.txt').exists()
+
+
+def test_bad_images_of_another_folder_with_equal_paths_sizes_and_times_are_not_remembered(tmp_path, monkeypatch):
+    """The same relative path in two working folders, one --cache_dir: the contents tell them apart."""
+    for folder, content in (('one', b'x' * len(JPEG)), ('two', JPEG)):
+        (tmp_path / folder / 'images').mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / folder)
+        for name in ('a', 'b'):
+            with open(f'images/{name}.jpg', 'wb') as f:
+                f.write(content if name == 'a' else JPEG)
+            os.utime(f'images/{name}.jpg', (0, 0))
+        with open('a.csv', 'w') as f:
+            f.write('image_id,label\na,0\nb,1\n')
+        data = ClassDataset('a.csv', 'images')
+        leave_out_bad_images([data], 1, str(tmp_path / 'cache'))
+    assert data.im_list == ['a', 'b']

@@ -105,3 +105,13 @@ def test_the_version_is_the_same_everywhere():
     cited = re.search(r'^version: (.+)$', (ROOT / 'CITATION.cff').read_text(), re.M)
     released = re.search(r'^## (\d+\.\d+\.\d+)', (ROOT / 'CHANGELOG.md').read_text(), re.M)
     assert cited.group(1) == released.group(1) == utils.__version__
+
+
+def test_the_test_of_an_old_run_says_that_its_images_are_not_known(old_runs, capsys):
+    run_test.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
+    assert '* Note: this checkpoint does not know its training images: ' in capsys.readouterr().out
+
+
+def test_an_old_run_is_not_tested_on_its_training_csv(old_runs):
+    with pytest.raises(InputError, match=r'data/train\.csv is the csv that trained the network: test on images that it has not seen'):
+        run_test.main('', {'test': 'data/train.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])

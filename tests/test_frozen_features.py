@@ -27,9 +27,9 @@ def count(monkeypatch):
     monkeypatch.setattr(train_lt_mxp, 'check_forward', lambda *args: None)
 
     def counted(*args, **kwargs):
-        stage_two = get_stage_two(*args, **kwargs)
-        stage_two.arch.model.features[0].register_forward_hook(lambda layer, inputs, out: seen.__setitem__(0, seen[0] + len(out)))
-        return stage_two
+        arch, parent = get_stage_two(*args, **kwargs)
+        arch.model.features[0].register_forward_hook(lambda layer, inputs, out: seen.__setitem__(0, seen[0] + len(out)))
+        return arch, parent
     get_stage_two = train_lt_mxp.get_stage_two
     monkeypatch.setattr(train_lt_mxp, 'get_stage_two', counted)
     return seen

@@ -53,13 +53,13 @@ def test_pixels_are_those_of_the_files(images, capsys):
     images_ += 1  # a copy: the file is not changed by what is done to a batch
     assert same_pixels(cached(images), plain)
     file, = arrays(images)
-    assert file.stat().st_size == 128 + 31 * 3 * 12 * 20
+    assert file.stat().st_size == 128 + 31 * 3 * 12 * 20 + 128 + 31 * 8
     assert capsys.readouterr().out.count('* Decoding 31 images once, to 12x20: 0.0 MB') == 1
 
 
 def test_shared_between_runs_and_places(images, tmp_path, monkeypatch):
     cached(images)
-    monkeypatch.setattr(ClassDataset, 'decode', None)  # nothing may be decoded any more
+    monkeypatch.setattr(ClassDataset, 'decode_and_hash', None)  # nothing may be decoded any more
     cached(images, 'val', 'train')  # the set of images counts, not which csv names them
     shutil.copytree(images / 'images', tmp_path / 'moved' / 'images', copy_function=shutil.copy2)
     for name in ('train', 'val'):
@@ -133,3 +133,27 @@ def test_ids_that_are_paths_and_repeated_rows(images):
     data, plain = (ClassDataset(images / 'paths.csv', None, SIZE) for _ in range(2))
     use_cache([data], str(images / 'cache'))
     assert data.cache.rows.tolist() == [1, 0, 1] and same_pixels([data], [plain])
+
+
+def test_two_folders_with_equal_names_sizes_and_times(images, tmp_path):
+    """Two sets of uncompressed pictures, unpacked from archives without times: the contents tell them apart."""
+    table = pd.DataFrame({'image_id': ['a', 'b'], 'label': [0, 1]})
+    for name, value in (('one', 0), ('two', 200)):
+        (tmp_path / name / 'images').mkdir(parents=True)
+        table.to_csv(tmp_path / name / 'train.csv', index=False)
+        for image_id in table.image_id:
+            Image.fromarray(np.full((20, 20, 3), value, np.uint8)).save(tmp_path / name / 'images' / f'{image_id}.bmp')
+            os.utime(tmp_path / name / 'images' / f'{image_id}.bmp', (0, 0))
+    cached(tmp_path / 'one', 'train', to=images / 'cache')
+    assert same_pixels(cached(tmp_path / 'two', 'train', to=images / 'cache'), datasets(tmp_path / 'two', 'train'))
+
+
+def test_an_array_whose_hashes_are_cut_off_is_made_again(images):
+    cached(images)
+    os.truncate(arrays(images)[0], 128 + 31 * 720 + 128 + 30 * 8)
+    assert len(cached(images)[0].hashes) == 22
+
+
+def test_hashes_are_those_of_the_files(images):
+    sets, plain = cached(images), datasets(images)
+    assert [data.hashes.tolist() for data in sets] == [data.content_hashes().tolist() for data in plain]

@@ -5,41 +5,50 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from .check_data import outside_problem, some
 from .common import InputError, write_text
-from .images import DECODER, read_image
+from .image_hashes import content_hash, hash_sample
+from .images import DECODER, decode_image
 from .read_csv import csv_text, read_csv
 
 
 def verify_images(paths, tg_size=(64, 64), n_threads=1):
-    """Decode every image as training does (in threads: Pillow decodes outside Python's lock). -> {path: why it cannot be read}"""
-    def problem(path):
+    """Decode every image as training does (in threads: Pillow decodes outside Python's lock).
+    -> {path: why it cannot be read}, {path: `content_hash`} of those that can"""
+    def look(path):
         try:
-            read_image(path, tg_size)
+            with open(path, 'rb') as f:
+                content = f.read()
+            decode_image(content, tg_size)
         except OSError as err:
-            return str(err)
+            return str(err), None
+        return None, content_hash(content)
 
     paths = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(max(1, n_threads)) as pool:
-        problems = tqdm(pool.map(problem, paths), total=len(paths), desc='verify', unit='img', leave=False, disable=None)
-        return {path: why for path, why in zip(paths, problems, strict=True) if why}
+        looks = list(tqdm(pool.map(look, paths), total=len(paths), desc='verify', unit='img', leave=False, disable=None))
+    return ({path: why for path, (why, _) in zip(paths, looks, strict=True) if why},
+            {path: content for path, (why, content) in zip(paths, looks, strict=True) if not why})
 
 
 def find_bad_images(data, n_threads, memory=None):
     """-> {index in `data`: why its image cannot be used}. The folder `memory` keeps what was found, for the next run of the same
-    files, and for the other processes of this one."""
+    files, and for the other processes of this one. Notes the hashes of the files that it reads in `data`."""
     bad, path = None, None
     if memory is not None:
         names = '\0'.join(path or '' for path in data.paths)
-        key = hashlib.sha256(os.fsencode(f'{DECODER} {data.tg_size} {names}') + data.stats.tobytes()).hexdigest()[:16]
+        parts = os.fsencode(f'{DECODER} {data.tg_size} {names}'), data.stats.tobytes(), hash_sample(data.paths)
+        key = hashlib.sha256(b''.join(parts)).hexdigest()[:16]
         path = os.path.join(memory, f'bad_images_{key}.json')
         with contextlib.suppress(FileNotFoundError), open(path, encoding='utf-8') as f:
             bad = json.load(f)
     if bad is None:
-        bad = verify_images([path for path in data.paths if path is not None], data.tg_size, n_threads)
+        bad, hashes = verify_images([path for path in data.paths if path is not None], data.tg_size, n_threads)
+        data.hashes = np.array([hashes.get(path, 0) for path in data.paths], np.int64)
         if path:
             try:
                 os.makedirs(memory, exist_ok=True)

@@ -17,7 +17,7 @@ def upgrade(saved: dict, source: str) -> dict:
         raise InputError(f'{source} was written by a newer version of this project (format {number}, this version reads up to {FORMAT}): '
                          'update the code')
     if 'config' in saved:  # a checkpoint, with the configuration of its run inside
-        return saved | {'format': FORMAT, 'config': upgrade(saved['config'], source)}
+        return {'image_hashes': None} | saved | {'format': FORMAT, 'config': upgrade(saved['config'], source)}
     if number == 0:  # where `device` was what the run was trained on, and no flag
         saved = saved | {'device': 'auto', 'device_type': saved.get('device', 'cpu')}
     return ADDED_FLAGS | saved | {'format': FORMAT}

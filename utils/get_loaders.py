@@ -14,7 +14,8 @@ from .check_data import check_data
 from .combo_loader import ComboLoader
 from .common import InputError
 from .image_cache import use_cache
-from .images import find_images, read_image, stat_images
+from .image_hashes import content_hash, hash_files
+from .images import decode_image, find_images, stat_images
 from .label_column import NAME_COLUMNS, NO_LABELS, describe_label_column, drop_empty_columns, find_label_column
 from .read_csv import read_csv
 from .sampling import EpochSampler, get_sampling_probabilities  # noqa: F401  the latter where users of the original import it
@@ -49,6 +50,7 @@ class ClassDataset(Dataset):
         labels = pd.to_numeric(table[self.label_column], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
         self.dr = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
         self.cache = None  # see `use_cache`
+        self.hashes = None  # see `content_hashes`; set by what reads all files anyway
 
     def __len__(self):
         return len(self.im_list)
@@ -64,8 +66,14 @@ class ClassDataset(Dataset):
 
     def decode(self, index):
         """The image, read from its own file."""
+        return self.decode_and_hash(index, with_hash=False)[0]
+
+    def decode_and_hash(self, index, with_hash=True):
+        """The image, read from its own file, and the hash of that file's content (else None)."""
         try:
-            return read_image(self.paths[index], self.tg_size)
+            with open(self.paths[index], 'rb') as f:
+                content = f.read()
+            return decode_image(content, self.tg_size), content_hash(content) if with_hash else None
         except OSError as err:
             raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err} '
                              '(--skip_bad_images of the train and test scripts leaves it out)') from err
@@ -74,7 +82,14 @@ class ClassDataset(Dataset):
         """Leave out the rows that are False in `mask`, bool (N,)."""
         self.table, self.rows, self.dr = self.table[mask].reset_index(drop=True), self.rows[mask], self.dr[mask]
         self.im_list, self.paths = ([item for item, kept in zip(items, mask, strict=True) if kept] for items in (self.im_list, self.paths))
+        self.hashes = None if self.hashes is None else self.hashes[mask]
         vars(self).pop('file_stats', None)
+
+    def content_hashes(self, n_threads=1):
+        """Hash of the content of each file, int64 (N,), 0 where there is none. Reads the files unless that has been done."""
+        if self.hashes is None:
+            self.hashes = hash_files(self.paths, n_threads)
+        return self.hashes
 
     @cached_property
     def file_stats(self):

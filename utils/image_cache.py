@@ -1,4 +1,5 @@
-"""Images decoded and resized once: one uint8 array (N, 3, H, W) on disk for the images of a run, mapped into memory."""
+"""Images decoded and resized once: one uint8 array (N, 3, H, W) on disk for the images of a run, mapped into memory; behind it in the
+same file the hashes of the image files, int64 (N,)."""
 import contextlib
 import glob
 import hashlib
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .common import whole_file
+from .image_hashes import hash_sample
 from .images import DECODER
 
 # Processes that copy rows out of an array: on a GPU they prepare the next batch; on a CPU they would take it from the network.
@@ -56,16 +58,17 @@ def use_cache(datasets, folder, num_workers=0):
         path = None
     if path is None:
         return num_workers
+    hashes = _read_hashes(path)
     for data, rows in zip(datasets, np.split(array.rows, np.cumsum([len(data) for data in datasets])[:-1]), strict=True):
-        data.cache = CachedImages(path, rows)
+        data.cache, data.hashes = CachedImages(path, rows), hashes[rows]
     return min(num_workers, WORKERS)
 
 
 class _Array:
     """The array of the distinct images of `datasets`, sorted by name: known before it is written.
 
-    `content` is a hash of paths below the data folder, sizes and times of change, image size and decoder, so that a set that
-    moves to another disk keeps its array; `place` one of where the images are, which does not change when they do.
+    `content` is a hash of paths below the data folder, sizes and times of change, some contents, image size and decoder, so that a set
+    that moves to another disk keeps its array; `place` one of where the images are, which does not change when they do.
     """
 
     def __init__(self, datasets, folder):
@@ -82,7 +85,7 @@ class _Array:
         below, self.size = os.path.join(data_path, ''), '{2}x{3}'.format(*self.shape)
         kind, names = f'{self.size} {DECODER}', '\0'.join(paths[i].removeprefix(below) for i in self.first)
         self.place = _digest(kind, os.path.realpath(data_path), names)
-        self.content = _digest(kind, names, stats.tobytes())
+        self.content = _digest(kind, names, stats.tobytes(), hash_sample([paths[i] for i in self.first]))
 
     def _others(self, pattern):
         return glob.glob(os.path.join(glob.escape(self.folder), pattern))
@@ -90,8 +93,8 @@ class _Array:
     def find(self):
         """Its file, None if there is none. One that is not whole (a broken copy) does not count."""
         for path in self._others(f'*_{self.content}.npy'):
-            with contextlib.suppress(OSError, ValueError):
-                if np.load(path, mmap_mode='r').shape == self.shape:
+            with contextlib.suppress(OSError, ValueError, EOFError):
+                if np.load(path, mmap_mode='r').shape == self.shape and len(_read_hashes(path)) == len(self.first):
                     return path
         return None
 
@@ -115,10 +118,10 @@ class _Array:
         return True
 
     def _decode(self, i):
-        """The image of row `i` of the datasets, one after another."""
+        """The image of row `i` of the datasets, one after another, and the hash of its file."""
         for data in self.datasets:
             if i < len(data):
-                return data.decode(i)
+                return data.decode_and_hash(i)
             i -= len(data)
 
     def _write(self, n_threads):
@@ -126,15 +129,25 @@ class _Array:
         path = os.path.join(self.folder, f'{csv}_{self.size}_{self.place}_{self.content}.npy')
         with whole_file(path) as temporary, open(temporary, 'wb') as f:
             np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': self.shape})
-            images = _map(self._decode, self.first, n_threads)
-            for image in tqdm(images, total=len(self.first), desc='cache', unit='img', leave=False, disable=None):
+            images, hashes = _map(self._decode, self.first, n_threads), []
+            for image, content in tqdm(images, total=len(self.first), desc='cache', unit='img', leave=False, disable=None):
                 f.write(image.numpy().data)
+                hashes.append(content)
+            np.lib.format.write_array(f, np.array(hashes, np.int64))
         for old in self._others(f'*_{self.place}_*.npy'):
             if old != path:
                 with contextlib.suppress(PermissionError):  # Windows removes no file that another run still reads
                     os.remove(old)
                     print(f'* Removed {old}, made before images changed')
         return path
+
+
+def _read_hashes(path):
+    """The hashes behind the array in the file at `path`, int64 (N,)."""
+    images = np.load(path, mmap_mode='r')
+    with open(path, 'rb') as f:
+        f.seek(images.offset + images.nbytes)
+        return np.lib.format.read_array(f)
 
 
 def _digest(*parts):

@@ -16,11 +16,12 @@ from .formats import FORMAT, upgrade
 
 FILE_NAME = 'model_checkpoint.pth'
 FIELDS = ('model_name', 'class_names', 'class_count', 'im_size', 'mean', 'std', 'epoch', 'metrics', 'config', 'state_dict')
+# Beside these, None in checkpoints of older versions: `image_hashes`, see `seen_images`.
 
 
 class LoadedModel(NamedTuple):
     model: nn.Module
-    info: dict  # FIELDS without the weights
+    info: dict  # FIELDS and image_hashes without the weights
     folder: str
 
 

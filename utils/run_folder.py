@@ -13,6 +13,7 @@ from .bad_images import write_skipped
 from .common import NO_ROOM, InputError, check_writable, write_text
 from .evaluation import is_better
 from .formats import read_config
+from .image_hashes import own_images_differ
 from .model_saving_loading import FIELDS, FILE_NAME, read_checkpoint, save_model
 
 OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'skipped.csv', 'performance_epoch_*.txt', 'epoch_*', 'last',
@@ -137,9 +138,10 @@ class RunFolder:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise InputError(f'{error}: free some space there, then the same command with --resume goes on') from error
 
-    def start(self, config, environment, datasets=()):
+    def start(self, config, environment, datasets=(), image_hashes=None):
         """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg, environment.json and
-        skipped.csv for what `datasets` left out. A run that is resumed must still find the same csvs and images."""
+        skipped.csv for what `datasets` left out. A run that is resumed must still find the same csvs and images, of which `image_hashes`
+        are the `seen_images`."""
         if self.path is None:
             return
         if self.lock is None:
@@ -160,6 +162,9 @@ class RunFolder:
             os.remove(path)  # of a process that was killed while it wrote
         os.makedirs(self.path, exist_ok=True)
         write_skipped(self.file('skipped.csv'), datasets, bool(self.saved))
+        before = (self.within or self.state or {}).get('image_hashes')
+        if before is not None and own_images_differ(before, image_hashes):
+            raise InputError(f'{self.path} cannot be resumed: the contents of images changed since it was started')
         write_text(self.file('environment.json'), json.dumps(environment, indent=2) + '\n')
         write_text(self.file('config.cfg'), json.dumps(to_json(config), indent=2) + '\n')
 
@@ -184,7 +189,7 @@ class RunFolder:
         write_text(self.file('log.jsonl'), ''.join(json.dumps(to_json(line)) + '\n' for line in self.history))
         if len(self.kept) < self.n_checkpoints or any(is_better(self.metric, self.score(epoch), s) for s in self.kept.values()):
             name = f'epoch_{epoch:02d}_K_{100 * val["kappa"]:.2f}_mAUC_{100 * val["auc"]:.2f}_MCC_{100 * val["mcc"]:.2f}'
-            save_model(self.file(name), {name: checkpoint[name] for name in FIELDS})
+            save_model(self.file(name), {name: checkpoint[name] for name in (*FIELDS, 'image_hashes')})
             self.kept[self.file(name)] = self.score(epoch)
         save_model(self.file('last'), checkpoint)
         shutil.rmtree(self.file('interrupted'), ignore_errors=True)

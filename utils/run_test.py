@@ -14,6 +14,7 @@ from .evaluation import evaluate_multi_cls, per_class_text, performance_text, re
 from .get_loaders import get_test_cls_loader
 from .inference import collect_logits, to_predictions
 from .label_column import describe_label_column
+from .leakage import check_reported
 from .model_saving_loading import load_model
 from .prediction_table import anonymous, write_predictions
 from .read_csv import check_csv_exists
@@ -48,32 +49,30 @@ def label_column_of(csv, args, config):
     return learnt if is_of_training or args.label_column is None else args.label_column
 
 
-def logits_of_csv(csv, loaded, args, accelerator, folder, split):
-    """-> Logits of every image of `csv` that is not left out (then listed in `folder`), and the dataset."""
+def get_loader(csv, loaded, args):
+    """Loader of the images of `csv` that are not left out."""
     info, workers = loaded.info, min(args.num_workers, os.cpu_count() or 1)
     loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']),
                                  cache_dir=args.cache_dir, allow_outside=args.allow_outside_data_path, skip_bad_images=args.skip_bad_images,
                                  label_column=label_column_of(csv, args, info['config']), known_names=info['class_names'])
-    data = loader.dataset
-    print(describe_label_column(csv, data.label_column))
+    print(describe_label_column(csv, loader.dataset.label_column))
+    return loader
+
+
+def collect_split(loader, loaded, args, accelerator, folder, split):
+    """-> Logits of every image of `loader`; those that were left out are listed in `folder`."""
+    info, data, csv = loaded.info, loader.dataset, loader.dataset.csv_path
     if args.salt:  # the text of a system's error ends with the path
         data.skipped = [(csv, row, *anonymous([image_id], args.salt), reason.split(": '")[0]) for _, row, image_id, reason in data.skipped]
     write_skipped(os.path.join(folder, f'skipped_{split}.csv'), [data])
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
-    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, split, get_views(args))
-    return logits, data
+    return collect_logits(loaded.model, loader, normalise, accelerator.autocast, split, get_views(args))
 
 
-def run_split(split, csv, loaded, args, accelerator, folder, tuning):
-    """-> path of the per-image csv, None where there are no labels to score it by."""
-    info, name = loaded.info, getattr(args, f'csv_out_{split}')
-    logits, data = logits_of_csv(csv, loaded, args, accelerator, folder, split)
-    optimistic = ''
-    for role, digest in info['config']['csv_sha256'].items():
-        if file_sha256(csv) == digest:
-            what = {'train': 'trained the network', 'val': 'chose the checkpoint'}[role]
-            optimistic = f'Note: {csv} is the csv that {what}: the result is optimistic\n'
-            print(f'* {optimistic}', end='')
+def run_split(split, loader, loaded, args, accelerator, folder, tuning, note):
+    """`note`: what `check_reported` has found. -> path of the per-image csv, None where there are no labels to score it by."""
+    info, name, data, csv = loaded.info, getattr(args, f'csv_out_{split}'), loader.dataset, loader.dataset.csv_path
+    logits = collect_split(loader, loaded, args, accelerator, folder, split)
     text = ''
     if csv == tuning.csv:
         print(f'* Note: {csv} is reported without correction, since the corrections are chosen on it')
@@ -91,7 +90,7 @@ def run_split(split, csv, loaded, args, accelerator, folder, tuning):
     if data.skipped:
         text += f'Left out {len(data.skipped)} of {len(data.skipped) + len(data)} images, which cannot be read: skipped_{split}.csv\n'
     text += f"Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{describe_views(args)}\n"
-    report, file = f'{report}{optimistic}{text}', os.path.join(folder, f'performance_{split}.txt')
+    report, file = f'{report}{note}{text}', os.path.join(folder, f'performance_{split}.txt')
     write_text(file, report)
     print(report)
     kappa = f'K: {100 * m.kappa:.2f} - ' if is_ordered(info['class_names'], info['config']['metric']) else ''
@@ -120,11 +119,17 @@ def main(description, splits, dihedral_tta, argv=None):
     print(f"* {loaded.info['model_name']} of {loaded.folder}, epoch {loaded.info['epoch']}")
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     check_writable(folder)
-    os.makedirs(folder, exist_ok=True)
     csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
-    write_skipped(os.path.join(folder, 'skipped_tune.csv'), [])  # that of a test before goes, even where nothing is chosen now
-    tuning = tune(args, csvs, loaded, lambda csv: logits_of_csv(csv, loaded, args, accelerator, folder, 'tune')[0])
-    scored = [run_split(split, csv, loaded, args, accelerator, folder, tuning) for split, csv in csvs.items()]
+    loaders = {split: get_loader(csv, loaded, args) for split, csv in csvs.items()}
+    if loaded.info['image_hashes'] is None:
+        print('* Note: this checkpoint does not know its training images: whether some of them are tested cannot be checked')
+    notes = {split: check_reported(loader.dataset, loaded.info, args.num_workers) for split, loader in loaders.items()}
+    print(''.join(f'* {note}' for note in notes.values()), end='')
+    tuning = tune(args, loaders, loaded, lambda csv: get_loader(csv, loaded, args),
+                  lambda loader: collect_split(loader, loaded, args, accelerator, folder, 'tune'))
+    if tuning.csv is None:  # the list of a test before goes
+        write_skipped(os.path.join(folder, 'skipped_tune.csv'), [])
+    scored = [run_split(split, loader, loaded, args, accelerator, folder, tuning, notes[split]) for split, loader in loaders.items()]
     say_next(*next_step(scored[-1], loaded.folder, args))
 
 

@@ -4,7 +4,7 @@ import os
 from .accelerator import add_device_flag
 from .common import InputError, parse_im_size
 from .console import script_parser
-from .tuning import add_flags, chooses
+from .tuning import add_flags, chooses, given_corrections
 from .views import add_view_flags, check_view_flags
 
 SPLITS = ('val', 'test')
@@ -63,5 +63,6 @@ def check_flags(args, info):
     if args.salt == '':
         raise InputError('--salt must not be empty: everybody could hash the ids then')
     check_view_flags(args)
+    given_corrections(args)
     if args.batch_size < 1 or args.num_workers < 0:
         raise InputError('--num_workers must not be negative, --batch_size must be positive')

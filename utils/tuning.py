@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from .calibration import Calibration, fit_temperature
 from .common import InputError
-from .get_loaders import ClassDataset
 from .inference import to_predictions
+from .leakage import check_tuning
 from .losses import LOSSES
 from .post_hoc import choose_strength, implied_prior, logit_adjuster, prior_changer, prior_text, read_prior, tau_normaliser
 
@@ -55,26 +55,24 @@ def validation_csv(csv_tune, csvs, config):
     return config['csv_val']
 
 
-def check_apart(csv, csvs, data_path):
-    """`InputError` if an image of `csv` stands in a csv to report; only beside a test may the validation csv be reported, as it is."""
-    images = set(ClassDataset(csv, data_path, test=True).paths) - {None}
-    for split, reported in csvs.items():
-        shared = images & set(ClassDataset(reported, data_path, test=True).paths)
-        if shared and not (split == 'val' and reported == csv and 'test' in csvs):
-            raise InputError(f'{len(shared)} images of {csv}, on which --tau_norm, --logit_adjust or --calibrate would choose, stand in '
-                             f'{reported} too, which is to be reported: name another csv with --csv_tune')
-
-
-def tune(args, csvs, loaded, collect):
-    """-> Tuning. `csvs`: split -> csv to report; `collect(csv)` -> `Logits` of a csv."""
+def given_corrections(args):
+    """The names of the corrections that are asked for: one or none. Raises `InputError` for more."""
     given = [name for name in ('tau_norm', 'logit_adjust', 'target_prior') if getattr(args, name) is not None]
     if len(given) > 1:
         raise InputError(f"--{' and --'.join(given)} correct for the class frequencies twice: give one of them")
+    return given
+
+
+def tune(args, loaders, loaded, get_loader, collect):
+    """-> Tuning. `loaders`: split -> loader of the csv to report; `get_loader(csv)` -> loader; `collect(loader)` -> its `Logits`."""
+    given = given_corrections(args)
     info, adjust, text, csv, logits = loaded.info, None, '', None, None
     if chooses(args):
-        csv = validation_csv(args.csv_tune, csvs, info['config'])
-        check_apart(csv, csvs, args.data_path)
-        logits = collect(csv)
+        reported = {split: loader.dataset for split, loader in loaders.items()}
+        csv = validation_csv(args.csv_tune, {split: data.csv_path for split, data in reported.items()}, info['config'])
+        loader = get_loader(csv)
+        check_tuning(loader.dataset, reported, info, args.num_workers)
+        logits = collect(loader)
         if (logits.labels < 0).any():
             raise InputError(f'{csv} has no labels to choose a strength or temperature by (--csv_tune)')
     if args.target_prior is not None:

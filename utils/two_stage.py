@@ -1,7 +1,9 @@
 """Stage two: start from the weights of a finished stage one, with all of the network trainable or the classifier alone."""
 from typing import NamedTuple
 
-from models.get_model import Arch, get_arch
+import torch
+
+from models.get_model import get_arch
 from models.heads import get_head, set_head
 from models.weights import init_classifier, load_weights
 
@@ -9,18 +11,18 @@ from .common import InputError
 from .model_saving_loading import read_checkpoint
 
 
-class StageTwo(NamedTuple):
-    """A network with the weights of stage one."""
-    arch: Arch
-    parent: dict  # facts of stage one, for config.cfg: path, epoch, metric, score, loaded (number of tensors), im_size
-    class_names: list  # that stage one learnt
+class StageOne(NamedTuple):
+    """What stage two knows of the run that it starts from; all None where there is none."""
+    facts: dict | None = None  # for config.cfg: path, epoch, metric, score, loaded (number of tensors), im_size
+    class_names: list | None = None
+    image_hashes: torch.Tensor | None = None  # its `seen_images`; None in checkpoints of version 0.1, too
 
 
 def get_stage_two(path, model_name, n_classes, im_size, head):
     """The network of stage one with the weights at `path` (see `read_checkpoint`) and a last layer of kind `head`, a key of HEADS;
     where stage one had another kind it takes over what fits ('scaled' takes all of it, inside). No optimizer state is taken over.
 
-    Raises `InputError` if stage one is of another network or number of classes.
+    -> Arch, StageOne. Raises `InputError` if stage one is of another network or number of classes.
     """
     parent = read_checkpoint(path)
     for flag, own, given in (('--model_name', parent['model_name'], model_name), ('--n_classes', len(parent['class_names']), n_classes)):
@@ -42,7 +44,7 @@ def get_stage_two(path, model_name, n_classes, im_size, head):
     metric = parent['config']['metric']
     facts = {'path': parent['folder'], 'epoch': parent['epoch'], 'metric': metric, 'score': parent['metrics'][metric],
              'loaded': len(parent['state_dict']), 'im_size': tuple(parent['im_size'])}
-    return StageTwo(arch, facts, parent['class_names'])
+    return arch, StageOne(facts, parent['class_names'], parent['image_hashes'])
 
 
 def set_trainable(model, trainable):

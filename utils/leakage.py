@@ -1,0 +1,79 @@
+"""Whether images to score, or to choose on, are among those that a checkpoint has seen: compared by content, whatever their names."""
+import numpy as np
+
+from .check_data import some
+from .common import InputError, file_sha256
+from .image_hashes import CHOSE, ROLES, STAGE_ONE_TRAINED, TRAINED, roles_of
+
+TAUGHT = TRAINED | STAGE_ONE_TRAINED
+CHOOSING = 'on which --tau_norm, --logit_adjust or --calibrate would choose'
+
+
+def describe_leak(val_set, seen):
+    """What is wrong with the validation images of a run with `seen_images` `seen`, None where they trained nothing."""
+    leaked = _roles(val_set, seen) & TAUGHT
+    if leaked.any():
+        return (f'of {len(val_set)} images of {val_set.csv_path}, {_met(val_set, leaked)}: they have the same content as training '
+                'images, and validation scores are too good')
+    return None
+
+
+def check_reported(data, info, n_threads=1):
+    """Raise `InputError` if the labelled images of `data` (ClassDataset) are among those that the checkpoint with facts `info` has seen.
+
+    -> '', or a note for the report: that they are its validation images, or, without labels, what they have been.
+    """
+    seen, csv = info['image_hashes'], data.csv_path
+    same_csv = {role for role, digest in info['config']['csv_sha256'].items() if digest == file_sha256(csv)}
+    if seen is None:
+        if 'train' in same_csv and data.has_labels:
+            raise InputError(f'{csv} is the csv that trained the network: test on images that it has not seen')
+        roles = np.zeros(len(data), np.int64)
+    else:
+        roles = _roles(data, seen, n_threads)
+    chose = roles & CHOSE > 0
+    if (len(data) and chose.all()) or ('val' in same_csv and (chose | (roles == 0)).all()):
+        what = f'{csv} is the csv that' if 'val' in same_csv else f'the images of {csv}'
+        n = int((roles & TAUGHT > 0).sum())
+        too = f', and {n} of its {len(data)} images trained the network' if n else ''
+        return f'Note: {what} chose the checkpoint: the result is optimistic{too}\n'
+    if not roles.any():
+        return ''
+    met = f'of {len(data)} images of {csv}, {_met(data, roles)}'
+    if not data.has_labels:
+        return f'Note: {met}: its predictions of these are no test\n'
+    raise InputError(f'{met}: test on other images (does --data_path {data.data_path} belong to this csv?)')
+
+
+def check_tuning(data, reported, info, n_threads=1):
+    """Raise `InputError` if images of `data`, on which something is chosen, trained the checkpoint with facts `info` or are to be reported.
+
+    `reported`: split -> ClassDataset. Only beside a test may the validation csv be reported, as it is.
+    """
+    if info['image_hashes'] is not None:
+        roles = _roles(data, info['image_hashes'], n_threads)
+        trained = np.where(roles & CHOSE, 0, roles & TAUGHT)
+        if trained.any():
+            raise InputError(f'of {len(data)} images of {data.csv_path}, {CHOOSING}, {_met(data, trained)}: name a csv of '
+                             'validation images with --csv_tune')
+    hashes = data.content_hashes(n_threads)
+    for split, other in reported.items():
+        shared = np.isin(hashes, other.content_hashes(n_threads)).sum()
+        if shared and not (split == 'val' and other.csv_path == data.csv_path and 'test' in reported):
+            raise InputError(f'{shared} images of {data.csv_path}, {CHOOSING}, stand in {other.csv_path} too, which is to be reported: '
+                             'name another csv with --csv_tune')
+
+
+def _roles(data, seen, n_threads=1):
+    return roles_of(data.content_hashes(n_threads), seen)
+
+
+def _met(data, roles):
+    """How many of the images did what, with the names of a few; each image counts for the first of its ROLES."""
+    parts, left = [], np.ones(len(roles), bool)
+    for role, what in ROLES.items():
+        rows = np.flatnonzero(left & (roles & role > 0))
+        left[rows] = False
+        if len(rows):
+            parts.append(f"{len(rows)} {what} ({some([f'{data.im_list[i]}, row {data.rows[i]}' for i in rows[:4]], 3)})")
+    return '; '.join(parts)
