@@ -90,3 +90,15 @@ def test_real_official_folds(real_data):
     folds = endo_folds.official_folds(table, os.path.join(real_data, 'labels', 'hyper_kvasir_5_fold_split.csv'))
     assert sum(map(len, folds)) == 10662 and all(table.drop(fold.index).finding.nunique() == 23 for fold in folds)
     assert [len(fold) for fold in endo_folds.original_folds(table)] == [2132] * 4 + [2134]
+
+
+def test_official_folds_of_any_dialect(tmp_path):
+    rows = ''.join(f' {i}.jpg,x,{i % 5}.0\n' for i in range(10))
+    (tmp_path / 'official.csv').write_text('\ufefffile-name, class-name, split-index\n' + rows)
+    folds = endo_folds.official_folds(pd.DataFrame({'image_id': [str(i) for i in range(10)]}), tmp_path / 'official.csv')
+    assert [fold.image_id.tolist() for fold in folds] == [[str(i), str(i + 5)] for i in range(5)]
+
+
+def test_no_official_folds(tmp_path):
+    with pytest.raises(InputError, match=r'no such csv of folds \(--splits official\): absent\.csv'):
+        endo_folds.official_folds(pd.DataFrame({'image_id': ['a']}), 'absent.csv')

@@ -41,10 +41,65 @@ def test_real_eyepacs_labels(real_data, tmp_path, monkeypatch):
     assert sum(map(len, parts)) == 35126 and len(parts[1]) == pytest.approx(3513, abs=10) and len(parts[2]) == 0
 
 
+HINT = 'this tool splits EyePACS alone. Of another set make train_NAME.csv and val_NAME.csv with a column image_id'
+
+
 @pytest.mark.parametrize(('text', 'message'), [
-    ('a,b\n1,2\n', "no columns 'image' and 'level'"), ('image,level\nx,7\n', r'levels must be 0\.\.4'), (None, 'cannot be read')])
+    ('image,level\n1_left,0\n1_right,7\n', r"labels\.csv, row 3: level '7' is no integer of 0\.\.4"),
+    ('image,level\n1_left,1.5\n', "row 2: level '1.5' is no integer"), ('image,level\n1_left,\n', "row 2: level '' is no integer"),
+    ('image,level\n1_left,mild\n', "row 2: level 'mild'"),
+    ('image,level\n1_left,0\n,1\n', "row 3: image '' does not end in _left or _right"),
+    ('image,level\n1_left,0\n1_right_2,1\n', "row 3: image '1_right_2' does not end in _left or _right: " + HINT),
+    ('image,level\n000c1434d8d7,2\n', "row 2: image '000c1434d8d7' .*" + HINT),
+    ('id_code,diagnosis\n000c1434d8d7,2\n', r"no columns 'image' and 'level' \(its columns: id_code, diagnosis\): " + HINT),
+    ('Image name,Retinopathy grade,Risk of macular edema ,,\nIDRiD_001,3,2,,\n', "no columns 'image' and 'level' .*" + HINT),
+    ('image,level\n1_left,0\n2_left,1\n1_left.png,1\n', r"row 4: image '1_left\.png' stands in an earlier row"),
+    ('image,level\n1_left,0\n1_Left,0\n', 'row 3: .* earlier row'), ('image,level\n"1_left,0\n2_left,1\n', 'row 2: a quotation mark'),
+    (None, 'no such csv of labels')])
 def test_eyepacs_errors(tmp_path, monkeypatch, text, message):
     if text:
         (tmp_path / 'labels.csv').write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv')
+    assert '\n' not in str(error.value)
+
+
+def spelled(form, n=300):
+    """A csv of Kaggle's with two eyes a patient, each image named by `form`."""
+    names = [form.format(i, side) for i in range(10, n + 10) for side in ('left', 'right')]
+    return 'image,level\n' + ''.join(f'{name},{i % 5}\n' for i, name in enumerate(names))
+
+
+@pytest.mark.parametrize('form', ['{}_{}', '{}_{}.png', '{}_{}.JPEG', '{}_{}.jpeg.jpg', ' {}_{}.tif ', 'train/{}_{}.jpeg'])
+def test_both_eyes_of_a_patient_stay_together(tmp_path, monkeypatch, form):
+    (tmp_path / 'labels.csv').write_text(spelled(form))
+    parts = eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv')
+    patients = [{image_id.split('/')[-1].split('_')[0] for image_id in part.image_id} for part in parts]
+    assert sum(map(len, patients)) == 300 and set(parts[0].patient_id) == patients[0]
+    assert all(image_id.endswith(('_left', '_right')) for part in parts for image_id in part.image_id)
+
+
+def test_sides_in_any_case_keep_their_spelling(tmp_path, monkeypatch):
+    (tmp_path / 'labels.csv').write_text(spelled('{}_{}').replace('left', 'Left').replace('right', 'RIGHT'))
+    parts = eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv')
+    assert '10_Left' in set(pd.concat(parts).image_id) and sum(part.patient_id.nunique() for part in parts) == 300
+
+
+def test_patients_that_differ_in_leading_zeros_stay_together(tmp_path, monkeypatch):
+    (tmp_path / 'labels.csv').write_text('image,level\n' + ''.join(f'{i}_left,{i % 5}\n00{i}_right,{i % 5}\n' for i in range(10, 310)))
+    parts = eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv')
+    assert sum(part.patient_id.str.lstrip('0').nunique() for part in parts) == 300
+
+
+def test_grades_with_a_decimal_point_are_integers(tmp_path, monkeypatch):
+    (tmp_path / 'labels.csv').write_text(spelled('{}_{}').replace(',1\n', ',1.0\n'))
+    table = pd.concat(eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv'))
+    assert table.level.dtype == np.int64 and (table.name == 'DR' + table.level.astype(str)).all() and (table.level == 1).sum() == 120
+
+
+def test_test_patients_are_no_training_patients(tmp_path, monkeypatch):
+    (tmp_path / 'labels.csv').write_text(spelled('{}_{}'))
+    (tmp_path / 'solution.csv').write_text('image,level,Usage\n9_left,0,Public\n012_left.jpeg,0,Public\n')
+    with pytest.raises(InputError, match=r'1 patients of --test_labels \S+solution\.csv stand in --labels \S+labels\.csv too: 12 '):
+        eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv', f'--test_labels {tmp_path}/solution.csv')
+    assert not (tmp_path / 'data').exists()

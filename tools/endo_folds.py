@@ -6,7 +6,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from utils.common import InputError, write_text
-from utils.read_csv import csv_text
+from utils.read_csv import csv_text, read_csv
 
 N_FINDINGS, N_FOLDS = 23, 5
 
@@ -44,13 +44,11 @@ def original_folds(table):
 
 def official_folds(table, path):
     """The dataset authors' folds, from their 5_fold_split.csv (file-name;class-name;split-index)."""
-    try:
-        official = pd.read_csv(path, sep=';', dtype={'file-name': str})
-    except (OSError, pd.errors.ParserError, UnicodeDecodeError) as err:
-        raise InputError(f'--splits official: {path} cannot be read: {err}') from err
+    official, _ = read_csv(path, 'csv of folds (--splits official)')
     if not {'file-name', 'split-index'} <= set(official.columns):
         raise InputError(f'--splits official: {path} has no columns file-name and split-index')
-    index = table.image_id.map(dict(zip(official['file-name'].str.removesuffix('.jpg'), official['split-index'], strict=True)))
+    folds = pd.to_numeric(official['split-index'], errors='coerce')
+    index = table.image_id.map(dict(zip(official['file-name'].str.removesuffix('.jpg'), folds, strict=True)))
     if index.isna().any() or sorted(index.unique()) != list(range(N_FOLDS)):
         raise InputError(f'--splits official: {path} does not give each image one of {N_FOLDS} folds ({index.isna().sum()} have none)')
     return [table[index == i] for i in range(N_FOLDS)]

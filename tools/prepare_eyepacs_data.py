@@ -5,37 +5,46 @@ Example, with the csv of the competition's page:
   python -m tools.prepare_eyepacs_data --labels data/trainLabels.csv
 """
 import os
+import re
 
 import numpy as np
 import pandas as pd
 
 from utils.common import InputError, run_script, write_text
 from utils.console import say_next, script_parser, to_train
-from utils.read_csv import csv_text
+from utils.read_csv import csv_text, patient_key, read_csv
 from utils.splitting import split_groups
 
 GRADES, IMAGES = 5, 'data/eyepacs_all_ims'
+OTHER_TABLES = ('this tool splits EyePACS alone. Of another set make train_NAME.csv and val_NAME.csv with a column image_id and, as the '
+                'last column, the grade from 0 to K-1, and give them to train_lt_mxp.py')
 
 
 def read_labels(path):
-    """Kaggle's csv (image, level[, Usage]), its image names <patient>_left|right. -> image_id, patient_id, name, level"""
-    try:
-        table = pd.read_csv(path, dtype={'image': str})
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as err:
-        raise InputError(f'{path} cannot be read: {err}') from err
+    """Kaggle's csv (image, level[, Usage]), its image names <patient>_left|right. -> image_id, patient_id, name, level
+
+    The case of left and right does not count; an extension is left out. Raises `InputError` that names the first row with another name,
+    a grade that is no integer of 0..4, or an image that another row has."""
+    table, rows = read_csv(path, 'csv of labels')
     if not {'image', 'level'} <= set(table.columns):
-        raise InputError(f"{path} has no columns 'image' and 'level'")
-    ids = table.image.str.replace(r'\.jpe?g$', '', regex=True)
-    if not table.level.isin(range(GRADES)).all():
-        raise InputError(f'{path}: levels must be 0..{GRADES - 1}')
-    return pd.DataFrame({'image_id': ids, 'patient_id': ids.str.replace(r'_(left|right)$', '', regex=True),
-                         'name': [f'DR{grade}' for grade in table.level], 'level': table.level})
+        raise InputError(f"{path} has no columns 'image' and 'level' (its columns: {', '.join(table.columns)}): {OTHER_TABLES}")
+    parts = table.image.str.extract(r'^((?:.*/)?([^/]+)_(?:left|right))(?:\.\w+)*$', flags=re.IGNORECASE)
+    ids, patients = parts[0], parts[1]
+    levels = pd.to_numeric(table.level, errors='coerce')
+    for bad, text in ((ids.isna(), "image '{image}' does not end in _left or _right: " + OTHER_TABLES),
+                      (~levels.isin(range(GRADES)), f"level '{{level}}' is no integer of 0..{GRADES - 1}"),
+                      (ids.str.lower().duplicated(), "image '{image}' stands in an earlier row too: delete one of them")):
+        if bad.any():
+            first = int(np.argmax(bad))
+            raise InputError(f'{path}, row {rows[first]}: ' + text.format(**table.iloc[first][['image', 'level']].fillna('')))
+    levels = levels.astype(np.int64)
+    return pd.DataFrame({'image_id': ids, 'patient_id': patients, 'name': [f'DR{grade}' for grade in levels], 'level': levels})
 
 
 def split_patients(table, fractions, seed):
     """Cut the fractions off `table`, patient by patient, stratified by the worse eye's grade.
     -> one table for each fraction, then the rest"""
-    part = split_groups(table.patient_id, table.level, fractions, seed)
+    part = split_groups(table.patient_id.map(patient_key), table.level, fractions, seed)
     return [table[part == i] for i in range(len(fractions) + 1)]
 
 
@@ -60,9 +69,14 @@ def main(argv=None):
     test_fraction = 0. if args.test_labels else args.test_fraction
     if min(args.val_fraction, test_fraction) < 0 or args.val_fraction + test_fraction >= 1:
         raise InputError('--val_fraction and --test_fraction must leave patients for training')
-    val, test, train = split_patients(read_labels(args.labels), (args.val_fraction, test_fraction), args.seed)
+    labels = read_labels(args.labels)
+    val, test, train = split_patients(labels, (args.val_fraction, test_fraction), args.seed)
     if args.test_labels:
         test = read_labels(args.test_labels)
+        shared = sorted(set(test.patient_id.map(patient_key)) & set(labels.patient_id.map(patient_key)))
+        if shared:
+            raise InputError(f'{len(shared)} patients of --test_labels {args.test_labels} stand in --labels {args.labels} too: '
+                             f"{', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''} (give Kaggle's retinopathy_solution.csv)")
     os.makedirs(args.out, exist_ok=True)
     for name, part in (('train', train), ('val', val), ('test', test)):
         path = os.path.join(args.out, f'{name}_eyepacs.csv')
