@@ -119,7 +119,7 @@ def test_files_that_are_not_utf8_are_left_out_of_a_set(tmp_path, capsys):
         for image in ('1.png', '2.png', LATIN1):
             save(tmp_path / name / image)
     table = prepare_folder_data.read_folder(str(tmp_path))
-    assert len(table) == 4 and '2 files whose names are not UTF-8' in capsys.readouterr().out
+    assert len(table) == 4 and '2 files with a name that is not UTF-8' in capsys.readouterr().out
 
 
 def test_full_width_digits_name_a_class(tmp_path):

@@ -9,6 +9,7 @@ from tools.prepare_folder_data import main
 from utils.check_data import check_data
 from utils.common import InputError
 from utils.get_loaders import ClassDataset
+from utils.images import open_rgb
 from utils.splitting import rarity, split_groups
 
 from .next_steps import next_words, parse
@@ -43,7 +44,7 @@ def test_contract(folder, tmp_path, capsys, monkeypatch):
     counts = {split: np.bincount(part.dr, minlength=4).tolist() for split, part in data.items()}
     assert counts == {'val': [1, 6, 1, 3], 'test': [1, 12, 1, 6], 'train': [2, 42, 4, 21]}
     out = capsys.readouterr().out
-    assert '1 images outside any class folder: loose.png' in out and 'broken.jpg' in out and 'notes.txt' in out
+    assert '* Left out: 1 image outside any class folder: loose.png\n' in out and 'broken.jpg' in out and 'notes.txt' in out
     _, args, _ = parse(next_words(out))
     train_lt_mxp.resolve(args)
     assert args.n_classes == 4
@@ -87,7 +88,145 @@ def test_errors(folder, tmp_path, flags, message):
 def test_splits_are_no_classes(folder, tmp_path):
     for old, new in zip(sorted(CLASSES), ('train', 'val', 'test', 'valid'), strict=True):
         (folder / old).rename(folder / new)
-    with pytest.raises(InputError, match='which are no classes'):
+    with pytest.raises(InputError, match=r'which are no classes.* takes --classes_from CSV'):
         main([str(folder)])
     with pytest.raises(InputError, match='no such folder'):
         main([str(tmp_path / 'absent')])
+
+
+def pictures(folder, *names, n=6):
+    """`n` images in each of the folders `names` below `folder`."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            Image.new('RGB', (8, 8), (i, 0, 0)).save(folder / name / f'{i}.png')
+    return folder
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """data/train_pictures.csv with the classes benign 0, malignant 1, naevus 2, in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    main([str(pictures(tmp_path / 'pictures', 'benign', 'malignant', 'naevus'))])
+    return 'data/train_pictures.csv'
+
+
+def test_classes_from_a_csv_keep_their_numbers_where_one_is_missing(tmp_path, trained, capsys):
+    main([str(pictures(tmp_path / 'clinic', 'malignant', 'naevus')), '--classes_from', trained])
+    test = ClassDataset('data/test_clinic.csv', 'clinic', (8, 8))
+    assert test.named_classes() == [(1, 'malignant'), (2, 'naevus')] and len(test) == 12
+    assert all(image_id.startswith(name + '/') for image_id, name in zip(test.im_list, test.table.name, strict=True))
+    out = capsys.readouterr().out
+    assert 'class 0 (benign): 0\n  class 1 (malignant): 6\n' in out
+    assert parse(next_words(out))[1].csv == ['data/test_clinic.csv'] and parse(next_words(out))[1].n_classes == 3
+    assert not (tmp_path / 'data/train_clinic.csv').exists()
+
+
+def test_one_folder_is_enough_for_classes_from_a_csv(tmp_path, trained):
+    main([str(pictures(tmp_path / 'clinic', 'naevus')), '--classes_from', trained])
+    assert ClassDataset('data/test_clinic.csv').named_classes() == [(2, 'naevus')]
+
+
+def test_a_folder_that_is_no_class_of_the_csv_is_refused(tmp_path, trained):
+    message = r'clinic: Benign, other are no class of data/train_pictures\.csv \(benign, malignant, naevus\)'
+    with pytest.raises(InputError, match=message):
+        main([str(pictures(tmp_path / 'clinic', 'Benign', 'naevus', 'other')), '--classes_from', trained])
+
+
+@pytest.mark.parametrize(('rows', 'message'), [
+    ('a,x,0\nb,y,0\n', 'class 0 stands beside x and y'), ('a,x,0\nb,x,1\n', 'name x stands beside 0 and 1'),
+    ('a,x,mel\n', 'must have the names of the classes')])
+def test_classes_from_a_csv_that_conflicts_with_itself(tmp_path, rows, message):
+    (tmp_path / 'a.csv').write_text('image_id,name,label\n' + rows)
+    with pytest.raises(InputError, match=message):
+        main([str(pictures(tmp_path / 'clinic', 'x')), '--classes_from', str(tmp_path / 'a.csv')])
+
+
+def test_classes_from_a_csv_without_names(tmp_path):
+    (tmp_path / 'a.csv').write_text('image_id,label\na,0\nb,1\n')
+    with pytest.raises(InputError, match='must have the names of the classes in a column name'):
+        main([str(pictures(tmp_path / 'clinic', 'x')), '--classes_from', str(tmp_path / 'a.csv')])
+
+
+def test_accents_written_apart_are_one_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a.csv').write_text('image_id,name,label\na,b\u00e9nin,1\nb,x,0\n', encoding='utf-8')
+    main([str(pictures(tmp_path / 'clinic', 'be\u0301nin')), '--classes_from', 'a.csv'])
+    assert ClassDataset('data/test_clinic.csv').dr.tolist() == [1] * 6
+
+
+def test_parts_as_folders_are_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'Validation/b', 'test/a', 'test/b'))])
+    data = {name: ClassDataset(f'data/{name}_set.csv', 'set') for name in ('train', 'val', 'test')}
+    assert {name: part.im_list[0].split('/')[0] for name, part in data.items()} == {'train': 'train', 'val': 'Validation', 'test': 'test'}
+    assert data['val'].named_classes() == [(1, 'b')] and [len(part) for part in data.values()] == [12, 6, 12]
+    check_data(data, 2)
+
+
+def test_a_part_without_a_folder_is_cut_from_train(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'test/b', n=10))])
+    data = {name: ClassDataset(f'data/{name}_set.csv', 'set') for name in ('train', 'val', 'test')}
+    assert [len(part) for part in data.values()] == [18, 2, 20] and data['val'].im_list[0].startswith('train/')
+
+
+def test_a_test_folder_that_is_no_training_class_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r'set: c is no class of the training images \(a, b\)'):
+        main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'test/c')), '--out', str(tmp_path / 'data')])
+
+
+def test_patients_in_two_part_folders_are_named(tmp_path, capsys):
+    main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'val/b')), '--out', str(tmp_path / 'data'),
+          '--patient_pattern', '([0-9]+)'])
+    assert '* Warning: 6 patients in more than one of train, val and test, as the folders are: 0, 1, 2, 3' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['train', 'training', 'my_train_2', 'Train', 'val', 'test'])
+def test_the_printed_command_finds_its_csvs_whatever_the_folder_is_called(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    main([str(pictures(tmp_path / name, 'a', 'b', n=10))])
+    _, args, _ = parse(next_words(capsys.readouterr().out))
+    train_lt_mxp.resolve(args)
+    assert (args.csv_train, args.csv_val) == (f'data/train_{name}.csv', f'data/val_{name}.csv')
+
+
+def test_patients_in_two_spellings_stay_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = pictures(tmp_path / 'set', 'a', 'b', n=0)
+    for i in range(1, 41):
+        for name in (f'p{i}_1', f'P0{i}_2'):
+            Image.new('RGB', (8, 8)).save(folder / 'ab'[i % 2] / f'{name}.png')
+    main(['set', '--patient_pattern', '/([^_]+)_'])
+    tables = [ClassDataset(f'data/{part}_set.csv').table for part in ('train', 'val', 'test')]
+    assert sum(table.patient_id.str.lower().str.replace('p0', 'p').nunique() for table in tables) == 40
+
+
+def test_unknown_patients_are_split_image_by_image(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = pictures(tmp_path / 'set', 'a/unknown', 'b/unknown', n=20)
+    main([str(folder), '--patient_pattern', '/([^/]+)/'])
+    tables = [ClassDataset(f'data/{part}_set.csv').table for part in ('train', 'val', 'test')]
+    assert [len(table) for table in tables] == [28, 4, 8] and all(table.patient_id.isna().all() for table in tables)
+
+
+def test_no_validation_image_is_an_error(tmp_path):
+    with pytest.raises(InputError, match='no validation image is left: give a larger --val_fraction'):
+        main([str(pictures(tmp_path / 'set', 'a', 'b', n=1)), '--out', str(tmp_path / 'data')])
+
+
+def test_a_test_csv_of_an_earlier_split_does_not_stay(tmp_path):
+    main([str(pictures(tmp_path / 'set', 'a', 'b', n=10)), '--out', str(tmp_path / 'data')])
+    with pytest.raises(InputError, match=r'test_set\.csv belongs to an earlier split'):
+        main([str(tmp_path / 'set'), '--out', str(tmp_path / 'data'), '--test_fraction', '0'])
+
+
+def test_an_image_whose_header_alone_is_damaged_is_kept(tmp_path, monkeypatch):
+    """As soon as `open_rgb` reads it."""
+    folder = pictures(tmp_path / 'set', 'a', 'b', n=10)
+    (folder / 'a' / '0.png').write_text('damaged header')
+    (folder / 'a' / '1.png').write_text('no image')
+    monkeypatch.setattr('tools.prepare_folder_data.open_rgb', lambda path: None if path.endswith('0.png') else open_rgb(path))
+    main([str(folder), '--out', str(tmp_path / 'data')])
+    ids = {image_id for part in ('train', 'val', 'test') for image_id in ClassDataset(tmp_path / f'data/{part}_set.csv').im_list}
+    assert len(ids) == 19 and 'a/0.png' in ids and 'a/1.png' not in ids

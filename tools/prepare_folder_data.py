@@ -1,30 +1,43 @@
 """A folder with one folder of images per class -> train/val/test csvs; the images stay where they are.
 
+FOLDER may also hold the parts as folders train, val and test with the classes in each. They are kept as they are; a part that has no folder
+is cut from train.
+
 Examples, with pictures/benign/a.jpg, pictures/malignant/deep/b.png, ..., or with pictures/benign/patient12_3.jpg, ...:
 
   python -m tools.prepare_folder_data pictures/
   python -m tools.prepare_folder_data pictures/ --patient_pattern '([^/_]+)_[^/]*$'
+
+Example, with a test set in a folder of its own, of which a class may be missing:
+
+  python -m tools.prepare_folder_data other_clinic/ --classes_from data/train_pictures.csv
 """
 import os
 import re
+import unicodedata
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from utils.check_data import counted, some
 from utils.common import InputError, run_script, write_text
 from utils.console import say_next, script_parser, to_train
-from utils.images import list_images
-from utils.read_csv import csv_text
+from utils.get_loaders import ClassDataset
+from utils.images import list_images, open_rgb
+from utils.read_csv import clean_patients, csv_text, patient_key
 from utils.splitting import rarity, split_groups
 
-SPLIT_NAMES = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'}
+SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
 
 
 def get_parser():
     parser = script_parser(__doc__)
     parser.add_argument('folder', help='folder that holds one folder of images per class, named like the class')
+    parser.add_argument('--classes_from', metavar='CSV', help='csv that says how the classes are numbered, such as the training csv; all '
+                        'images become one csv, test_NAME.csv')
     split = parser.add_argument_group('split')
     split.add_argument('--patient_pattern', metavar='REGEX', help='regular expression whose one group (...) finds the patient in the path '
                        'below FOLDER; the images of a patient come into the same part (default: every image is a patient of its own)')
@@ -43,32 +56,82 @@ def natural(text):
 
 
 def readable(folder, image):
+    path = os.path.join(folder, image)
     try:
-        with Image.open(os.path.join(folder, image)):
+        with Image.open(path):
             return True
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # of damaged headers Pillow raises nearly every kind of error
+        pass
+    try:
+        open_rgb(path)  # slower, but it reads an image whose header alone is damaged
+    except OSError:
         return False
+    return True
+
+
+def class_depth(images):
+    """Which folder of their paths names the class: the first, 0, or the second, 1, where the first are train, val and test."""
+    folders = {tuple(image.lower().split('/')[:2]) for image in images if image.count('/') > 1}
+    classes = {below for top, below in folders if SPLITS.get(top) == 'train'}
+    return int(len(classes) > 1 and all(image.split('/')[0].lower() in SPLITS for image in images if '/' in image))
 
 
 def read_folder(folder):
-    """-> table image_id (with extension, relative to `folder`), name, label; prints what is left out."""
+    """-> table image_id (with extension, relative to `folder`), name (of the class), part (train, val or test where `folder` holds these
+    as folders, else ''); prints what is left out."""
     if not os.path.isdir(folder):
         raise InputError(f'no such folder: {folder}')
     images, others, not_utf8 = list_images(folder)
-    loose = [image for image in images if '/' not in image]
+    depth = class_depth(images)
     broken = {image for image in tqdm(images, desc='headers', unit='img', leave=False, disable=None)
-              if '/' in image and not readable(folder, image)}
-    images = [image for image in images if '/' in image and image not in broken]
-    names = sorted({image.split('/')[0] for image in images}, key=natural)
-    if len(names) < 2 or {name.lower() for name in names} <= SPLIT_NAMES:
-        what = f"folders with images: {', '.join(names) or 'none'}" + (', which are no classes' if len(names) > 1 else '')
-        raise InputError(f'{folder} must hold one folder of images for each of two or more classes ({what})')
-    for what, files in (('images outside any class folder', loose), ('images that cannot be opened', sorted(broken)),
-                        ('files that are no images by their extension', others), ('files whose names are not UTF-8', not_utf8)):
+              if image.count('/') > depth and not readable(folder, image)}
+    for what, files in (('image outside any class folder', [image for image in images if image.count('/') <= depth]),
+                        ('image that cannot be opened', sorted(broken)), ('file without the extension of an image', others),
+                        ('file with a name that is not UTF-8', not_utf8)):
         if files:
-            print(f"* Left out: {len(files)} {what}: {', '.join(files[:5])}{', ...' if len(files) > 5 else ''}")
-    name = [image.split('/')[0] for image in images]
-    return pd.DataFrame({'image_id': images, 'name': name, 'label': [names.index(n) for n in name]})
+            noun, rest = what.split(' ', 1)
+            print(f'* Left out: {counted(len(files), noun)} {rest}: {some(files)}')
+    images = [image for image in images if image.count('/') > depth and image not in broken]
+    parts = [SPLITS[image.split('/')[0].lower()] if depth else '' for image in images]
+    return pd.DataFrame({'image_id': images, 'name': [image.split('/')[depth] for image in images], 'part': parts}, dtype=str)
+
+
+def classes_of(csv):
+    """name -> number of the classes in `csv`. Raises `InputError` where these do not belong together one to one."""
+    pairs = ClassDataset(csv).named_classes()
+    if not pairs or pairs[0][0] < 0:
+        raise InputError(f'--classes_from {csv} must have the names of the classes in a column name, and their numbers in the last')
+    for of, by in ((0, 1), (1, 0)):
+        for value in {pair[of] for pair in pairs}:
+            several = [str(pair[by]) for pair in pairs if pair[of] == value]
+            if len(several) > 1:
+                raise InputError(f"--classes_from {csv}: {('class', 'name')[of]} {value} stands beside {' and '.join(several)}")
+    return {name: number for number, name in pairs}
+
+
+def number_classes(table, folder, csv=None):
+    """-> (name -> number of the classes, (N,) label of each row of `table`). Classes are those of `csv`, else the folders of images, or of
+    training images where these are apart, in natural order. Raises `InputError` for a folder that is no class."""
+    present = sorted(table.name.unique(), key=natural)
+    if csv:
+        numbers, source = classes_of(csv), csv
+        if table.part.any():
+            raise InputError(f"{folder} holds {', '.join(sorted(table.part.unique()))}, which are no classes: name one of these folders "
+                             'with --classes_from')
+    else:
+        numbers = {name: c for c, name in enumerate(sorted(table.name[table.part.isin(['', 'train'])].unique(), key=natural))}
+        source = 'the training images'
+        if len(numbers) < 2 or {name.lower() for name in numbers} <= set(SPLITS):
+            what = f"folders with images: {', '.join(present) or 'none'}" + (', which are no classes' if len(present) > 1 else '')
+            raise InputError(f'{folder} must hold one folder of images for each of two or more classes ({what}); a test set with the '
+                             'classes of a training csv takes --classes_from CSV')
+    by_name = {unicodedata.normalize('NFC', name): number for name, number in numbers.items()}  # macOS writes accents apart
+    labels = [by_name.get(unicodedata.normalize('NFC', name.strip())) for name in table.name]
+    unknown = sorted({name for name, label in zip(table.name, labels, strict=True) if label is None}, key=natural)
+    if unknown:
+        raise InputError(f"{folder}: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} no class of {source} "
+                         f"({', '.join(numbers)}): rename or remove {'this folder' if len(unknown) == 1 else 'these folders'}")
+    return numbers, labels
 
 
 def patients(image_ids, pattern):
@@ -86,32 +149,75 @@ def patients(image_ids, pattern):
     return [match.group(1) for match in found]
 
 
+def add_patients(table, pattern):
+    """Insert `patient_id` into `table` -> (N,) groups of images that must stay together; an image of nobody is a group of its own."""
+    if not pattern:
+        return table.image_id
+    ids = clean_patients(pd.Series(patients(table.image_id, pattern), table.index, dtype=str))
+    table.insert(1, 'patient_id', ids)
+    return ids.map(patient_key, na_action='ignore').astype(ids.dtype).fillna('image ' + table.image_id)
+
+
+def split(table, groups, args):
+    """(N,) train, val or test of each row: the part that it has already, else drawn."""
+    part, drawn = table.part.to_numpy(object), table.part.isin(['', 'train']).to_numpy()
+    fractions = [0. if (part == name).any() else fraction for name, fraction in (('val', args.val_fraction), ('test', args.test_fraction))]
+    index = split_groups(groups[drawn], rarity(table.label[drawn]), fractions, args.seed)
+    part[drawn] = np.array(['val', 'test', 'train'])[index]
+    spread = pd.Series(part).groupby(groups.to_numpy()).nunique()
+    if (spread > 1).any():
+        print(f"* Warning: {counted((spread > 1).sum(), 'patient')} in more than one of train, val and test, as the folders are: "
+              f'{some(spread.index[spread > 1].tolist())}')
+    return part
+
+
+def write_parts(table, part, folder, set_name):
+    """Write <split>_<set_name>.csv for each split in `part`. -> split -> path"""
+    os.makedirs(folder, exist_ok=True)
+    csv = {}
+    for name in ('train', 'val', 'test'):
+        rows = table[part == name].drop(columns='part')
+        if len(rows):
+            csv[name] = os.path.join(folder, f'{name}_{set_name}.csv')
+            write_text(csv[name], csv_text(rows))
+            of = f" of {counted(rows.patient_id.nunique(), 'patient')}" if 'patient_id' in rows else ''
+            print(f"* {csv[name]}: {counted(len(rows), 'image')}{of}")
+    return csv
+
+
 def main(argv=None):
     args = get_parser().parse_args(argv)
     if min(args.val_fraction, args.test_fraction) < 0 or args.val_fraction + args.test_fraction >= 1 or not args.val_fraction:
         raise InputError('--val_fraction must be positive, and leave, together with --test_fraction, images for training')
     table = read_folder(args.folder)
-    groups = table.image_id
-    if args.patient_pattern:
-        groups = patients(table.image_id, args.patient_pattern)
-        table.insert(1, 'patient_id', groups)
-    names = table.drop_duplicates('label').sort_values('label').name.tolist()
-    part = split_groups(groups, rarity(table.label), (args.val_fraction, args.test_fraction), args.seed)
+    numbers, table['label'] = number_classes(table, args.folder, args.classes_from)
+    groups = add_patients(table, args.patient_pattern)
     set_name = args.name or os.path.basename(os.path.abspath(args.folder))
-    os.makedirs(args.out, exist_ok=True)
-    parts = {split: table[part == i] for split, i in (('train', 2), ('val', 0), ('test', 1)) if (part == i).any()}
-    counts = {split: np.bincount(rows.label, minlength=len(names)) for split, rows in parts.items()}
-    absent = [name for name, n in zip(names, counts['train'], strict=True) if not n]
+    part = np.full(len(table), 'test') if args.classes_from else split(table, groups, args)
+    counts = {name: np.bincount(table.label[part == name], minlength=max(numbers.values()) + 1)
+              for name in ('train', 'val', 'test') if (part == name).any()}
+    if not args.classes_from:
+        refuse_unfit_parts(counts, numbers, args.out, set_name)
+    csv = write_parts(table, part, args.out, set_name)
+    for name, c in sorted(numbers.items(), key=itemgetter(1)):
+        print(f"  class {c} ({name}): {' / '.join(str(count[c]) for count in counts.values())}")
+    if args.classes_from:
+        say_next('check the files', 'python', '-m', 'tools.check_data', csv['test'], '--data_path', args.folder,
+                 '--n_classes', max(numbers.values()) + 1)
+    else:
+        say_next('train', *to_train(csv['train'], args.folder, len(numbers), '--save_path', f'{set_name}/instance'))
+
+
+def refuse_unfit_parts(counts, numbers, folder, set_name):
+    """Raise `InputError` for a class without training images, no validation images, or a csv of another split that would stay."""
+    absent = [name for name, c in numbers.items() if not counts['train'][c]]
     if absent:
         raise InputError(f"no training image is left of {', '.join(absent)}: give another --seed, or smaller fractions")
-    csv = {split: os.path.join(args.out, f'{split}_{set_name}.csv') for split in counts}
-    for split, rows in parts.items():
-        write_text(csv[split], csv_text(rows))
-        of = f' of {rows.patient_id.nunique()} patients' if args.patient_pattern else ''
-        print(f'* {csv[split]}: {len(rows)} images{of}')
-    for c, name in enumerate(names):
-        print(f"  class {c} ({name}): {' / '.join(str(count[c]) for count in counts.values())}")
-    say_next('train', *to_train(csv['train'], args.folder, len(names), '--save_path', f'{set_name}/instance'))
+    if 'val' not in counts:
+        raise InputError('no validation image is left: give a larger --val_fraction')
+    old = os.path.join(folder, f'test_{set_name}.csv')
+    if 'test' not in counts and os.path.exists(old):
+        raise InputError(f'{old} belongs to an earlier split, and this one has no test images: delete it, or give another --name')
 
 
 if __name__ == '__main__':
