@@ -148,6 +148,17 @@ def test_classes_from_a_csv_without_names(tmp_path):
         main([str(pictures(tmp_path / 'clinic', 'x')), '--classes_from', str(tmp_path / 'a.csv')])
 
 
+def test_classes_from_a_csv_and_no_images(tmp_path, trained):
+    (tmp_path / 'clinic').mkdir()
+    with pytest.raises(InputError, match='clinic must hold a folder of images for at least one class'):
+        main([str(tmp_path / 'clinic'), '--classes_from', trained])
+
+
+def test_classes_from_a_csv_and_parts_as_folders(tmp_path, trained):
+    with pytest.raises(InputError, match='holds test, train, which are no classes: name one of these folders'):
+        main([str(pictures(tmp_path / 'clinic', 'train/benign', 'train/naevus', 'test/naevus')), '--classes_from', trained])
+
+
 def test_accents_written_apart_are_one_class(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'a.csv').write_text('image_id,name,label\na,b\u00e9nin,1\nb,x,0\n', encoding='utf-8')

@@ -115,6 +115,8 @@ def number_classes(table, folder, csv=None):
     present = sorted(table.name.unique(), key=natural)
     if csv:
         numbers, source = classes_of(csv), csv
+        if not len(table):
+            raise InputError(f'{folder} must hold a folder of images for at least one class of {csv}: it has none')
         if table.part.any():
             raise InputError(f"{folder} holds {', '.join(sorted(table.part.unique()))}, which are no classes: name one of these folders "
                              'with --classes_from')
@@ -185,6 +187,18 @@ def write_parts(table, part, folder, set_name):
     return csv
 
 
+def refuse_unfit_parts(counts, numbers, folder, set_name):
+    """Raise `InputError` for a class without training images, no validation images, or a csv of another split that would stay."""
+    absent = [name for name, c in numbers.items() if not counts['train'][c]]
+    if absent:
+        raise InputError(f"no training image is left of {', '.join(absent)}: give another --seed, or smaller fractions")
+    if 'val' not in counts:
+        raise InputError('no validation image is left: give a larger --val_fraction')
+    old = os.path.join(folder, f'test_{set_name}.csv')
+    if 'test' not in counts and os.path.exists(old):
+        raise InputError(f'{old} belongs to an earlier split, and this one has no test images: delete it, or give another --name')
+
+
 def main(argv=None):
     args = get_parser().parse_args(argv)
     if min(args.val_fraction, args.test_fraction) < 0 or args.val_fraction + args.test_fraction >= 1 or not args.val_fraction:
@@ -206,18 +220,6 @@ def main(argv=None):
                  '--n_classes', max(numbers.values()) + 1)
     else:
         say_next('train', *to_train(csv['train'], args.folder, len(numbers), '--save_path', f'{set_name}/instance'))
-
-
-def refuse_unfit_parts(counts, numbers, folder, set_name):
-    """Raise `InputError` for a class without training images, no validation images, or a csv of another split that would stay."""
-    absent = [name for name, c in numbers.items() if not counts['train'][c]]
-    if absent:
-        raise InputError(f"no training image is left of {', '.join(absent)}: give another --seed, or smaller fractions")
-    if 'val' not in counts:
-        raise InputError('no validation image is left: give a larger --val_fraction')
-    old = os.path.join(folder, f'test_{set_name}.csv')
-    if 'test' not in counts and os.path.exists(old):
-        raise InputError(f'{old} belongs to an earlier split, and this one has no test images: delete it, or give another --name')
 
 
 if __name__ == '__main__':
