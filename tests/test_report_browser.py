@@ -1,5 +1,7 @@
 """The report in headless Chromium: figures, sorting by keyboard, narrow windows, dark mode, print; nothing on the console."""
+import numpy as np
 import pytest
+from PIL import Image
 
 from tools.report import main
 
@@ -86,10 +88,32 @@ def test_wide_things_scroll_by_keyboard_in_a_narrow_window(browser, reports):
     assert browser.run('document.querySelector("#confusion").closest("section").querySelectorAll(".scroll[tabindex]").length') == 2
 
 
+def test_a_table_that_scrolls_says_so(browser, reports):
+    hint = '[...document.querySelectorAll(".scroll")].map(b => [b.scrollWidth > b.clientWidth, getComputedStyle(b, "::before").content])'
+    for width, hidden in ((400, True), (1200, False)):
+        browser.open(reports['few'], width)
+        found = browser.run(hint)
+        assert any(wide for wide, _ in found) == hidden and all(('scroll right' in content) == wide for wide, content in found)
+
+
+def test_what_is_hidden_has_a_shadow(browser, reports, tmp_path):
+    """The right edge of the first table is dark until it is scrolled to its end; then the left edge is."""
+    edges = []
+    browser.open(reports['few'], 400)
+    for left in (0, 9999):
+        box = browser.run(f'(b => {{ b.scrollLeft = {left}; const r = b.getBoundingClientRect(); return [r.left, r.right, r.bottom] }})'
+                          '(document.querySelector(".scroll"))')
+        browser.screenshot(tmp_path / 'page.png', whole=False)
+        row = np.asarray(Image.open(tmp_path / 'page.png').convert('L'))[int(box[2]) - 4]  # below the last line of the table
+        edges.append([bool(row[x] < 200) for x in (int(box[0]) + 1, int(box[1]) - 2)])
+    assert edges == [[False, True], [True, False]]
+
+
 def test_print(browser, reports, tmp_path):
     browser.open(reports['few'], scheme='dark')
     browser.pdf(tmp_path / 'report.pdf')
     assert (tmp_path / 'report.pdf').read_bytes().startswith(b'%PDF')
     browser.call('Emulation.setEmulatedMedia', media='print', features=[{'name': 'prefers-color-scheme', 'value': 'dark'}])
     assert browser.run('getComputedStyle(document.body).backgroundColor') == 'rgb(255, 255, 255)'  # paper is white
+    assert browser.run('getComputedStyle(document.querySelector(".scroll")).backgroundImage') == 'none'  # and hides nothing
     browser.call('Emulation.setEmulatedMedia', media='')
