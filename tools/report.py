@@ -15,7 +15,8 @@ from utils import report_scores, report_training
 from utils.bootstrap import bootstrap_metrics
 from utils.common import InputError, check_writable, progress, run_script, write_text
 from utils.console import say_next, script_parser
-from utils.page import page, section, tag
+from utils.outdated import PAGES, source_lines
+from utils.page import join, page, section, tag
 from utils.plots import to_svg
 from utils.report_comparison import comparison_sections
 from utils.report_data import find_runs
@@ -82,9 +83,9 @@ def lead(runs):
     return tag('p', what + by + (f", measured on {' or '.join(f'{n:,}' for n in tested)} images." if tested else ', not tested yet.'))
 
 
-def report(runs, data_path=None, draws=1000, baseline=None, ordered=None):
+def report(runs, data_path=None, draws=1000, baseline=None, ordered=None, folder=os.curdir):
     """-> the text of report.html for one or several `Run`. `ordered`: the classes are grades; None: by their names and the --metric of
-    the runs."""
+    the runs. `folder`: where the page will lie."""
     ordered = any(is_ordered(class_names_of(run), run.config and run.config['metric'], ordered) for run in runs)
     if len(runs) == 1:
         title, parts = runs[0].name, run_sections(runs[0], ordered, data_path=data_path, draws=draws)
@@ -101,6 +102,10 @@ def report(runs, data_path=None, draws=1000, baseline=None, ordered=None):
             parts.append(('one', 'Each run', section(2, 'one', 'Each run', tag('p', text))))
     footer = tag('p', f'Written on {date.today():%d %B %Y} from the files of the runs. Research software: not a medical device, not for '
                       'decisions about patients.')
+    csvs = [run.table.path for run in runs if run.table]
+    if csvs:
+        footer = join([footer, tag('details', tag('summary', 'Predictions on this page (SHA-256)'),
+                                   tag('pre', source_lines(csvs, folder), class_='sources'))])
     return page(title, lead(runs), [(anchor, name) for anchor, name, _ in parts], *(part for _, _, part in parts), footer=footer)
 
 
@@ -120,10 +125,10 @@ def main(argv=None):
     if args.baseline and len(runs) == 1:
         raise InputError('--baseline compares several runs: name more of them, or their common folder')
     folders = [os.path.abspath(run.results or run.folder) for run in runs]
-    name = 'report_with_images.html' if args.with_images else 'report.html'  # the one to send does not become the one not to
+    name = PAGES[args.with_images]  # the one to send does not become the one not to
     out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), name)
     check_writable(os.path.dirname(out))
-    write_text(out, report(runs, args.data_path, args.draws, args.baseline, args.ordered))
+    write_text(out, report(runs, args.data_path, args.draws, args.baseline, args.ordered, os.path.dirname(out) or os.curdir))
     print(f"* Wrote {out}{', which holds images of patients' if args.with_images else ''}")
     say_next('open it in a browser', 'python', '-m', 'webbrowser', Path(out).resolve().as_uri())
 

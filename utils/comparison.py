@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 
 from .bootstrap import bootstrap_figures, cell, check_classes, combine
 from .common import InputError
+from .outdated import text_report
 from .pooling import spread
 from .prediction_table import read_labelled
 from .run_settings import REPEAT, are_ordered, describe_settings, differing_settings
@@ -44,13 +45,10 @@ def find_csvs(folders, file_name):
 
 def way_of_test(csv):
     """What the report of the test script beside `csv` names beyond a plain forward pass: '8 views, calibrated', or 'nothing more';
-    None where there is no such report."""
-    folder, name = os.path.split(csv)
-    report = os.path.join(folder, name.replace('results_', 'performance_', 1).removesuffix('.csv') + '.txt')
-    if not os.path.isfile(report):
+    None where there is no such report of these predictions."""
+    text = text_report(csv)
+    if text is None:
         return None
-    with open(report, encoding='utf-8') as f:
-        text = f.read()
     found = re.findall(r', mean over (\d+ views?.*)$', text, re.M)
     found += [name for start, name in CORRECTIONS.items() if re.search(f'^{start}', text, re.M)]
     return ', '.join(found) or 'nothing more'

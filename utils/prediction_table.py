@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from .common import InputError, write_text
+from .outdated import mark_outdated
 from .read_csv import csv_text, read_csv
 
 TOLERANCE = 0.01  # of the sum of one row: files of others round to three digits
@@ -84,7 +85,8 @@ def anonymous(values, salt):
 
 def write_predictions(path, predictions, class_names, patient_ids=None, salt=None):
     """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class. Ids are hashed with
-    `salt` where it is given; cells are safe in spreadsheets (`read_predictions` undoes it)."""
+    `salt` where it is given; cells are safe in spreadsheets (`read_predictions` undoes it). Reports of what the file held before are
+    marked (`mark_outdated`)."""
     def written(ids):
         return list(ids) if salt is None else anonymous(ids, salt)
 
@@ -97,3 +99,4 @@ def write_predictions(path, predictions, class_names, patient_ids=None, salt=Non
     columns = [f'p_{name}' for name in class_names]
     table = pd.concat([table, pd.DataFrame(predictions.probs, columns=columns)], axis=1)
     write_text(path, csv_text(table))
+    mark_outdated(path)

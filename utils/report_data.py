@@ -10,6 +10,7 @@ from .bootstrap import check_classes
 from .common import InputError, progress
 from .comparison import CORRECTIONS
 from .formats import read_config
+from .outdated import text_report, text_report_path
 from .prediction_table import PredictionTable, read_predictions
 from .run_paths import counterpart, is_run, name_below, split_path
 
@@ -68,11 +69,11 @@ def _stages(folder, config, history):
 
 def _facts(csv):
     """The lines on corrections, checkpoint and csv at the end of the report of a test."""
-    path = os.path.join(os.path.dirname(csv), os.path.basename(csv).replace('results_', 'performance_').replace('.csv', '.txt'))
-    if not os.path.isfile(path):
-        return []
-    with open(path, encoding='utf-8') as f:
-        return [line.strip() for line in f if line.startswith(('Checkpoint ', *CORRECTIONS))]
+    text = text_report(csv)
+    if text is None:
+        path = text_report_path(csv)
+        return [f'{path} is of other predictions: checkpoint and csv of these are not known'] if os.path.isfile(path) else []
+    return [line for line in text.splitlines() if line.startswith(('Checkpoint ', *CORRECTIONS))]
 
 
 def _table(csv, config):

@@ -16,6 +16,7 @@ from .inference import collect_logits, to_predictions
 from .label_column import describe_label_column
 from .leakage import check_reported
 from .model_saving_loading import load_model
+from .outdated import predictions_line
 from .prediction_table import anonymous, write_predictions
 from .read_csv import check_csv_exists
 from .run_folder import name_of_run
@@ -90,6 +91,7 @@ def run_split(split, loader, loaded, args, accelerator, folder, tuning, note):
     if data.skipped:
         text += f'Left out {len(data.skipped)} of {len(data.skipped) + len(data)} images, which cannot be read: skipped_{split}.csv\n'
     text += f"Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{describe_views(args)}\n"
+    text += predictions_line(os.path.join(folder, name))
     report, file = f'{report}{note}{text}', os.path.join(folder, f'performance_{split}.txt')
     write_text(file, report)
     print(report)
