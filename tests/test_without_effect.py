@@ -42,8 +42,8 @@ def said(flags, n_processes=1, device_type='cpu'):
     ('--defer 0.05', '--defer 0.05 has no effect with 7 epochs: re-balancing begins in the first one'),
     ('--defer 0.95', '--defer 0.95 has no effect with 7 epochs: re-balancing would begin after the last one'),
     ('--defer 0.95 --sampling class', '--sampling class has no effect with --defer 0.95, which lasts all of 7 epochs'),
-    ('--defer 0.95 --weighting BSCE', '--loss_fn BSCE has no effect with --defer 0.95, which lasts all of 7 epochs, beyond that with equal '
-                                      'class frequencies'),
+    ('--defer 0.95 --weighting BSCE', '--loss_fn BSCE has no effect on the balance of the classes with --defer 0.95, which lasts all of 7 '
+                                      'epochs'),
     ('--init imagenet --pretrained_weights x', '--init imagenet has no effect with --pretrained_weights'),
     ('--grow_from 0.5 --im_size 16', '--grow_from 0.5 has no effect with --im_size 16,16: the smaller sizes are multiples of 16'),
     ('--momentum 0.9 --optimizer adamw', '--momentum 0.9 has no effect with --optimizer adamw'),
@@ -70,7 +70,8 @@ def test_sync_bn_of_a_frozen_backbone_is_named():
 
 @pytest.mark.parametrize('flags', [
     '', '--mixing mixup --mix_alpha 0.2 --mixup_off_epochs 2', '--loss_fn CDT --cdt_gamma 0.3', '--defer 0.8',
-    '--defer 0.8 --sampling class', '--momentum 0.9', '--momentum 0 --optimizer adam', '--min_lr 0.001 --schedule cosine', '--warmup 0.1', '--patience 3 --min_lr 0.001',
+    '--defer 0.8 --sampling class', '--momentum 0.9', '--momentum 0 --optimizer adam', '--min_lr 0.001 --schedule cosine', '--warmup 0.1',
+    '--patience 3 --min_lr 0.001',
     '--init none --pretrained_weights x', '--grow_from 0.5', '--wd 0.1 --optimizer sgd --trainable scale --pretrained_weights x',
     '--mixup_off_epochs 0', '--do_mixup 0', '--do_not_save no --save_path x', '--cache_dir x'])
 def test_flags_with_an_effect_are_not_named(flags):

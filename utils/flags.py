@@ -127,7 +127,7 @@ WITHOUT_EFFECT = (
      lambda a: _n_deferred(a) == a.n_epochs and a.sampling == 'instance' and LOSSES[a.loss_fn].drw),
     ('sampling', 'with --defer {defer:g}, which lasts all of {n_epochs} epochs',
      lambda a: a.sampling != 'instance' and _n_deferred(a) == a.n_epochs),
-    ('loss_fn', 'with --defer {defer:g}, which lasts all of {n_epochs} epochs, beyond that with equal class frequencies',
+    ('loss_fn', 'on the balance of the classes with --defer {defer:g}, which lasts all of {n_epochs} epochs',
      lambda a: not LOSSES[a.loss_fn].drw and _n_deferred(a) == a.n_epochs),
     ('init', 'with --pretrained_weights', lambda a: a.pretrained_weights and a.init != 'none'),
     ('grow_from', 'with --im_size {im_size[0]},{im_size[1]}: the smaller sizes are multiples of 16',
