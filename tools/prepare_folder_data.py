@@ -205,6 +205,7 @@ def main(argv=None):
         raise InputError('--val_fraction must be positive, and leave, together with --test_fraction, images for training')
     table = read_folder(args.folder)
     numbers, table['label'] = number_classes(table, args.folder, args.classes_from)
+    table['name'] = table.label.map({c: name for name, c in numbers.items()})  # as training spells it
     groups = add_patients(table, args.patient_pattern)
     set_name = args.name or os.path.basename(os.path.abspath(args.folder))
     part = np.full(len(table), 'test') if args.classes_from else split(table, groups, args)
