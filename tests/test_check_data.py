@@ -36,14 +36,14 @@ def test_good(check):
 
 @pytest.mark.parametrize(('change', 'message'), [
     (put('image_id', 0, 'lost'), r'1 of 22 images not found in .*images \(check --data_path\): lost'),
-    (put('label', 3, '7'), r'1 labels in column .label. are no integers of 0\.\.2 \(check --n_classes, .*\): 7 \(row 5\)'),
-    (put('label', 3, 'x'), r'no integers of 0\.\.2 .*: x \(row 5\)'),
+    (put('label', 3, '7'), r'1 label in column .label. is no integer of 0\.\.2 \(check --n_classes, .*\): 7 \(row 5\)'),
+    (put('label', 3, 'x'), r'no integer of 0\.\.2 .*: x \(row 5\)'),
     (put('label', 3, '1.5'), r': 1\.5 \(row 5\)'),
     (put('label', 3, '-1'), r': -1 \(row 5\)'),
     (put('label', 3, None), r': nan \(row 5\)'),
     (lambda t: t[t.label != '2'], r'no training image of class 2 \(check --n_classes\)'),
     (lambda t: t[:0], 'no rows'),
-    (lambda t: pd.concat([t, t[:1]]), r'1 images stand in more than one row'),
+    (lambda t: pd.concat([t, t[:1]]), r'1 image stands in more than one row'),
     (put('name', 2, 'class9'), r'classes with several names \(is .label. the class\? .*\): \d: class\d and class9'),
     (lambda t: t.assign(name='x'), r'names of several classes \(is .label. the class\? .*\): x: 0 and 1 and 2'),
     (lambda t: t.assign(name=t.name.str.replace('class', 'grade')), r'classes with several names .*: 0: class0 and grade0'),
@@ -71,7 +71,7 @@ def test_a_missing_image_with_a_name_like_that_of_a_file(tmp_path, file, image_i
 
 def test_overlap(check):
     for same in ('val_0_0', 'val_0_0.jpg'):
-        with pytest.raises(InputError, match=r'1 images stand in .*val\.csv too: .*val_0_0'):
+        with pytest.raises(InputError, match=r'1 image stands in .*val\.csv too: .*val_0_0'):
             check(put('image_id', 0, same))
 
     def patients(prefix):
@@ -91,7 +91,7 @@ def patients(*ids):
 
 @pytest.mark.parametrize(('train', 'val'), [('12.0', '12'), (' P1', 'P1'), ('007.0', '007')])
 def test_one_patient_in_two_spellings_is_shared(check, train, val):
-    with pytest.raises(InputError, match=r'1 patients? stands? in .*val\.csv too'):
+    with pytest.raises(InputError, match=r'1 patient stands in .*val\.csv too'):
         check(patients(train), patients(val))
 
 
@@ -142,7 +142,7 @@ def test_all_problems_in_one_message(check):
 def test_empty_image(tmp_path):
     (tmp_path / 'a.jpg').touch()
     (tmp_path / 'a.csv').write_text('image_id,label\na,0\n')
-    with pytest.raises(InputError, match=r'1 empty image files: .*a\.jpg'):
+    with pytest.raises(InputError, match=r'1 empty image file: .*a\.jpg'):
         check_data({'test': ClassDataset(tmp_path / 'a.csv', tmp_path)}, 2)
 
 

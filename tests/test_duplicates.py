@@ -109,7 +109,7 @@ def test_tool(tool, tmp_path):
     assert tool('0,a,0\ncopy,a,0\n1,b,1\n', '2,c,0\n')[0] == 0  # the same picture twice in one split is a note
     status, out = tool('0,a,0\n1,b,1\n', 'copy,a,1\n3,b,1\n', f'--out {tmp_path}/pairs.csv')
     assert status == 1 and '1 pair, the same picture, in train.csv and val.csv: 0.jpg = copy.jpg (classes 0 and 1)' in out
-    assert '2 patients both in train.csv and in val.csv: a, b' in out
+    assert '2 patients stand in train.csv and in val.csv: a, b' in out
     assert pd.read_csv(tmp_path / 'pairs.csv').kind.tolist() == ['the same picture']
     status, out = tool('0,a,0\n1,b,1\n', 'copy,c,0\nsame,d,1\n', '--similarity 1')
     assert status == 1 and 'wrong: 1 pair, same file, in train.csv and val.csv: 1.jpg = same.jpg' in out and 'copy.jpg' not in out
@@ -119,8 +119,8 @@ def test_tool_on_bad_files(tool, tmp_path):
     (tmp_path / '1.jpg').write_text('no image')
     Image.new('RGB', (9, 9)).save(tmp_path / '2.jpg')
     status, out = tool('0,a,0\n1,b,7\n/etc/hosts,c,1\n', '0,x,0\n2,y,1\nlost,z,1\n', '--n_classes 2')
-    assert status == 1 and 'wrong: 1 images lie outside of --data_path' in out
-    assert '1 image both in train.csv and in val.csv: 0.jpg' in out
+    assert status == 1 and 'wrong: 1 image lies outside of --data_path' in out
+    assert '1 image stands in train.csv and in val.csv: 0.jpg' in out
     assert '1 of 3 images not found in' in out and 'note: 1 image: one colour only, only 9x9 pixels: 2.jpg (row 3)' in out
     assert '1 image that cannot be read' in out and '1.jpg (row 3): the content is no image' in out
 

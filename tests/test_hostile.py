@@ -87,7 +87,7 @@ def test_csv_stays_inside_the_data_folder(tiny, tmp_path):
     (tmp_path / 'images' / 'broken.jpg').symlink_to('nowhere')
     for image_id in ('../outside', str(tmp_path / 'outside.jpg'), 'link', 'folder/outside', 'sub/../../outside'):
         for skip in (False, True):
-            with pytest.raises(InputError, match=r'1 images lie outside of --data_path .*--allow_outside_data_path.* \(row 2\)'):
+            with pytest.raises(InputError, match=r'1 image lies outside of --data_path .*--allow_outside_data_path.* \(row 2\)'):
                 load(image_id, skip_bad_images=skip)
         load(image_id, allow_outside=True)
     for image_id in ('inner', f'sub/../{first}'):

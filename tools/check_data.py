@@ -49,7 +49,7 @@ def shared_lines(sets):
                 shared['patient'] = set(a.table.patient_id.dropna()) & set(b.table.patient_id.dropna())
             for what, both in shared.items():
                 if both:
-                    yield f'{counted(len(both), what)} both in {a.csv_path} and in {b.csv_path}: {some(sorted(both))}'
+                    yield f'{counted(len(both), what, "stand")} in {a.csv_path} and in {b.csv_path}: {some(sorted(both))}'
 
 
 def report(title, problems, notes):

@@ -16,9 +16,9 @@ def some(items, n=5):
     return ', '.join(map(str, items[:n])) + (', ...' if len(items) > n else '')
 
 
-def counted(n, noun):
-    """1 -> '1 image', 2000 -> '2,000 images'"""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+def counted(n, noun, verb=''):
+    """1 -> '1 image stands', 2000 -> '2,000 images stand'"""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}" + (f" {verb}{'s' if n == 1 else ''}" if verb else '')
 
 
 def _rows(data, indices):
@@ -35,7 +35,7 @@ def outside_problem(data):
     """What is wrong if the csv names files outside of the data folder (else None)."""
     outside = outside_rows(data)
     if outside:
-        return (f'{len(outside)} images lie outside of --data_path {data.data_path}, by their name or through a link '
+        return (f"{counted(len(outside), 'image', 'lie')} outside of --data_path {data.data_path}, by name or through a link "
                 f'(--allow_outside_data_path permits it): {_rows(data, outside)}')
 
 
@@ -74,7 +74,7 @@ def _problems_of_one(data, n_classes):
         return
     empty = [data.paths[i] for i in np.flatnonzero(data.stats[:, 0] == 0)]
     if empty:
-        yield f'{len(empty)} empty image files: {some(empty)}'
+        yield f"{counted(len(empty), 'empty image file')}: {some(empty)}"
     images = _images(data, {})
     twice = [image for image, n in Counter(images).items() if n > 1]
     if twice:
@@ -83,7 +83,7 @@ def _problems_of_one(data, n_classes):
             if image in rows:
                 rows[image].append(str(row))
         named = some([f"{image} (rows {' and '.join(of)})" for image, of in rows.items()])
-        yield f'{len(twice)} images stand in more than one row (delete the repeated rows): {named}'
+        yield f"{counted(len(twice), 'image', 'stand')} in more than one row (delete the repeated rows): {named}"
     bad = np.flatnonzero((data.dr < 0) | (data.dr >= n_classes)) if data.has_labels else []
     values = some([f'{data.table[data.label_column].iloc[i]} (row {data.rows[i]})' for i in bad[:6]])
     if len(bad) and (data.dr < 0).all():
@@ -91,7 +91,8 @@ def _problems_of_one(data, n_classes):
                f'it has {values}')
     elif len(bad):
         hint = _hint(np.unique(data.dr), n_classes)
-        yield (f"{len(bad)} labels in column '{data.label_column}' are no integers of 0..{n_classes - 1} ({hint}, or name another column "
+        none = 'is no integer' if len(bad) == 1 else 'are no integers'
+        yield (f"{counted(len(bad), 'label')} in column '{data.label_column}' {none} of 0..{n_classes - 1} ({hint}, or name another column "
                f'by --label_column): {values}')
     else:
         yield from _problems_of_names(data.named_classes(), data.label_column)
@@ -137,14 +138,14 @@ def _problems_of_training(train, n_classes):
 
 
 def _problems_of_pair(train, val):
-    shared = {'images': shared_images(train, val)}
+    shared = {'image': shared_images(train, val)}
     if not any(list(_problems_of_names(data.named_classes(), data.label_column)) for data in (train, val)):
         yield from _problems_of_names(sorted({*train.named_classes(), *val.named_classes()}), train.label_column)
     if 'patient_id' in train.table and 'patient_id' in val.table:
-        shared['patients'] = set(train.table.patient_id.dropna()) & set(val.table.patient_id.dropna())
+        shared['patient'] = set(train.table.patient_id.dropna()) & set(val.table.patient_id.dropna())
     for what, both in shared.items():
         if both:
-            yield f'{len(both)} {what} stand in {val.csv_path} too: {some(sorted(both))}'
+            yield f'{counted(len(both), what, "stand")} in {val.csv_path} too: {some(sorted(both))}'
 
 
 def patient_notes(datasets):
