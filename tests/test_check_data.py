@@ -187,7 +187,7 @@ SPELLINGS = [lambda folder: 'a', lambda folder: './a', lambda folder: './/a.jpg'
 def test_one_image_in_two_rows_under_two_spellings(tmp_path, spelling):
     (tmp_path / 'a.jpg').write_bytes(b'x')
     (tmp_path / 'a.csv').write_text(f'image_id,label\na.jpg,0\n{spelling(tmp_path)},0\n')
-    with pytest.raises(InputError, match=r'1 images stand in more than one row .*: .*a\.jpg \(rows 2 and 3\)'):
+    with pytest.raises(InputError, match=r'1 image stands in more than one row .*: .*a\.jpg \(rows 2 and 3\)'):
         check_data({'test': ClassDataset(tmp_path / 'a.csv', str(tmp_path))}, 1)
 
 
@@ -201,13 +201,13 @@ def two_csvs(folder, spelling):
 @pytest.mark.parametrize('spelling', SPELLINGS)
 def test_one_image_in_two_csvs_under_two_spellings(tmp_path, spelling):
     train, val = two_csvs(tmp_path, spelling)
-    with pytest.raises(InputError, match=r'1 images stand in .*val\.csv too: .*a\.jpg'):
+    with pytest.raises(InputError, match=r'1 image stands in .*val\.csv too: .*a\.jpg'):
         check_data({'train': train, 'val': val}, 1)
 
 
 @pytest.mark.parametrize('spelling', SPELLINGS)
 def test_the_check_of_csvs_finds_one_image_under_two_spellings(tmp_path, spelling):
-    assert '1 images stand in' in next(shared_lines(list(two_csvs(tmp_path, spelling))))
+    assert '1 image both in' in next(shared_lines(list(two_csvs(tmp_path, spelling))))
 
 
 def test_two_files_of_one_inode_number_are_two(tmp_path):
