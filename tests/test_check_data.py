@@ -207,7 +207,7 @@ def test_one_image_in_two_csvs_under_two_spellings(tmp_path, spelling):
 
 @pytest.mark.parametrize('spelling', SPELLINGS)
 def test_the_check_of_csvs_finds_one_image_under_two_spellings(tmp_path, spelling):
-    assert '1 image both in' in next(shared_lines(list(two_csvs(tmp_path, spelling))))
+    assert '1 image stands in' in next(shared_lines(list(two_csvs(tmp_path, spelling))))
 
 
 def test_two_files_of_one_inode_number_are_two(tmp_path):

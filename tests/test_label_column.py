@@ -215,3 +215,10 @@ def test_training_counts_of_other_classes_are_refused(tmp_path):
     csv = write_csv(tmp_path / 'train.csv', 'image_id,label', 'a,0', 'b,3')
     with pytest.raises(InputError, match=r"train\.csv, row 3: '3' in column 'label' is no class of 0\.\.2"):
         evaluate_predictions.main([str(tmp_path / 'p.csv'), '--train_csv', str(csv)])
+
+
+def test_check_data_finds_class_names_in_another_order(tiny, tmp_path, capsys):
+    csv = renamed(tiny / 'test.csv', SWAPPED, tmp_path)
+    with pytest.raises(SystemExit):
+        check_data.main([f'{tiny}/train.csv', str(csv), '--data_path', f'{tiny}/images'])
+    assert 'classes with several names' in capsys.readouterr().out

@@ -116,6 +116,12 @@ def _problems_of_names(pairs, column):
             yield f"{what} (is '{column}' the class? --label_column names another column): {some(wrong)}"
 
 
+def differing_names(a, b):
+    """Lines about classes that two datasets, each without a contradiction of its own, name differently."""
+    if not any(list(_problems_of_names(data.named_classes(), data.label_column)) for data in (a, b)):
+        yield from _problems_of_names(sorted({*a.named_classes(), *b.named_classes()}), a.label_column)
+
+
 def _problems_of_known_names(pairs, known_names):
     """The names of a csv must be those that the network learnt, class by class. Names that stand for nothing but a number (C0, DR0)
     cannot contradict."""
@@ -139,8 +145,7 @@ def _problems_of_training(train, n_classes):
 
 def _problems_of_pair(train, val):
     shared = {'image': shared_images(train, val)}
-    if not any(list(_problems_of_names(data.named_classes(), data.label_column)) for data in (train, val)):
-        yield from _problems_of_names(sorted({*train.named_classes(), *val.named_classes()}), train.label_column)
+    yield from differing_names(train, val)
     if 'patient_id' in train.table and 'patient_id' in val.table:
         shared['patient'] = set(train.table.patient_id.dropna()) & set(val.table.patient_id.dropna())
     for what, both in shared.items():
