@@ -133,6 +133,13 @@ def test_a_folder_that_is_no_class_of_the_csv_is_refused(tmp_path, trained):
         main([str(pictures(tmp_path / 'clinic', 'Benign', 'naevus', 'other')), '--classes_from', trained])
 
 
+def test_classes_from_another_column_keep_its_name(tmp_path):
+    (tmp_path / 'a.csv').write_text('image_id,name,diagnosis,fold\nx,benign,0,0\ny,naevus,1,0\n')
+    main([str(pictures(tmp_path / 'clinic', 'naevus')), '--classes_from', str(tmp_path / 'a.csv'), '--label_column', 'diagnosis'])
+    test = ClassDataset('data/test_clinic.csv')
+    assert (test.label_column, test.named_classes()) == ('diagnosis', [(1, 'naevus')])
+
+
 @pytest.mark.parametrize(('rows', 'message'), [
     ('a,x,0\nb,y,0\n', 'class 0 stands beside x and y'), ('a,x,0\nb,x,1\n', 'name x stands beside 0 and 1'),
     ('a,x,mel\n', 'must have the names of the classes')])

@@ -27,9 +27,16 @@ from utils.common import InputError, run_script, write_text
 from utils.console import say_next, script_parser, to_train
 from utils.get_loaders import ClassDataset
 from utils.images import list_images, open_rgb
+from utils.label_column import HELP as LABEL_HELP
+from utils.label_column import describe_label_column
 from utils.read_csv import clean_patients, csv_text, patient_key
 from utils.splitting import rarity, split_groups
+from utils.without_effect import warn
 
+WITHOUT_EFFECT = (
+    ('label_column', 'without --classes_from', lambda a: not a.classes_from),
+    *((flag, 'with --classes_from, which makes one csv', lambda a: a.classes_from) for flag in ('val_fraction', 'test_fraction', 'seed')),
+)
 SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
 
 
@@ -38,6 +45,7 @@ def get_parser():
     parser.add_argument('folder', help='folder that holds one folder of images per class, named like the class')
     parser.add_argument('--classes_from', metavar='CSV', help='csv that says how the classes are numbered, such as the training csv; all '
                         'images become one csv, test_NAME.csv')
+    parser.add_argument('--label_column', metavar='COLUMN', help=f'--classes_from: {LABEL_HELP}')
     split = parser.add_argument_group('split')
     split.add_argument('--patient_pattern', metavar='REGEX', help='regular expression whose one group (...) finds the patient in the path '
                        'below FOLDER; the images of a patient come into the same part (default: every image is a patient of its own)')
@@ -96,11 +104,12 @@ def read_folder(folder):
     return pd.DataFrame({'image_id': images, 'name': [image.split('/')[depth] for image in images], 'part': parts}, dtype=str)
 
 
-def classes_of(csv):
-    """name -> number of the classes in `csv`. Raises `InputError` where these do not belong together one to one."""
-    pairs = ClassDataset(csv).named_classes()
+def classes_of(data):
+    """name -> number of the classes in `data` (ClassDataset). Raises `InputError` where these do not belong together one to one."""
+    pairs, csv = data.named_classes(), data.csv_path
     if not pairs or pairs[0][0] < 0:
-        raise InputError(f'--classes_from {csv} must have the names of the classes in a column name, and their numbers in the last')
+        raise InputError(f'--classes_from {csv} must have the names of the classes in a column name, and their numbers in the last one, or '
+                         'in the one that --label_column names')
     for of, by in ((0, 1), (1, 0)):
         for value in {pair[of] for pair in pairs}:
             several = [str(pair[by]) for pair in pairs if pair[of] == value]
@@ -109,14 +118,14 @@ def classes_of(csv):
     return {name: number for number, name in pairs}
 
 
-def number_classes(table, folder, csv=None):
-    """-> (name -> number of the classes, (N,) label of each row of `table`). Classes are those of `csv`, else the folders of images, or of
+def number_classes(table, folder, training=None):
+    """-> (name -> number of the classes, (N,) label of each row of `table`). Classes are those of `training` (ClassDataset), else the folders of images, or of
     training images where these are apart, in natural order. Raises `InputError` for a folder that is no class."""
     present = sorted(table.name.unique(), key=natural)
-    if csv:
-        numbers, source = classes_of(csv), csv
+    if training:
+        numbers, source = classes_of(training), training.csv_path
         if not len(table):
-            raise InputError(f'{folder} must hold a folder of images for at least one class of {csv}: it has none')
+            raise InputError(f'{folder} must hold a folder of images for at least one class of {source}: it has none')
         if table.part.any():
             raise InputError(f"{folder} holds {', '.join(sorted(table.part.unique()))}, which are no classes: name one of these folders "
                              'with --classes_from')
@@ -200,11 +209,17 @@ def refuse_unfit_parts(counts, numbers, folder, set_name):
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    warn(parser, argv, args, WITHOUT_EFFECT)
     if min(args.val_fraction, args.test_fraction) < 0 or args.val_fraction + args.test_fraction >= 1 or not args.val_fraction:
         raise InputError('--val_fraction must be positive, and leave, together with --test_fraction, images for training')
     table = read_folder(args.folder)
-    numbers, table['label'] = number_classes(table, args.folder, args.classes_from)
+    training = None
+    if args.classes_from:
+        training = ClassDataset(args.classes_from, label_column=args.label_column)
+        print(describe_label_column(args.classes_from, training.label_column))
+    numbers, table['label'] = number_classes(table, args.folder, training)
     table['name'] = table.label.map({c: name for name, c in numbers.items()})  # as training spells it
     groups = add_patients(table, args.patient_pattern)
     set_name = args.name or os.path.basename(os.path.abspath(args.folder))
@@ -213,6 +228,8 @@ def main(argv=None):
               for name in ('train', 'val', 'test') if (part == name).any()}
     if not args.classes_from:
         refuse_unfit_parts(counts, numbers, args.out, set_name)
+    if training:
+        table = table.rename(columns={'label': training.label_column})  # a test looks for the column of the training
     csv = write_parts(table, part, args.out, set_name)
     for name, c in sorted(numbers.items(), key=itemgetter(1)):
         print(f"  class {c} ({name}): {' / '.join(str(count[c]) for count in counts.values())}")
