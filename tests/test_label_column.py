@@ -25,7 +25,7 @@ def column_of(tmp_path, header, *rows, wanted=None):
 @pytest.mark.parametrize(('header', 'column'), [
     ('image_id,label', 'label'), ('image_id,dx,label', 'label'), ('image_id,patient_id,name,Grade', 'Grade'),
     ('image_id,age,severity', 'severity'),
-    ('image_id,fold,diagnosis', 'diagnosis'), ('image_id', None), ('image_id,patient_id,name', None), ('label,image_id', None),
+    ('image_id,fold,diagnosis', 'diagnosis'), ('image_id', None), ('image_id,patient_id,name', None),
 ])
 def test_the_last_column_is_the_class(tmp_path, header, column):
     assert column_of(tmp_path, header, ','.join('0' * len(header.split(',')))) == column
@@ -34,6 +34,7 @@ def test_the_last_column_is_the_class(tmp_path, header, column):
 @pytest.mark.parametrize('header', [
     'image_id,diagnosis,fold', 'image_id,Retinopathy grade,Risk of macular edema', 'image_id,adjudicated_dr_grade,adjudicated_gradable',
     'lesion_id,image_id,dx,dx_type,age,sex,localization', 'image_id,LABEL,split',
+    'image_id,label,patient_id',
 ])
 def test_a_column_behind_one_called_like_the_class_is_refused(tmp_path, header):
     last = header.split(',')[-1]
@@ -89,6 +90,11 @@ def test_a_missing_label_column_is_refused_with_the_way_to_test_without_labels(t
 
 def test_a_csv_of_ids_alone_has_no_labels_whatever_the_column(tmp_path):
     assert column_of(tmp_path, 'image_id,patient_id', wanted='label') is None
+
+
+def test_a_csv_of_other_columns_is_not_taken_for_one_without_labels(tmp_path):
+    with pytest.raises(InputError, match="no column 'label'"):
+        column_of(tmp_path, 'image_id,diagnosis,patient_id', wanted='label')
 
 
 def test_a_csv_without_rows_keeps_its_columns():

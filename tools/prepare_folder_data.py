@@ -43,9 +43,10 @@ SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', '
 def get_parser():
     parser = script_parser(__doc__)
     parser.add_argument('folder', help='folder that holds one folder of images per class, named like the class')
-    parser.add_argument('--classes_from', metavar='CSV', help='csv that says how the classes are numbered, such as the training csv; all '
-                        'images become one csv, test_NAME.csv')
-    parser.add_argument('--label_column', metavar='COLUMN', help=f'--classes_from: {LABEL_HELP}')
+    classes = parser.add_argument_group('classes')
+    classes.add_argument('--classes_from', metavar='CSV', help='csv that says how the classes are numbered, such as the training csv; all '
+                         'images become one csv, test_NAME.csv')
+    classes.add_argument('--label_column', metavar='COLUMN', help=f'--classes_from: {LABEL_HELP}')
     split = parser.add_argument_group('split')
     split.add_argument('--patient_pattern', metavar='REGEX', help='regular expression whose one group (...) finds the patient in the path '
                        'below FOLDER; the images of a patient come into the same part (default: every image is a patient of its own)')
@@ -119,8 +120,8 @@ def classes_of(data):
 
 
 def number_classes(table, folder, training=None):
-    """-> (name -> number of the classes, (N,) label of each row of `table`). Classes are those of `training` (ClassDataset), else the folders of images, or of
-    training images where these are apart, in natural order. Raises `InputError` for a folder that is no class."""
+    """-> (name -> number of the classes, (N,) label of each row of `table`). Classes are those of `training` (ClassDataset), else the
+    folders of images, or of training images where these are apart, in natural order. Raises `InputError` for a folder that is no class."""
     present = sorted(table.name.unique(), key=natural)
     if training:
         numbers, source = classes_of(training), training.csv_path

@@ -13,11 +13,12 @@ HELP = 'column with the class (default: the last one)'
 
 
 def drop_empty_columns(table: pd.DataFrame, wanted: str | None = None) -> pd.DataFrame:
-    """Drop the columns without a single value, as spreadsheets leave them at the end, but keep one that is called like the class:
-    it belongs to a csv without labels."""
+    """Drop the columns without a single value, as spreadsheets leave them at the end, but keep those with a meaning: a class without
+    values belongs to a csv without labels."""
     if not len(table):
         return table
-    return table[[column for column in table if table[column].notna().any() or column == wanted or _is_label_name(column)]]
+    return table[[column for column in table
+                  if table[column].notna().any() or column in (wanted, *NOT_LABELS) or _is_label_name(column)]]
 
 
 def find_label_column(table: pd.DataFrame, csv_path: str, wanted: str | None = None) -> str | None:
@@ -27,19 +28,17 @@ def find_label_column(table: pd.DataFrame, csv_path: str, wanted: str | None = N
     Raises `InputError` where that would be a guess: another column is called like the class, two columns share such a name, or the
     classes are spread over several columns of 0 and 1.
     """
-    if wanted == NO_LABELS:
+    if wanted == NO_LABELS or not set(table) - set(NOT_LABELS):
         return None
     last = table.columns[-1]
     if wanted is not None and wanted not in table:
-        if last in NOT_LABELS:
-            return None
         raise InputError(f"{csv_path} has no column '{wanted}' with the class, and its last column is '{last}': name the class with "
                          f"--label_column (columns: {', '.join(table)}); to test without labels, give --label_column {NO_LABELS}")
-    column = last if wanted is None else wanted
     if wanted is None:
-        if column in NOT_LABELS:
-            return None
         _refuse_guess(table, csv_path)
+        if last in NOT_LABELS:
+            return None
+    column = wanted or last
     return None if len(table) and table[column].isna().all() else column
 
 
