@@ -81,6 +81,13 @@ def test_what_several_files_are_taken_for_is_said(tmp_path, capsys):
     assert 'assumed' not in run(folds[0])
 
 
+def test_images_named_with_and_without_extension_are_no_folds(tmp_path):
+    table = random_table(0)
+    files = [write(tmp_path / 'a.csv', table), write(tmp_path / 'b.csv', table._replace(image_ids=[f'{i}.JPG' for i in table.image_ids]))]
+    with pytest.raises(InputError, match='share some of their images'):
+        main(files)
+
+
 def test_pooled_files_of_runs_with_other_settings_are_named(tmp_path, capsys):
     files = []
     for seed in range(3):

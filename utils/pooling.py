@@ -1,4 +1,5 @@
 """Several files of predictions: folds of one set, or repeats on the same images."""
+import re
 from itertools import chain
 
 import numpy as np
@@ -6,12 +7,15 @@ import numpy as np
 from .bootstrap import align, bootstrap_figures, check_classes, combine, nested
 from .common import InputError
 
+ENDING = re.compile(r'\.(jpe?g|jfif|png|tiff?|bmp|gif|webp|ppm)$', re.I)  # ids may have it or not
+
 
 def are_repeats(tables):
-    """True: all hold the same images (repeats, seeds, methods). False: no image stands in two of them (folds). Else `InputError`."""
-    sets = [frozenset(table.image_ids) for table in tables]
-    if len(set(sets)) == 1:
+    """True: all hold the same images (repeats, seeds, methods). False: no image stands in two of them (folds), also not once as a and once
+    as a.jpg. Else `InputError`."""
+    if len({frozenset(table.image_ids) for table in tables}) == 1:
         return True
+    sets = [frozenset(ENDING.sub('', image) for image in table.image_ids) for table in tables]
     if sum(map(len, sets)) > len(frozenset().union(*sets)):
         paths = ', '.join(table.path for table in tables)
         raise InputError(f'{paths} share some of their images: give folds, which have no image in common, or repeats on the same '
