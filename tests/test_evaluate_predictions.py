@@ -74,10 +74,10 @@ def test_what_several_files_are_taken_for_is_said(tmp_path, capsys):
     table = random_table(1, n=90)
     folds = [write(tmp_path / f'{i}.csv', table, slice(30 * i, 30 * i + 30)) for i in range(3)]
     repeats = [write(tmp_path / f'repeat{i}.csv', table) for i in range(3)]
-    for files, assumed in ((folds, 'no image in common: taken as the folds of one cross-validation and pooled'),
-                           (repeats, 'the same images in all files: taken as repeats of one method'),
-                           (repeats[:2], 'the same images in both files: taken as two methods')):
-        assert run(*files)['assumed'].startswith(assumed) and f'Several files: {assumed}' in capsys.readouterr().out
+    for files, assumed in ((folds, 'The files have no image in common: taken as the folds of one cross-validation and pooled'),
+                           (repeats, 'The files have the same images: taken as repeats of one method'),
+                           (repeats[:2], 'Both files have the same images: taken as two methods')):
+        assert run(*files)['assumed'].startswith(assumed) and assumed in capsys.readouterr().out
     assert 'assumed' not in run(folds[0])
 
 

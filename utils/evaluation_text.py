@@ -90,7 +90,7 @@ def report_text(result, n_files, draws):
     unit = 'patients' if result['by_patient'] else 'images'
     parts = [f'Percent (NLL, Brier: as they are) [95 % interval from {draws} bootstrap draws of {unit} within classes]; n: images']
     if 'assumed' in result:
-        parts[0] = f"Several files: {result['assumed']}.\n{parts[0]}"
+        parts.insert(0, f"{result['assumed']}.")
     if 'difference' in result:
         first, second = (run['metrics'] for run in result['runs'])
         parts += [metrics_text({'first': first, 'second': second, 'difference': result['difference']['metrics']}),

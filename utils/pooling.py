@@ -18,8 +18,8 @@ def are_repeats(tables):
     sets = [frozenset(ENDING.sub('', image) for image in table.image_ids) for table in tables]
     if sum(map(len, sets)) > len(frozenset().union(*sets)):
         paths = ', '.join(table.path for table in tables)
-        raise InputError(f'{paths} share some of their images: give folds, which have no image in common, or repeats on the same '
-                         'images (runs x folds x seeds: python -m tools.compare_experiments)')
+        raise InputError(f'{paths} share some of their images: give folds, which have no image in common (a and a.jpg are one), or '
+                         'repeats on the same images (runs x folds x seeds: python -m tools.compare_experiments)')
     return False
 
 
@@ -46,9 +46,10 @@ def ensemble(tables):
 
 
 # What several files are taken for, by their images alone
-FOLDS = 'no image in common: taken as the folds of one cross-validation and pooled; each image counts once, whichever network predicted it'
-REPEATS = 'the same images in all files: taken as repeats of one method, whose mean is given'
-PAIR = 'the same images in both files: taken as two methods, compared image by image'
+FOLDS = ('The files have no image in common: taken as the folds of one cross-validation and pooled; each image counts once, whichever '
+         'network predicted it')
+REPEATS = 'The files have the same images: taken as repeats of one method, whose mean is given'
+PAIR = 'Both files have the same images: taken as two methods, compared image by image'
 
 
 def spread(values):
