@@ -140,6 +140,11 @@ def test_stage_two_equals_one_process(folder, single, method):
             assert a[split]['loss'] == pytest.approx(b[split]['loss'], rel=1e-4) and a[split]['bacc'] == b[split]['bacc']
 
 
+def test_two_processes_remember_the_images_that_one_does(folder, single):
+    two, one = (read_checkpoint(str(folder / 'experiments' / name))['image_hashes'] for name in ('bsce', 'single_bsce'))
+    assert torch.equal(two, one)
+
+
 @pytest.fixture(scope='module')
 def broken(folder, trained):
     """One run that crashed between two epochs, and one that a signal to one of its processes stopped within an epoch."""
