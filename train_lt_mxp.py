@@ -29,6 +29,7 @@ from accelerate.utils import broadcast
 from models.get_model import Arch, get_arch
 from utils.accelerator import build_accelerator
 from utils.batches import Normalise, Plain
+from utils.check_data import some
 from utils.common import InputError, Interrupted, file_sha256, progress, run_script
 from utils.console import duration, how_to_resume, say_next, script_parser, to_test
 from utils.environment import describe_environment
@@ -90,23 +91,28 @@ def run_one_epoch(phase, training, accelerator, interrupt, desc, accumulate=1, b
             look = (i // accumulate) % CHECK_EVERY == 0 or i == n_batches
             stop = interrupt.asked(accelerator, look)
             if look or stop:
-                check_finite(recent, i, n_batches, desc, training.lr)
+                check_finite(recent, i, n_batches, desc, training.lr, phase.loader.loaders[0].dataset)
                 bar.set_postfix(loss=f'{total.item() / i:.4f}', lr=f'{training.lr:g}', refresh=False)
-                recent.clear()
+                del recent[:-1]  # a batch can spoil the next one
             bar.update(n_images * len(step))
             if stop:
                 raise Interrupted(interrupt.signal, i, total.item())
     return accelerator.reduce(total, 'mean').item()
 
 
-def check_finite(recent, batch, n_batches, desc, lr):
-    """`recent`: (loss, image ids) of the batches up to number `batch`. Raises `InputError` naming the first that is not finite."""
+def check_finite(recent, batch, n_batches, desc, lr, dataset):
+    """`recent`: (loss, image ids) of the batches up to number `batch`, whose images are those of `dataset`. Raises `InputError` naming the
+    first that is not finite. A batch of equal images, in which nothing varies, makes the gradients of BatchNorm overflow."""
     finite = torch.stack([loss for loss, _ in recent]).isfinite()
     if not finite.all():
         first = finite.int().argmin().item()
         number = batch - len(recent) + first + 1
-        raise InputError(f"{desc}: the training loss is {recent[first][0].item()} at batch {number} of {n_batches} (lr {lr:g}; "
-                         f"images {', '.join(recent[first][1][:8])}): a lower --lr usually helps")
+        images, advice = recent[first][1], 'a lower --lr usually helps'
+        for _, image_ids in recent[:first + 1]:
+            if dataset.are_of_one_colour(image_ids):
+                images, advice = image_ids, f'these images are of one colour: leave them out of {dataset.csv_path}'
+        raise InputError(f'{desc}: the training loss is {recent[first][0].item()} at batch {number} of {n_batches} (lr {lr:g}; '
+                         f'images {some(images, 8)}): {advice}')
 
 
 def evaluate(model, loader, normalise, accelerator, desc):

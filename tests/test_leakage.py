@@ -140,7 +140,8 @@ def test_one_training_image_among_test_images(train, test, tiny, tmp_path):
     train('')
     rows = pd.concat([pd.read_csv(tiny / 'test.csv'), pd.read_csv(tiny / 'train.csv')[:1]])
     rows.to_csv(tmp_path / 'mixed.csv', index=False)
-    with pytest.raises(InputError, match=rf'of 9 images of .*mixed\.csv, 1 trained the network \({rows.image_id.iloc[-1]}, row 10\): delete these rows'):
+    name = rows.image_id.iloc[-1]
+    with pytest.raises(InputError, match=rf'of 9 images of .*mixed\.csv, 1 trained the network \({name}, row 10\): delete these rows'):
         test(f'--csv_test {tmp_path}/mixed.csv')
 
 

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import train_lt_mxp
 from utils.common import InputError
@@ -148,7 +149,7 @@ def test_early_stopping_trains_at_the_minimum_rate(train, capsys):
 
 
 def test_diverging_training(train):
-    with pytest.raises(InputError, match=r'Epoch 1/2: the training loss is (nan|inf) .*a lower --lr|network returns NaN'):
+    with pytest.raises(InputError, match=r'Epoch 1/2: the training loss is (nan|inf) .*a lower --lr|network returns NaN for'):
         train('--lr 1e30 --n_epochs 2')
 
 
@@ -167,3 +168,42 @@ def test_bf16(train):
         info = read_checkpoint(str(train('--precision bf16 --do_mixup 0.2')))
     assert info['config']['mixed_precision'] == 'bf16' and np.isfinite(info['metrics']['loss'])
     assert {tensor.dtype for tensor in info['state_dict'].values()} == {torch.float32, torch.int64}
+
+
+@pytest.fixture
+def black(tmp_path):
+    """A set of black images. -> flags of a run on it, in which one epoch has `n` batches"""
+    def make(n):
+        (tmp_path / 'black').mkdir()
+        for split, count in (('train', 4 * n), ('val', 2)):
+            rows = [f'{split}{i},{i % 2}' for i in range(count)]
+            (tmp_path / f'{split}.csv').write_text('\n'.join(['image_id,label', *rows]))
+            for i in range(count):
+                Image.new('RGB', (28, 28)).save(tmp_path / 'black' / f'{split}{i}.png')
+        return f'--csv_train {tmp_path}/train.csv --csv_val {tmp_path}/val.csv --data_path {tmp_path}/black --n_classes 2'
+    return make
+
+
+@pytest.fixture
+def overflow(monkeypatch):
+    """Each step leaves weights that are not finite, as BatchNorm's gradients do in deep networks where the images of a batch are equal."""
+    def step(training):
+        with torch.no_grad():
+            next(training.trained.parameters()).fill_(torch.nan)
+    monkeypatch.setattr('utils.training.Training.step', step)
+
+
+def test_images_of_one_colour_that_spoil_the_loss_are_named(train, black, overflow):
+    with pytest.raises(InputError, match=r'loss is nan at batch 2 of 3 \(lr 0\.01; images (train\d+, ){3}train\d+\): '
+                                         r'these images are of one colour: leave them out of .*train\.csv$'):
+        train(black(3))
+
+
+def test_images_of_one_colour_that_spoil_the_evaluation_are_named(train, black, overflow):
+    with pytest.raises(InputError, match=r'the network returns NaN for train\d: this image is of one colour \('):
+        train(black(1))
+
+
+def test_other_images_with_which_the_loss_is_not_finite_ask_for_a_lower_rate(train, overflow):
+    with pytest.raises(InputError, match=r'a lower --lr usually helps$'):
+        train('')

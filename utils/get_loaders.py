@@ -15,7 +15,7 @@ from .combo_loader import ComboLoader
 from .common import InputError
 from .image_cache import use_cache
 from .image_hashes import content_hash, hash_files
-from .images import decode_image, find_images, stat_images
+from .images import decode_image, find_images, is_of_one_colour, stat_images
 from .label_column import NAME_COLUMNS, NO_LABELS, describe_label_column, drop_empty_columns, find_label_column
 from .read_csv import read_csv
 from .sampling import EpochSampler, get_sampling_probabilities  # noqa: F401  the latter where users of the original import it
@@ -77,6 +77,11 @@ class ClassDataset(Dataset):
         except OSError as err:
             raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err} '
                              '(--skip_bad_images of the train and test scripts leaves it out)') from err
+
+    def are_of_one_colour(self, image_ids):
+        """True if each of these images has one colour."""
+        rows = dict(zip(self.im_list, range(len(self)), strict=True))
+        return all(is_of_one_colour(self.decode(rows[image_id])) for image_id in image_ids)
 
     def keep(self, mask):
         """Leave out the rows that are False in `mask`, bool (N,)."""

@@ -146,6 +146,11 @@ def _with_image(content, function):
         raise OSError('the content is no image' if isinstance(err, UnidentifiedImageError) else str(err) or type(err).__name__) from err
 
 
+def is_of_one_colour(image):
+    """`image`: tensor (3, H, W)"""
+    return bool((image == image[:, :1, :1]).all())
+
+
 def _orientation(image):
     """EXIF's orientation, 1 to 8, of a loaded image; 1 where its EXIF is broken."""
     try:

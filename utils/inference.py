@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from accelerate.utils import gather_object
 
 from .common import InputError, progress
+from .images import is_of_one_colour
 
 
 class Predictions(NamedTuple):
@@ -39,8 +40,13 @@ def collect_logits(model, loader, normalise, autocast, desc='evaluate', views=la
     values = torch.cat(logits, dim=1).cpu()
     if len(image_ids) != len(loader.dataset):
         raise RuntimeError(f'{len(image_ids)} predictions for {len(loader.dataset)} images')
-    if values.isnan().any():
-        raise InputError(f'{desc}: the network returns NaN: training has diverged (a lower --lr usually helps)')
+    is_nan = values.isnan().any(dim=2).any(dim=0)
+    if is_nan.any():
+        first = int(is_nan.int().argmax())
+        image, reason = loader.dataset[first][0], 'training has diverged (a lower --lr usually helps)'
+        if image.dtype == torch.uint8 and is_of_one_colour(image):  # else these are features
+            reason = 'this image is of one colour (if the training images are too: leave them out)'
+        raise InputError(f'{desc}: the network returns NaN for {image_ids[first]}: {reason}')
     return Logits(values, torch.cat(labels), image_ids)
 
 
