@@ -1,5 +1,6 @@
 """The images that throughput is measured on."""
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +31,19 @@ def choose_data(args, folder):
 
 
 def repeat_images(args, folder):
-    """Give the set links to its images until it has `args.n_images` for training, of all classes in their proportions. Changes `args`."""
-    links = os.path.join(folder, 'links')
-    os.makedirs(links)
+    """Give the set copies of its images until it has `args.n_images` for training, of all classes in their proportions. Changes `args`."""
+    copies = os.path.join(folder, 'copies')
+    os.makedirs(copies)
     for flag, n in (('csv_train', args.n_images), ('csv_val', None)):
         table = pd.read_csv(getattr(args, flag), dtype={'image_id': str})
         order = spread_classes(table.iloc[:, -1]) if n else range(len(table))
         table = table.iloc[[order[i % len(order)] for i in range(n or len(table))]].drop(columns='patient_id', errors='ignore')
         for i, path in enumerate(find_images(table.image_id, args.data_path)):
-            os.symlink(path, os.path.join(links, f'{flag}{i}{Path(path).suffix}'))
+            shutil.copyfile(path, os.path.join(copies, f'{flag}{i}{Path(path).suffix}'))
         table['image_id'] = [f'{flag}{i}' for i in range(len(table))]
         setattr(args, flag, os.path.join(folder, f'{flag}.csv'))
         table.to_csv(getattr(args, flag), index=False)
-    args.data_path = links
+    args.data_path = copies
 
 
 def spread_classes(labels):
