@@ -57,6 +57,11 @@ def test_classes_spread_over_columns_are_refused(tmp_path, header, rows):
         column_of(tmp_path, header, *rows)
 
 
+def test_all_columns_of_a_one_hot_class_are_named(tmp_path):
+    with pytest.raises(InputError, match=r'the columns MEL, NV, BCC hold 0 or 1'):
+        column_of(tmp_path, 'image_id,MEL,NV,BCC', 'a,1,0,0', 'b,0,1,0')
+
+
 @pytest.mark.parametrize(('header', 'rows'), [
     ('image_id,is_male,outcome', ['a,1,1', 'b,0,1']), ('image_id,male,female,label', ['a,1,0,1', 'b,0,1,1']),
 ], ids=['two_that_do_not_add_up', 'last_is_called_label'])
@@ -146,7 +151,7 @@ def test_label_column_of_the_test_script(train, with_fold, capsys):
 
 def test_testing_without_labels(train, with_fold, capsys):
     run_tests(train, with_fold / 'test.csv', '--label_column', 'none')
-    assert 'test.csv has no labels: wrote the predictions only' in capsys.readouterr().out
+    assert '\n* ' + f'{with_fold}/test.csv has no labels: wrote the predictions only' in capsys.readouterr().out
 
 
 def renamed(csv, names, folder):

@@ -75,12 +75,14 @@ def find_binary_columns(table: pd.DataFrame) -> list:
     values = table.apply(pd.to_numeric, errors='coerce')
     binary = [column not in NOT_LABELS and bool(values[column].isin((0, 1)).all()) for column in values]
     for start in range(len(binary)):
-        total = 0
+        total, end_of_one_hot = 0, None
         for end in range(start, len(binary)):
             if not binary[end]:
                 break
             total = total + values.iloc[:, end]
             if end > start and (total == 1).all():
-                return list(values.columns[start:end + 1])
+                end_of_one_hot = end
+        if end_of_one_hot:
+            return list(values.columns[start:end_of_one_hot + 1])
     n_last = next((i for i, is_binary in enumerate(reversed(binary)) if not is_binary), len(binary))
     return list(values.columns[-n_last:]) if n_last > 2 else []

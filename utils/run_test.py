@@ -126,7 +126,7 @@ def main(description, splits, dihedral_tta, argv=None):
     if loaded.info['image_hashes'] is None:
         print('* Note: this checkpoint does not know its training images: whether some of them are tested cannot be checked')
     notes = {split: check_reported(loader.dataset, loaded.info, args.num_workers) for split, loader in loaders.items()}
-    print(''.join(f'* {note}' for note in notes.values()), end='')
+    print(''.join(f'* {note}' for note in notes.values() if note), end='')
     tuning = tune(args, loaders, loaded, lambda csv: get_loader(csv, loaded, args),
                   lambda loader: collect_split(loader, loaded, args, accelerator, folder, 'tune'))
     if tuning.csv is None:  # the list of a test before goes
