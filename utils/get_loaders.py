@@ -36,8 +36,8 @@ class ClassDataset(Dataset):
     def __init__(self, csv_path, data_path=None, tg_size=(512, 512), test=False, allow_outside=False, label_column=None):
         table, self.rows = read_csv(csv_path)
         if 'image_id' not in table.columns:
-            raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)}): give this name to the one with "
-                             'the image files')
+            raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)}): give this name to the one "
+                             'that holds the image files')
         table = drop_empty_columns(table, label_column)
         self.csv_path, self.data_path, self.tg_size, self.table, self.allow_outside = csv_path, data_path, tg_size, table, allow_outside
         self.skipped = []  # see `leave_out_bad_images`
