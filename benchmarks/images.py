@@ -8,7 +8,7 @@ import pandas as pd
 
 from utils.common import InputError
 from utils.demo_data import write_demo_data
-from utils.images import find_images
+from utils.get_loaders import ClassDataset
 
 
 def choose_data(args, folder):
@@ -35,11 +35,12 @@ def repeat_images(args, folder):
     copies = os.path.join(folder, 'copies')
     os.makedirs(copies)
     for flag, n in (('csv_train', args.n_images), ('csv_val', None)):
-        table = pd.read_csv(getattr(args, flag), dtype={'image_id': str})
-        order = spread_classes(table.iloc[:, -1]) if n else range(len(table))
-        table = table.iloc[[order[i % len(order)] for i in range(n or len(table))]].drop(columns='patient_id', errors='ignore')
-        for i, path in enumerate(find_images(table.image_id, args.data_path)):
-            shutil.copyfile(path, os.path.join(copies, f'{flag}{i}{Path(path).suffix}'))
+        data = ClassDataset(getattr(args, flag), args.data_path)
+        order = spread_classes(data.dr) if n else range(len(data))
+        rows = [order[i % len(order)] for i in range(n or len(data))]
+        table = data.table.iloc[rows].drop(columns='patient_id', errors='ignore')
+        for i, row in enumerate(rows):
+            shutil.copyfile(data.paths[row], os.path.join(copies, f'{flag}{i}{Path(data.paths[row]).suffix}'))
         table['image_id'] = [f'{flag}{i}' for i in range(len(table))]
         setattr(args, flag, os.path.join(folder, f'{flag}.csv'))
         table.to_csv(getattr(args, flag), index=False)

@@ -18,6 +18,8 @@ import pandas as pd
 from utils.bootstrap import bootstrap_figures
 from utils.common import InputError, run_script, write_text
 from utils.console import say_next, script_parser
+from utils.get_loaders import ClassDataset
+from utils.label_column import describe_label_column
 from utils.prediction_table import read_labelled
 from utils.tables import to_markdown
 
@@ -102,7 +104,9 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    count = np.bincount(pd.read_csv(args.train_csv).iloc[:, -1])
+    train = ClassDataset(args.train_csv)
+    print(describe_label_column(args.train_csv, train.label_column), file=sys.stderr)
+    count = np.bincount(train.dr)
     study = read_study(args.folder, count)
     write_text(os.path.join(args.folder, 'study.csv'), table_of(study).round(5).to_csv(index=False))
     print(markdown(study))
