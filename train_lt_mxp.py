@@ -216,6 +216,8 @@ def main(args, argv=None):
     if rank == 0:  # which writes
         hashes = [data.content_hashes(args.num_workers) for data in (train_set, val_set)]
         image_hashes = seen_images(*hashes, network.stage_one.image_hashes)
+        if network.stage_one.facts and network.stage_one.image_hashes is None:
+            print('* Note: stage one does not know its training images: whether some of them are tested cannot be checked')
         if leak := describe_leak(val_set, image_hashes):
             print(f'* Warning: {leak}')
     print(network.description)

@@ -62,6 +62,11 @@ def test_stage_two_starts_from_an_old_run(old_runs):
     assert torch.equal(kept, parent)
 
 
+def test_stage_two_says_that_an_old_run_does_not_know_its_images(old_runs, capsys):
+    train('finished', '--save_path two --pretrained_weights experiments/finished')
+    assert '* Note: stage one does not know its training images' in capsys.readouterr().out
+
+
 def test_a_log_without_accuracy_is_read(old_runs):
     before = json.loads(Path('experiments/after_epoch/log.jsonl').read_text().splitlines()[0])
     train('after_epoch', '--resume')
