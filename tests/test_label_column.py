@@ -34,7 +34,8 @@ def test_the_last_column_is_the_class(tmp_path, header, column):
 @pytest.mark.parametrize('header', [
     'image_id,diagnosis,fold', 'image_id,Retinopathy grade,Risk of macular edema', 'image_id,adjudicated_dr_grade,adjudicated_gradable',
     'lesion_id,image_id,dx,dx_type,age,sex,localization', 'image_id,LABEL,split',
-    'image_id,label,patient_id',
+    'image_id,label,patient_id', 'image_id,labels,age', 'image_id,drGrade,fold', 'image_id,DRGrade,fold', 'image_id,finding,fold',
+    'image_id,category,fold', 'image_id,severity,fold',
 ])
 def test_a_column_behind_one_called_like_the_class_is_refused(tmp_path, header):
     last = header.split(',')[-1]
@@ -51,7 +52,8 @@ def test_two_columns_called_alike_are_refused(tmp_path, header):
 @pytest.mark.parametrize(('header', 'rows'), [
     ('image_id,MEL,NV,BCC', ['a,1,0,0', 'b,0,1,0', 'c,0,0,1']), ('image_id,benign,malignant', ['a,1.0,0.0', 'b,0.0,1.0']),
     ('image_id,MEL,NV,age', ['a,1,0,50', 'b,0,1,60']), ('image_id,edema,drusen,scar', ['a,1,1,0', 'b,0,0,0']),
-], ids=['one_hot', 'two_classes', 'before_another_column', 'several_findings'])
+    ('image_id,MEL,NV,fold', ['a,True,False,0', 'b,FALSE,TRUE,1']),
+], ids=['one_hot', 'two_classes', 'before_another_column', 'several_findings', 'true_and_false'])
 def test_classes_spread_over_columns_are_refused(tmp_path, header, rows):
     with pytest.raises(InputError, match=r'a\.csv: the columns .* hold 0 or 1 each.*--label_column'):
         column_of(tmp_path, header, *rows)
@@ -161,6 +163,7 @@ def renamed(csv, names, folder):
     return folder / csv.name
 
 
+GRADES = ['DR0', 'DR1', 'DR2']
 SWAPPED = ['class1', 'class0', 'class2']
 DIFFERS = "names of the classes are not those that the network was trained with: class 0 is 'class1' here and 'class0' there"
 
@@ -180,6 +183,13 @@ def test_class_names_in_another_order_are_refused_by_stage_two(train, tiny, tmp_
     csvs = [renamed(tiny / f'{split}.csv', SWAPPED, tmp_path) for split in ('train', 'val')]
     with pytest.raises(InputError, match=DIFFERS):
         train(f'--csv_train {csvs[0]} --pretrained_weights {stage_one} --save_path two')
+
+
+def test_grades_in_another_order_are_refused(train, tiny, tmp_path):
+    train(f"--csv_train {renamed(tiny / 'train.csv', GRADES, tmp_path)} --csv_val {renamed(tiny / 'val.csv', GRADES, tmp_path)}")
+    csv = renamed(tiny / 'test.csv', GRADES[::-1], tmp_path)
+    with pytest.raises(InputError, match=r"network was trained with: class 0 is 'DR2' here and 'DR0' there, class 2 is 'DR0' here"):
+        run_test.main('test', {'test': str(csv)}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
 
 
 def test_names_that_are_only_numbers_contradict_none(train, tiny, tmp_path, capsys):

@@ -124,11 +124,10 @@ def differing_names(a, b):
 
 def _problems_of_known_names(pairs, known_names):
     """The names of a csv must be those that the network learnt, class by class. Names that stand for nothing but a number (C0, DR0)
-    cannot contradict."""
-    if all(name in (f'C{c}', f'DR{c}') for c, name in enumerate(known_names)):
-        return
+    contradict only themselves in another order."""
+    only_numbers = all(name in (f'C{c}', f'DR{c}') for c, name in enumerate(known_names))
     wrong = [f"class {c} is '{name}' here and '{known_names[c]}' there" for c, name in pairs
-             if c < len(known_names) and name != known_names[c]]
+             if c < len(known_names) and name != known_names[c] and (name in known_names or not only_numbers)]
     if wrong:
         yield f'the names of the classes are not those that the network was trained with: {some(wrong)}'
 

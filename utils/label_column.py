@@ -6,9 +6,12 @@ import pandas as pd
 from .common import InputError
 
 LABEL_NAMES = ('label', 'level', 'grade', 'diagnosis', 'class', 'target', 'dx')  # what the class is usually called
+# Words in the name of a column that may be the class where the last one is another.
+LABEL_WORDS = {*LABEL_NAMES, 'labels', 'levels', 'grades', 'diagnoses', 'classes', 'targets', 'category', 'finding', 'severity'}
 NAME_COLUMNS = ('name', 'finding_name')  # columns with the name of the class
 NOT_LABELS = ('image_id', 'patient_id', *NAME_COLUMNS)
 NO_LABELS = 'none'  # value of --label_column
+TRUTH = {'FALSE': '0', 'False': '0', 'false': '0', 'TRUE': '1', 'True': '1', 'true': '1'}  # in columns of a one-hot class
 HELP = 'column with the class (default: the last one)'
 
 
@@ -51,6 +54,11 @@ def _is_label_name(column):
     return column.casefold() in LABEL_NAMES
 
 
+def _words(column):
+    """'DR_grade', 'drGrade' and 'DRGrade' -> {'dr', 'grade'}"""
+    return {word.lower() for word in re.findall('[A-Z]+(?![a-z])|[A-Z]?[a-z]+', column)}
+
+
 def _refuse_guess(table, csv_path):
     """Raise `InputError` unless the last column of `table` is plainly the class."""
     last, others = table.columns[-1], [column for column in table.columns[:-1] if column not in NOT_LABELS]
@@ -59,7 +67,7 @@ def _refuse_guess(table, csv_path):
         raise InputError(f"{csv_path} has two columns for the class, '{same[0]}' and '{last}': {way_out}")
     if _is_label_name(last):
         return
-    if alike := [column for column in others if set(re.findall('[a-z]+', column.casefold())) & set(LABEL_NAMES)]:
+    if alike := [column for column in others if _words(column) & LABEL_WORDS]:
         raise InputError(f"{csv_path}: the last column is '{last}', but '{alike[0]}' may be the class: {way_out} "
                          f"(--label_column '{alike[0]}')")
     if spread := find_binary_columns(table):
@@ -68,11 +76,11 @@ def _refuse_guess(table, csv_path):
 
 
 def find_binary_columns(table: pd.DataFrame) -> list:
-    """Return neighbouring columns of 0 and 1 over which the class may be spread, [] if there are none: two or more that add up to 1 in
-    every row (one-hot), or three or more at the end of the table (several findings an image)."""
+    """Return neighbouring columns of 0 and 1, or False and True, over which the class may be spread, [] if there are none: two or more
+    that add up to 1 in every row (one-hot), or three or more at the end of the table (several findings an image)."""
     if not len(table):
         return []
-    values = table.apply(pd.to_numeric, errors='coerce')
+    values = table.replace(TRUTH).apply(pd.to_numeric, errors='coerce')
     binary = [column not in NOT_LABELS and bool(values[column].isin((0, 1)).all()) for column in values]
     for start in range(len(binary)):
         total, end_of_one_hot = 0, None
