@@ -224,3 +224,39 @@ def test_nothing_is_chosen_on_copies_of_the_reported_images(train, test, tiny, t
     rows.assign(image_id='copy_' + rows.image_id).to_csv(folder / 'tune.csv', index=False)
     with pytest.raises(InputError, match=r'8 images of .*tune\.csv, on which .* stand in .*test\.csv too'):
         test(f'--calibrate --csv_tune {folder}/tune.csv --data_path {folder}/images')
+
+
+@pytest.fixture
+def others(tmp_path):
+    """A set of the names and csvs of the tiny one, with other images."""
+    return write_images(tmp_path / 'others', seed=1)
+
+
+def test_the_training_csv_with_other_images_under_its_names(train, test, tiny, others):
+    train('')
+    with pytest.raises(InputError, match=r'train\.csv is the csv that trained the network'):
+        test(f'--csv_test {tiny}/train.csv --data_path {others}/images')
+
+
+def test_the_validation_csv_with_other_images_under_its_names(train, test, tiny, others):
+    train('')
+    report = test(f'--csv_test {tiny}/val.csv --data_path {others}/images')
+    assert f'Note: 9 images of {tiny}/val.csv in {others}/images had another content in training (does' in report
+
+
+def test_validation_images_come_from_the_folder_of_the_training(train, test, tiny, others, capsys):
+    train('')
+    right = test(f'--csv_test {tiny}/test.csv --calibrate').split('Calibrated with temperature ')[1].split(',')[0]
+    capsys.readouterr()
+    report = test(f'--csv_test {others}/test.csv --data_path {others}/images --calibrate')
+    assert f'Calibrated with temperature {right}, ' in report and 'another content' not in capsys.readouterr().out
+
+
+def test_validation_images_of_a_folder_that_moved_are_compared(train, test, tiny, others, tmp_path, capsys):
+    shutil.copytree(tiny / 'images', tmp_path / 'first')
+    train(f'--data_path {tmp_path}/first')
+    shutil.rmtree(tmp_path / 'first')
+    test(f'--csv_test {tiny}/test.csv --calibrate')
+    assert 'another content' not in capsys.readouterr().out
+    test(f'--csv_test {others}/test.csv --data_path {others}/images --calibrate')
+    assert f'* Note: 9 images of {tiny}/val.csv in {others}/images had another content in training (does' in capsys.readouterr().out

@@ -139,7 +139,8 @@ def test_bad_images_are_left_out_listed_and_counted(test, tiny, tmp_path, capsys
     shutil.copy(images / f'{table.image_id[1]}.jpg', images / 'val_0_0.jpg')
     with pytest.raises(InputError, match=f'1 of 8 images not found in .*: {table.image_id[4]}'):
         test(f'--data_path {images}')
-    folder = test(f'--data_path {images} --skip_bad_images --calibrate --csv_tune {tiny}/val.csv')
+    pd.read_csv(tiny / 'val.csv').iloc[::-1].to_csv(tmp_path / 'tune.csv', index=False)  # the training's own csv would be read there
+    folder = test(f'--data_path {images} --skip_bad_images --calibrate --csv_tune {tmp_path}/tune.csv')
     skipped = pd.read_csv(folder / 'skipped_test.csv')
     assert skipped.image_id.tolist() == table.image_id[[1, 4]].tolist() and skipped.row.tolist() == [3, 6]
     assert skipped.reason.tolist() == ['the content is no image', 'no such file'] and skipped.csv.unique() == [f'{tiny}/test.csv']

@@ -1,7 +1,7 @@
 """Whether images to score, or to choose on, are among those that a checkpoint has seen: compared by content, whatever their names."""
 import numpy as np
 
-from .check_data import some
+from .check_data import counted, some
 from .common import InputError, file_sha256
 from .image_hashes import CHOSE, ROLES, STAGE_ONE_TRAINED, TRAINED, roles_of
 
@@ -24,19 +24,16 @@ def check_reported(data, info, n_threads=1):
     -> '', or a note for the report: that they are its validation images, or, without labels, what they have been.
     """
     seen, csv = info['image_hashes'], data.csv_path
-    same_csv = {role for role, digest in info['config']['csv_sha256'].items() if digest == file_sha256(csv)}
-    if seen is None:
-        if 'train' in same_csv and data.has_labels:
-            raise InputError(f'{csv} is the csv that trained the network: test on images that it has not seen')
-        roles = np.zeros(len(data), np.int64)
-    else:
-        roles = _roles(data, seen, n_threads)
+    same_csv = _same_csv(csv, info)
+    roles = np.zeros(len(data), np.int64) if seen is None else _roles(data, seen, n_threads)
+    if 'train' in same_csv and data.has_labels and not roles.any():  # its images are unknown, or others
+        raise InputError(f'{csv} is the csv that trained the network: test on images that it has not seen')
     chose = roles & CHOSE > 0
     if (len(data) and chose.all()) or ('val' in same_csv and (chose | (roles == 0)).all()):
         what = f'{csv} is the csv that' if 'val' in same_csv else f'the images of {csv}'
         n = int((roles & TAUGHT > 0).sum())
         too = f', and {n} of its {len(data)} images trained the network' if n else ''
-        return f'Note: {what} chose the checkpoint: the result is optimistic{too}\n'
+        return f'Note: {what} chose the checkpoint: the result is optimistic{too}\n{_note_other_images(data, roles, seen)}'
     if not roles.any():
         return ''
     met = f'of {len(data)} images of {csv}, {_met(data, roles)}'
@@ -51,18 +48,36 @@ def check_tuning(data, reported, info, n_threads=1):
 
     `reported`: split -> ClassDataset. Only beside a test may the validation csv be reported, as it is.
     """
-    if info['image_hashes'] is not None:
-        roles = _roles(data, info['image_hashes'], n_threads)
+    same_csv, seen = _same_csv(data.csv_path, info), info['image_hashes']
+    if seen is not None:
+        roles = _roles(data, seen, n_threads)
         trained = np.where(roles & CHOSE, 0, roles & TAUGHT)
         if trained.any():
             raise InputError(f'of {len(data)} images of {data.csv_path}, {CHOOSING}, {_met(data, trained)}: name a csv of '
                              'validation images with --csv_tune')
+        if 'val' in same_csv and (note := _note_other_images(data, roles, seen)):
+            print(f'* {note}', end='')
+    if 'train' in same_csv:  # its images are unknown, or others
+        raise InputError(f'{data.csv_path}, {CHOOSING}, is the csv that trained the network: name a csv of validation images with '
+                         '--csv_tune')
     hashes = data.content_hashes(n_threads)
     for split, other in reported.items():
         shared = np.isin(hashes, other.content_hashes(n_threads)).sum()
         if shared and not (split == 'val' and other.csv_path == data.csv_path and 'test' in reported):
             raise InputError(f'{shared} images of {data.csv_path}, {CHOOSING}, stand in {other.csv_path} too, which is to be reported: '
                              'name another csv with --csv_tune')
+
+
+def _same_csv(csv, info):
+    """{'train'}, {'val'} or set(): which csv of the training `csv` is."""
+    return {role for role, digest in info['config']['csv_sha256'].items() if digest == file_sha256(csv)}
+
+
+def _note_other_images(data, roles, seen):
+    """'', or a line that counts the images of the validation csv that have another content than in training."""
+    n = 0 if seen is None else int((roles == 0).sum())
+    return (f"Note: {counted(n, 'image')} of {data.csv_path} in {data.data_path} had another content in training (does --data_path belong "
+            'to this csv?)\n') if n else ''
 
 
 def _roles(data, seen, n_threads=1):

@@ -50,10 +50,18 @@ def label_column_of(csv, args, config):
     return learnt if is_of_training or args.label_column is None else args.label_column
 
 
-def get_loader(csv, loaded, args):
-    """Loader of the images of `csv` that are not left out."""
+def folder_for_tuning(csv, args, config):
+    """The folder with the images of `csv`, on which something is chosen: for the csvs of the training that of the training, where it
+    still exists, since --data_path may be the folder of the test images alone."""
+    check_csv_exists(csv)
+    is_of_training = file_sha256(csv) in config['csv_sha256'].values()
+    return config['data_path'] if is_of_training and os.path.isdir(config['data_path']) else args.data_path
+
+
+def get_loader(csv, data_path, loaded, args):
+    """Loader of the images of `csv`, in the folder `data_path`, that are not left out."""
     info, workers = loaded.info, min(args.num_workers, os.cpu_count() or 1)
-    loader = get_test_cls_loader(csv, args.data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']),
+    loader = get_test_cls_loader(csv, data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']),
                                  cache_dir=args.cache_dir, allow_outside=args.allow_outside_data_path, skip_bad_images=args.skip_bad_images,
                                  label_column=label_column_of(csv, args, info['config']), known_names=info['class_names'])
     print(describe_label_column(csv, loader.dataset.label_column))
@@ -122,12 +130,12 @@ def main(description, splits, dihedral_tta, argv=None):
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     check_writable(folder)
     csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
-    loaders = {split: get_loader(csv, loaded, args) for split, csv in csvs.items()}
+    loaders = {split: get_loader(csv, args.data_path, loaded, args) for split, csv in csvs.items()}
     if loaded.info['image_hashes'] is None:
         print('* Note: this checkpoint does not know its training images: whether some of them are tested cannot be checked')
     notes = {split: check_reported(loader.dataset, loaded.info, args.num_workers) for split, loader in loaders.items()}
     print(''.join(f'* {note}' for note in notes.values() if note), end='')
-    tuning = tune(args, loaders, loaded, lambda csv: get_loader(csv, loaded, args),
+    tuning = tune(args, loaders, loaded, lambda csv: get_loader(csv, folder_for_tuning(csv, args, loaded.info['config']), loaded, args),
                   lambda loader: collect_split(loader, loaded, args, accelerator, folder, 'tune'))
     if tuning.csv is None:  # the list of a test before goes
         write_skipped(os.path.join(folder, 'skipped_tune.csv'), [])
