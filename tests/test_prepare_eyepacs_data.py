@@ -79,6 +79,12 @@ def test_both_eyes_of_a_patient_stay_together(tmp_path, monkeypatch, form):
     assert all(image_id.endswith(('_left', '_right')) for part in parts for image_id in part.image_id)
 
 
+@pytest.mark.parametrize('form', ['{1}\\{0}_{1}', '{1}/{0}_{1}', '{0} _{1}'])
+def test_the_patient_is_what_stands_before_the_side(tmp_path, monkeypatch, form):
+    (tmp_path / 'labels.csv').write_text(spelled(form))
+    assert sum(part.patient_id.nunique() for part in eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv')) == 300
+
+
 def test_sides_in_any_case_keep_their_spelling(tmp_path, monkeypatch):
     (tmp_path / 'labels.csv').write_text(spelled('{}_{}').replace('left', 'Left').replace('right', 'RIGHT'))
     parts = eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv')

@@ -28,7 +28,7 @@ def read_labels(path):
     table, rows = read_csv(path, 'csv of labels')
     if not {'image', 'level'} <= set(table.columns):
         raise InputError(f"{path} has no columns 'image' and 'level' (its columns: {', '.join(table.columns)}): {OTHER_TABLES}")
-    parts = table.image.str.extract(r'^((?:.*/)?([^/]+)_(?:left|right))(?:\.\w+)*$', flags=re.IGNORECASE)
+    parts = table.image.str.extract(r'^((?:.*[/\\])?([^/\\]+?)\s*_(?:left|right))(?:\.\w+)*$', flags=re.IGNORECASE)
     ids, patients = parts[0], parts[1]
     levels = pd.to_numeric(table.level, errors='coerce')
     for bad, text in ((ids.isna(), "image '{image}' does not end in _left or _right: " + OTHER_TABLES),
