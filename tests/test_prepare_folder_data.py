@@ -189,6 +189,54 @@ def test_a_part_without_a_folder_is_cut_from_train(tmp_path, monkeypatch):
     assert [len(part) for part in data.values()] == [18, 2, 20] and data['val'].im_list[0].startswith('train/')
 
 
+@pytest.mark.parametrize('names', [('training_set', 'test_set'), ('a. Training Set', 'b. Testing Set'), ('trainset', 'Testset')])
+def test_parts_in_more_than_one_word_are_kept(tmp_path, monkeypatch, names):
+    monkeypatch.chdir(tmp_path)
+    main([str(pictures(tmp_path / 'set', *(f'{part}/{name}' for part in names for name in 'ab'), n=10))])
+    data = {name: ClassDataset(f'data/{name}_set.csv', 'set') for name in ('train', 'val', 'test')}
+    assert data['test'].im_list[0].startswith(names[1]) and data['train'].named_classes() == [(0, 'a'), (1, 'b')]
+
+
+@pytest.mark.parametrize('other', ['unlabelled/x', 'eval/a', 'dev/b'])
+def test_another_folder_beside_the_parts_is_refused(tmp_path, other):
+    with pytest.raises(InputError, match=rf"holds test, train with the classes in each, and beside them {other.split('/')[0]}: remove"):
+        main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', other))])
+
+
+@pytest.mark.parametrize('names', [('fold1/a', 'fold1/b', 'fold2/a', 'fold2/b'), ('images/a', 'images/b', 'masks/a', 'masks/b')])
+def test_folds_and_masks_are_no_classes(tmp_path, names):
+    with pytest.raises(InputError, match='which are no classes'):
+        main([str(pictures(tmp_path / 'set', *names))])
+
+
+def test_classes_may_be_called_like_a_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([str(pictures(tmp_path / 'set', 'stress test', 'test positive', 'label 2', n=10))])
+    assert ClassDataset('data/train_set.csv').class_names(3) == ['label 2', 'stress test', 'test positive']
+
+
+def test_masks_of_images_are_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = pictures(tmp_path / 'set', 'benign', 'malignant', n=10)
+    for name in ('benign/0_mask', 'benign/0_mask_1', 'malignant/3_segmentation', 'malignant/x_mask'):
+        Image.new('RGB', (8, 8)).save(folder / f'{name}.png')
+    main([str(folder)])
+    ids = [image_id for name in ('train', 'val', 'test') for image_id in ClassDataset(f'data/{name}_set.csv').im_list]
+    assert len(ids) == 21 and 'malignant/x_mask.png' in ids  # there is no image x
+    assert '* Left out: 3 masks of another image: benign/0_mask.png, ' in capsys.readouterr().out
+
+
+def test_a_class_folder_that_ends_in_a_blank(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([str(pictures(tmp_path / 'set', 'benign ', 'malignant', n=10))])
+    assert len(ClassDataset('data/train_set.csv', 'set')) == 14
+
+
+def test_a_name_with_a_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match='--name x/y must not hold folders'):
+        main([str(pictures(tmp_path / 'set', 'a', 'b')), '--name', 'x/y'])
+
+
 def test_a_test_folder_that_is_no_training_class_is_refused(tmp_path):
     with pytest.raises(InputError, match=r'set: c is no class of the training images \(a, b\)'):
         main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'test/c')), '--out', str(tmp_path / 'data')])

@@ -38,6 +38,9 @@ WITHOUT_EFFECT = (
     *((flag, 'with --classes_from, which makes one csv', lambda a: a.classes_from) for flag in ('val_fraction', 'test_fraction', 'seed')),
 )
 SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
+BESIDE_SPLIT = {'data', 'dataset', 'image', 'images', 'set', 'split'}  # words that leave the name of a part what it is
+NO_CLASS = re.compile(r'fold[\W_]*\d+|(annotation|evaluation|image|label|mask|segmentation)s?|dev|eval', re.IGNORECASE)
+MASK = re.compile(r'(.+)_(?:mask|segmentation)(?:_\d+)?')
 
 
 def get_parser():
@@ -78,11 +81,33 @@ def readable(folder, image):
     return True
 
 
-def class_depth(images):
-    """Which folder of their paths names the class: the first, 0, or the second, 1, where the first are train, val and test."""
-    folders = {tuple(image.lower().split('/')[:2]) for image in images if image.count('/') > 1}
-    classes = {below for top, below in folders if SPLITS.get(top) == 'train'}
-    return int(len(classes) > 1 and all(image.split('/')[0].lower() in SPLITS for image in images if '/' in image))
+def split_of(folder):
+    """'train', 'val' or 'test' for a folder called like this part, such as training_set or 'b. Testing Set', else ''."""
+    words = [word for word in re.findall('[a-z]+', folder.lower()) if len(word) > 1]
+    splits = [SPLITS.get(word) or SPLITS.get(word.removesuffix('set')) for word in words]
+    known = {split for split in splits if split}
+    others = {word for word, split in zip(words, splits, strict=True) if not split}
+    return known.pop() if len(known) == 1 and others <= BESIDE_SPLIT else ''
+
+
+def class_depth(folder, images):
+    """Which folder of their paths names the class: the first, 0, or the second, 1, where the first are train, val and test. Raises
+    `InputError` for another folder beside these."""
+    tops = {image.split('/')[0] for image in images if '/' in image}
+    classes = {tuple(image.split('/')[:2]) for image in images if image.count('/') > 1 and split_of(image.split('/')[0]) == 'train'}
+    if len(classes) < 2:
+        return 0
+    if others := sorted(top for top in tops if not split_of(top)):
+        raise InputError(f"{folder} holds {', '.join(sorted(tops - set(others)))} with the classes in each, and beside them "
+                         f"{', '.join(others)}: remove the latter, or rename to train, val or test")
+    return 1
+
+
+def masks(images):
+    """Those of the paths `images` that are masks of others, as a_mask.png is of a.png."""
+    stems = {os.path.splitext(image)[0] for image in images}
+    found = [MASK.fullmatch(os.path.splitext(image)[0]) for image in images]
+    return [image for image, match in zip(images, found, strict=True) if match and match[1] in stems]
 
 
 def read_folder(folder):
@@ -91,17 +116,19 @@ def read_folder(folder):
     if not os.path.isdir(folder):
         raise InputError(f'no such folder: {folder}')
     images, others, not_utf8 = list_images(folder)
-    depth = class_depth(images)
+    depth, of_others = class_depth(folder, images), masks(images)
+    images = sorted(set(images) - set(of_others))
     broken = {image for image in tqdm(images, desc='headers', unit='img', leave=False, disable=None)
               if image.count('/') > depth and not readable(folder, image)}
     for what, files in (('image outside any class folder', [image for image in images if image.count('/') <= depth]),
-                        ('image that cannot be opened', sorted(broken)), ('file without the extension of an image', others),
+                        ('mask of another image', of_others), ('image that cannot be opened', sorted(broken)),
+                        ('file without the extension of an image', others),
                         ('file with a name that is not UTF-8', not_utf8)):
         if files:
             noun, rest = what.split(' ', 1)
             print(f'* Left out: {counted(len(files), noun)} {rest}: {some(files)}')
     images = [image for image in images if image.count('/') > depth and image not in broken]
-    parts = [SPLITS[image.split('/')[0].lower()] if depth else '' for image in images]
+    parts = [split_of(image.split('/')[0]) if depth else '' for image in images]
     return pd.DataFrame({'image_id': images, 'name': [image.split('/')[depth] for image in images], 'part': parts}, dtype=str)
 
 
@@ -133,11 +160,11 @@ def number_classes(table, folder, training=None):
     else:
         numbers = {name: c for c, name in enumerate(sorted(table.name[table.part.isin(['', 'train'])].unique(), key=natural))}
         source = 'the training images'
-        if len(numbers) < 2 or {name.lower() for name in numbers} <= set(SPLITS):
+        if len(numbers) < 2 or all(split_of(name) or NO_CLASS.fullmatch(name) for name in numbers):
             what = f"folders with images: {', '.join(present) or 'none'}" + (', which are no classes' if len(present) > 1 else '')
             raise InputError(f'{folder} must hold one folder of images for each of two or more classes ({what}); a test set with the '
                              'classes of a training csv takes --classes_from CSV')
-    by_name = {unicodedata.normalize('NFC', name): number for name, number in numbers.items()}  # macOS writes accents apart
+    by_name = {unicodedata.normalize('NFC', name.strip()): number for name, number in numbers.items()}  # macOS writes accents apart
     labels = [by_name.get(unicodedata.normalize('NFC', name.strip())) for name in table.name]
     unknown = sorted({name for name, label in zip(table.name, labels, strict=True) if label is None}, key=natural)
     if unknown:
@@ -215,6 +242,9 @@ def main(argv=None):
     warn(parser, argv, args, WITHOUT_EFFECT)
     if min(args.val_fraction, args.test_fraction) < 0 or args.val_fraction + args.test_fraction >= 1 or not args.val_fraction:
         raise InputError('--val_fraction must be positive, and leave, together with --test_fraction, images for training')
+    set_name = args.name or os.path.basename(os.path.abspath(args.folder))
+    if os.path.basename(set_name) != set_name:
+        raise InputError(f'--name {set_name} must not hold folders: these are named by --out')
     table = read_folder(args.folder)
     training = None
     if args.classes_from:
@@ -223,7 +253,6 @@ def main(argv=None):
     numbers, table['label'] = number_classes(table, args.folder, training)
     table['name'] = table.label.map({c: name for name, c in numbers.items()})  # as training spells it
     groups = add_patients(table, args.patient_pattern)
-    set_name = args.name or os.path.basename(os.path.abspath(args.folder))
     part = np.full(len(table), 'test') if args.classes_from else split(table, groups, args)
     counts = {name: np.bincount(table.label[part == name], minlength=max(numbers.values()) + 1)
               for name in ('train', 'val', 'test') if (part == name).any()}
