@@ -260,3 +260,16 @@ def test_validation_images_of_a_folder_that_moved_are_compared(train, test, tiny
     assert 'another content' not in capsys.readouterr().out
     test(f'--csv_test {others}/test.csv --data_path {others}/images --calibrate')
     assert f'* Note: 9 images of {tiny}/val.csv in {others}/images had another content in training (does' in capsys.readouterr().out
+
+
+def test_patients_of_the_training_csv_are_counted(train, test, tiny, tmp_path):
+    for name, ids in (('train', [f'P{i}' for i in range(22)]), ('val', ['unknown'] * 9),
+                      ('test', ['P3', 'P4', 'P4', '', 'x', 'y', 'z', 'z'])):
+        table = pd.read_csv(tiny / f'{name}.csv').assign(patient_id=ids)
+        table[['image_id', 'patient_id', 'label']].to_csv(tmp_path / f'{name}.csv', index=False)
+    train(f'--csv_train {tmp_path}/train.csv')
+    note = f'Note: 2 patients of {tmp_path}/test.csv had other images in {tmp_path}/train.csv, which trained the network\n'
+    assert note in test(f'--csv_test {tmp_path}/test.csv')
+    assert 'patients of' not in test(f'--csv_test {tiny}/test.csv')
+    (tmp_path / 'train.csv').unlink()
+    assert 'patients of' not in test(f'--csv_test {tmp_path}/test.csv')

@@ -1,9 +1,13 @@
 """Whether images to score, or to choose on, are among those that a checkpoint has seen: compared by content, whatever their names."""
+import os
+
 import numpy as np
+import pandas as pd
 
 from .check_data import counted, some
 from .common import InputError, file_sha256
 from .image_hashes import CHOSE, ROLES, STAGE_ONE_TRAINED, TRAINED, roles_of
+from .read_csv import read_csv
 
 TAUGHT = TRAINED | STAGE_ONE_TRAINED
 CHOOSING = 'on which --tau_norm, --logit_adjust or --calibrate would choose'
@@ -24,7 +28,7 @@ def check_reported(data, info, n_threads=1):
     -> '', or a note for the report: that they are its validation images, or, without labels, what they have been.
     """
     seen, csv = info['image_hashes'], data.csv_path
-    same_csv = _same_csv(csv, info)
+    same_csv = _same_csv(csv, info['config'])
     roles = np.zeros(len(data), np.int64) if seen is None else _roles(data, seen, n_threads)
     if 'train' in same_csv and data.has_labels and not roles.any():  # its images are unknown, or others
         raise InputError(f'{csv} is the csv that trained the network: test on images that it has not seen')
@@ -43,12 +47,22 @@ def check_reported(data, info, n_threads=1):
                                    f'test on other images (does --data_path {data.data_path} belong to this csv?)'))
 
 
+def note_of_patients(data, config):
+    """'', or a line for the report: how many patients of `data` (ClassDataset) stand in the training csv, if it still exists."""
+    path = config['csv_train']
+    if not data.has_labels or 'patient_id' not in data.table or not os.path.isfile(path) or 'train' not in _same_csv(path, config):
+        return ''
+    trained = read_csv(path)[0].get('patient_id', pd.Series(dtype=str)).dropna()
+    n = len({*trained} & {*data.table.patient_id.dropna()})
+    return f"Note: {counted(n, 'patient')} of {data.csv_path} had other images in {path}, which trained the network\n" if n else ''
+
+
 def check_tuning(data, reported, info, n_threads=1):
     """Raise `InputError` if images of `data`, on which something is chosen, trained the checkpoint with facts `info` or are to be reported.
 
     `reported`: split -> ClassDataset. Only beside a test may the validation csv be reported, as it is.
     """
-    same_csv, seen = _same_csv(data.csv_path, info), info['image_hashes']
+    same_csv, seen = _same_csv(data.csv_path, info['config']), info['image_hashes']
     if seen is not None:
         roles = _roles(data, seen, n_threads)
         trained = np.where(roles & CHOSE, 0, roles & TAUGHT)
@@ -68,9 +82,9 @@ def check_tuning(data, reported, info, n_threads=1):
                              'name another csv with --csv_tune')
 
 
-def _same_csv(csv, info):
+def _same_csv(csv, config):
     """{'train'}, {'val'} or set(): which csv of the training `csv` is."""
-    return {role for role, digest in info['config']['csv_sha256'].items() if digest == file_sha256(csv)}
+    return {role for role, digest in config['csv_sha256'].items() if digest == file_sha256(csv)}
 
 
 def _note_other_images(data, roles, seen):

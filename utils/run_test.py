@@ -14,7 +14,7 @@ from .evaluation import evaluate_multi_cls, per_class_text, performance_text, re
 from .get_loaders import get_test_cls_loader
 from .inference import collect_logits, to_predictions
 from .label_column import describe_label_column
-from .leakage import check_reported
+from .leakage import check_reported, note_of_patients
 from .model_saving_loading import load_model
 from .outdated import predictions_line
 from .prediction_table import anonymous, write_predictions
@@ -79,7 +79,7 @@ def collect_split(loader, loaded, args, accelerator, folder, split):
 
 
 def run_split(split, loader, loaded, args, accelerator, folder, tuning, note):
-    """`note`: what `check_reported` has found. -> path of the per-image csv, None where there are no labels to score it by."""
+    """`note`: of `check_reported` and `note_of_patients`. -> path of the per-image csv, None where there are no labels to score it by."""
     info, name, data, csv = loaded.info, getattr(args, f'csv_out_{split}'), loader.dataset, loader.dataset.csv_path
     logits = collect_split(loader, loaded, args, accelerator, folder, split)
     text = ''
@@ -133,7 +133,8 @@ def main(description, splits, dihedral_tta, argv=None):
     loaders = {split: get_loader(csv, args.data_path, loaded, args) for split, csv in csvs.items()}
     if loaded.info['image_hashes'] is None:
         print('* Note: this checkpoint does not know its training images: whether some of them are tested cannot be checked')
-    notes = {split: check_reported(loader.dataset, loaded.info, args.num_workers) for split, loader in loaders.items()}
+    notes = {split: check_reported(loader.dataset, loaded.info, args.num_workers) + note_of_patients(loader.dataset, loaded.info['config'])
+             for split, loader in loaders.items()}
     print(''.join(f'* {note}' for note in notes.values() if note), end='')
     tuning = tune(args, loaders, loaded, lambda csv: get_loader(csv, folder_for_tuning(csv, args, loaded.info['config']), loaded, args),
                   lambda loader: collect_split(loader, loaded, args, accelerator, folder, 'tune'))
