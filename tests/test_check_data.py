@@ -95,8 +95,8 @@ def test_one_patient_in_two_spellings_is_shared(check, train, val):
         check(patients(train), patients(val))
 
 
-@pytest.mark.parametrize(('train', 'val'), [('001', '1'), ('P1', 'p1'), ('P01-0', 'P1-0'),
-                                            ('M\u00fcller', 'Mu\u0308ller'), ('STRASSE', 'stra\u00dfe')])
+@pytest.mark.parametrize(('train', 'val'), [('001', '1'), ('P1', 'p1'), ('P01-0', 'P1-0'), ('P1', 'P 1'), ('P1', 'P1\u200b'),
+                                            ('P-1', 'P\u20111'), ('M\u00fcller', 'Mu\u0308ller'), ('STRASSE', 'stra\u00dfe')])
 def test_ids_that_may_be_one_patient_are_named(check, capsys, train, val):
     check(patients(train), patients(val))
     warning, = re.findall(r'^\* Warning: .*', capsys.readouterr().out, re.M)
@@ -119,7 +119,7 @@ def test_other_patients_are_no_warning(check, capsys, ids):
     assert 'Warning' not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name', ['Patient ID', 'patient', 'Subject_ID'])
+@pytest.mark.parametrize('name', ['Patient ID', 'patient', 'Subject_ID', 'lesion_id'])
 def test_a_column_that_seems_to_hold_patients_is_named(check, capsys, name):
     check(lambda t: patients('a')(t).rename(columns={'patient_id': name}))
     assert f"train.csv: column '{name}' is not read: if it names the patients, rename it to patient_id" in capsys.readouterr().out

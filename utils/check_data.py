@@ -9,7 +9,8 @@ from .common import InputError
 from .data_files import find_alike, find_outside, first_spellings
 from .read_csv import patient_key
 
-PATIENT_COLUMNS = ('patient', 'patientid', 'patientname', 'patientnumber', 'patientno', 'pid', 'subject', 'subjectid')  # likely, not read
+PATIENT_COLUMNS = ('patient', 'patientid', 'patientname', 'patientnumber', 'patientno', 'pid', 'subject', 'subjectid',
+                   'participant', 'participantid', 'caseid', 'lesionid', 'mrn')  # likely, not read
 
 
 def some(items, n=5):
@@ -154,7 +155,7 @@ def _problems_of_pair(train, val):
 
 def patient_notes(datasets):
     """Lines about what keeps patients in `datasets` (a list of ClassDataset) from being told apart: ids that agree but for letter case,
-    leading zeros or the Unicode form (whether they are one patient only the user knows), and csvs without `patient_id`."""
+    blanks, leading zeros or the Unicode form (whether they are one patient only the user knows), and csvs without `patient_id`."""
     spellings = defaultdict(dict)  # key -> id -> csvs
     known = [data for data in datasets if 'patient_id' in data.table]
     for data in known:
@@ -164,7 +165,7 @@ def patient_notes(datasets):
     several.sort(key=lambda ids: len(set(chain.from_iterable(ids.values()))) == 1)  # those of two csvs first
     if several:
         named = [' and '.join(f"{patient} ({', '.join(csvs)})" for patient, csvs in ids.items()) for ids in several]
-        yield (f'patient ids that differ only in letter case or leading zeros ({len(several)} in all) count as different patients; '
+        yield (f'patient ids that differ only in letter case, blanks or leading zeros ({len(several)} in all) count as different patients; '
                f'if they are the same, write each in one way: {some(named)}')
     for data in datasets:
         near = [column for column in data.table if re.sub('[^a-z]', '', column.lower()) in PATIENT_COLUMNS]

@@ -100,8 +100,9 @@ def clean_patients(ids):
 
 
 def patient_key(patient_id):
-    """What two spellings of one patient id have in common: no letter case, no leading zeros, one Unicode form."""
-    return re.sub(r'(?<![0-9])0+(?=[0-9])', '', unicodedata.normalize('NFKC', patient_id).casefold())
+    """What two spellings of one patient id have in common: no letter case, blanks or leading zeros, one Unicode form, one hyphen."""
+    text = re.sub(r'[\s\u200b-\u200f\u2060\ufeff]', '', unicodedata.normalize('NFKC', patient_id).casefold())  # blanks without width, too
+    return re.sub(r'(?<![0-9])0+(?=[0-9])', '', re.sub(r'[\u2010-\u2015\u2212]', '-', text))
 
 
 def check_csv_exists(path: str, what: str = 'csv') -> None:
