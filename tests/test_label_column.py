@@ -86,6 +86,10 @@ def test_label_column_names_the_class(tmp_path, header):
     assert column_of(tmp_path, header, wanted='diagnosis') == 'diagnosis'
 
 
+def test_blanks_around_label_column_do_not_count(tmp_path):
+    assert column_of(tmp_path, 'image_id,Risk of macular edema ,age', wanted='Risk of macular edema ') == 'Risk of macular edema'
+
+
 def test_label_column_none_reads_no_labels(tmp_path):
     assert column_of(tmp_path, 'image_id,age', wanted='none') is None
 
@@ -236,6 +240,12 @@ def test_training_counts_of_other_classes_are_refused(tmp_path):
     csv = write_csv(tmp_path / 'train.csv', 'image_id,label', 'a,0', 'b,3')
     with pytest.raises(InputError, match=r"train\.csv, row 3: '3' in column 'label' is no class of 0\.\.2"):
         evaluate_predictions.main([str(tmp_path / 'p.csv'), '--train_csv', str(csv)])
+
+
+def test_training_counts_of_classes_in_another_order_are_refused(tmp_path, tiny):
+    write(tmp_path / 'p.csv', random_table(0, names=SWAPPED))
+    with pytest.raises(InputError, match=r"train\.csv: class . is 'class.', and in the predictions 'class.'"):
+        evaluate_predictions.main([str(tmp_path / 'p.csv'), '--draws', '100', '--train_csv', f'{tiny}/train.csv'])
 
 
 def test_check_data_finds_class_names_in_another_order(tiny, tmp_path, capsys):

@@ -24,7 +24,7 @@ from utils.console import say_next, script_parser
 from utils.evaluation_text import report_text
 from utils.formats import read_config
 from utils.label_column import HELP as LABEL_HELP
-from utils.label_column import describe_label_column, drop_empty_columns, find_label_column
+from utils.label_column import NAME_COLUMNS, describe_label_column, drop_empty_columns, find_label_column
 from utils.pooling import evaluate_files
 from utils.prediction_table import read_labelled
 from utils.read_csv import read_csv
@@ -65,8 +65,9 @@ def group_of(csv):
     return group.group() if group else os.path.dirname(csv) or '.'
 
 
-def training_counts(args, k):
-    """Training images of each class, list of length k, or None when no flag names them."""
+def training_counts(args, class_names):
+    """Training images of each class, list of length K, or None when no flag names them."""
+    k = len(class_names)
     if args.run:
         return read_config(args.run)['class_count']
     if args.train_csv:
@@ -81,7 +82,13 @@ def training_counts(args, k):
         if len(bad):
             raise InputError(f"--train_csv {args.train_csv}, row {rows[bad[0]]}: '{table[column][bad[0]]}' in column '{column}' is no "
                              f'class of 0..{k - 1}, as in the predictions (--label_column names another column)')
-        return np.bincount(labels.astype(int), minlength=k).tolist()
+        labels = labels.astype(int)
+        for name in set(NAME_COLUMNS) & set(table):
+            for c, text in zip(labels, table[name], strict=True):
+                if text in class_names and text != class_names[c]:
+                    raise InputError(f"--train_csv {args.train_csv}: class {c} is '{text}', and in the predictions '{class_names[c]}': the "
+                                     'classes must have the same order')
+        return np.bincount(labels, minlength=k).tolist()
     return None
 
 
@@ -102,7 +109,7 @@ def main(argv=None):
     referable = min(REFERABLE, len(class_names) - 1) if args.referable is None else args.referable
     if ordered and not 0 <= referable < len(class_names):
         raise InputError(f'--referable {referable} is no grade of 1..{len(class_names) - 1}')
-    result = evaluate_files(tables, args.draws, args.seed, ordered=ordered, class_count=training_counts(args, len(class_names)),
+    result = evaluate_files(tables, args.draws, args.seed, ordered=ordered, class_count=training_counts(args, class_names),
                             levels=args.at, referable=referable)
     differing = {}  # of two files of the same images the difference is asked for
     if result['of'] == 'pooled' or len(tables) > 2:

@@ -31,6 +31,7 @@ def find_label_column(table: pd.DataFrame, csv_path: str, wanted: str | None = N
     Raises `InputError` where that would be a guess: another column is called like the class, two columns share such a name, or the
     classes are spread over several columns of 0 and 1.
     """
+    wanted = wanted.strip() if wanted else None  # as `read_csv` strips the names of columns
     if wanted == NO_LABELS or not set(table) - set(NOT_LABELS):
         return None
     last = table.columns[-1]
