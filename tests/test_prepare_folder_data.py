@@ -199,7 +199,7 @@ def test_parts_in_more_than_one_word_are_kept(tmp_path, monkeypatch, names):
 
 @pytest.mark.parametrize('other', ['unlabelled/x', 'eval/a', 'dev/b'])
 def test_another_folder_beside_the_parts_is_refused(tmp_path, other):
-    with pytest.raises(InputError, match=rf"holds test, train with the classes in each, and beside them {other.split('/')[0]}: remove"):
+    with pytest.raises(InputError, match=rf"are folders below test and train, but {other.split('/')[0]} is none of train, val and test: "):
         main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', other))])
 
 

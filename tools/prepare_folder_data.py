@@ -98,8 +98,8 @@ def class_depth(folder, images):
     if len(classes) < 2:
         return 0
     if others := sorted(top for top in tops if not split_of(top)):
-        raise InputError(f"{folder} holds {', '.join(sorted(tops - set(others)))} with the classes in each, and beside them "
-                         f"{', '.join(others)}: remove the latter, or rename to train, val or test")
+        raise InputError(f"{folder}: the classes are folders below {' and '.join(sorted(tops - set(others)))}, but {' and '.join(others)} "
+                         f"{'is' if len(others) == 1 else 'are'} none of train, val and test: rename or remove {' and '.join(others)}")
     return 1
 
 
