@@ -77,14 +77,23 @@ def change_config(run, **changes):
 
 @pytest.mark.parametrize(('changes', 'note'), [
     ({'seed': 1, 'save_path': 'x', 'num_workers': 4, 'parent': {'path': 'p', 'epoch': 2}}, None),  # may differ
-    ({'lr': .1}, 'lr 0.01 (seed0) or 0.1 (seed1)'),
+    ({'lr': .1, 'min_lr': .0001}, 'lr 0.01 (seed0) or 0.1 (seed1)'),  # the minimum follows from the rate
     ({'loss_fn': 'BSCE', 'sampling': 'class'}, 'loss_fn CE (seed0) or BSCE (seed1); sampling instance (seed0) or class (seed1)'),
     ({'pretrained_weights': 'experiments/a/seed1/epoch_03_K_1'}, None),  # the stage one of each seed
     ({'pretrained_weights': 'experiments/b/seed1'}, 'pretrained_weights experiments/a (seed0) or experiments/b (seed1)'),
     ({'csv_sha256': {'train': '9' * 64}}, 'csv_train train.csv (SHA-256 00000000...) (seed0) or train.csv (SHA-256 99999999...) (seed1)'),
-    ({'a_later_flag': 1}, None)])
+    ({'a_later_flag': 1}, None),
+    ({'initial_weights': 'experiments/a/seed1/epoch_03_K_1', 'torch': '3', 'device_type': 'cuda', 'mixed_precision': 'bf16'}, None),
+    ({'pretrained_weights': '/scratch/experiments/a/seed1/epoch_03_K_1/model_checkpoint.pth'}, None),
+    ({'pretrained_weights': 'experiments/a/'}, None), ({'data_path': '/scratch/isic/images/'}, None),
+    ({'data_path': 'data/ham/images'}, 'data_path isic/images (seed0) or ham/images (seed1)'),
+    ({'min_lr': .001}, 'min_lr lr / 1000 (seed0) or 0.001 (seed1)'),
+    ({'label_column': 'label', 'cdt_gamma': .2, 'do_mixup': .1}, None),  # others say the same
+    ({'do_mixup': .1, 'mixing': 'balanced_mixup'}, 'mixing none (seed0) or balanced_mixup (seed1)')])
 def test_settings_in_which_seeds_differ(tmp_path, changes, note):
-    common = {'pretrained_weights': 'experiments/a/seed0', 'csv_sha256': {'train': '0' * 64}}
+    common = {'pretrained_weights': 'experiments/a/seed0', 'csv_sha256': {'train': '0' * 64}, 'initial_weights': 'experiments/a/seed0/epoch_01',
+              'data_path': 'data/isic/images', 'min_lr': .00001, 'mixing': 'none', 'cdt_gamma': None, 'loss_params': {},
+              'class_column': 'label', 'label_column': None}
     change_config(write_run(tmp_path, 'set/plain/seed0', ['x', 'y']), **common)
     change_config(write_run(tmp_path, 'set/plain/seed1', ['x', 'y'], seed=1), **common | changes)
     methods = load_methods(find_csvs([str(tmp_path / 'results')], 'results_test.csv'), draws=100)
