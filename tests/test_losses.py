@@ -70,6 +70,14 @@ def test_half_precision_logits_are_computed_with_in_float32(name, dtype, batch):
 
 
 @every_loss
+def test_autocast_changes_no_loss(name, batch):
+    loss = without_chance(name)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = loss(*batch)
+    torch.testing.assert_close(found, loss(*batch))
+
+
+@every_loss
 @pytest.mark.parametrize('targets', ['hard', 'soft'])
 def test_float64_logits_give_the_formula_in_float64(name, targets, batch):
     z, y = batch[0].double(), batch[1]

@@ -81,7 +81,8 @@ class Ordinal(CrossEntropy):
 
     def class_losses(self, logits):
         log_p = logits.log_softmax(dim=1)
-        return self.alpha * (log_p.exp() @ self.cost) - log_p
+        # no matrix product, which autocast would compute in bfloat16
+        return self.alpha * (log_p.exp()[:, None] * self.cost).sum(dim=2) - log_p
 
 
 class LabelAwareSmoothing(CrossEntropy):
