@@ -91,8 +91,9 @@ def change_config(run, **changes):
     ({'label_column': 'label', 'cdt_gamma': .2, 'do_mixup': .1}, None),  # others say the same
     ({'do_mixup': .1, 'mixing': 'balanced_mixup'}, 'mixing none (seed0) or balanced_mixup (seed1)')])
 def test_settings_in_which_seeds_differ(tmp_path, changes, note):
-    common = {'pretrained_weights': 'experiments/a/seed0', 'csv_sha256': {'train': '0' * 64}, 'initial_weights': 'experiments/a/seed0/epoch_01',
-              'data_path': 'data/isic/images', 'min_lr': .00001, 'mixing': 'none', 'cdt_gamma': None, 'loss_params': {},
+    common = {'pretrained_weights': 'experiments/a/seed0', 'csv_sha256': {'train': '0' * 64},
+              'initial_weights': 'experiments/a/seed0/epoch_01', 'data_path': 'data/isic/images',
+              'min_lr': .00001, 'mixing': 'none', 'cdt_gamma': None, 'loss_params': {},
               'class_column': 'label', 'label_column': None}
     change_config(write_run(tmp_path, 'set/plain/seed0', ['x', 'y']), **common)
     change_config(write_run(tmp_path, 'set/plain/seed1', ['x', 'y'], seed=1), **common | changes)

@@ -41,6 +41,11 @@ def test_undefined_values_are_left_out():
     assert watch.scalars(record, ['a', 'b']) == {'training/lr': .1, 'auc_all/train/b': .5, 'auc/val': .5, 'auc_all/val/a': .5}
 
 
+@pytest.mark.parametrize('metric', ['bacc', 'kappa'])
+def test_kappa_is_shown_for_graded_classes_only(train, metric):
+    assert ('kappa/val' in read(train(f'--tensorboard --metric {metric}'))[0]) == (metric == 'kappa')
+
+
 def test_a_resumed_run_shows_its_first_epochs_too(train, monkeypatch):
     prune = run_folder.prune_checkpoints
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .common import InputError
 from .shown import choose, extremes
+from .statistics import is_ordered
 
 
 def get_watch(wanted, run):
@@ -24,11 +25,14 @@ def get_watch(wanted, run):
     return Watch(run, SummaryWriter)
 
 
-def scalars(record, class_names):
-    """One line of log.jsonl -> {tag: number}, without NaN: metric/train, metric/val, metric of each class, training/lr, ..."""
+def scalars(record, class_names, ordered=True):
+    """One line of log.jsonl -> {tag: number}, without NaN: metric/train, metric/val, metric of each class, training/lr, ...
+    `ordered`: the classes are grades, so that kappa has a meaning."""
     result = {f'training/{name}': value for name, value in record.items() if name not in ('epoch', 'train', 'val')}
     for split in ('train', 'val'):
         for name, value in record[split].items():
+            if name == 'kappa' and not ordered:
+                continue
             if isinstance(value, list):
                 result |= {f'{name}/{split}/{c}': v for c, v in zip(class_names, value, strict=True)}
             else:
@@ -52,7 +56,7 @@ class Watch:
             labels = [[f'{class_count[c]:,}' for c in self.choice.classes]]
             self._bars('training images', class_names, {'images': class_count}, 0, 'images', labels)
         for record in self.run.history[self.written:]:
-            for tag, value in scalars(record, class_names).items():
+            for tag, value in scalars(record, class_names, is_ordered(class_names, self.run.metric)).items():
                 self.writer.add_scalar(tag, value, record['epoch'])
             values = {name: 100 * np.array(record['val'][key], float) for name, key in (('AUC', 'auc_all'), ('F1', 'f1_all'))}
             self._bars('classes of validation', class_names, values, record['epoch'], 'percent', limit=(0, 103))
