@@ -90,6 +90,12 @@ def test_a_save_path_that_begins_with_experiments_is_the_run_below_it(train, tmp
     assert json.loads((tmp_path / 'experiments' / 'a' / 'b' / 'config.cfg').read_text())['save_path'] == 'a/b'
 
 
+@pytest.mark.parametrize('spelling', ['run/', './run', 'experiments/run/', '{cwd}/experiments/run'])
+def test_a_run_resumes_with_another_spelling_of_its_name(train, tmp_path, spelling):
+    (train() / 'val_metrics.txt').unlink()  # as if it had been stopped before its end
+    assert (train(f'--save_path {spelling.format(cwd=tmp_path)} --resume') / 'val_metrics.txt').exists()
+
+
 def test_a_run_resumes_with_experiments_before_its_name(train):
     (train() / 'val_metrics.txt').unlink()  # as if it had been stopped before its end
     assert (train('--save_path experiments/run --resume') / 'val_metrics.txt').exists()

@@ -18,7 +18,8 @@ from .model_saving_loading import FIELDS, FILE_NAME, read_checkpoint, save_model
 
 OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'skipped.csv', 'performance_epoch_*.txt', 'epoch_*', 'last',
        'interrupted', 'tensorboard')  # what a run writes
-HARMLESS = ('resume', 'overwrite', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard')  # flags that may differ when a run is resumed
+# Flags that may differ when a run is resumed; --save_path is another spelling of its folder.
+HARMLESS = ('resume', 'overwrite', 'save_path', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard')
 
 
 def to_json(value):
