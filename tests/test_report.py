@@ -121,6 +121,8 @@ def settings(tmp_path):
     ({'sampling': 'sqrt'}, 'sampling of training images', 'sqrt'),
     ({'momentum': .9, 'wd': 1e-4}, 'optimisation',
      'sgd, learning rate 0.01, momentum 0.9, weight decay 0.0001, 8 images a step, 3 of 3 epochs, seed 0'),
+    ({'schedule': 'onecycle', 'momentum': .5, 'min_lr': 1e-5, 'warmup': .3}, 'optimisation',
+     'sgd, learning rate 0.01, momentum 0.95 to 0.85 and back, 8 images a step, 3 of 3 epochs, seed 0'),
     ({'schedule': 'plateau', 'patience': 2, 'min_lr': 1e-5, 'warmup': 0.}, 'learning-rate schedule', 'plateau, patience 2, minimum 1e-05'),
     ({'schedule': 'onecycle', 'patience': 2, 'min_lr': 1e-5, 'warmup': .3}, 'learning-rate schedule',
      'onecycle, warm-up in the first 30 % of the steps'),

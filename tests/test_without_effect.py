@@ -48,6 +48,8 @@ def said(flags, n_processes=1, device_type='cpu'):
     ('--grow_from 0.5 --im_size 16', '--grow_from 0.5 has no effect with --im_size 16,16: the smaller sizes are multiples of 16'),
     ('--momentum 0.9 --optimizer adamw', '--momentum 0.9 has no effect with --optimizer adamw'),
     ('--momentum 0.9 --recipe modern', '--momentum 0.9 has no effect with --optimizer adamw'),
+    ('--momentum 0.9 --schedule onecycle',
+     '--momentum 0.9 has no effect with --schedule onecycle, which varies the momentum between 0.95 and 0.85'),
     ('--wd 0.1 --optimizer adamw --trainable scale --pretrained_weights x',
      '--wd 0.1 has no effect with --optimizer adamw, which spares the factors of --trainable scale'),
     ('--min_lr 0.001 --schedule onecycle', '--min_lr 0.001 has no effect with --schedule onecycle'),

@@ -80,7 +80,7 @@ def add_flags(parser):
                           help='plateau: epochs without improvement before the rate is divided by 10')
     training.add_argument('--ema', type=float, default=0., metavar='DECAY',
                           help='score and save the moving average of the weights, such as 0.998; 0 is off')
-    training.add_argument('--momentum', type=float, default=0., metavar='M', help='momentum of sgd')
+    training.add_argument('--momentum', type=float, default=0., metavar='M', help='momentum of sgd (onecycle: between 0.95 and 0.85)')
     training.add_argument('--wd', type=float, default=0., metavar='W', help='weight decay')
     training.add_argument('--metric', default='auc', choices=METRICS,
                           help='validation metric that picks the best epoch and lowers the rate')
@@ -133,6 +133,8 @@ WITHOUT_EFFECT = (
     ('grow_from', 'with --im_size {im_size[0]},{im_size[1]}: the smaller sizes are multiples of 16',
      lambda a: a.grow_from < 1 and size_in_epoch(a.im_size, a.grow_from, 0, a.n_epochs) == tuple(a.im_size)),
     ('momentum', 'with --optimizer {optimizer}', lambda a: a.momentum and a.optimizer != 'sgd'),
+    ('momentum', 'with --schedule onecycle, which varies the momentum between 0.95 and 0.85',
+     lambda a: a.optimizer == 'sgd' and a.schedule == 'onecycle'),
     ('wd', 'with --optimizer adamw, which spares the factors of --trainable scale',
      lambda a: a.wd and a.optimizer == 'adamw' and a.trainable == 'scale'),
     ('min_lr', 'with --schedule onecycle', lambda a: a.schedule == 'onecycle'),

@@ -56,7 +56,11 @@ def _schedule(c):
 def _optimisation(run):
     c = run.config
     parts = [c['optimizer'], f"learning rate {c['lr']:g}"]
-    parts += [f'{words} {c[name]:g}' for name, words in (('momentum', 'momentum'), ('wd', 'weight decay')) if c.get(name)]
+    if c['optimizer'] == 'sgd' and c.get('schedule') == 'onecycle':  # which sets the momentum itself
+        parts += ['momentum 0.95 to 0.85 and back']
+    elif c['optimizer'] == 'sgd' and c.get('momentum'):
+        parts += [f"momentum {c['momentum']:g}"]
+    parts += [f"weight decay {c['wd']:g}"] if c.get('wd') else []
     return ', '.join([*parts, f"{c['batch_size']} images a step", f"{len(run.history)} of {c['n_epochs']} epochs", f"seed {c['seed']}"])
 
 
