@@ -155,6 +155,18 @@ def test_label_column_of_the_test_script(train, with_fold, capsys):
     assert "test.csv: class = column 'diagnosis'" in out and "val.csv: class = column 'label'" in out
 
 
+@pytest.mark.parametrize(('column', 'said'), [('other', "class = column 'other'"), ('none', 'no labels'),
+                                             ('missing', "class = column 'label'")])
+def test_label_column_of_the_validation_csv(train, tiny, tmp_path, capsys, column, said):
+    """The validation csv of the training is scored by the column that is asked for, such as that of another reader."""
+    table, csv = pd.read_csv(tiny / 'val.csv'), tmp_path / 'val.csv'
+    table.assign(other=table.label.to_numpy()[::-1])[['image_id', 'other', 'label']].to_csv(csv, index=False)
+    train(f'--csv_val {csv}')
+    capsys.readouterr()
+    run_test.main('test', {'val': str(csv)}, 0, ['--load_path', 'experiments/run', '--num_workers', '0', '--label_column', column])
+    assert f'val.csv: {said}\n' in capsys.readouterr().out
+
+
 def test_testing_without_labels(train, with_fold, capsys):
     run_tests(train, with_fold / 'test.csv', '--label_column', 'none')
     assert '\n* ' + f'{with_fold}/test.csv has no labels: wrote the predictions only' in capsys.readouterr().out

@@ -13,12 +13,12 @@ from .console import say_next
 from .evaluation import evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
 from .get_loaders import get_test_cls_loader
 from .inference import collect_logits, to_predictions
-from .label_column import describe_label_column
+from .label_column import NO_LABELS, describe_label_column
 from .leakage import check_reported, note_of_patients
 from .model_saving_loading import load_model
 from .outdated import predictions_line
 from .prediction_table import anonymous, write_predictions
-from .read_csv import check_csv_exists
+from .read_csv import check_csv_exists, read_csv
 from .run_folder import name_of_run
 from .statistics import is_ordered
 from .test_flags import WITHOUT_EFFECT, check_flags, get_parser
@@ -41,29 +41,30 @@ def full_report(predictions, class_names, class_count):
         f'Top-1 = {100 * np.mean(y == preds):.2f} of {len(y)} images', ''])
 
 
-def label_column_of(csv, args, config):
-    """Name of the column with the class in `csv`: for the csvs of the training the one that it learnt, else the one of --label_column,
-    without which it is the same. None, for runs of version 0.1: not known."""
-    learnt = config.get('class_column')
+def source_of(csv, args, config, is_tuned_on=False):
+    """The folder of the images of `csv`, and the name of its column with the class: --data_path, and --label_column or the column that the
+    network learnt (None, for runs of version 0.1: not known).
+
+    A csv of the training may differ from the test csv that these flags are for. Where it `is_tuned_on`, it keeps the folder (if that still
+    exists) and the column of the training; where it is reported, it keeps the column if it lacks the one of --label_column.
+    """
+    data_path, learnt, given = args.data_path, config.get('class_column'), args.label_column
     check_csv_exists(csv)
-    is_of_training = file_sha256(csv) in config['csv_sha256'].values()
-    return learnt if is_of_training or args.label_column is None else args.label_column
+    if file_sha256(csv) in config['csv_sha256'].values():
+        if is_tuned_on:
+            return config['data_path'] if os.path.isdir(config['data_path']) else data_path, learnt
+        if given not in (None, NO_LABELS) and given.strip() not in read_csv(csv)[0]:
+            given = None
+    return data_path, learnt if given is None else given
 
 
-def folder_for_tuning(csv, args, config):
-    """The folder with the images of `csv`, on which something is chosen: for the csvs of the training that of the training, where it
-    still exists, since --data_path may be the folder of the test images alone."""
-    check_csv_exists(csv)
-    is_of_training = file_sha256(csv) in config['csv_sha256'].values()
-    return config['data_path'] if is_of_training and os.path.isdir(config['data_path']) else args.data_path
-
-
-def get_loader(csv, data_path, loaded, args):
-    """Loader of the images of `csv`, in the folder `data_path`, that are not left out."""
+def get_loader(csv, loaded, args, is_tuned_on=False):
+    """Loader of the images of `csv` that are not left out. `is_tuned_on`: corrections are chosen on it, no scores reported."""
     info, workers = loaded.info, min(args.num_workers, os.cpu_count() or 1)
+    data_path, label_column = source_of(csv, args, info['config'], is_tuned_on)
     loader = get_test_cls_loader(csv, data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']),
                                  cache_dir=args.cache_dir, allow_outside=args.allow_outside_data_path, skip_bad_images=args.skip_bad_images,
-                                 label_column=label_column_of(csv, args, info['config']), known_names=info['class_names'])
+                                 label_column=label_column, known_names=info['class_names'])
     print(describe_label_column(csv, loader.dataset.label_column))
     return loader
 
@@ -130,13 +131,13 @@ def main(description, splits, dihedral_tta, argv=None):
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     check_writable(folder)
     csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
-    loaders = {split: get_loader(csv, args.data_path, loaded, args) for split, csv in csvs.items()}
+    loaders = {split: get_loader(csv, loaded, args) for split, csv in csvs.items()}
     if loaded.info['image_hashes'] is None:
         print('* Note: this checkpoint does not know its training images: whether some of them are tested cannot be checked')
     notes = {split: check_reported(loader.dataset, loaded.info, args.num_workers) + note_of_patients(loader.dataset, loaded.info['config'])
              for split, loader in loaders.items()}
     print(''.join(f'* {note}' for note in notes.values() if note), end='')
-    tuning = tune(args, loaders, loaded, lambda csv: get_loader(csv, folder_for_tuning(csv, args, loaded.info['config']), loaded, args),
+    tuning = tune(args, loaders, loaded, lambda csv: get_loader(csv, loaded, args, is_tuned_on=True),
                   lambda loader: collect_split(loader, loaded, args, accelerator, folder, 'tune'))
     if tuning.csv is None:  # the list of a test before goes
         write_skipped(os.path.join(folder, 'skipped_tune.csv'), [])
