@@ -106,6 +106,16 @@ def test_grades_with_a_decimal_point_are_integers(tmp_path, monkeypatch):
 def test_test_patients_are_no_training_patients(tmp_path, monkeypatch):
     (tmp_path / 'labels.csv').write_text(spelled('{}_{}'))
     (tmp_path / 'solution.csv').write_text('image,level,Usage\n9_left,0,Public\n012_left.jpeg,0,Public\n')
-    with pytest.raises(InputError, match=r'1 patients of --test_labels \S+solution\.csv stand in --labels \S+labels\.csv too: 12 '):
+    with pytest.raises(InputError, match=r'--test_labels \S+solution\.csv has 1 patient of --labels \S+labels\.csv: 12 '):
         eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv', f'--test_labels {tmp_path}/solution.csv')
     assert not (tmp_path / 'data').exists()
+
+
+@pytest.mark.parametrize('flags', ['', '--test_fraction 0.1', '--test_labels {}/solution.csv',
+                                   '--test_labels {}/solution.csv --test_fraction 0.1'])
+def test_a_test_fraction_without_effect_is_named(tmp_path, monkeypatch, capsys, flags):
+    (tmp_path / 'labels.csv').write_text(spelled('{}_{}'))
+    (tmp_path / 'solution.csv').write_text('image,level,Usage\n9_left,0,Public\n9_right,1,Public\n')
+    eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv', flags.format(tmp_path))
+    warned = '* Warning: --test_fraction 0.1 has no effect with --test_labels' in capsys.readouterr().out
+    assert warned == ('labels' in flags and 'fraction' in flags)

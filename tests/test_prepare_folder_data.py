@@ -237,6 +237,13 @@ def test_a_name_with_a_folder_is_refused(tmp_path):
         main([str(pictures(tmp_path / 'set', 'a', 'b')), '--name', 'x/y'])
 
 
+def test_a_fraction_of_a_part_with_a_folder_is_named(tmp_path, capsys):
+    main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'test/b', n=10)), '--out', str(tmp_path / 'data'),
+          '--val_fraction', '0.2', '--test_fraction', '0.3'])
+    assert [line for line in capsys.readouterr().out.splitlines() if 'Warning' in line] == [
+        '* Warning: --test_fraction 0.3 has no effect where test images have a folder']
+
+
 def test_a_test_folder_that_is_no_training_class_is_refused(tmp_path):
     with pytest.raises(InputError, match=r'set: c is no class of the training images \(a, b\)'):
         main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'test/c')), '--out', str(tmp_path / 'data')])

@@ -10,14 +10,17 @@ import re
 import numpy as np
 import pandas as pd
 
+from utils.check_data import counted
 from utils.common import InputError, run_script, write_text
 from utils.console import say_next, script_parser, to_train
 from utils.read_csv import csv_text, patient_key, read_csv
 from utils.splitting import split_groups
+from utils.without_effect import warn
 
 GRADES, IMAGES = 5, 'data/eyepacs_all_ims'
 OTHER_TABLES = ('this tool splits EyePACS alone. Of another set make train_NAME.csv and val_NAME.csv with a column image_id and, as the '
                 'last column, the grade from 0 to K-1, and give them to train_lt_mxp.py')
+WITHOUT_EFFECT = (('test_fraction', 'with --test_labels', lambda a: a.test_labels),)
 
 
 def read_labels(path):
@@ -65,7 +68,9 @@ def get_parser():
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    warn(parser, argv, args, WITHOUT_EFFECT)
     test_fraction = 0. if args.test_labels else args.test_fraction
     if min(args.val_fraction, test_fraction) < 0 or args.val_fraction + test_fraction >= 1:
         raise InputError('--val_fraction and --test_fraction must leave patients for training')
@@ -75,7 +80,7 @@ def main(argv=None):
         test = read_labels(args.test_labels)
         shared = sorted(set(test.patient_id.map(patient_key)) & set(labels.patient_id.map(patient_key)))
         if shared:
-            raise InputError(f'{len(shared)} patients of --test_labels {args.test_labels} stand in --labels {args.labels} too: '
+            raise InputError(f"--test_labels {args.test_labels} has {counted(len(shared), 'patient')} of --labels {args.labels}: "
                              f"{', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''} (give Kaggle's retinopathy_solution.csv)")
     os.makedirs(args.out, exist_ok=True)
     for name, part in (('train', train), ('val', val), ('test', test)):

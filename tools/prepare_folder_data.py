@@ -36,6 +36,8 @@ from utils.without_effect import warn
 WITHOUT_EFFECT = (
     ('label_column', 'without --classes_from', lambda a: not a.classes_from),
     *((flag, 'with --classes_from, which makes one csv', lambda a: a.classes_from) for flag in ('val_fraction', 'test_fraction', 'seed')),
+    *((f'{name}_fraction', f'where {name} images have a folder', lambda a, name=name: name in a.parts)
+      for name in ('val', 'test')),
 )
 SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
 BESIDE_SPLIT = {'data', 'dataset', 'image', 'images', 'set', 'split'}  # words that leave the name of a part what it is
@@ -239,13 +241,13 @@ def refuse_unfit_parts(counts, numbers, folder, set_name):
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
-    warn(parser, argv, args, WITHOUT_EFFECT)
     if min(args.val_fraction, args.test_fraction) < 0 or args.val_fraction + args.test_fraction >= 1 or not args.val_fraction:
         raise InputError('--val_fraction must be positive, and leave, together with --test_fraction, images for training')
     set_name = args.name or os.path.basename(os.path.abspath(args.folder))
     if os.path.basename(set_name) != set_name:
         raise InputError(f'--name {set_name} must not hold folders: these are named by --out')
     table = read_folder(args.folder)
+    warn(parser, argv, args, WITHOUT_EFFECT, parts=set(table.part))
     training = None
     if args.classes_from:
         training = ClassDataset(args.classes_from, label_column=args.label_column)
