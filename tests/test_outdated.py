@@ -1,13 +1,17 @@
 """Predictions that are written again: reports of those before are removed, marked, or not taken for reports of these."""
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from tools.compare_experiments import main as compare
 from tools.ensemble_predictions import main as ensemble
+from tools.evaluate_predictions import main as evaluate
 from tools.predict import main as predict
 from tools.report import main as report
 from utils.comparison import way_of_test
-from utils.outdated import PAGES, mark_outdated, predictions_line
+from utils.outdated import PAGES, mark_outdated, predictions_line, replaced_network
 from utils.prediction_table import read_predictions, write_predictions
 from utils.report_data import find_runs
 from utils.run_test import main as run_test
@@ -151,3 +155,27 @@ def test_text_reports_of_version_0_1_are_removed_with_their_predictions(tmp_path
     (tmp_path / 'results_test.csv').touch()
     mark_outdated(tmp_path / 'results_test.csv')
     assert not text.exists()
+
+
+def test_predictions_of_a_network_that_was_trained_again_are_named(tested, train, tiny, capsys):
+    folder = tested()
+    csv = str(folder / 'results_test.csv')
+    assert replaced_network(csv) is None
+    train('--save_path a --overwrite --n_epochs 2 --lr 0.2 --seed 3 --metric loss')
+    line = replaced_network(csv)
+    assert re.fullmatch(rf'{re.escape(csv)} was predicted by epoch_01_K_\S+, which \S+experiments/a no longer holds: if that was trained '
+                        'again, test it again', line)
+    capsys.readouterr()
+    for main in (evaluate, compare):
+        main([csv if main is evaluate else str(folder), '--draws', '100'])
+        assert f'* Note: {line}\n' in capsys.readouterr().err
+    assert line in find_runs([str(folder)])[0].facts
+    tested()
+    assert replaced_network(csv) is None
+
+
+def test_predictions_of_a_run_whose_checkpoints_are_elsewhere_are_not_named(tested, tmp_path):
+    folder = tested()
+    for checkpoint in (tmp_path / 'experiments' / 'a').glob('epoch_*'):
+        checkpoint.rename(tmp_path / checkpoint.name)
+    assert replaced_network(str(folder / 'results_test.csv')) is None

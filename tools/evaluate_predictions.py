@@ -25,6 +25,7 @@ from utils.evaluation_text import report_text
 from utils.formats import read_config
 from utils.label_column import HELP as LABEL_HELP
 from utils.label_column import NAME_COLUMNS, describe_label_column, drop_empty_columns, find_label_column
+from utils.outdated import replaced_network
 from utils.pooling import evaluate_files
 from utils.prediction_table import read_labelled
 from utils.read_csv import read_csv
@@ -116,6 +117,8 @@ def main(argv=None):
         differing = differing_settings(args.csvs, [0 if result['of'] == 'mean' else i for i in range(len(tables))])
     if differing:
         print(f'* Note: the files are pooled, but the settings of their runs differ: {describe_settings(differing)}', file=sys.stderr)
+    for note in filter(None, map(replaced_network, args.csvs)):
+        print(f'* Note: {note}', file=sys.stderr)
     for table in tables:
         print(f'{table.path}: {len(table.labels)} images, {len(class_names)} classes'
               + (f', {len(set(table.patient_ids))} patients' if table.patient_ids else ''))

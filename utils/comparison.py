@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from .bootstrap import bootstrap_figures, cell, check_classes, combine
 from .common import InputError
-from .outdated import text_report
+from .outdated import replaced_network, text_report
 from .pooling import spread
 from .prediction_table import read_labelled
 from .run_settings import REPEAT, are_ordered, describe_settings, differing_settings
@@ -79,9 +79,10 @@ def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None):
 
 
 def settings_notes(methods):
-    """One line for each of the methods whose runs differ in more than they may."""
+    """One line for each of the methods whose runs differ in more than they may, and for each csv of a network that its run has replaced."""
     differing = {method.name: differing_settings(method.csvs, method.image_sets) for method in methods}
-    return [f'{name} pools runs whose settings differ: {describe_settings(found)}' for name, found in differing.items() if found]
+    pooled = [f'{name} pools runs whose settings differ: {describe_settings(found)}' for name, found in differing.items() if found]
+    return [*pooled, *filter(None, (replaced_network(csv) for method in methods for csv in method.csvs))]
 
 
 def mean_of(runs):

@@ -8,9 +8,11 @@ import shlex
 from pathlib import Path
 
 from .common import file_sha256, write_text
+from .run_paths import counterpart, is_run
 
 PAGES = ('report.html', 'report_with_images.html')
 PREDICTIONS = re.compile(r'^Predictions (.+), SHA-256 ([0-9a-f]{64})$', re.M)  # in the text report of a test
+CHECKPOINT = re.compile(r'^Checkpoint (.+), epoch \d+; csv ', re.M)  # in the text report of a test
 SOURCES = re.compile(r'<pre class="sources">(.*?)</pre>', re.S)  # in a page, lines as of sha256sum
 
 
@@ -44,6 +46,20 @@ def _text_reports(csv):
 def text_report(csv):
     """The report of the test that wrote the per-image `csv`; None where there is none beside it, or only one of other predictions."""
     return next((text for _, text, digest in _text_reports(csv) if digest in (None, file_sha256(csv))), None)
+
+
+def replaced_network(csv):
+    """A line where the per-image `csv` is of a checkpoint that its run does not hold, as after a training with --overwrite; else None,
+    also where that cannot be told, since the text report or the checkpoints of the run are not here."""
+    named = CHECKPOINT.search(text_report(csv) or '')
+    if not named:
+        return None
+    place, checkpoint = os.path.split(named.group(1))
+    folder = counterpart(os.path.dirname(csv) or os.curdir, 'results', 'experiments') or place
+    kept = glob.glob(os.path.join(glob.escape(folder), 'epoch_*', ''))
+    if not is_run(folder) or not kept or os.path.isdir(os.path.join(folder, checkpoint)):
+        return None
+    return f'{csv} was predicted by {checkpoint}, which {folder} no longer holds: if that was trained again, test it again'
 
 
 def mark_outdated(csv):

@@ -10,7 +10,7 @@ from .bootstrap import check_classes
 from .common import InputError, progress
 from .comparison import CORRECTIONS
 from .formats import read_config
-from .outdated import text_report, text_report_path
+from .outdated import replaced_network, text_report, text_report_path
 from .prediction_table import PredictionTable, read_predictions
 from .run_paths import counterpart, is_run, name_below, split_path
 
@@ -73,7 +73,8 @@ def _facts(csv):
     if text is None:
         path = text_report_path(csv)
         return [f'{path} is of other predictions: checkpoint and csv of these are not known'] if os.path.isfile(path) else []
-    return [line for line in text.splitlines() if line.startswith(('Checkpoint ', *CORRECTIONS))]
+    found = [line for line in text.splitlines() if line.startswith(('Checkpoint ', *CORRECTIONS))]
+    return [*found, *filter(None, [replaced_network(csv)])]
 
 
 def _table(csv, config):
