@@ -157,3 +157,26 @@ def test_draws_of_a_report_without_tests(tmp_path, capsys, tested):
     run = write_run(tmp_path, 'a', ['x', 'y'], tested=tested)
     report.main([str(run), '--draws', '100', '--out', str(Path(tmp_path) / 'r.html')])
     assert ('* Warning: --draws 100 has no effect for runs that have not been tested\n' in capsys.readouterr().out) != tested
+
+
+@pytest.mark.parametrize(('n_files', 'flags', 'warned'), [
+    (2, '--at 0.8 0.95', ['--at 0.8 0.95 has no effect without --json where two files are compared']), (2, '--at 0.8 --json s.json', []),
+    (2, '', []), (1, '--at 0.8', []), (3, '--at 0.8', []),
+    (1, '--referable 1 --at', ['--referable 1 has no effect with --at without a level'])])
+def test_operating_points_without_effect(tmp_path, monkeypatch, capsys, n_files, flags, warned):
+    monkeypatch.chdir(tmp_path)
+    csvs = [write(tmp_path / f'{i}.csv', random_table(0, n=60, names=['DR0', 'DR1', 'DR2'])) for i in range(n_files)]
+    evaluate_predictions.main([*csvs, '--draws', '100', *flags.split()])
+    assert [line for line in capsys.readouterr().out.splitlines() if 'Warning' in line] == [f'* Warning: {line}' for line in warned]
+
+
+@pytest.mark.parametrize(('n_runs', 'tested', 'flags', 'reason'), [
+    (2, False, '--baseline a0', 'for runs that have not been tested'), (2, True, '--baseline a0', None),
+    (2, False, '--with_images --data_path .', 'for runs that have not been tested'),
+    (7, True, '--with_images --data_path .', 'for more than 6 runs, which are not shown one by one')])
+def test_flags_of_a_report_without_effect(tmp_path, capsys, n_runs, tested, flags, reason):
+    runs = [str(write_run(tmp_path, f'a{i}', ['x', 'y'], seed=i, tested=tested)) for i in range(n_runs)]
+    report.main([*runs, '--draws', '100'][:None if tested else -2] + flags.split())
+    printed = [line for line in capsys.readouterr().out.splitlines() if 'Warning' in line]
+    shown = flags.replace(' --data_path .', '')
+    assert printed == ([f'* Warning: {shown} has no effect {reason}'] if reason else [])

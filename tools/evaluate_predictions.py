@@ -26,15 +26,20 @@ from utils.formats import read_config
 from utils.label_column import HELP as LABEL_HELP
 from utils.label_column import NAME_COLUMNS, describe_label_column, drop_empty_columns, find_label_column
 from utils.outdated import replaced_network
-from utils.pooling import evaluate_files
+from utils.pooling import are_repeats, evaluate_files
 from utils.prediction_table import read_labelled
 from utils.read_csv import read_csv
 from utils.run_settings import are_ordered, describe_settings, differing_settings
 from utils.statistics import LEVEL, REFERABLE, is_ordered
 from utils.without_effect import warn
 
-WITHOUT_EFFECT = (('referable', 'without --ordered, for classes that are no grades', lambda a: a.referable and not a.is_ordered),
-                  ('label_column', 'without --train_csv', lambda a: not a.train_csv))
+WITHOUT_EFFECT = (
+    ('referable', 'without --ordered, for classes that are no grades', lambda a: a.referable and not a.is_ordered),
+    ('referable', 'with --at without a level', lambda a: a.referable and not a.at),
+    *((flag, 'without --json where two files are compared', lambda a: a.is_pair and not a.json)
+      for flag in ('train_csv', 'at', 'referable')),
+    ('label_column', 'without --train_csv', lambda a: not a.train_csv),
+)
 
 
 def get_parser():
@@ -106,7 +111,7 @@ def main(argv=None):
         check_classes(tables[0], config['class_names'], f'--run {args.run}')
         metric = config['metric']
     ordered = are_ordered(tables, args.ordered) or is_ordered(class_names, metric, args.ordered)
-    warn(parser, argv, args, WITHOUT_EFFECT, is_ordered=ordered)
+    warn(parser, argv, args, WITHOUT_EFFECT, is_ordered=ordered, is_pair=len(tables) == 2 and are_repeats(tables))
     referable = min(REFERABLE, len(class_names) - 1) if args.referable is None else args.referable
     if ordered and not 0 <= referable < len(class_names):
         raise InputError(f'--referable {referable} is no grade of 1..{len(class_names) - 1}')

@@ -25,7 +25,10 @@ from utils.thumbnails import mistakes
 from utils.without_effect import warn
 
 MOST_DETAILS = 6  # runs of a comparison that are shown one by one, too
-WITHOUT_EFFECT = (('draws', 'for runs that have not been tested', lambda a: not a.is_tested),)
+WITHOUT_EFFECT = (
+    *((flag, 'for runs that have not been tested', lambda a: not a.is_tested) for flag in ('draws', 'baseline', 'with_images')),
+    ('with_images', f'for more than {MOST_DETAILS} runs, which are not shown one by one', lambda a: a.n_runs > MOST_DETAILS),
+)
 
 
 def get_parser():
@@ -119,7 +122,7 @@ def main(argv=None):
     if args.data_path is not None and not os.path.isdir(args.data_path):
         raise InputError(f'--data_path {args.data_path} is no folder')
     runs = find_runs(args.runs, args.file)
-    warn(parser, argv, args, WITHOUT_EFFECT, is_tested=any(run.table for run in runs))
+    warn(parser, argv, args, WITHOUT_EFFECT, is_tested=any(run.table for run in runs), n_runs=len(runs))
     if args.file and not any(run.table for run in runs):
         raise InputError(f'--file {args.file}: none of the runs has it, with labels')
     if args.baseline and len(runs) == 1:

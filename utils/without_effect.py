@@ -21,7 +21,8 @@ def without_effect(given, args, table):
     for flag, reason, condition in table:
         if flag in given and flag not in lines and condition(args):
             value = given[flag]
-            shown = f' {value:g}' if isinstance(value, float) else '' if value is True else f' {value}'
+            values = [] if value is True else value if isinstance(value, list) else [value]
+            shown = ''.join(f' {v:g}' if isinstance(v, float) else f' {v}' for v in values)
             lines[flag] = f'--{flag}{shown} has no effect {reason.format(**vars(args))}'
     return list(lines.values())
 
