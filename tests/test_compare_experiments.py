@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tools.compare_experiments import main
+from tools.report import main as report
 from utils.common import InputError
 from utils.comparison import RANKED, columns_of, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
 from utils.tables import to_latex, to_markdown, to_text
@@ -67,7 +68,11 @@ def test_runs_that_were_tested_in_other_ways_are_named(results, capsys):
         with open(f'{results}/F1/{name}/performance_test.txt', 'w') as f:
             f.write(text)
     main([f'{results}/F1', '--draws', '100'])
-    assert '* Note: not all runs were tested alike: good/net: 8 views; bad/net: calibrated\n' in capsys.readouterr().err
+    note = 'not all runs were tested alike: good/net: 8 views; bad/net: calibrated'
+    assert f'* Note: {note}\n' in capsys.readouterr().err
+    report([f'{results}/F1', '--draws', '100'])
+    with open(f'{results}/F1/report.html') as f:
+        assert f'{note}.' in f.read()
 
 
 def change_config(run, **changes):

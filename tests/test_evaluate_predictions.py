@@ -88,6 +88,16 @@ def test_images_named_with_and_without_extension_are_no_folds(tmp_path):
         main(files)
 
 
+def test_repeats_that_were_tested_in_other_ways_are_named(tmp_path, capsys):
+    files = [write(tmp_path / name / 'results_test.csv', random_table(0, n=60)) for name in ('a', 'b', 'c')]
+    for name, views in (('a', ''), ('b', ', mean over 8 views'), ('c', '')):
+        (tmp_path / name / 'performance_test.txt').write_text(f'Checkpoint x, epoch 1; csv y, SHA-256 z{views}\n')
+    run(*files)
+    assert f'* Note: not all runs were tested alike: {files[0]}: nothing more; {files[1]}: 8 views;' in capsys.readouterr().err
+    run(*files[:2])  # two methods, or one tested in two ways
+    assert 'alike' not in capsys.readouterr().err
+
+
 def test_pooled_files_of_runs_with_other_settings_are_named(tmp_path, capsys):
     files = []
     for seed in range(3):

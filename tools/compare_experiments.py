@@ -24,7 +24,6 @@ from utils.comparison import (
     settings_notes,
     summary,
     tidy_rows,
-    way_of_test,
 )
 from utils.console import say_next, script_parser
 from utils.evaluation_text import show
@@ -100,10 +99,6 @@ def main(argv=None):
         print('* Note: not all methods were tested on the same images', file=sys.stderr)
     for note in settings_notes(methods):
         print(f'* Note: {note}', file=sys.stderr)
-    how = {name: dict.fromkeys(filter(None, map(way_of_test, of_method))) for name, of_method in csvs.items()}
-    if len(set().union(*how.values())) > 1:
-        print('* Note: not all runs were tested alike: ' + '; '.join(f"{name}: {' or '.join(ways)}" for name, ways in how.items() if ways),
-              file=sys.stderr)
     named = ['--file', args.file] if args.file else []
     say_next('see it as one page', 'python', '-m', 'tools.report', *args.folders, *named, file=sys.stderr)  # stdout has the table alone
 

@@ -20,6 +20,7 @@ import pandas as pd
 
 from utils.bootstrap import check_classes
 from utils.common import InputError, file_sha256, run_script, write_text
+from utils.comparison import ways_note
 from utils.console import say_next, script_parser
 from utils.evaluation_text import report_text
 from utils.formats import read_config
@@ -122,7 +123,10 @@ def main(argv=None):
         differing = differing_settings(args.csvs, [0 if result['of'] == 'mean' else i for i in range(len(tables))])
     if differing:
         print(f'* Note: the files are pooled, but the settings of their runs differ: {describe_settings(differing)}', file=sys.stderr)
-    for note in filter(None, map(replaced_network, args.csvs)):
+    notes = [*filter(None, map(replaced_network, args.csvs))]
+    if result['of'] == 'pooled' or len(tables) > 2:
+        notes += ways_note({csv: [csv] for csv in args.csvs})
+    for note in notes:
         print(f'* Note: {note}', file=sys.stderr)
     for table in tables:
         print(f'{table.path}: {len(table.labels)} images, {len(class_names)} classes'

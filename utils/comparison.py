@@ -54,6 +54,14 @@ def way_of_test(csv):
     return ', '.join(found) or 'nothing more'
 
 
+def ways_note(csvs):
+    """{method: csvs} -> a line, [] where all were tested in one way, as far as their text reports are here."""
+    how = {name: dict.fromkeys(filter(None, map(way_of_test, of_method))) for name, of_method in csvs.items()}
+    if len(set().union(*how.values())) < 2:
+        return []
+    return ['not all runs were tested alike: ' + '; '.join(f"{name}: {' or '.join(ways)}" for name, ways in how.items() if ways)]
+
+
 def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None):
     """{method: csvs} -> list of `Method`. Csvs of the same images share their bootstrap draws; different sets of images
     (folds) are drawn independently. `ordered` None: see `are_ordered`. `tables`: {csv: its table} of those already read.
@@ -79,10 +87,12 @@ def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None):
 
 
 def settings_notes(methods):
-    """One line for each of the methods whose runs differ in more than they may, and for each csv of a network that its run has replaced."""
+    """One line for each of the methods whose runs differ in more than they may, for each csv of a network that its run has replaced, and
+    for differences in how the runs were tested."""
     differing = {method.name: differing_settings(method.csvs, method.image_sets) for method in methods}
     pooled = [f'{name} pools runs whose settings differ: {describe_settings(found)}' for name, found in differing.items() if found]
-    return [*pooled, *filter(None, (replaced_network(csv) for method in methods for csv in method.csvs))]
+    replaced = filter(None, (replaced_network(csv) for method in methods for csv in method.csvs))
+    return [*pooled, *replaced, *ways_note({method.name: method.csvs for method in methods})]
 
 
 def mean_of(runs):
