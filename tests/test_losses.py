@@ -217,6 +217,23 @@ def test_a_range_that_the_class_declares_is_checked(own_loss):
         get_loss_fn('POLY', COUNTS['tail'], reach=4)
 
 
+def test_an_own_parameter_called_like_one_of_the_base_has_its_own_range(monkeypatch, batch):
+    class Own(CrossEntropy):
+        def __init__(self, class_count, epsilon=2.):
+            super().__init__(class_count)
+    monkeypatch.setitem(LOSSES, 'OWN', Own)
+    torch.testing.assert_close(get_loss_fn('OWN', COUNTS['tail'], epsilon=3.)(*batch), F.cross_entropy(*batch))
+
+
+def test_an_own_parameter_without_a_default_is_asked_for(monkeypatch):
+    class Own(CrossEntropy):
+        def __init__(self, class_count, power):
+            super().__init__(class_count)
+    monkeypatch.setitem(LOSSES, 'OWN', Own)
+    with pytest.raises(InputError, match='loss OWN needs a value for power: --loss_params power=NUMBER'):
+        get_loss_fn('OWN', COUNTS['tail'])
+
+
 @every_loss
 def test_every_declared_range_holds_the_default(name):
     defaults, ranges = loss_parameters(name), LOSSES[name].ranges

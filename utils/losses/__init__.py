@@ -40,8 +40,11 @@ def get_loss_fn(name, class_count, **params):
     unknown = [param for param in params if param not in known]
     if unknown:
         raise InputError(f"loss {name} has no parameter {', '.join(unknown)} (it has: {', '.join(known) or 'none'})")
+    if missing := [param for param, default in known.items() if default is inspect.Parameter.empty and param not in params]:
+        raise InputError(f"loss {name} needs a value for {', '.join(missing)}: --loss_params {missing[0]}=NUMBER")
     for param, value in params.items():
-        least, largest = LOSSES[name].ranges.get(param, (-np.inf, np.inf))
+        # of this class alone: a parameter of an own loss may be called as one of its base
+        least, largest = vars(LOSSES[name]).get('ranges', {}).get(param, (-np.inf, np.inf))
         if not np.isfinite(value):
             raise InputError(f'loss {name}: {param} must be a finite number, got {value}')
         if not least <= value <= largest:

@@ -60,6 +60,7 @@ class VectorScaling(LogitAdjustment):
 class ClassDependentTemperature(VectorScaling):
     """CE(z / a, y), a_c = (N_max / n_c)^gamma >= 1, largest for the tail, whose decision values must therefore grow
     (Ye et al., 2020, arXiv 2001.01385, equation 5). gamma 0 is CE."""
+    ranges: ClassVar = {'gamma': (0, np.inf)}
 
     def __init__(self, class_count, gamma=.2):
         super().__init__(class_count, gamma, tau=0.)

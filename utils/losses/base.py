@@ -17,7 +17,7 @@ class CrossEntropy(nn.Module):
     drw = True  # under --defer: class weights are switched on late (the others start with equal counts instead)
     corrects_prior = False  # makes up for the class frequencies; class-balanced sampling as well would do it twice
     head = 'linear'  # the kind of last layer it needs, a key of models.heads.HEADS
-    # Parameter of __init__ -> (least, largest) value, both allowed. A parameter that is not listed takes any finite number.
+    # Parameter of this class's __init__ -> (least, largest) value, both allowed; others take any finite number. Subclasses list their own.
     ranges: ClassVar[dict[str, tuple[float, float]]] = {'epsilon': (0, 1)}
 
     def __init__(self, class_count, epsilon=0.):
