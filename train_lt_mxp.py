@@ -180,6 +180,8 @@ def main(args, argv=None):
     if args.batch_size % (world_size * args.accumulate):
         raise InputError(f'--batch_size {args.batch_size} cannot be cut into equal parts for {world_size} processes x --accumulate '
                          f'{args.accumulate}')
+    if args.sync_bn and world_size > 1 and accelerator.device.type != 'cuda':
+        raise InputError(f'--sync_bn needs CUDA, not {accelerator.device.type}: leave it out')
     if rank > 0:
         sys.stdout = open(os.devnull, 'w')  # noqa: SIM115  the first process speaks and writes for all
     if argv:

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from utils.common import InputError
 from utils.model_saving_loading import read_checkpoint
 
 from .conftest import get_parser, new_accelerator, train_main, write_images
@@ -116,6 +118,13 @@ def test_first_process_speaks_and_writes(folder, trained):
 def test_unequal_parts(trained):
     assert trained.returncode
     assert 'error: --batch_size 3 cannot be cut into equal parts for 2 processes x --accumulate 1' in trained.stderr
+
+
+def test_sync_bn_on_the_cpu_is_refused(train, monkeypatch):
+    two = SimpleNamespace(process_index=0, num_processes=2, device=torch.device('cpu'))
+    monkeypatch.setattr('train_lt_mxp.build_accelerator', lambda *args: two)
+    with pytest.raises(InputError, match='--sync_bn needs CUDA, not cpu: leave it out'):
+        train('--sync_bn')
 
 
 @pytest.fixture(scope='module')
