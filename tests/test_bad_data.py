@@ -139,8 +139,8 @@ def test_a_bad_image_is_found_before_the_old_run_is_touched(train, tiny, dirty, 
     flags, ids = dirty(BAD['bomb'][0])
     (tmp_path / 'images' / f'{ids[4]}.jpg').write_bytes(JPEG)
     (tmp_path / 'images' / 'val_2_1.jpg').write_bytes(JPEG[:300])
-    train_line = rf'train\.csv: 1 images cannot be read \(--skip_bad_images .*{ids[0]}\.jpg \(row 2\): .*exceeds.*'
-    with pytest.raises(InputError, match=rf'\n  - .*{train_line}\n  - .*val\.csv: 1 images .*val_2_1\.jpg \(row \d'):
+    train_line = rf'train\.csv: 1 image cannot be read \(--skip_bad_images .*{ids[0]}\.jpg \(row 2\): .*exceeds.*'
+    with pytest.raises(InputError, match=rf'\n  - .*{train_line}\n  - .*val\.csv: 1 image .*val_2_1\.jpg \(row \d'):
         train(f'--overwrite {flags} {cache}')
     assert (run / 'val_metrics.txt').exists()
 

@@ -34,7 +34,7 @@ def test_without_labels_and_patients(tmp_path):
     ('001,7,0,0', '001,7,,0', "1 values of 'label'"), ('001,7,0,0', '001,7,0,.5', "1 values of 'pred'"),
     ('0.8', '', r'missing or no number in 1 of 2 rows, the first is row 2 \(001'), ('0.8', 'many', 'no number'),
     ('0.8', '0.9', r'do not add up to 1 in 1 of 2 rows, the first is row 2 \(001, sum 1\.1\)'), ('0.8,0.2', '1.2,-0.2', 'negative'),
-    ('002', '001', '1 images stand in more than one row, the first is 001'), ('002', '', 'without image_id'),
+    ('002', '001', '1 image stands in more than one row, the first is 001'), ('002', '', 'without image_id'),
     (GOOD, GOOD.splitlines()[0], 'no rows'), (GOOD, '', 'is no csv table'),
 ])
 def test_refuses(tmp_path, old, new, message):

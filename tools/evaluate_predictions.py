@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from utils.bootstrap import check_classes
+from utils.check_data import counted
 from utils.common import InputError, file_sha256, run_script, write_text
 from utils.comparison import ways_note
 from utils.console import say_next, script_parser
@@ -129,8 +130,8 @@ def main(argv=None):
     for note in notes:
         print(f'* Note: {note}', file=sys.stderr)
     for table in tables:
-        print(f'{table.path}: {len(table.labels)} images, {len(class_names)} classes'
-              + (f', {len(set(table.patient_ids))} patients' if table.patient_ids else ''))
+        print(f"{table.path}: {counted(len(table.labels), 'image')}, {len(class_names)} classes"
+              + (f", {counted(len(set(table.patient_ids)), 'patient')}" if table.patient_ids else ''))
     print(report_text(result, len(tables), args.draws))
     if args.json:
         settings = {'files': args.csvs, 'n_images': len({i for table in tables for i in table.image_ids}), 'class_names': class_names,

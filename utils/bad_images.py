@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .check_data import outside_problem, some
+from .check_data import counted, outside_problem, some
 from .common import InputError, write_text
 from .image_hashes import content_hash, hash_sample
 from .images import DECODER, decode_image
@@ -65,7 +65,7 @@ def refuse_bad_images(datasets, n_threads):
         bad = find_bad_images(data, n_threads)
         if bad:
             named = some([f'{data.paths[i]} (row {data.rows[i]}): {why}' for i, why in list(bad.items())[:6]])
-            lines.append(f'{data.csv_path}: {len(bad)} images cannot be read (--skip_bad_images leaves them out): {named}')
+            lines.append(f"{data.csv_path}: {counted(len(bad), 'image')} cannot be read (--skip_bad_images leaves them out): {named}")
     if lines:
         raise InputError(lines[0] if len(lines) == 1 else '\n  - '.join(['the data cannot be used:', *lines]))
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from .check_data import counted
 from .common import InputError, write_text
 from .outdated import mark_outdated
 from .read_csv import csv_text, read_csv
@@ -58,9 +59,10 @@ def read_predictions(path):
     if not len(table):
         raise InputError(f'{path} has no rows')
     twice = table.image_id[table.image_id.duplicated()]
-    if len(twice) or table.image_id.isna().any():
-        what = f'{len(twice)} images stand in more than one row, the first is {twice.iloc[0]}' if len(twice) else 'rows without image_id'
-        raise InputError(f'{path}: {what}')
+    if len(twice):
+        raise InputError(f"{path}: {counted(len(twice), 'image', 'stand')} in more than one row, the first is {twice.iloc[0]}")
+    if table.image_id.isna().any():
+        raise InputError(f'{path}: rows without image_id')
     k = len(columns)
     patients = None
     if 'patient_id' in table.columns and table.patient_id.notna().any():
