@@ -105,7 +105,7 @@ def test_nothing_is_wider_than_the_window(pages, tmp_path, width):
 def test_tensorboard_shows_the_same_classes_in_every_epoch(tmp_path, monkeypatch):
     drawn, values = [], {'auc_all': [c / K for c in range(K)], 'f1_all': [0.] * K}
     writer = SimpleNamespace(add_scalar=lambda *args: None, add_image=lambda *args, **kwargs: None, flush=lambda: None)
-    run = SimpleNamespace(path=str(tmp_path), history=[{'epoch': epoch, 'train': {}, 'val': values} for epoch in (1, 2)])
+    run = SimpleNamespace(metric='mcc', path=str(tmp_path), history=[{'epoch': epoch, 'train': {}, 'val': values} for epoch in (1, 2)])
     monkeypatch.setattr(plots, 'bars', lambda *args, **kwargs: drawn.append(args))
     monkeypatch.setattr(plots, 'to_pixels', lambda figure: None)
     Watch(run, lambda folder: writer)(NAMES, np.arange(K, 0, -1))
