@@ -113,7 +113,7 @@ def main(argv=None):
           f"{'images' if args.images else 'images of noise (give --images for real ones)'}")
     write_safetensors(safetensors, loaded, {'onnx': {'input': args.input, 'output': args.output, 'sha256': file_sha256(onnx)}})
     print(f'* {safetensors}, with model.json beside it')
-    say_next('start a training from its weights', *to_train(c['csv_train'], c['data_path'], c['n_classes'], '--csv_val', c['csv_val'],
+    say_next('start a training from its weights', *to_train(c['csv_train'], c['csv_val'], c['data_path'], c['n_classes'],
              '--im_size', ','.join(map(str, im_size)), '--model_name', c['model_name'], '--init', safetensors))
 
 

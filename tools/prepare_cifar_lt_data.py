@@ -109,8 +109,8 @@ def main(argv=None):
     folder = args.out or os.path.join('data', name)
     write_image_set(folder, name, {'train': (images[train], labels[train], train), 'val': (images[val], labels[val], val),
                                    'test': (*splits['test'], range(len(splits['test'][1])))}, names)
-    say_next('train', *to_train(f'{folder}/train_{name}.csv', f'{folder}/images', args.classes, '--im_size', 32, '--model_name', 'resnet32',
-                                '--init', 'none', '--save_path', f'{name}/instance'))
+    say_next('train', *to_train(f'{folder}/train_{name}.csv', f'{folder}/val_{name}.csv', f'{folder}/images', args.classes,
+                                '--im_size', 32, '--model_name', 'resnet32', '--init', 'none', '--save_path', f'{name}/instance'))
 
 
 if __name__ == '__main__':

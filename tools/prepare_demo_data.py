@@ -23,9 +23,10 @@ def main(argv=None):
     if not os.path.exists(args.out):
         write_demo_data(args.out, args.seed)
     print(f'* Demo set in {args.out}: images/, train_demo.csv, val_demo.csv, test_demo.csv')
-    say_next('train', *to_train(os.path.join(args.out, 'train_demo.csv'), os.path.join(args.out, 'images'), 5, '--im_size', 64,
-                                '--model_name', 'regnetx_002', '--init', 'none', '--batch_size', 32, '--optimizer', 'adamw', '--lr', .004,
-                                '--schedule', 'onecycle', '--n_epochs', 5, '--metric', 'bacc', '--save_path', 'first/plain'))
+    paths = [os.path.join(args.out, name) for name in ('train_demo.csv', 'val_demo.csv', 'images')]
+    say_next('train', *to_train(*paths, 5, '--im_size', 64, '--model_name', 'regnetx_002', '--init', 'none', '--batch_size', 32,
+                                '--optimizer', 'adamw', '--lr', .004, '--schedule', 'onecycle', '--n_epochs', 5, '--metric', 'bacc',
+                                '--save_path', 'first/plain'))
 
 
 if __name__ == '__main__':

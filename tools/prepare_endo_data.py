@@ -102,7 +102,8 @@ def main(argv=None):
     if os.path.normpath(args.out) == 'data':
         say_next('train and test every method', 'bash', 'run_lt_experiments.sh', 'endo')
     else:
-        say_next('train', *to_train(os.path.join(args.out, 'train_endo1.csv'), images, N_FINDINGS))
+        csvs = [os.path.join(args.out, f'{split}_endo1.csv') for split in ('train', 'val')]
+    say_next('train', *to_train(*csvs, images, N_FINDINGS))
 
 
 if __name__ == '__main__':

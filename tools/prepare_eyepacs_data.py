@@ -92,7 +92,8 @@ def main(argv=None):
     if os.path.normpath(args.out) == 'data':
         say_next('train and test every method', 'bash', 'run_lt_experiments.sh', 'eyepacs')
     else:
-        say_next('train', *to_train(os.path.join(args.out, 'train_eyepacs.csv'), IMAGES, GRADES))
+        csvs = [os.path.join(args.out, f'{split}_eyepacs.csv') for split in ('train', 'val')]
+        say_next('train', *to_train(*csvs, IMAGES, GRADES))
 
 
 if __name__ == '__main__':

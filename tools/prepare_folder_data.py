@@ -269,7 +269,7 @@ def main(argv=None):
         say_next('check the files', 'python', '-m', 'tools.check_data', csv['test'], '--data_path', args.folder,
                  '--n_classes', max(numbers.values()) + 1)
     else:
-        say_next('train', *to_train(csv['train'], args.folder, len(numbers), '--save_path', f'{set_name}/instance'))
+        say_next('train', *to_train(csv['train'], csv['val'], args.folder, len(numbers), '--save_path', f'{set_name}/instance'))
 
 
 if __name__ == '__main__':

@@ -83,8 +83,8 @@ def main(argv=None):
         raise InputError(f"--class_names: {k} different names expected, not {', '.join(names)}")
     write_image_set(folder, name, {split: (images, labels, range(len(labels))) for split, (images, labels) in splits.items()}, names)
     size = max(64, splits['train'][0].shape[1])  # smaller ones leave no height and width after the networks' strides
-    say_next('train', *to_train(os.path.join(folder, f'train_{name}.csv'), os.path.join(folder, 'images'), k, '--im_size', size,
-                                '--save_path', f'{name}/instance'))
+    paths = [os.path.join(folder, file) for file in (f'train_{name}.csv', f'val_{name}.csv', 'images')]
+    say_next('train', *to_train(*paths, k, '--im_size', size, '--save_path', f'{name}/instance'))
 
 
 if __name__ == '__main__':

@@ -100,8 +100,9 @@ def label_flag(column):
     return ['--label_column', column] if column else []
 
 
-def to_train(csv_train, data_path, n_classes, *flags):
-    return ['python', 'train_lt_mxp.py', '--csv_train', csv_train, '--data_path', data_path, '--n_classes', n_classes, *flags]
+def to_train(csv_train, csv_val, data_path, n_classes, *flags):
+    return ['python', 'train_lt_mxp.py', '--csv_train', csv_train, '--csv_val', csv_val, '--data_path', data_path,
+            '--n_classes', n_classes, *flags]
 
 
 def to_test(run, csv_train, csv_val, data_path):
