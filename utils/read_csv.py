@@ -78,14 +78,30 @@ def _parser_error(path, text):
 
 def _refuse_open_quotes(path, lines, separator):
     """Raise `InputError` that names the first of the `lines`, bytes, in which a quotation mark opens a cell and none closes it."""
-    opened, rest = r' *+"(?:[^"]|"")*+', f'[^{separator}]*+'  # possessive: a mark that closes a cell never counts as another character
-    pattern = re.compile(f'(?:(?:{opened}"{rest}|(?! *"){rest}){separator})*+({opened})')
     for row, line in enumerate(lines, start=1):
-        if match := pattern.fullmatch(line.decode('utf-8-sig', 'replace')):
-            cell = match[1].strip()
+        if cell := _open_cell(line.decode('utf-8-sig', 'replace'), separator):
             raise InputError(f"{path}, row {row}: a quotation mark opens a cell and none closes it in this row: "
                              f"{cell if len(cell) <= 40 else cell[:40] + '...'} (delete the mark, or close it; a cell must not hold a "
                              'line break)')
+
+
+def _open_cell(line, separator):
+    """The cell of `line` that a quotation mark opens and none closes; None if there is none. Two marks in a row stand for one inside."""
+    start = 0
+    while True:
+        end = start
+        if line[start:].lstrip(' ').startswith('"'):
+            end = line.index('"', start)
+            while True:
+                end = line.find('"', end + 1)
+                if end < 0:
+                    return line[start:].strip()
+                if not line.startswith('""', end):
+                    break
+                end += 1
+        start = line.find(separator, end) + 1
+        if not start:
+            return None
 
 
 def clean_patients(ids):
