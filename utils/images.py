@@ -51,11 +51,12 @@ def _by_stem(listing):
     """`listing` of `list_files` -> {name without its extension: names on disk} of the images."""
     stems: dict[str, list[str]] = {}
     for name, on_disk in listing.items():
-        stem, extension = os.path.splitext(name)
-        if extension.lower() in EXTENSIONS:
-            files = stems.setdefault(stem, [])
-            if on_disk not in files:
-                files.append(on_disk)
+        stem, dot, extension = name.rpartition('.')  # faster than os.path.splitext for a million names
+        if stem and dot + extension.lower() in EXTENSIONS:
+            if stem not in stems:
+                stems[stem] = [on_disk]
+            elif on_disk not in stems[stem]:
+                stems[stem].append(on_disk)
     return stems
 
 
