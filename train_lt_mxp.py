@@ -219,7 +219,7 @@ def main(args, argv=None):
         hashes = [data.content_hashes(args.num_workers) for data in (train_set, val_set)]
         image_hashes = seen_images(*hashes, network.stage_one.image_hashes)
         if network.stage_one.facts and network.stage_one.image_hashes is None:
-            print('* Note: stage one does not know its training images: whether some of them are tested cannot be checked')
+            print('* Note: stage one holds no list of its training images: an overlap with tested images cannot be found')
         if leak := describe_leak(val_set, image_hashes):
             print(f'* Warning: {leak}')
     print(network.description)

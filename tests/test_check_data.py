@@ -58,7 +58,7 @@ def test_one_problem(check, change, message):
 
 
 @pytest.mark.parametrize(('file', 'image_id', 'hint'), [
-    ('a.JPG', 'a.jpg', 'a.jpg (row 2); there is a.JPG for a.jpg: ids are spelt as the files, or have no extension'),
+    ('a.JPG', 'a.jpg', 'a.jpg (row 2); there is a.JPG for a.jpg: write ids exactly as the files are named, or without the extension'),
     ('a.png', 'a.jpg', 'there is a.png for a.jpg'), ('A.png', 'a', 'there is A.png for a'),
     ('a.png', 'x\\a.png', "write '/' between folders and names, not '\\'"),
 ])

@@ -122,7 +122,7 @@ def test_tool_on_bad_files(tool, tmp_path):
     assert status == 1 and 'wrong: 1 image lies outside of --data_path' in out
     assert '1 image stands in train.csv and in val.csv: 0.jpg' in out
     assert '1 of 3 images not found in' in out and 'note: 1 image: one colour only, only 9x9 pixels: 2.jpg (row 3)' in out
-    assert '1 image that cannot be read' in out and '1.jpg (row 3): the content is no image' in out
+    assert '1 image cannot be read' in out and '1.jpg (row 3): the content is no image' in out
 
 
 def test_tool_counts_one_in_the_singular(tool):

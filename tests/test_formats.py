@@ -64,7 +64,7 @@ def test_stage_two_starts_from_an_old_run(old_runs):
 
 def test_stage_two_says_that_an_old_run_does_not_know_its_images(old_runs, capsys):
     train('finished', '--save_path two --pretrained_weights experiments/finished')
-    assert '* Note: stage one does not know its training images' in capsys.readouterr().out
+    assert '* Note: stage one holds no list of its training images' in capsys.readouterr().out
 
 
 def test_a_log_without_accuracy_is_read(old_runs):
@@ -114,7 +114,7 @@ def test_the_version_is_the_same_everywhere():
 
 def test_the_test_of_an_old_run_says_that_its_images_are_not_known(old_runs, capsys):
     run_test.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
-    assert '* Note: this checkpoint does not know its training images: ' in capsys.readouterr().out
+    assert '* Note: this checkpoint holds no list of its training images: ' in capsys.readouterr().out
 
 
 def test_an_old_run_is_not_tested_on_its_training_csv(old_runs):

@@ -158,20 +158,14 @@ def test_the_training_csv(train, test, tiny):
         test(f'--csv_test {tiny}/train.csv')
 
 
-def test_images_that_trained_stage_one(train, test, tiny, tmp_path):
+@pytest.mark.parametrize(('split', 'message'), [('train', r'of 22 images of .*train\.csv, 22 trained its stage one'),
+                                                ('val', r'of 9 images of .*val\.csv, 9 chose the checkpoint of its stage one')])
+def test_images_of_stage_one(train, test, tmp_path, split, message):
     other = write_images(tmp_path / 'other', seed=1)
     one = train(f'--save_path one --csv_train {other}/train.csv --data_path {other}/images').parent / 'one'
     train(f'--pretrained_weights {one}')
-    with pytest.raises(InputError, match=r'of 22 images of .*train\.csv, 22 trained its stage one'):
-        test(f'--csv_test {other}/train.csv --data_path {other}/images')
-
-
-def test_images_that_chose_stage_one(train, test, tiny, tmp_path):
-    other = write_images(tmp_path / 'other', seed=1)
-    one = train(f'--save_path one --csv_train {other}/train.csv --data_path {other}/images').parent / 'one'
-    train(f'--pretrained_weights {one}')
-    with pytest.raises(InputError, match=r'of 9 images of .*val\.csv, 9 chose the checkpoint of its stage one'):
-        test(f'--csv_test {other}/val.csv --data_path {other}/images')
+    with pytest.raises(InputError, match=message):
+        test(f'--csv_test {other}/{split}.csv --data_path {other}/images')
 
 
 def test_validation_images_of_stage_two_that_trained_stage_one_are_named(train, tiny, capsys):

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from utils.check_data import check_data, counted, differing_names, outside_rows, patient_notes, shared_images, some
+from utils.check_data import check_data, counted, differing_names, outside_rows, patient_notes, shared_between, some
 from utils.common import InputError, check_writable, run_script, write_text
 from utils.console import beside, label_flag, say_next, script_parser, to_train
 from utils.duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
@@ -37,7 +37,7 @@ def file_problems(data, looks):
     for path, row in zip(data.paths, data.rows, strict=True):
         if path in looks and looks[path].note:
             notes[looks[path].note].append(f'{path} (row {row})')
-    return ([f"{counted(len(bad), 'image')} that cannot be read (--skip_bad_images leaves such out): {some(bad)}"] if bad else [],
+    return ([f"{counted(len(bad), 'image')} cannot be read (--skip_bad_images leaves them out): {some(bad)}"] if bad else [],
             [f"{counted(len(files), 'image')}: {note}: {some(files)}" for note, files in notes.items()])
 
 
@@ -45,14 +45,11 @@ def shared_lines(sets):
     """Lines about what two of the csvs share but must not, and about classes that they name differently."""
     for i, a in enumerate(sets):
         for b in sets[i + 1:]:
-            shared = {'image': shared_images(a, b)}
-            if 'patient_id' in a.table and 'patient_id' in b.table:
-                shared['patient'] = set(a.table.patient_id.dropna()) & set(b.table.patient_id.dropna())
             for line in differing_names(a, b):
                 yield f'{a.csv_path} and {b.csv_path}: {line}'
-            for what, both in shared.items():
+            for what, both in shared_between(a, b).items():
                 if both:
-                    yield f'{counted(len(both), what, "stand")} in {a.csv_path} and in {b.csv_path}: {some(sorted(both))}'
+                    yield f'{counted(len(both), what, "stand")} in {a.csv_path} and in {b.csv_path}: {some(both)}'
 
 
 def report(title, problems, notes):

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from utils.bootstrap import check_classes
-from utils.check_data import counted
+from utils.check_data import counted, names_unlike_the_network
 from utils.common import InputError, file_sha256, run_script, write_text
 from utils.comparison import ways_note
 from utils.console import say_next, script_parser
@@ -91,11 +91,9 @@ def training_counts(args, class_names):
             raise InputError(f"--train_csv {args.train_csv}, row {rows[bad[0]]}: '{table[column][bad[0]]}' in column '{column}' is no "
                              f'class of 0..{k - 1}, as in the predictions (--label_column names another column)')
         labels = labels.astype(int)
-        for name in set(NAME_COLUMNS) & set(table):
-            for c, text in zip(labels, table[name], strict=True):
-                if text in class_names and text != class_names[c]:
-                    raise InputError(f"--train_csv {args.train_csv}: class {c} is '{text}', and in the predictions '{class_names[c]}': the "
-                                     'classes must have the same order')
+        pairs = sorted({pair for name in set(NAME_COLUMNS) & set(table) for pair in zip(labels, table[name].fillna(''), strict=True)})
+        for problem in names_unlike_the_network(pairs, class_names):
+            raise InputError(f'--train_csv {args.train_csv}: {problem}')
         return np.bincount(labels, minlength=k).tolist()
     return None
 

@@ -40,10 +40,13 @@ def outside_problem(data):
                 f'(--allow_outside_data_path permits it): {_rows(data, outside)}')
 
 
-def shared_images(a, b):
-    """Names of the images that stand in both datasets, sorted; see `_images`."""
-    known = {}
-    return sorted(set(_images(a, known)) & set(_images(b, known)))
+def shared_between(a, b):
+    """{'image' | 'patient': sorted names that stand in both datasets}; see `_images`. Patients where both csvs name them."""
+    known: dict = {}
+    shared = {'image': sorted(set(_images(a, known)) & set(_images(b, known)))}
+    if 'patient_id' in a.table and 'patient_id' in b.table:
+        shared['patient'] = sorted(set(a.table.patient_id.dropna()) & set(b.table.patient_id.dropna()))
+    return shared
 
 
 def _images(data, known):
@@ -60,7 +63,7 @@ def _near(data, missing):
         return "; write '/' between folders and names, not '\\'"
     alike = {image_id: find_alike(image_id, data.data_path) for image_id in ids}
     hints = [f"{' and '.join(names)} for {image_id}" for image_id, names in alike.items() if names]
-    return f'; there is {some(hints)}: ids are spelt as the files, or have no extension' if hints else ''
+    return f'; there is {some(hints)}: write ids exactly as the files are named, or without the extension' if hints else ''
 
 
 def _problems_of_one(data, n_classes):
@@ -123,11 +126,11 @@ def differing_names(a, b):
         yield from _problems_of_names(sorted({*a.named_classes(), *b.named_classes()}), a.label_column)
 
 
-def _problems_of_known_names(pairs, known_names):
+def names_unlike_the_network(pairs, known_names):
     """The names of a csv must be those that the network learnt, class by class. Names that stand for nothing but a number (C0, DR0)
     contradict only themselves in another order."""
     only_numbers = all(name in (f'C{c}', f'DR{c}') for c, name in enumerate(known_names))
-    wrong = [f"class {c} is '{name}' here and '{known_names[c]}' there" for c, name in pairs
+    wrong = [f"class {c} is '{name}' here and '{known_names[c]}' in the network" for c, name in pairs
              if c < len(known_names) and name != known_names[c] and (name in known_names or not only_numbers)]
     if wrong:
         yield f'the names of the classes are not those that the network was trained with: {some(wrong)}'
@@ -144,13 +147,10 @@ def _problems_of_training(train, n_classes):
 
 
 def _problems_of_pair(train, val):
-    shared = {'image': shared_images(train, val)}
     yield from differing_names(train, val)
-    if 'patient_id' in train.table and 'patient_id' in val.table:
-        shared['patient'] = set(train.table.patient_id.dropna()) & set(val.table.patient_id.dropna())
-    for what, both in shared.items():
+    for what, both in shared_between(train, val).items():
         if both:
-            yield f'{counted(len(both), what, "stand")} in {val.csv_path} too: {some(sorted(both))}'
+            yield f'{counted(len(both), what, "stand")} in {val.csv_path} too: {some(both)}'
 
 
 def patient_notes(datasets):
@@ -191,7 +191,7 @@ def check_data(datasets, n_classes, known_names=None):
             problems.append((data, 'no labels: the class must stand in the last column or in the one that --label_column names '
                                    f"(columns: {', '.join(data.table)})"))
         if known_names:
-            problems += [(data, text) for text in _problems_of_known_names(data.named_classes(), known_names)]
+            problems += [(data, text) for text in names_unlike_the_network(data.named_classes(), known_names)]
     if 'train' in datasets:
         train = datasets['train']
         problems += [(train, text) for text in _problems_of_training(train, n_classes)]

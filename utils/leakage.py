@@ -42,7 +42,7 @@ def check_reported(data, info, n_threads=1):
         return ''
     met = f'of {len(data)} images of {csv}, {_met(data, roles)}'
     if not data.has_labels:
-        return f'Note: {met}: its predictions of these are no test\n'
+        return f'Note: {met}: their predictions say nothing about new images\n'
     raise InputError(f'{met}: ' + ('delete these rows, their files are copies' if 2 * np.count_nonzero(roles) < len(data) else
                                    f'test on other images (does --data_path {data.data_path} belong to this csv?)'))
 

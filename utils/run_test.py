@@ -133,7 +133,7 @@ def main(description, splits, dihedral_tta, argv=None):
     csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
     loaders = {split: get_loader(csv, loaded, args) for split, csv in csvs.items()}
     if loaded.info['image_hashes'] is None:
-        print('* Note: this checkpoint does not know its training images: whether some of them are tested cannot be checked')
+        print('* Note: this checkpoint holds no list of its training images: an overlap with the tested images cannot be found')
     notes = {split: check_reported(loader.dataset, loaded.info, args.num_workers) + note_of_patients(loader.dataset, loaded.info['config'])
              for split, loader in loaders.items()}
     print(''.join(f'* {note}' for note in notes.values() if note), end='')
