@@ -190,7 +190,7 @@ def main(args, argv=None):
     run = RunFolder(run_path, args.metric, args.n_checkpoints, vars(args), args.resume, args.overwrite, writes=rank == 0)
     watch = get_watch(args.tensorboard and rank == 0, run)
     use_cuda = accelerator.device.type == 'cuda'
-    set_backends(args.deterministic, use_cuda)
+    set_backends(args.deterministic, use_cuda, one_size=args.grow_from == 1)
     set_seeds(args.seed, use_cuda)
 
     with accelerator.local_main_process_first():  # which downloads weights

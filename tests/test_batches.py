@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from utils.augment import draw_params, jitter, move
 from utils.batches import Normalise, Plain
+from utils.mixing import MIXING
 from utils.policies import AUGMENT
+from utils.reproducibility import set_backends
 
 MEAN, STD = (.5, .4, .3), (.2, .25, .3)
 
@@ -59,3 +63,47 @@ def test_epochs_are_reproducible_and_differ(normalise):
     images, labels, ids = data[0]
     same = Plain(normalise)([(images[:1].repeat(9, 1, 1, 1), labels, ids)])[0]
     assert len({tuple(image.flatten().tolist()) for image in same}) == 9  # one draw per image
+
+
+class HostWork(TorchDispatchMode):
+    """Records the operations that work on images in the memory of the host; copying them to the device is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        values = tree_flatten((args, kwargs or {}))[0]
+        on_host = any(isinstance(v, torch.Tensor) and v.ndim == 4 and v.shape[-1] > 1 and v.device.type == 'cpu' for v in values)
+        if on_host and func is not torch.ops.aten._to_copy.default:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('augment', AUGMENT)
+@pytest.mark.parametrize('mixing', MIXING)
+def test_images_are_only_copied_on_the_host(mixing, augment):
+    normalise = Normalise('meta', MEAN, STD)
+    prepare = MIXING[mixing](normalise, [5, 3], augment=augment) if MIXING[mixing] else Plain(normalise, augment)
+    images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    with HostWork() as work:
+        prepare([(images, torch.arange(4) % 2, None)] * 2)
+    assert work.found == []
+
+
+@pytest.fixture
+def backends(monkeypatch):
+    """The settings of CUDA, which are put back after the test."""
+    flags = [(torch.backends.cudnn, 'benchmark'), (torch.backends.cudnn, 'allow_tf32'), (torch.backends.cuda.matmul, 'allow_tf32')]
+    before = [getattr(owner, name) for owner, name in flags]
+    monkeypatch.setattr(torch, 'use_deterministic_algorithms', lambda *args, **kwargs: None)
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')
+    yield torch.backends
+    for (owner, name), value in zip(flags, before, strict=True):
+        setattr(owner, name, value)
+
+
+@pytest.mark.parametrize('deterministic, one_size, by_trial', [(False, True, True), (False, False, False), (True, True, False)])
+def test_convolutions_are_tried_only_where_it_pays(backends, deterministic, one_size, by_trial):
+    set_backends(deterministic, use_cuda=True, one_size=one_size)
+    assert backends.cudnn.benchmark is by_trial

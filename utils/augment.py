@@ -47,8 +47,13 @@ def move(x, params):
     return warp(x, matrix.transpose(2, 0, 1))
 
 
+def per_channel(x, values):
+    """(1, 3, 1, 1) like `x`. `new_tensor` would make the CPU wait for the GPU in every batch."""
+    return torch.tensor(values, dtype=x.dtype).to(x.device, non_blocking=True).view(1, 3, 1, 1)
+
+
 def gray(x):
-    return (x * x.new_tensor(GRAY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (x * per_channel(x, GRAY)).sum(1, keepdim=True)
 
 
 def brightness(x, factor):
@@ -71,7 +76,7 @@ def hue(x, shift):
     scale = torch.where(chroma > 0, chroma, 1).reciprocal()
     h = torch.where(value == red, (green - blue) * scale,
                     torch.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale))
-    k = (h + 6 * shift + x.new_tensor((5., 3., 1.)).view(1, 3, 1, 1)) % 6
+    k = (h + 6 * shift + per_channel(x, (5., 3., 1.))) % 6
     return (value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)).clamp_(0, 1)
 
 

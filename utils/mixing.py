@@ -26,8 +26,8 @@ class Mixing(Plain):
     def one_hot(self, labels):
         return F.one_hot(labels, len(self.class_count)).float()
 
-    def to_device(self, labels):
-        return labels.to(self.normalise.device, non_blocking=True)
+    def to_device(self, values):
+        return values.to(self.normalise.device, non_blocking=True)
 
     def partners(self, x, labels):
         """-> what a permutation of the common batch puts beside each image of this process, and the labels"""
@@ -94,8 +94,10 @@ class BalancedMixUp(Mixing):
 
     def __call__(self, batch):
         (images, labels, _), (balanced_images, balanced_labels, _) = batch
-        x = self.augmented(torch.cat([images, balanced_images]))
-        y = self.one_hot(self.to_device(torch.cat([labels, balanced_labels])))
+        # joined on the device: joined before, the images would lie in memory that is not pinned, and the CPU would wait for their copy
+        images, labels = (torch.cat([self.to_device(own), self.to_device(balanced)])
+                          for own, balanced in ((images, balanced_images), (labels, balanced_labels)))
+        x, y = self.augmented(images), self.one_hot(labels)
         share = self.mix_rng.beta(self.alpha, 1)
         x, y = (torch.lerp(*both.chunk(2), share) for both in (x, y))
         return self.normalise.standardise(x), y

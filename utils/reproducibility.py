@@ -27,13 +27,17 @@ def set_random_state(state):
         torch.cuda.set_rng_state(state['cuda'])
 
 
-def set_backends(deterministic, use_cuda):
-    """On CUDA: TF32 for what bf16 leaves in float32, and the fastest convolutions by trial; or, with `deterministic`, only operations
-    whose result is the same in every run (slower). On the CPU runs repeat bit for bit in any case."""
+def set_backends(deterministic, use_cuda, one_size=True):
+    """Choose the kernels of CUDA; on the CPU runs repeat bit for bit in any case.
+
+    With `deterministic`: only operations with the same result in every run (slower). Otherwise TF32 for what bf16 leaves in float32, and,
+    where all batches have `one_size`, the fastest convolutions by trial. The trial takes half a minute for each size (H200,
+    docs/performance.md), which growing images never earn back.
+    """
     if not use_cuda:
         return
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
-    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.benchmark = one_size and not deterministic
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # without it cuBLAS refuses
         torch.use_deterministic_algorithms(True, warn_only=True)  # resampling has no deterministic backward, and needs none here
