@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from .bootstrap import bootstrap_figures, cell, check_classes, combine
+from .bootstrap import bootstrap_figures, check_classes, combine
 from .common import InputError
 from .outdated import replaced_network, text_report
 from .pooling import spread
@@ -106,8 +106,7 @@ def _on(method, image_set):
 
 def _cells(mean, runs, n_images):
     """A mean over `runs` -> {key: cell}; a class has an interval only where every run has two images of it."""
-    return {key: cell(value, mean.draws[key], n_images if key[0] == 'metrics' else min(run.counts[key] for run in runs))
-            for key, value in mean.values.items()}
+    return {key: mean.cell(key, n_images if key[0] == 'metrics' else min(run.counts[key] for run in runs)) for key in mean.values}
 
 
 def summary(method):

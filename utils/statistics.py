@@ -1,12 +1,13 @@
 """Predictions -> figures, for any weights of the images: ones give the value itself, bootstrap draws its distribution."""
 import re
 import warnings
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import coo_array
 
 from .evaluation import shot_groups
-from .ranking import Ranking
+from .ranking import OPERATING_POINTS, Ranking
 
 # Names of the overall metrics in files, and as people read them; of nll, brier and both ece, smaller is better.
 METRIC_NAMES = {'bacc': 'balanced accuracy', 'acc': 'accuracy', 'mcc': 'MCC', 'kappa': 'quadratic kappa', 'f1': 'macro F1',
@@ -73,22 +74,23 @@ def _bins(confidence):
 class WeightedMetrics:
     """Every figure of one labelled `PredictionTable`. `ordered`: the classes are grades, so that kappa has a meaning (else
     NaN), and `referable` > 0 gives operating points of grade >= referable; `class_count`: TRAINING images (K,), for the
-    groups; `levels`: the sensitivities and specificities of the operating points.
+    groups; `levels`: the sensitivities and specificities of the operating points; `unit`: int (N,), the patient of each image,
+    numbered from 0 (None: the images are independent).
 
     What is a sum over images is one sparse product with the weights. NLL clips probabilities at 2.2e-16 (as scikit-learn),
     Brier is the sum over the classes (0..2), ECE takes the confidence in the predicted class.
     """
 
-    def __init__(self, table, ordered=False, class_count=None, levels=(), referable=0):
+    def __init__(self, table, ordered=False, class_count=None, levels=(), referable=0, unit=None):
         y, preds, probs = table.labels, table.preds, table.probs
         n, k = probs.shape
         self.names, self.ordered, self.levels, self.shape = table.class_names, ordered, levels, (n, k)
+        self.labels, self.preds, self.referable, self.unit = y, preds, referable, np.arange(n) if unit is None else unit
         self.groups = {} if class_count is None else class_groups(class_count)
         self.rankings = {name: Ranking(probs[:, c], y == c) for c, name in enumerate(self.names)}
         self.points = dict(self.rankings) if levels else {}
         if levels and ordered and 0 < referable < k:
             self.points[f'{self.names[referable]} or worse'] = Ranking(probs[:, referable:].sum(axis=1), y >= referable)
-        self.true, self.predicted = np.bincount(y, minlength=k), np.bincount(preds, minlength=k)
         self.sums, self.parts = self._linear(y, preds, probs)
 
     @staticmethod
@@ -113,8 +115,37 @@ class WeightedMetrics:
     def __call__(self, weights):
         """Whole-number weights (N, B) -> {('metrics', name) | ('classes', class, metric) | ('groups', group, metric) |
         ('operating_points', positives, name, level): float64 (B,)}, NaN where undefined."""
+        return self._figures(weights, np.split(self.sums @ weights, self.parts))
+
+    def with_shrunk(self, weights):
+        """-> the figures of `weights` (N, B), and {key of ECE and of classwise ECE: (B,)}: the same draws around bins whose gaps are
+        shrunk by their noise, placed so that without noise they are the ECE of the table.
+
+        ECE is a sum of absolute values, so noise in the gaps makes it larger, and the more so the smaller the gaps are. Draws
+        around the gaps as observed understate that bias, since these hold noise already. Draws around shrunk gaps overstate it.
+        """
+        parts = np.split(self.sums @ weights, self.parts)
+        gap, shrunk = self._gaps
+        moved = np.abs(np.concatenate(parts[-2:]) / weights.sum(axis=0) + (shrunk - gap)[:, None])
+        shift = np.abs(gap) - np.abs(shrunk)
+        return self._figures(weights, parts), {
+            ('metrics', 'ece'): moved[:N_BINS].sum(axis=0) + shift[:N_BINS].sum(),
+            ('metrics', 'classwise_ece'): (moved[N_BINS:].sum(axis=0) + shift[N_BINS:].sum()) / self.shape[1]}
+
+    @cached_property
+    def _gaps(self):
+        """Mean gap between confidence and accuracy of each bin of ECE and of classwise ECE, and these times 1 - (variance / gap^2),
+        at least 0: positive-part James-Stein. The variance is that of a ratio of sums over independent units."""
+        n, units = self.shape[0], self.unit.max() + 1
+        rows = self.sums[self.parts[-2]:] @ coo_array((np.ones(n), (np.arange(n), self.unit)), shape=(n, units)).tocsr()
+        size = np.bincount(self.unit).astype(float)
+        gap = rows.sum(axis=1) / n
+        variance = (rows.power(2).sum(axis=1) - 2 * gap * (rows @ size) + gap ** 2 * (size ** 2).sum()) / n ** 2
+        return gap, gap * np.maximum(1 - variance / np.maximum(gap ** 2, np.finfo(float).tiny), 0)
+
+    def _figures(self, weights, parts):
         k, n = self.shape[1], weights.sum(axis=0)
-        hits, true, predicted, distance, nll, brier, gaps, class_gaps = np.split(self.sums @ weights, self.parts)
+        hits, true, predicted, distance, nll, brier, gaps, class_gaps = parts
         by_confusion = confusion_metrics(hits, true, predicted, distance[0])
         if not self.ordered:
             by_confusion['kappa'] = np.full(len(n), np.nan)
@@ -134,17 +165,29 @@ class WeightedMetrics:
             result |= {('operating_points', positives, *key): value for key, value in values.items() if len(key) == 2}
         return result
 
-    def count(self, key):
-        """The images behind a figure: of a class or group, those of it; of a precision, those predicted as it; of a sensitivity
-        the positives, of a specificity the negatives."""
+    def images(self, key):
+        """Mask (N,) of the images behind a figure: of a class or group, those of it; of a precision, those predicted as it; of a
+        sensitivity the positives, of a specificity the negatives."""
         section, name, metric = (*key, None)[:3]
         if section == 'metrics':
-            return self.shape[0]
+            return np.ones(self.shape[0], bool)
         if section == 'operating_points':
-            positives = self.points[name].n_positive
-            return positives if metric == 'sensitivity_at_specificity' else self.shape[0] - positives
+            positive = self.labels == self.names.index(name) if name in self.names else self.labels >= self.referable
+            return positive if metric == 'sensitivity_at_specificity' else ~positive
         mask = self.groups[name] if section == 'groups' else np.array(self.names) == name
-        return int((self.predicted if metric == 'precision' else self.true)[mask].sum())
+        return mask[self.preds if metric == 'precision' else self.labels]
+
+    def count(self, key):
+        """The images behind a figure, see `images`."""
+        return int(self.images(key).sum())
+
+    def units(self, key):
+        """The independent units (patients, else images) behind a figure that is a proportion of images; None for other figures."""
+        section, name, metric = (*key, None)[:3]
+        single = section == 'classes' or (section == 'groups' and self.groups[name].sum() == 1)
+        if key == ('metrics', 'acc') or metric in OPERATING_POINTS or (single and metric in ('recall', 'precision')):
+            return len(np.unique(self.unit[self.images(key)]))
+        return None
 
     def thresholds(self):
         """{('operating_points', positives, name, level): score at or above which an image is called positive, or None}."""
