@@ -66,7 +66,7 @@ def confusion_metrics(hits, true, predicted, distance):
             'precision': precision, 'f1': f1}
 
 
-def _bins(confidence):
+def bins_of(confidence):
     """Index of the bin of equal width, closed above: (0, 1/15] is 0 (Guo et al., ICML 2017)."""
     return np.clip(np.ceil(confidence * N_BINS) - 1, 0, N_BINS - 1).astype(np.int64)
 
@@ -105,8 +105,8 @@ class WeightedMetrics:
                    (1, one, images, (y - preds) ** 2.),
                    (1, one, images, -np.log(np.maximum(probs[images, y], np.finfo(float).eps))),
                    (1, one, images, ((probs - truth) ** 2).sum(axis=1)),
-                   (N_BINS, _bins(top), images, top - right),
-                   (N_BINS * k, (_bins(probs) + np.arange(k) * N_BINS).ravel(), images.repeat(k), (probs - truth).ravel())]
+                   (N_BINS, bins_of(top), images, top - right),
+                   (N_BINS * k, (bins_of(probs) + np.arange(k) * N_BINS).ravel(), images.repeat(k), (probs - truth).ravel())]
         ends = np.cumsum([entry[0] for entry in entries])
         row = np.concatenate([end - size + rows for end, (size, rows, _, _) in zip(ends, entries, strict=True)])
         image, value = (np.concatenate([entry[i] for entry in entries]) for i in (2, 3))
