@@ -22,7 +22,9 @@ INTERVALS = {
     'basic': 'basic bootstrap interval (bias-corrected): noise makes a calibration error larger, the interval takes that off; it is never '
              'below 0 and can lie below the value',
     'normal': 'value +/- 1.96 standard errors of the bootstrap draws',
+    'seeds': "the 2.5th and 97.5th percentile of the bootstrap draws, widened by Student's t of the spread over the seeds",
 }
+LIMITS = {'mcc': (-1., 1.), 'kappa': (-1., 1.), 'nll': (0., np.inf), 'brier': (0., 2.)}  # of other figures: 0 and 1
 BIASED = (('metrics', 'ece'), ('metrics', 'classwise_ece'))  # sums of absolute values, which noise makes larger
 
 
@@ -35,20 +37,23 @@ class Figures(NamedTuple):
     shrunk: Mapping = MappingProxyType({})  # key of BIASED -> float64 (draws,), see `WeightedMetrics.with_shrunk`
     units: Mapping = MappingProxyType({})  # key of a proportion -> independent units (images, patients) behind it
     of: str = 'file'  # or 'mean', 'difference'
+    with_seeds: bool = False  # the draws cover another training as well, see `pooling.mean_over_seeds`
 
     def cell(self, key, n=None):
         """`cell` of one figure with the kind of interval that covers best. `n`: images behind it, where it is not `counts`."""
         value, draws, n = self.values[key], self.draws[key], self.counts[key] if n is None else n
+        low, high = LIMITS.get(key[1] if key[0] == 'metrics' else key[2], (0., 1.))
         if self.of == 'difference':
-            return cell(value, draws, n, 'normal')
+            varies = np.ptp(draws[np.isfinite(draws)], initial=0) > SAME
+            return clipped(cell(value, draws, n, 'seeds' if self.with_seeds and varies else 'normal'), low - high, high - low)
         if key in BIASED:
-            return cell(value, draws, n, 'basic', shrunk=self.shrunk.get(key))
+            return clipped(cell(value, draws, n, 'basic', shrunk=self.shrunk.get(key)), low, high)
         units = self.units.get(key)
         at_end = min(value, 1 - value) < SAME  # there the draws do not vary
         if units and (self.of == 'file' or at_end):
             exact = units == self.counts[key] and key[0] != 'operating_points'
             return cell(value, draws, n, 'wilson', units=units if exact or at_end else effective_n(value, draws, n))
-        return cell(value, draws, n)
+        return clipped(cell(value, draws, n, 'seeds' if self.with_seeds else 'percentile'), low, high)
 
 
 def unit_of_images(patient_ids, n_images):
@@ -179,6 +184,11 @@ def cell(value, draws, n, kind='percentile', shrunk=None, units=None):
                 low, high = max(2 * value - largest, 0.), max(2 * value - low, width)  # cut off at 0, it stays as wide as the draws
     return {'value': float(value) if np.isfinite(value) else None, 'low': low, 'high': high, 'n': n,
             'interval': None if low is None else kind}
+
+
+def clipped(cell, low, high):
+    """The cell with its interval inside of what is possible."""
+    return cell | {end: None if cell[end] is None else min(max(cell[end], low), high) for end in ('low', 'high')}
 
 
 def nested(figures):

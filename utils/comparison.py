@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from .bootstrap import bootstrap_figures, check_classes, combine
+from .bootstrap import bootstrap_figures, check_classes
 from .common import InputError
 from .outdated import replaced_network, text_report
-from .pooling import spread
+from .pooling import mean_of, mean_over_seeds, spread
 from .prediction_table import read_labelled
 from .run_settings import REPEAT, are_ordered, describe_settings, differing_settings
 
@@ -27,6 +27,8 @@ class Method(NamedTuple):
     n_images: int  # over all its csvs
     sizes: list  # images of each csv
     csvs: list
+    drawn: dict  # what its intervals come from: 'unit' ('images', 'patients', or both where not all csvs name patients), 'within_classes'
+    #              and 'draws', as in `pooling.evaluate_files`
 
 
 def find_csvs(folders, file_name):
@@ -62,9 +64,10 @@ def ways_note(csvs):
     return ['not all runs were tested alike: ' + '; '.join(f"{name}: {' or '.join(ways)}" for name, ways in how.items() if ways)]
 
 
-def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None):
+def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None, stratified=False):
     """{method: csvs} -> list of `Method`. Csvs of the same images share their bootstrap draws; different sets of images
     (folds) are drawn independently. `ordered` None: see `are_ordered`. `tables`: {csv: its table} of those already read.
+    `stratified`: draw within the classes.
     Raises `InputError` where the classes differ."""
     known, sets = tables or {}, {}
     tables = [(name, known[csv] if csv in known else read_labelled(csv)) for name, of_method in csvs.items() for csv in of_method]
@@ -72,17 +75,20 @@ def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None):
     for i, (_, table) in enumerate(tables):
         check_classes(table, first.class_names, first.path)
         sets.setdefault(frozenset(table.image_ids), []).append(i)
-    figures, number, kappa = {}, {}, are_ordered([table for _, table in tables], ordered)
+    figures, number, unit, kappa = {}, {}, {}, are_ordered([table for _, table in tables], ordered)
     for k, members in enumerate(sets.values()):
         of_set = [tables[i][1] for i in members]
-        figures |= dict(zip(members, bootstrap_figures(of_set, draws, [seed, k], ordered=kappa), strict=True))
+        figures |= dict(zip(members, bootstrap_figures(of_set, draws, [seed, k], stratified=stratified, ordered=kappa),
+                            strict=True))
         number |= dict.fromkeys(members, k)
+        unit |= dict.fromkeys(members, 'patients' if any(table.patient_ids for table in of_set) else 'images')
     methods = []
     for name in csvs:
         mine = [i for i, (of, _) in enumerate(tables) if of == name]
         images = {image for i in mine for image in tables[i][1].image_ids}
         methods.append(Method(name, [figures[i] for i in mine], [number[i] for i in mine], len(images),
-                              [len(tables[i][1].image_ids) for i in mine], csvs[name]))
+                              [len(tables[i][1].image_ids) for i in mine], csvs[name],
+                              {'unit': ' and '.join(sorted({unit[i] for i in mine})), 'within_classes': stratified, 'draws': draws}))
     return methods
 
 
@@ -95,34 +101,40 @@ def settings_notes(methods):
     return [*pooled, *replaced, *ways_note({method.name: method.csvs for method in methods})]
 
 
-def mean_of(runs):
-    return combine(runs, [1 / len(runs)] * len(runs))
-
-
 def _on(method, image_set):
-    """The mean of the method's runs on one set of images."""
-    return mean_of([run for run, s in zip(method.runs, method.image_sets, strict=True) if s == image_set])
+    """The runs of the method on one set of images."""
+    return [run for run, s in zip(method.runs, method.image_sets, strict=True) if s == image_set]
 
 
-def _cells(mean, runs, n_images):
-    """A mean over `runs` -> {key: cell}; a class has an interval only where every run has two images of it."""
-    return {key: mean.cell(key, n_images if key[0] == 'metrics' else min(run.counts[key] for run in runs)) for key in mean.values}
+def _cells(methods, image_sets, signs, n_images, with_seeds):
+    """The sum of `signs` x the mean of each method over `image_sets` -> {key: cell with what its interval 'covers'}; a class has an
+    interval only where every run has two images of it."""
+    of_sets = [[_on(method, k) for k in image_sets] for method in methods]
+    mean = mean_over_seeds(of_sets, signs, with_seeds)
+    runs = [run for sets in of_sets for of_set in sets for run in of_set]
+    covers = methods[0].drawn['unit'] + (' and seeds' if mean.with_seeds else '')
+    return {key: mean.cell(key, n_images if key[0] == 'metrics' else min(run.counts[key] for run in runs)) | {'covers': covers}
+            for key in mean.values}
 
 
-def summary(method):
-    """-> {key: cell, with the 'sd' over the runs}: the mean over the runs, with the interval of that mean."""
-    cells = _cells(mean_of(method.runs), method.runs, method.n_images)
+def summary(method, with_seeds=True):
+    """-> {key: cell, with the 'sd' over the runs and what its interval 'covers': 'images', 'images and seeds', 'patients', ...}.
+
+    The value is the mean over the runs of each set of images (seeds), then over the sets (folds), so that differences are those of the
+    means. The standard deviation is that over all runs. See `pooling.mean_over_seeds` for the interval of the mean and `with_seeds`.
+    """
+    cells = _cells([method], dict.fromkeys(method.image_sets), (1,), method.n_images, with_seeds)
     return {key: c | {'sd': spread([run.values[key] for run in method.runs])['sd']} for key, c in cells.items()}
 
 
-def difference(method, baseline):
-    """-> {key: cell} of `method` less `baseline`, paired: on each set of images that both have, then the mean over the sets;
-    None when they have none in common."""
+def difference(method, baseline, with_seeds=True):
+    """-> {key: cell, with what its interval 'covers'} of `method` less `baseline`, paired: on each set of images that both have, then the
+    mean over the sets; None when they have none in common. Seeds are covered where both have two runs or more on a set; a method less
+    itself is 0."""
     shared = [k for k in dict.fromkeys(method.image_sets) if k in baseline.image_sets]
     if not shared:
         return None
-    of_set = [combine([_on(method, k), _on(baseline, k)], (1, -1)) for k in shared]
-    return _cells(mean_of(of_set), of_set, min(method.n_images, baseline.n_images))
+    return _cells([method, baseline], shared, (1, -1), min(method.n_images, baseline.n_images), with_seeds and method is not baseline)
 
 
 def mean_ranks(methods):
@@ -130,7 +142,7 @@ def mean_ranks(methods):
     have, as the mean over both; None where there is nothing to rank."""
     ranks = []
     for k in set.intersection(*(set(method.image_sets) for method in methods)):
-        means = [_on(method, k).values for method in methods]
+        means = [mean_of(_on(method, k)).values for method in methods]
         for name in RANKED:
             values = np.array([mean['metrics', name] for mean in means])
             if np.isfinite(values).all():
@@ -148,10 +160,11 @@ def columns_of(summaries, max_classes=10):
 def tidy_rows(methods, summaries, ranks, differences):
     """For a csv: one row for each method and figure, fractions; None where undefined."""
     rows = [['method', 'metric', 'runs', 'images', 'mean', 'sd', 'low', 'high', 'mean_rank',
-             'difference', 'difference_low', 'difference_high']]
+             'difference', 'difference_low', 'difference_high', 'covers', 'difference_covers']]
     for method, figures, rank, diff in zip(methods, summaries, ranks, differences, strict=True):
         for key, c in figures.items():
             d = (diff or {}).get(key, {})
             rows.append([method.name, ' '.join(reversed(key[1:])), len(method.runs), method.n_images,
-                         *(c[name] for name in ('value', 'sd', 'low', 'high')), rank, *(d.get(name) for name in ('value', 'low', 'high'))])
+                         *(c[name] for name in ('value', 'sd', 'low', 'high')), rank, *(d.get(name) for name in ('value', 'low', 'high')),
+                         c['covers'], d.get('covers')])
     return rows
