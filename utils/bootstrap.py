@@ -44,7 +44,7 @@ class Figures(NamedTuple):
         value, draws, n = self.values[key], self.draws[key], self.counts[key] if n is None else n
         low, high = LIMITS.get(key[1] if key[0] == 'metrics' else key[2], (0., 1.))
         if self.of == 'difference':
-            varies = np.ptp(draws[np.isfinite(draws)], initial=0) > SAME
+            varies = (np.abs(draws - value) > SAME).any()
             return clipped(cell(value, draws, n, 'seeds' if self.with_seeds and varies else 'normal'), low - high, high - low)
         if key in BIASED:
             return clipped(cell(value, draws, n, 'basic', shrunk=self.shrunk.get(key)), low, high)

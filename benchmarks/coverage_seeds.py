@@ -1,0 +1,195 @@
+"""Coverage of the intervals of methods with several seeds, by simulation with known truth.
+
+Two methods of equal expected quality are trained with R seeds each and tested on the same images: five grades, long-tailed. A network's
+class means carry a random effect of its seed, the training noise; images have noise that all networks share, that those of a method share,
+and that each network has alone. For balanced accuracy the training noise is as large as the image noise ('equal'), or a fifth ('small').
+
+Prints Markdown, in percent, for a nominal 95 %: how often the interval of the difference excludes 0 (type I error, should be 5 or less),
+and how often that of a mean covers the expected value (should be 95 or more). For each way to make an interval, see WAYS.
+
+Example (300 repetitions: 15 minutes on two cores):
+
+  OMP_NUM_THREADS=1 python -m benchmarks.coverage_seeds --processes 2 --json coverage_seeds.json
+"""
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+
+import numpy as np
+from scipy.special import softmax
+from scipy.stats import t as student
+
+from utils.bootstrap import Figures, bootstrap_figures, combine, interval
+from utils.common import InputError, progress, run_script, write_text
+from utils.console import script_parser
+from utils.pooling import mean_of, mean_over_seeds
+from utils.prediction_table import PredictionTable
+from utils.statistics import WeightedMetrics
+from utils.tables import to_markdown
+
+SHARE = np.array([.5, .2, .15, .1, .05])  # of the images, for each of the grades
+GRADES = np.arange(len(SHARE))
+CLASS_MEANS = -1.2 * np.abs(GRADES[:, None] - GRADES)  # logits, (label, grade)
+IMAGE_NOISE = {'all': .8, 'method': .3, 'network': .3}  # standard deviation of the logits, by which networks share it
+TRAINING_NOISE = {'equal': .17, 'small': .034}  # standard deviation of the class means at 600 test images
+SIZES, SEEDS, MOST_SEEDS, DRAWS = (600, 5000), (2, 3, 5), 5, 300
+METRICS = ('bacc', 'mcc', 'kappa', 'f1', 'auc')
+NAMES = {'bacc': 'balanced accuracy', 'mcc': 'MCC', 'kappa': 'kappa', 'f1': 'macro-F1', 'auc': 'AUC'}
+
+
+def network_noise(effect, n, rng):
+    """-> what the seed of one network adds to the class means, (label, grade): the same share of the image noise for every n."""
+    return TRAINING_NOISE[effect] * np.sqrt(SIZES[0] / n) * rng.standard_normal(CLASS_MEANS.shape)
+
+
+def table_of(labels, logits):
+    probs, images, names = softmax(logits, axis=1), list(map(str, range(len(labels)))), [f'grade {grade}' for grade in GRADES]
+    return PredictionTable(images, labels, probs.argmax(axis=1), probs, names, None, 'simulated')
+
+
+def tables_of(effect, n, rng, n_seeds=MOST_SEEDS):
+    """-> for each of the two methods the tables of its seeds, all on the same `n` new images."""
+    def noise(group):
+        return IMAGE_NOISE[group] * rng.standard_normal((n, len(GRADES)))
+
+    labels, shared, tables = rng.choice(GRADES, n, p=SHARE), noise('all'), []
+    for _ in range(2):
+        of_method = shared + noise('method')
+        tables.append([table_of(labels, (CLASS_MEANS + network_noise(effect, n, rng))[labels] + of_method + noise('network'))
+                       for _ in range(n_seeds)])
+    return tables
+
+
+def truth(effect, n, networks=600, n_images=4000):
+    """-> {metric: (expected value, standard deviation of networks, standard deviation of a network's value by `n` images)}, from
+    networks with two sets of images each."""
+    rng, values, ones = np.random.default_rng([1, n]), [], np.ones((n_images, 1))
+    image_noise = np.sqrt(sum(sd ** 2 for sd in IMAGE_NOISE.values()))
+    for _ in range(networks):
+        means = CLASS_MEANS + network_noise(effect, n, rng)
+        for _ in range(2):
+            labels = rng.choice(GRADES, n_images, p=SHARE)
+            logits = means[labels] + image_noise * rng.standard_normal((n_images, len(GRADES)))
+            metrics = WeightedMetrics(table_of(labels, logits), ordered=True)(ones)
+            values.append([metrics['metrics', name][0] for name in METRICS])
+    pairs = np.reshape(values, (networks, 2, len(METRICS)))
+    expected = pairs.mean(axis=(0, 1))
+    of_networks = np.sqrt(np.maximum(0, ((pairs - expected).prod(axis=1)).mean(axis=0)))
+    of_images = np.sqrt((np.diff(pairs, axis=1)[:, 0] ** 2).mean(axis=0) / 2 * n_images / n)
+    return {name: tuple(map(float, three)) for name, *three in zip(METRICS, expected, of_networks, of_images, strict=True)}
+
+
+def _images(methods, signs, key):
+    return interval(combine([mean_of(runs) for runs in methods], signs).draws[key])
+
+
+def _seeds_drawn(methods, signs, key, widen=False):
+    """Draws of images and of seeds; `widen`: the deviations of the runs from their mean times sqrt(R / (R - 1))."""
+    rng, total = np.random.default_rng(0), 0
+    for sign, runs in zip(signs, methods, strict=True):
+        values, draws = np.array([run.values[key] for run in runs]), np.array([run.draws[key] for run in runs])
+        factor = np.sqrt(len(runs) / (len(runs) - 1)) if widen else 1
+        draws = draws + ((factor - 1) * (values - values.mean()))[:, None]
+        total = total + sign * np.take_along_axis(draws, rng.integers(len(runs), size=draws.shape), axis=0).mean(axis=0)
+    return interval(total)
+
+
+def _seeds_widened(methods, signs, key):
+    return _seeds_drawn(methods, signs, key, widen=True)
+
+
+def _satterthwaite(methods, signs, key):
+    """Student's t of the variance of the image draws plus that of the seeds, with Satterthwaite's degrees of freedom."""
+    total = combine([mean_of(runs) for runs in methods], signs)
+    freedom = np.array([len(runs) - 1 for runs in methods])
+    seeds = np.array([np.var([run.values[key] for run in runs], ddof=1) / len(runs) for runs in methods])
+    variance = np.nanvar(total.draws[key]) + seeds.sum()
+    half = student.ppf(.975, variance ** 2 / (seeds ** 2 / freedom).sum()) * np.sqrt(variance)
+    return total.values[key] - half, total.values[key] + half
+
+
+def _default(methods, signs, key):
+    only = [[[Figures({key: run.values[key]}, {key: run.draws[key]}, {key: 0}, {}) for run in runs]] for runs in methods]
+    return interval(mean_over_seeds(only, signs)[0].draws[key])
+
+
+WAYS = {'images': _images, 'seeds drawn': _seeds_drawn, 'seeds drawn, widened': _seeds_widened, 'Satterthwaite': _satterthwaite,
+        'default': _default}  # name -> (runs of each method, signs, key) -> low, high; the last is that of the project
+
+
+def repetition(effect, n, index):
+    """-> {(seeds, way, metric): low and high of the difference, low and high of the mean of the first method}"""
+    rng = np.random.default_rng([index, n, list(TRAINING_NOISE).index(effect)])
+    first, second = tables_of(effect, n, rng)
+    figures, found = bootstrap_figures([*first, *second], DRAWS, index, ordered=True), {}
+    for r, (way, make), name in product(SEEDS, WAYS.items(), METRICS):
+        a, b, key = figures[:r], figures[MOST_SEEDS:MOST_SEEDS + r], ('metrics', name)
+        found[r, way, name] = (*make([a, b], (1, -1), key), *make([a], (1,), key))
+    return found
+
+
+def rates(found, expected):
+    """Intervals of all repetitions, as from `repetition`, and {metric: expected value} -> a row for each number of seeds, way, metric."""
+    rows = []
+    for r, way, name in found[0]:
+        low, high, mean_low, mean_high = np.array([one[r, way, name] for one in found]).T
+        rows.append({'seeds': r, 'way': way, 'metric': name, 'sets': len(found), 'type_1_error': float(np.mean((low > 0) | (high < 0))),
+                     'coverage': float(np.mean((mean_low <= expected[name]) & (expected[name] <= mean_high))),
+                     'width_difference': float(np.median(high - low)), 'width_mean': float(np.median(mean_high - mean_low))})
+    return rows
+
+
+def markdown(rows, figure):
+    """Rows with 'n' and 'effect' as well -> one table of `figure` in percent: a row for each n, effect, number of seeds and way."""
+    table = [['test images', 'training noise', 'seeds', 'interval', *NAMES.values()]]
+    for row in rows:
+        if row['metric'] == METRICS[0]:
+            same = [other[figure] for other in rows if all(other[k] == row[k] for k in ('n', 'effect', 'seeds', 'way'))]
+            table.append([f"{row['n']:,}", row['effect'], str(row['seeds']), row['way'], *(f'{100 * value:.1f}' for value in same)])
+    return to_markdown(table)
+
+
+def noise_markdown(truths):
+    table = [['test images', 'training noise', *NAMES.values()]]
+    table += [[f'{n:,}', effect, *(f'{100 * networks:.1f} / {100 * images:.1f}' for _, networks, images in of_metric.values())]
+              for (n, effect), of_metric in truths.items()]
+    return to_markdown(table)
+
+
+def get_parser():
+    parser = script_parser(__doc__)
+    parser.add_argument('--sets', type=int, default=300, metavar='N', help='repetitions, each with new images and new networks')
+    parser.add_argument('--processes', type=int, default=1, metavar='N', help='processes that share the repetitions')
+    parser.add_argument('--json', metavar='FILE', help='write the rates there as well, after every 20 repetitions')
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    if args.sets < 1 or args.processes < 1:
+        raise InputError('--sets and --processes must be 1 or more')
+    if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
+        raise InputError(f'--json {args.json}: no such folder')
+    cells = list(product(SIZES, TRAINING_NOISE))
+    jobs = [(effect, n, i) for i in range(args.sets) for n, effect in cells]
+    found, rows = {cell: [] for cell in cells}, []
+    with ProcessPoolExecutor(args.processes) as pool, progress(len(jobs), 'simulated test sets', unit='set') as bar:
+        truths = dict(zip(cells, pool.map(truth, *zip(*((effect, n) for n, effect in cells), strict=True)), strict=True))
+        for done, ((effect, n, _), intervals) in enumerate(zip(jobs, pool.map(repetition, *zip(*jobs, strict=True)), strict=True), 1):
+            found[n, effect].append(intervals)
+            bar.update(1)
+            if done % (20 * len(cells)) == 0 or done == len(jobs):
+                rows = [{'n': n, 'effect': effect} | row for (n, effect), of_cell in found.items()
+                        for row in rates(of_cell, {name: value for name, (value, _, _) in truths[n, effect].items()})]
+                if args.json:
+                    noise = [{'n': n, 'effect': effect, 'metrics': of_metric} for (n, effect), of_metric in truths.items()]
+                    write_text(args.json, json.dumps({'truth': noise, 'rows': rows}, indent=1))
+    print(f'Training noise / image noise of one network, standard deviations in percent:\n\n{noise_markdown(truths)}\n')
+    for what, figure in (('Type I error of the difference, percent (nominal 5)', 'type_1_error'),
+                         ('Coverage of the mean, percent (nominal 95)', 'coverage')):
+        print(f'{what}; {args.sets} repetitions a row:\n\n{markdown(rows, figure)}\n')
+
+
+if __name__ == '__main__':
+    run_script(main)
