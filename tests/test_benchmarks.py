@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import memory, photographs, scale, throughput
+from benchmarks import coverage_seeds, memory, photographs, scale, throughput
 from benchmarks.images import spread_classes
 from benchmarks.reference_loop import ReferenceLoop
 from utils.get_loaders import ClassDataset
@@ -97,3 +97,20 @@ def test_peak_memory():
 
 def test_page_faults():
     assert memory.page_faults('utils') >= 0
+
+
+def test_rates_of_simulated_intervals():
+    one, two = (-.1, .1, .4, .6), (.1, .2, .6, .7)  # low and high of a difference, low and high of a mean
+    row, = coverage_seeds.rates([{(2, 'images', 'bacc'): one}, {(2, 'images', 'bacc'): two}] * 2, {'bacc': .5})
+    assert (row['sets'], row['type_1_error'], row['coverage'], row['width_mean']) == (4, .5, .5, pytest.approx(.15))
+
+
+def test_every_way_gives_intervals():
+    intervals = coverage_seeds.repetition('small', 100, 0)
+    assert {way for _, way, _ in intervals} == set(coverage_seeds.WAYS)
+    assert all(low <= high and mean_low <= mean_high for low, high, mean_low, mean_high in intervals.values())
+
+
+def test_training_noise_is_the_same_share_of_the_image_noise_for_each_size():
+    noise = [coverage_seeds.network_noise('equal', n, np.random.default_rng(0)) * n ** .5 for n in coverage_seeds.SIZES]
+    np.testing.assert_allclose(*noise)
