@@ -4,8 +4,8 @@ Two methods of equal expected quality are trained with R seeds each and tested o
 class means carry a random effect of its seed, the training noise; images have noise that all networks share, that those of a method share,
 and that each network has alone. For balanced accuracy the training noise is as large as the image noise ('equal'), or a fifth ('small').
 
-Prints Markdown, in percent, for a nominal 95 %: how often the interval of the difference excludes 0 (type I error, should be 5 or less),
-and how often that of a mean covers the expected value (should be 95 or more). For each way to make an interval, see WAYS.
+Prints Markdown, for a nominal 95 %: how often the interval of the difference excludes 0 (type I error, should be 5 % or less), how often
+that of a mean covers the expected value (should be 95 % or more), and how wide it is. WAYS lists the intervals that are compared.
 
 Example (300 repetitions: 15 minutes on two cores):
 
@@ -140,14 +140,39 @@ def rates(found, expected):
     return rows
 
 
-def markdown(rows, figure):
-    """Rows with 'n' and 'effect' as well -> one table of `figure` in percent: a row for each n, effect, number of seeds and way."""
-    table = [['test images', 'training noise', 'seeds', 'interval', *NAMES.values()]]
+def old_and_new(rows, figure):
+    """Rows with 'n' and 'effect' as well -> table of `figure` in percent: from images alone / by default."""
+    table, value = [['test images', 'training noise', 'seeds', *NAMES.values()]], {}
     for row in rows:
-        if row['metric'] == METRICS[0]:
-            same = [other[figure] for other in rows if all(other[k] == row[k] for k in ('n', 'effect', 'seeds', 'way'))]
-            table.append([f"{row['n']:,}", row['effect'], str(row['seeds']), row['way'], *(f'{100 * value:.1f}' for value in same)])
+        value.setdefault((row['n'], row['effect'], row['seeds']), {})[row['way'], row['metric']] = 100 * row[figure]
+    for (n, effect, seeds), of_way in value.items():
+        table.append([f'{n:,}', effect, str(seeds), *(f"{of_way['images', name]:.1f} / {of_way['default', name]:.1f}" for name in METRICS)])
     return to_markdown(table)
+
+
+def ways_markdown(rows, figure, scale=100, digits=1):
+    """The same of every way, as the mean over the metrics and numbers of test images."""
+    columns = list(product(TRAINING_NOISE, SEEDS))
+    table = [['interval', *(f'{effect} noise, {seeds} seeds' for effect, seeds in columns)]]
+    for way in WAYS:
+        means = [np.mean([row[figure] for row in rows if (row['way'], row['effect'], row['seeds']) == (way, effect, seeds)])
+                 for effect, seeds in columns]
+        table.append([way, *(f'{scale * mean:.{digits}f}' for mean in means)])
+    return to_markdown(table)
+
+
+def report(truths, rows):
+    """{(n, effect): `truth`}, rows of `rates` -> Markdown."""
+    widths = {(row['n'], row['effect'], row['seeds'], row['metric']): row['width_mean'] for row in rows if row['way'] == 'images'}
+    relative = [row | {'width': row['width_mean'] / widths[row['n'], row['effect'], row['seeds'], row['metric']]} for row in rows]
+    error, coverage = 'Type I error of the difference in percent, nominal 5', 'Coverage of the mean in percent, nominal 95'
+    parts = {'Training noise / image noise of one network, standard deviations in percent': noise_markdown(truths),
+             f'{error}: images alone / default': old_and_new(rows, 'type_1_error'),
+             f'{coverage}: images alone / default': old_and_new(rows, 'coverage'),
+             f'{error}, mean over metrics and sizes': ways_markdown(rows, 'type_1_error'),
+             f'{coverage}, mean over metrics and sizes': ways_markdown(rows, 'coverage'),
+             'Median width of the interval of a mean, relative to images alone': ways_markdown(relative, 'width', 1, 2)}
+    return '\n\n'.join(f'{title} ({rows[0]["sets"]} repetitions):\n\n{table}' for title, table in parts.items())
 
 
 def noise_markdown(truths):
@@ -185,10 +210,7 @@ def main(argv=None):
                 if args.json:
                     noise = [{'n': n, 'effect': effect, 'metrics': of_metric} for (n, effect), of_metric in truths.items()]
                     write_text(args.json, json.dumps({'truth': noise, 'rows': rows}, indent=1))
-    print(f'Training noise / image noise of one network, standard deviations in percent:\n\n{noise_markdown(truths)}\n')
-    for what, figure in (('Type I error of the difference, percent (nominal 5)', 'type_1_error'),
-                         ('Coverage of the mean, percent (nominal 95)', 'coverage')):
-        print(f'{what}; {args.sets} repetitions a row:\n\n{markdown(rows, figure)}\n')
+    print(report(truths, rows))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """The benchmark runs as it is, on a tiny set, and its ratios are those of its numbers."""
+import itertools
 import json
 import statistics
 import sys
@@ -114,3 +115,12 @@ def test_every_way_gives_intervals():
 def test_training_noise_is_the_same_share_of_the_image_noise_for_each_size():
     noise = [coverage_seeds.network_noise('equal', n, np.random.default_rng(0)) * n ** .5 for n in coverage_seeds.SIZES]
     np.testing.assert_allclose(*noise)
+
+
+def test_the_report_sets_the_default_interval_beside_that_of_images():
+    rows = [{'n': n, 'effect': effect, 'seeds': seeds, 'way': way, 'metric': name, 'sets': 1, 'coverage': .95, 'width_mean': .1,
+             'type_1_error': .25 if way == 'images' else .05}
+            for n, effect, seeds, way, name in itertools.product(coverage_seeds.SIZES, coverage_seeds.TRAINING_NOISE, coverage_seeds.SEEDS,
+                                                                 coverage_seeds.WAYS, coverage_seeds.METRICS)]
+    text = coverage_seeds.report({(600, 'equal'): dict.fromkeys(coverage_seeds.METRICS, (.5, .02, .01))}, rows)
+    assert text.count('25.0 / 5.0') == 12 * len(coverage_seeds.METRICS) and '2.0 / 1.0' in text
