@@ -110,8 +110,9 @@ def _satterthwaite(methods, signs, key):
 
 
 def _default(methods, signs, key):
-    only = [[[Figures({key: run.values[key]}, {key: run.draws[key]}, {key: 0}, {}) for run in runs]] for runs in methods]
-    return interval(mean_over_seeds(only, signs)[0].draws[key])
+    only = [[[Figures({key: run.values[key]}, {key: run.draws[key]}, {key: 2}, {}) for run in runs]] for runs in methods]
+    cell = mean_over_seeds(only, signs).cell(key)
+    return cell['low'], cell['high']
 
 
 WAYS = {'images': _images, 'seeds drawn': _seeds_drawn, 'seeds drawn, widened': _seeds_widened, 'Satterthwaite': _satterthwaite,

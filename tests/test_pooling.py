@@ -6,7 +6,7 @@ from scipy import stats
 from benchmarks.coverage_seeds import tables_of
 from utils.bootstrap import Figures, interval
 from utils.comparison import difference, load_methods, summary
-from utils.pooling import PAIR, REPEATS, evaluate_files, mean_over_seeds, within_limits
+from utils.pooling import PAIR, REPEATS, evaluate_files, mean_over_seeds
 
 from .test_statistics import random_table
 
@@ -20,8 +20,8 @@ def runs_of(values, draws=None):
 
 
 def seeds_interval(methods, signs=(1,)):
-    figures, covers_seeds = mean_over_seeds(methods, signs)
-    assert covers_seeds
+    figures = mean_over_seeds(methods, signs)
+    assert figures.with_seeds
     return interval(figures.draws[KEY])
 
 
@@ -51,8 +51,8 @@ def test_a_fold_with_one_seed_has_the_noise_of_the_others():
 
 def test_identical_runs_keep_the_draws_of_the_images():
     errors = .03 * np.random.default_rng(0).standard_normal(1000)
-    figures, covers_seeds = mean_over_seeds([[runs_of([.5] * 4, errors)]])
-    assert covers_seeds
+    figures = mean_over_seeds([[runs_of([.5] * 4, errors)]])
+    assert figures.with_seeds
     np.testing.assert_allclose(figures.draws[KEY], .5 + errors, atol=1e-12)
 
 
@@ -75,21 +75,21 @@ def test_errors_on_the_images_that_runs_do_not_share_count_once():
 
 def test_seeds_that_agree_by_chance_leave_the_draws_of_the_images():
     errors = .1 * np.random.default_rng(0).standard_normal((2, 1000))
-    figures = mean_over_seeds([[runs_of([.5, .5], errors)]])[0]
+    figures = mean_over_seeds([[runs_of([.5, .5], errors)]])
     np.testing.assert_allclose(figures.draws[KEY], .5 + errors.mean(axis=0), atol=1e-12)
 
 
 @pytest.mark.parametrize('methods', [[[runs_of([.5])]], [[runs_of([.5]), runs_of([.8])]], [[runs_of([.5, .6])], [runs_of([.5])]]])
 def test_one_seed_leaves_the_draws_of_the_images(methods):
-    figures, covers_seeds = mean_over_seeds(methods, (1, -1)[:len(methods)])
-    assert not covers_seeds and np.ptp(figures.draws[KEY]) < 1e-12
+    figures = mean_over_seeds(methods, (1, -1)[:len(methods)])
+    assert not figures.with_seeds and np.ptp(figures.draws[KEY]) < 1e-12
 
 
 def test_undefined_draws_and_figures_stay_undefined():
     errors = np.where(np.arange(1000) % 10, 0, np.nan)
-    figures = mean_over_seeds([[runs_of([.5, .6], errors)]])[0]
+    figures = mean_over_seeds([[runs_of([.5, .6], errors)]])
     assert np.isnan(figures.draws[KEY]).sum() == 100
-    assert np.isnan(mean_over_seeds([[runs_of([.5, np.nan])]])[0].draws[KEY]).all()
+    assert np.isnan(mean_over_seeds([[runs_of([.5, np.nan])]]).draws[KEY]).all()
 
 
 @pytest.mark.parametrize(('key', 'is_difference', 'expected'), [
@@ -97,7 +97,8 @@ def test_undefined_draws_and_figures_stay_undefined():
     (('classes', 'x', 'recall'), False, (0, 1)), (('metrics', 'nll'), False, (0, 9)),
     (('operating_points', 'x', 'sensitivity_at_specificity', .9), False, (0, 1))])
 def test_intervals_stay_within_what_is_possible(key, is_difference, expected):
-    cell = within_limits({'value': .5, 'low': -9, 'high': 9, 'n': 3}, key, is_difference)
+    draws = np.repeat([-9., 9.], 50)
+    cell = Figures({key: .5}, {key: draws}, {key: 3}, {}, of='difference' if is_difference else 'mean', with_seeds=True).cell(key)
     assert (cell['low'], cell['high']) == expected
 
 
