@@ -7,35 +7,29 @@ Example (downloads 170 MB; bash run_lt_experiments.sh cifar then trains six meth
 
   python -m tools.prepare_cifar_lt_data --classes 10 --imbalance 100
 """
+import gzip
+import io
 import os
-import pickle
 import tarfile
 
 import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity
 
 from tools.download_file import fetch
-from utils.common import InputError, run_script
+from utils.archives import one_line
+from utils.cifar_pickle import PickledImages, read_cifar_pickle
+from utils.common import InputError, file_digest, run_script
 from utils.console import say_next, script_parser, to_train
 from utils.image_sets import write_image_set
+from utils.without_effect import warn
 
 # classes -> torchvision's class, which knows address and MD5; training, test and names files in the archive; keys of labels and names
 SETS = {
     10: (CIFAR10, 'cifar-10-batches-py', [f'data_batch_{i}' for i in range(1, 6)], 'test_batch', 'batches.meta', 'labels', 'label_names'),
     100: (CIFAR100, 'cifar-100-python', ['train'], 'test', 'meta', 'fine_labels', 'fine_label_names'),
 }
-HARMLESS = {('numpy.core.multiarray', '_reconstruct'), ('numpy._core.multiarray', '_reconstruct'), ('numpy', 'ndarray'), ('numpy', 'dtype'),
-            ('_codecs', 'encode')}
-
-
-class ArraysOnly(pickle.Unpickler):
-    """Reads numpy arrays and plain containers; a pickle that asks for anything else, which could run code, is refused."""
-
-    def find_class(self, module, name):
-        if (module, name) not in HARMLESS:
-            raise pickle.UnpicklingError(f'it asks for {module}.{name}, not for data only')
-        return super().find_class(module, name)
+MOST_BYTES = 256 << 20  # of an archive when unpacked: the published ones have 186 MB
+WITHOUT_EFFECT = (('any_archive', 'without --archive', lambda a: not a.archive),)
 
 
 def get_parser():
@@ -45,29 +39,63 @@ def get_parser():
     parser.add_argument('--val_per_class', type=int, metavar='N', help='validation images of each class (default: 100, or 10 of CIFAR-100)')
     parser.add_argument('--archive', metavar='FILE',
                         help='cifar-10-python.tar.gz or cifar-100-python.tar.gz, if you have it (default: download it)')
+    parser.add_argument('--any_archive', action='store_true', help='take an --archive that is not the published one (its MD5 differs)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the choice of images')
     parser.add_argument('--out', metavar='FOLDER', help='folder to write (default: data/cifar10_lt or data/cifar100_lt)')
     return parser
 
 
 def read_archive(path, classes):
-    """-> {'train': (uint8 (N, 32, 32, 3), int64 (N,)), 'test': ...}, class names. Nothing is extracted."""
+    """-> {'train': (uint8 (N, 32, 32, 3), int64 (N,)), 'test': ...}, class names. Nothing is extracted, and no code from the archive runs.
+    Raises `InputError` for an archive of another form, and for one that is larger than `MOST_BYTES` when unpacked."""
     _, folder, train, test, meta, labels_key, names_key = SETS[classes]
+    splits = {}
     try:
-        with tarfile.open(path) as tar:
+        with gzip.open(path) as f:
+            content = f.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f'it has more than {MOST_BYTES >> 20} MB when unpacked')
+        with tarfile.open(fileobj=io.BytesIO(content), mode='r:') as tar:  # not compressed a second time
             def load(name):
-                return ArraysOnly(tar.extractfile(f'{folder}/{name}'), encoding='latin1').load()
-            names = load(meta)[names_key]
-            parts = {split: [load(name) for name in files] for split, files in (('train', train), ('test', [test]))}
-        splits = {}
-        for split, of_split in parts.items():
-            data, labels = (np.concatenate([part[key] for part in of_split]) for key in ('data', labels_key))
-            if data.dtype != np.uint8 or data.shape != (len(labels), 3072) or not np.isin(labels, np.arange(len(names))).all():
-                raise ValueError(f'{split} must hold uint8 (N, 3072) and N classes of 0..{len(names) - 1}, not {data.dtype} {data.shape}')
-            splits[split] = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels.astype(np.int64)
-    except (OSError, KeyError, ValueError, TypeError, EOFError, tarfile.TarError, pickle.UnpicklingError) as err:
-        raise InputError(f'{path} is no CIFAR-{classes} archive (python version): {err}') from err
+                file = tar.extractfile(f'{folder}/{name}')
+                if file is None:
+                    raise ValueError(f'{folder}/{name} is no file')
+                return read_cifar_pickle(file.read())
+            names = read_names(load(meta), names_key, classes)
+            for split, files in (('train', train), ('test', [test])):
+                parts = [read_part(load(name), name, labels_key, classes) for name in files]
+                splits[split] = tuple(map(np.concatenate, zip(*parts, strict=True)))
+    except Exception as err:  # of damaged or crafted archives tarfile and pickle raise nearly every kind of error
+        raise InputError(f'{path} is no CIFAR-{classes} archive (python version): {one_line(err) or type(err).__name__}') from err
     return splits, names
+
+
+def read_names(table, key, classes):
+    names = table[key]
+    if not isinstance(names, list) or len(names) != classes or not all(isinstance(n, str) and n.isprintable() and n for n in names):
+        raise ValueError(f'{key} must be the names of {classes} classes, without control characters')
+    return names
+
+
+def read_part(table, name, key, classes):
+    """-> uint8 (N, 32, 32, 3), int64 (N,)"""
+    images, labels = table['data'], table[key]
+    if not isinstance(images, PickledImages) or not isinstance(labels, list) or len(labels) != len(images.pixels) or not labels \
+            or not all(type(label) is int and 0 <= label < classes for label in labels):
+        raise ValueError(f'{name} must hold one or more images, uint8 (N, 3072), and for each a class of 0..{classes - 1}')
+    return images.pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.int64)
+
+
+def refuse_another(path, md5, any_archive):
+    """Raise `InputError` for a file with another MD5 than the published archive's, or note it where any archive may be taken."""
+    if not os.path.isfile(path):
+        raise InputError(f'--archive {path}: no such file')
+    found = file_digest(path, 'md5')
+    if found != md5 and not any_archive:
+        raise InputError(f'--archive {path} is not the published archive (MD5 {found}, not {md5}): leave --archive out to download that '
+                         'one, or give --any_archive as well')
+    if found != md5:
+        print(f'* Note: {path} is not the published archive (its MD5 differs)')
 
 
 def long_tailed_counts(n_max, classes, imbalance):
@@ -92,7 +120,9 @@ def choose(labels, classes, imbalance, val_per_class, seed):
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    warn(parser, argv, args, WITHOUT_EFFECT)
     if not args.imbalance >= 1 or (args.val_per_class is not None and args.val_per_class < 1):
         raise InputError('--imbalance and --val_per_class must be 1 or more')
     cifar, name = SETS[args.classes][0], f'cifar{args.classes}_lt'
@@ -100,8 +130,8 @@ def main(argv=None):
     if path is None:
         path = os.path.join('data', cifar.filename)
         fetch(cifar.url, path, cifar.tgz_md5)
-    elif not check_integrity(path, cifar.tgz_md5):
-        print(f'* Note: {path} is not the published archive (its MD5 differs)')
+    else:
+        refuse_another(path, cifar.tgz_md5, args.any_archive)
     splits, names = read_archive(path, args.classes)
     images, labels = splits['train']
     val_per_class = args.val_per_class if args.val_per_class is not None else 1000 // args.classes
