@@ -4,59 +4,183 @@ Example, the archive that get_endo_data.sh takes (4 GB):
 
   python -m tools.download_file https://datasets.simula.no/downloads/hyper-kvasir/hyper-kvasir-labeled-images.zip --out data/hk.zip
 """
+import contextlib
+import http.client
+import json
 import os
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-from utils.common import InputError, file_digest, file_sha256, run_script
+from utils.archives import one_line
+from utils.common import InputError, file_digest, file_sha256, run_script, write_text
 from utils.console import say_next, script_parser
 
+TIMEOUT = 60  # seconds without a byte
+CHUNK = 1 << 20
 
-def _check_address(url):
-    """Only https, and http of this machine (for tests and tunnels)."""
+
+def _is_local(url):
+    """True for http of this machine, which tests and tunnels need."""
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme != 'https' and not (parts.scheme == 'http' and parts.hostname in ('localhost', '127.0.0.1')):
-        raise InputError(f'{url} is no https address')
+    return parts.scheme == 'http' and parts.hostname in ('localhost', '127.0.0.1')
 
 
-def _open(url, begin):
-    request = urllib.request.Request(url, headers={'Range': f'bytes={begin}-'} if begin else {})
-    answer = urllib.request.urlopen(request, timeout=60)
-    _check_address(answer.geturl())  # after redirections
-    return answer
+def _check_address(url, local=True):
+    """Raise `InputError` unless `url` is an https address, or one of this machine where `local` permits it."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        parts.port  # noqa: B018  raises where it is no number
+    except ValueError as err:
+        raise InputError(f'{one_line(url)} is no https address: {one_line(err)}') from err
+    if not (parts.hostname and (parts.scheme == 'https' or (local and _is_local(url)))):
+        raise InputError(f'{one_line(url)} is no https address')
+    if not re.fullmatch('[!-~]+', url):
+        raise InputError(f'{one_line(url)} is no https address: blanks and letters that are not ASCII are written as %20 and the like')
+
+
+class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows up to ten redirects, each of them to https; only this machine may redirect to itself over http."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        fp.close()  # else its body, of any size, is read into memory
+        try:
+            _check_address(newurl, _is_local(req.full_url))
+        except InputError as err:
+            raise InputError(f'{one_line(req.full_url)} redirects to an address that is refused: {err}') from err
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _Part(NamedTuple):
+    """What `out`.part.json says of the bytes in `out`.part."""
+    url: str
+    validator: str | None  # ETag or Last-Modified of the file on the server; without it, nothing can be added to the bytes
+    total: int | None  # bytes of the whole file, where the server says it
+
+    @classmethod
+    def read(cls, path):
+        """None where there is no such file, or another one."""
+        try:
+            with open(path, encoding='utf-8') as f:
+                part = cls(**json.load(f))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+        return part if isinstance(part.url, str) and _is_text(part.validator) and type(part.total) in (int, type(None)) else None
+
+
+def _is_text(value):
+    return isinstance(value, str) and bool(re.fullmatch('[ -~]+', value))
+
+
+@contextlib.contextmanager
+def _network_errors(url, out, resumes):
+    """Turn what a network and a server can do into one line that says how to go on; `resumes`: true if the bytes so far can be kept."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as err:  # ValueError: broken addresses and lengths
+        go_on = 'to go on where it stopped' if resumes else 'to download it again'
+        raise InputError(f'{url} cannot be downloaded ({one_line(err) or type(err).__name__}): run the command again {go_on}, or fetch the '
+                         f'file with a browser and put it at {out}') from err
+
+
+def _open(url, begin=0, validator=None):
+    """The server's answer: the bytes from `begin` on if the file is still that of `validator`, else the whole file."""
+    request = urllib.request.Request(url, headers={'Range': f'bytes={begin}-', 'If-Range': validator} if begin else {})
+    return urllib.request.build_opener(_CheckedRedirects).open(request, timeout=TIMEOUT)
+
+
+def _validator(answer):
+    etag = answer.headers['ETag']
+    value = etag if etag and not etag.startswith('W/') else answer.headers['Last-Modified']  # a weak ETag is not for ranges
+    return value if _is_text(value) else None
+
+
+def _length(answer):
+    """Content-Length; None without it. Raises `ValueError` for what is no length."""
+    text = answer.headers['Content-Length']
+    if text is None or answer.headers['Transfer-Encoding'] is not None:
+        return None
+    if not re.fullmatch('[0-9]{1,18}', text.strip()):
+        raise ValueError(f'the server sends the length {text!r}')
+    return int(text)
+
+
+def _total(answer, begin, part):
+    """Bytes of the whole file if `answer` holds those from `begin` on, of the same file as `part`; else None."""
+    found = re.fullmatch(r'bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)', (answer.headers['Content-Range'] or '').strip())
+    if answer.status != 206 or not found or _validator(answer) not in (None, part.validator):
+        return None
+    first, end = int(found[1]), int(found[2]) + 1
+    total = part.total if found[3] == '*' else int(found[3])
+    fits = total is not None and begin == first < end <= total and total == (part.total or total) and _length(answer) in (None, end - begin)
+    return total if fits else None
+
+
+def _resume(url, begin, part):
+    """-> the answer with the rest of the file after `begin` bytes, and the file's size; the answer with the whole of a changed file, and
+    None; or None, None where the file must be asked for again."""
+    try:
+        answer = _open(url, begin, part.validator)
+    except urllib.error.HTTPError as err:
+        if err.code != 416:  # the server has no bytes beyond `begin`: the file is another one now
+            raise
+        err.close()
+        return None, None
+    total = _total(answer, begin, part)
+    if total or answer.status == 200:
+        return answer, total
+    answer.close()
+    return None, None
+
+
+def _open_part(path, mode):
+    """Another user of a shared folder must not choose the file by a link."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | getattr(os, 'O_NOFOLLOW', 0), 0o666))
 
 
 def download(url, out):
-    """Write `url` to `out`, which appears only when it is complete; until then the bytes are in `out`.part.
-    Raises `InputError` that says how to go on."""
+    """Write `url` to `out`, which appears only when it is complete; until then the bytes are in `out`.part, and `out`.part.json says which
+    file of the server they belong to. Raises `InputError` that says how to go on."""
     _check_address(url)
-    part = f'{out}.part'
-    begin = os.path.getsize(part) if os.path.exists(part) else 0
+    path, state = f'{out}.part', f'{out}.part.json'
+    part = _Part.read(state)
+    resumes = part is not None and part.url == url and os.path.isfile(path)
+    begin = os.path.getsize(path) if resumes else 0
     os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    try:
-        try:
-            answer = _open(url, begin)
-        except urllib.error.HTTPError as err:
-            if err.code != 416:  # the server has no bytes beyond `begin`: all are here, or the file is another one now
-                raise
-            begin, answer = 0, _open(url, 0)
-        if answer.status != 206:  # the server cannot continue: from the start
-            begin = 0
-        total = begin + int(answer.headers['Content-Length']) if answer.headers['Content-Length'] else None
-        with answer, open(part, 'ab' if begin else 'wb') as f, \
-                tqdm(total=total, initial=begin, unit='B', unit_scale=True, desc=os.path.basename(out), disable=None) as bar:
-            while chunk := answer.read(1 << 20):
-                f.write(chunk)
-                bar.update(len(chunk))
-    except (urllib.error.URLError, OSError) as err:
-        raise InputError(f'{url} cannot be downloaded ({err}): run the command again to go on where it stopped, or fetch the file '
-                         f'with a browser and put it at {out}') from err
-    if total is not None and os.path.getsize(part) != total:
-        raise InputError(f'{url}: {os.path.getsize(part)} of {total} bytes arrived: run the command again to go on')
-    os.replace(part, out)
+    if begin == 0 or begin != part.total:  # else the end of the last run came between the last byte and the new name
+        with _network_errors(url, out, resumes):
+            answer, total = _resume(url, begin, part) if begin else (None, None)
+            answer = answer or _open(url)
+            if total is None and answer.status != 200:
+                raise ValueError(f'the server answers with status {answer.status}')
+            part = part._replace(total=total) if total else _Part(url, _validator(answer), _length(answer))
+        _write(answer, out, part, begin if total else 0)
+    os.replace(path, out)
+    os.remove(state)
+
+
+def _write(answer, out, part, begin):
+    """Write `answer` to `out`.part, which keeps its first `begin` bytes. Raises `InputError` where it is not the whole file then."""
+    path = f'{out}.part'
+    with answer, _open_part(path, 'ab' if begin else 'wb') as f, \
+            tqdm(total=part.total, initial=begin, unit='B', unit_scale=True, desc=os.path.basename(out), disable=None) as bar:
+        write_text(f'{path}.json', json.dumps(part._asdict()))  # after the bytes of another file are gone
+        while True:
+            with _network_errors(part.url, out, part.validator):
+                chunk = answer.read(CHUNK)
+            if not chunk:
+                break
+            f.write(chunk)
+            bar.update(len(chunk))
+    with _network_errors(part.url, out, part.validator):
+        if part.total is not None and os.path.getsize(path) != part.total:
+            raise ValueError(f'{os.path.getsize(path)} of {part.total} bytes arrived')
 
 
 def fetch(url, out, md5):
