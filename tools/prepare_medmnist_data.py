@@ -6,18 +6,13 @@ Examples; a name is downloaded, into data/:
   python -m tools.prepare_medmnist_data data/retinamnist_224.npz --out data/retinamnist_again
 """
 import os
-import zipfile
-import zlib
-
-import numpy as np
 
 from tools.download_file import fetch
 from utils.common import InputError, file_digest, run_script
 from utils.console import say_next, script_parser, to_train
 from utils.image_sets import write_image_set
 from utils.medmnist_sets import SETS, SIZES, URL
-
-SPLITS = ('train', 'val', 'test')
+from utils.npz_images import read_npz
 
 
 def get_parser():
@@ -46,27 +41,6 @@ def get_file(source):
     path = os.path.join('data', f'{source}.npz')
     fetch(URL.format(source), path, md5)
     return path
-
-
-def read_npz(path):
-    """-> split -> (uint8 (N, H, W[, 3]), int64 (N,)). Nothing that could run code is read; every shape is checked."""
-    splits = {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for split in SPLITS:
-                images, labels = file[f'{split}_images'], file[f'{split}_labels']
-                if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or not len(images):
-                    raise InputError(f'{path}: {split}_images must be uint8 (N, H, W) or (N, H, W, 3), not {images.dtype} {images.shape} '
-                                     '(volumes are not supported)')
-                if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in 'iu' or labels.min() < 0:
-                    raise InputError(f'{path}: {split}_labels must be one class per image, not {labels.dtype} {labels.shape} '
-                                     '(sets with several labels per image are not supported)')
-                splits[split] = images, labels.reshape(-1).astype(np.int64)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as err:
-        if isinstance(err, InputError):
-            raise
-        raise InputError(f'{path} is no MedMNIST file, with train, val and test _images and _labels: {err}') from err
-    return splits
 
 
 def main(argv=None):
