@@ -17,10 +17,12 @@ from .next_steps import next_words, parse
 PER_FINDING, N_FINDINGS = 10, 23
 
 
-def write_zip(path, damage=None):
-    """labeled-images/<tract>/<class>/<finding>/*.jpg and image-labels.csv, whose 'Video file' has no extension."""
+def write_zip(path, damage=None, labels=lambda text: text, method=zipfile.ZIP_STORED, more=()):
+    """labeled-images/<tract>/<class>/<finding>/*.jpg and image-labels.csv, whose 'Video file' has no extension.
+
+    labels: text of the csv -> text, bytes or, for no csv, None; more: (name, content) of further files."""
     rng, rows = np.random.default_rng(0), []
-    with zipfile.ZipFile(path, 'w') as archive:
+    with zipfile.ZipFile(path, 'w', method) as archive:
         for f in range(N_FINDINGS):
             for i in range(PER_FINDING):
                 buffer, name = io.BytesIO(), f'{f:02d}-{i:02d}-abc'
@@ -29,7 +31,9 @@ def write_zip(path, damage=None):
                 rows.append((name, 'Lower GI', f'finding-{f:02d}', 'x'))
         rows = [rows[i] for i in rng.permutation(len(rows))]
         table = pd.DataFrame(rows, columns=['Video file', 'Organ', 'Finding', 'Classification'])
-        archive.writestr('labeled-images/image-labels.csv', table.to_csv(index=False))
+        csv = labels(table.to_csv(index=False))
+        for name, content in [('labeled-images/image-labels.csv', csv)] * (csv is not None) + list(more):
+            archive.writestr(name, content)
     if damage:
         content = bytearray(path.read_bytes())
         content[damage:damage + 40] = b'\0' * 40
@@ -67,6 +71,102 @@ def test_official_folds_and_selection_split(tmp_path, monkeypatch):
         assert sorted(val.image_id) == sorted(name[:-4] for name, _, fold in names if fold == i - 1)
         assert len(select) == 46 and select.finding.value_counts().eq(2).all()
         assert len(set(train.image_id) | set(val.image_id) | set(select.image_id)) == 230 == len(train) + len(val) + len(select)
+
+
+def refused(tmp_path, monkeypatch, message):
+    with pytest.raises(InputError, match=message) as error:
+        prepare(monkeypatch, f'--zip {tmp_path}/a.zip --out {tmp_path}/data')
+    assert str(error.value).isprintable()
+    assert not (tmp_path / 'data').exists() or not os.listdir(tmp_path / 'data')
+
+
+def line(number, text):
+    """Replace a line of the csv, counted from 1 as a spreadsheet does."""
+    def replace(csv):
+        lines = csv.splitlines(keepends=True)
+        return ''.join([*lines[:number - 1], text, *lines[number:]])
+    return replace
+
+
+IN_ZIP = r'a\.zip, labeled-images/image-labels\.csv'
+
+
+@pytest.mark.parametrize(('labels', 'message'), [
+    (lambda csv: csv.replace('Lower', 'L\xf6wer').encode('latin1'), rf'{IN_ZIP} is no csv table: row 2 is not UTF-8 text'),
+    (lambda csv: csv.encode('utf-16'), f'{IN_ZIP} is no csv table: it holds zero bytes'),
+    (line(5, 'a,b,c,d,e,f\n'), f'{IN_ZIP} is no csv table: row 5 has 6 cells'),
+    (line(5, '00-00-abc\n'), f"{IN_ZIP}, row 5: the cell 'Finding' is empty"),
+    (line(7, ',x,finding-01,x\n'), "row 7: the cell 'Video file' is empty"),
+    (lambda csv: line(9, csv.splitlines()[1] + '\n')(csv), "row 9: the cell 'Video file' stands in an earlier row too"),
+    (line(3, '"00-00-abc,x,finding-01,x\n'), f'{IN_ZIP}, row 3: a quotation mark opens a cell'),
+    (lambda csv: '', f'{IN_ZIP} is no csv table'), (lambda csv: '\n\n', f'{IN_ZIP} is no csv table'),
+    (lambda csv: csv.splitlines()[0], r'a\.zip has 0 labels, 230 expected'), (lambda csv: None, r'a\.zip holds 0 files image-labels\.csv'),
+    (lambda csv: csv.replace('Finding', 'Diagnosis'), f"{IN_ZIP} has no columns 'Video file' and 'Finding'"),
+    (lambda csv: csv.replace('Organ', 'Finding'), f'{IN_ZIP}, row 1: columns 2 and 3 have the same name'),
+    (line(3, '../../x,x,finding-01,x\n'), '1 labels without an image, 0 expected')],
+    ids=['latin-1', 'utf-16', 'long row', 'short row', 'empty id', 'repeated', 'quote', 'empty', 'blank', 'header', 'none', 'other column',
+         'same column', 'outside'])
+def test_broken_labels_are_one_line(tmp_path, monkeypatch, labels, message):
+    write_zip(tmp_path / 'a.zip', labels=labels)
+    refused(tmp_path, monkeypatch, message)
+
+
+def test_labels_of_any_dialect_are_read(tmp_path, monkeypatch):
+    write_zip(tmp_path / 'a.zip', labels=lambda csv: '\ufeff' + csv.replace(',', ';').replace('\n', '\r\n'))
+    prepare(monkeypatch, f'--zip {tmp_path}/a.zip --out {tmp_path}/data')
+    assert len(pd.read_csv(tmp_path / 'data/val_endo1.csv')) == 46
+
+
+def test_damaged_labels_are_one_line(tmp_path, monkeypatch):
+    content = write_zip(tmp_path / 'a.zip').read_bytes()
+    (tmp_path / 'a.zip').write_bytes(content.replace(b'Lower GI,finding-07', b'Lower GI,finding-17'))
+    refused(tmp_path, monkeypatch, f'{IN_ZIP} is damaged: Bad CRC-32')
+
+
+def test_two_tables_of_labels_are_one_line(tmp_path, monkeypatch):
+    write_zip(tmp_path / 'a.zip', more=[('image-labels.csv', 'a,b\n')])
+    refused(tmp_path, monkeypatch, r'a\.zip holds 2 files image-labels\.csv')
+
+
+def test_a_name_with_control_characters_is_shown_without_them(tmp_path, monkeypatch):
+    write_zip(tmp_path / 'a.zip', more=[('\x1b[2J\n* Next, x/../../evil.jpg', 'x')])
+    refused(tmp_path, monkeypatch, r'a\.zip is refused: \?\[2J \* Next, x/\.\./\.\./evil\.jpg leads out of the folder')
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_methods_that_cannot_be_limited_are_refused(tmp_path, monkeypatch, method):
+    write_zip(tmp_path / 'a.zip', method=method)
+    refused(tmp_path, monkeypatch, r'\.jpg is packed by another method than deflate')
+
+
+def test_a_total_of_many_gigabytes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_endo_data, 'MOST_IN_TOTAL', 100_000)
+    write_zip(tmp_path / 'a.zip')
+    refused(tmp_path, monkeypatch, r'a\.zip is refused: it has [0-9]{3},[0-9]{3} bytes when unpacked, more than 100,000')
+
+
+@pytest.mark.parametrize('damage', ['', 'PK', 'PK\5\6' + 18 * '\0', 'text'], ids=['empty', 'two bytes', 'no files', 'text'])
+def test_a_file_that_is_no_zip_is_one_line(tmp_path, monkeypatch, damage):
+    (tmp_path / 'a.zip').write_text(damage)
+    refused(tmp_path, monkeypatch, r'a\.zip (cannot be read as a zip|holds 0 files)')
+
+
+def test_a_name_that_is_not_utf8_is_one_line(tmp_path, monkeypatch):
+    """Its zip says that the names are UTF-8."""
+    content = write_zip(tmp_path / 'a.zip', more=[('\xfc\xfc.txt', 'x')]).read_bytes()
+    (tmp_path / 'a.zip').write_bytes(content.replace('\xfc\xfc'.encode(), b'\xff\xff\xff\xff'))
+    refused(tmp_path, monkeypatch, r'a\.zip cannot be read as a zip: .*decode')
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', r'00-00-abc\.jpg: cannot identify image file'),
+    (b'\xff\xd8\xff\xc0\0\x0b\x08\x23\x28\x23\x28\x01\x01\x11\0', r'00-00-abc\.jpg: it has 9000 x 9000 pixels')], ids=['Postscript', 'large'])
+def test_images_of_another_kind_are_named(tmp_path, monkeypatch, content, message):
+    write_zip(tmp_path / 'old.zip')
+    with zipfile.ZipFile(tmp_path / 'old.zip') as old, zipfile.ZipFile(tmp_path / 'a.zip', 'w') as new:
+        for member in old.namelist():
+            new.writestr(member, content if member.endswith('00-00-abc.jpg') else old.read(member))
+    refused(tmp_path, monkeypatch, message)
 
 
 def test_damaged_zip_leaves_nothing(tmp_path, monkeypatch):

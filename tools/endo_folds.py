@@ -1,27 +1,39 @@
 """Labels of Hyper-Kvasir and its five folds: the original's, or those of the dataset's authors."""
-import io
 import os
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
+from utils.archives import one_line
 from utils.common import InputError, write_text
-from utils.read_csv import csv_text, read_csv
+from utils.read_csv import csv_text, parse_csv, read_csv
 
 N_FINDINGS, N_FOLDS = 23, 5
 
 
 def read_labels(archive, n_images):
-    """-> (DataFrame image_id, finding_name, finding in the order of image-labels.csv; image id -> archive member)"""
+    """-> (DataFrame image_id, finding_name, finding in the order of image-labels.csv; image id -> archive member)
+
+    Raises `InputError` for a zip without one readable image-labels.csv that names each of its `n_images` images once."""
     names = archive.namelist()
     tables = [name for name in names if os.path.basename(name) == 'image-labels.csv']
     if len(tables) != 1:
         raise InputError(f'{archive.filename} holds {len(tables)} files image-labels.csv: it is not the labelled-images zip')
-    table = pd.read_csv(io.BytesIO(archive.read(tables[0])), dtype=str)
+    where = f'{archive.filename}, {one_line(tables[0])}'
+    try:
+        content = archive.read(tables[0])
+    except Exception as err:  # of damaged zips zipfile raises nearly every kind of error
+        raise InputError(f'{where} is damaged: {one_line(err)}') from err
+    table, rows = parse_csv(content, where)
     members = {os.path.splitext(os.path.basename(name))[0]: name for name in names if name.lower().endswith('.jpg')}
     if not {'Video file', 'Finding'} <= set(table.columns):
-        raise InputError(f"{tables[0]} has no columns 'Video file' and 'Finding'")
+        raise InputError(f"{where} has no columns 'Video file' and 'Finding'")
     ids = table['Video file'].str.removesuffix('.jpg')
+    for column, bad, what in (('Video file', ids.isna(), 'is empty'), ('Finding', table.Finding.isna(), 'is empty'),
+                              ('Video file', ids.duplicated(), 'stands in an earlier row too')):
+        if bad.any():
+            raise InputError(f"{where}, row {rows[int(np.argmax(bad))]}: the cell '{column}' {what}: the file is not the published one")
     findings = sorted(table.Finding.unique())
     missing = sorted(set(ids) - set(members))
     for what, found, expected in (('images', len(members), n_images), ('labels', len(table), n_images),

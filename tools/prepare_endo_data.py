@@ -10,20 +10,23 @@ Example, with the zip that bash get_endo_data.sh downloads:
 import io
 import os
 import shutil
-import stat
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from tools.endo_folds import N_FINDINGS, official_folds, original_folds, read_labels, write_folds
+from utils.archives import one_line, open_zip
 from utils.common import InputError, run_script
 from utils.console import say_next, script_parser, to_train
 
 SIZE = (640, 512)  # width, height, as the original prepared them
-MAX_BYTES = 64 << 20  # of one unpacked file: the largest image has 2 MB
+MOST_BYTES = 64 << 20  # of one unpacked file: the largest image has 2 MB
+MOST_PIXELS = 64 << 20  # of an image: the largest has 2 million
+MOST_IN_TOTAL = 16 << 30  # of all: the images have 4 GB
 _archive = None  # of a worker process
 
 
@@ -35,21 +38,12 @@ def _open_archive(path):
 def _resize(member, target):
     """Read (and check) one member of the archive and save it resized. -> a problem or None"""
     try:
-        with Image.open(io.BytesIO(_archive.read(member))) as image:
+        with Image.open(io.BytesIO(_archive.read(member)), formats=['JPEG']) as image:  # no others, of which some start programs
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f'it has {image.width} x {image.height} pixels')
             image.convert('RGB').resize(SIZE, Image.Resampling.BILINEAR).save(target, quality=95)
     except Exception as err:  # of damaged images Pillow raises nearly every kind of error
-        return f'{member}: {err}'
-
-
-def refuse_hostile(archive):
-    """Raise `InputError` if a member could leave the output folder, or is a link, encrypted, or too large when unpacked."""
-    for member in archive.infolist():
-        parts = member.filename.replace('\\', '/').split('/')
-        for what, holds in (('leads out of the folder', '..' in parts or parts[0] == '' or ':' in parts[0]),
-                            ('is a link', stat.S_ISLNK(member.external_attr >> 16)), ('is encrypted', member.flag_bits & 1),
-                            (f'has {member.file_size:,} bytes when unpacked', member.file_size > MAX_BYTES)):
-            if holds:
-                raise InputError(f'{archive.filename} is refused: {member.filename} {what}')
+        return one_line(f'{member}: {err}')
 
 
 def get_parser():
@@ -74,12 +68,8 @@ def main(argv=None):
         raise InputError("--splits takes 'original', or 'official' and a file")
     if not 0 <= args.select_fraction < 1:
         raise InputError('--select_fraction must be in 0..1')
-    try:
-        archive = zipfile.ZipFile(args.zip)
-    except (OSError, zipfile.BadZipFile) as err:
-        raise InputError(f'--zip {args.zip} cannot be read: {err}') from err
-    refuse_hostile(archive)
-    table, members = read_labels(archive, args.n_images)
+    with open_zip(args.zip, MOST_BYTES, MOST_IN_TOTAL) as archive:
+        table, members = read_labels(archive, args.n_images)
     folds = original_folds(table) if args.splits[0] == 'original' else official_folds(table, args.splits[1])
 
     images, partial = os.path.join(args.out, 'images'), os.path.join(args.out, f'images.{os.getpid()}.tmp')
@@ -95,6 +85,8 @@ def main(argv=None):
             raise InputError(f"{args.zip}: {len(problems)} damaged images: {'; '.join(problems[:5])}")
         write_folds(folds, args.out, args.select_fraction)
         os.rename(partial, images)
+    except BrokenProcessPool as err:
+        raise InputError('a process that resizes images was ended, usually because memory is full: try --num_workers 1') from err
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     counts = np.bincount(table.finding)

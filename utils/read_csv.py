@@ -27,9 +27,13 @@ def read_csv(path, what='csv'):
     """
     check_csv_exists(path, what)
     with open(path, 'rb') as f:
-        content = f.read()
+        return parse_csv(f.read(), path)
+
+
+def parse_csv(content, path):
+    """`read_csv` of the bytes `content`; `path` is what errors call them."""
     if b'\0' in content:
-        raise InputError(f"{path} is no csv table: it holds zero bytes (a spreadsheet file? save it as 'CSV UTF-8')")
+        raise InputError(f"{path} is no csv table: it holds zero bytes (a zip? unpack it; a spreadsheet file? save it as 'CSV UTF-8')")
     header = re.split(rb'[\r\n]', content, maxsplit=1)[0].decode('utf-8-sig', 'replace')
     separator = max(SEPARATORS, key=header.count)
     lines = content.splitlines() if b'"' in content else []  # without quotation marks no cell goes over a line
