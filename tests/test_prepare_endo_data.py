@@ -160,7 +160,8 @@ def test_a_name_that_is_not_utf8_is_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('content', 'message'), [
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', r'00-00-abc\.jpg: cannot identify image file'),
-    (b'\xff\xd8\xff\xc0\0\x0b\x08\x23\x28\x23\x28\x01\x01\x11\0', r'00-00-abc\.jpg: it has 9000 x 9000 pixels')], ids=['Postscript', 'large'])
+    (b'\xff\xd8\xff\xc0\0\x0b\x08\x23\x28\x23\x28\x01\x01\x11\0', r'00-00-abc\.jpg: it has 9000 x 9000 pixels')],
+    ids=['Postscript', 'large'])
 def test_images_of_another_kind_are_named(tmp_path, monkeypatch, content, message):
     write_zip(tmp_path / 'old.zip')
     with zipfile.ZipFile(tmp_path / 'old.zip') as old, zipfile.ZipFile(tmp_path / 'a.zip', 'w') as new:

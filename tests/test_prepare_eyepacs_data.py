@@ -1,6 +1,7 @@
 """EyePACS's preparation on labels of Kaggle's form."""
 import os
 import sys
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -109,6 +110,13 @@ def test_test_patients_are_no_training_patients(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r'--test_labels \S+solution\.csv has 1 patient of --labels \S+labels\.csv: 12 '):
         eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv', f'--test_labels {tmp_path}/solution.csv')
     assert not (tmp_path / 'data').exists()
+
+
+def test_kaggles_zip_is_to_be_unpacked(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / 'labels.csv.zip', 'w') as archive:
+        archive.writestr('trainLabels.csv', 'image,level\n1_left,0\n')
+    with pytest.raises(InputError, match=r'labels\.csv\.zip is no csv table: it holds zero bytes \(a zip\? unpack it'):
+        eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv.zip')
 
 
 @pytest.mark.parametrize('flags', ['', '--test_fraction 0.1', '--test_labels {}/solution.csv',

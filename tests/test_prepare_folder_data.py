@@ -1,4 +1,6 @@
 """A folder per class: split, ids, names, and the printed command."""
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -303,3 +305,22 @@ def test_an_image_whose_header_alone_is_damaged_is_kept(tmp_path, monkeypatch):
     main([str(folder), '--out', str(tmp_path / 'data')])
     ids = {image_id for part in ('train', 'val', 'test') for image_id in ClassDataset(tmp_path / f'data/{part}_set.csv').im_list}
     assert len(ids) == 19 and 'a/0.png' in ids and 'a/1.png' not in ids
+
+
+def test_names_with_control_characters_are_left_out(tmp_path, capsys):
+    folder = pictures(tmp_path / 'set', 'a', 'b', 'c\n* Next, x', n=10)
+    for name in ('es\x1b[2Jc.png', 'line\u2028.png', 'notes\r* Next, y.txt'):
+        (folder / 'a' / name).write_bytes((folder / 'a' / '0.png').read_bytes())
+    main([str(folder), '--out', str(tmp_path / 'data')])
+    out = capsys.readouterr().out
+    assert ClassDataset(tmp_path / 'data/train_set.csv').class_names(2) == ['a', 'b']
+    assert '* Left out: 12 images with a control character in the path: ' in out
+    assert [line for line in out.splitlines() if line.startswith('* Next, ')] == out.splitlines()[-1:]
+    assert all(line.isprintable() for line in out.splitlines())
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='this system has no named pipes')
+def test_a_named_pipe_is_no_image(tmp_path, capsys):
+    os.mkfifo(pictures(tmp_path / 'set', 'a', 'b', n=10) / 'a' / 'pipe.png')
+    main([str(tmp_path / 'set'), '--out', str(tmp_path / 'data')])
+    assert '* Left out: 1 image that cannot be opened: a/pipe.png\n' in capsys.readouterr().out

@@ -22,6 +22,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from utils.archives import one_line
 from utils.check_data import counted, some
 from utils.common import InputError, run_script, write_text
 from utils.console import say_next, script_parser, to_train
@@ -42,6 +43,7 @@ WITHOUT_EFFECT = (
 SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
 BESIDE_SPLIT = {'data', 'dataset', 'image', 'images', 'set', 'split'}  # words that leave the name of a part what it is
 NO_CLASS = re.compile(r'fold[\W_]*\d+|(annotation|evaluation|image|label|mask|segmentation)s?|dev|eval', re.IGNORECASE)
+CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029]')  # characters that no csv of this project and no console should hold
 MASK = re.compile(r'(.+)_(?:mask|segmentation)(?:_\d+)?')
 
 
@@ -71,6 +73,8 @@ def natural(text):
 
 def readable(folder, image):
     path = os.path.join(folder, image)
+    if not os.path.isfile(path):  # a named pipe would be waited for
+        return False
     try:
         with Image.open(path):
             return True
@@ -118,6 +122,8 @@ def read_folder(folder):
     if not os.path.isdir(folder):
         raise InputError(f'no such folder: {folder}')
     images, others, not_utf8 = list_images(folder)
+    odd = [image for image in images if CONTROL.search(image)]
+    images = [image for image in images if not CONTROL.search(image)]
     depth, of_others = class_depth(folder, images), masks(images)
     images = sorted(set(images) - set(of_others))
     broken = {image for image in tqdm(images, desc='headers', unit='img', leave=False, disable=None)
@@ -125,10 +131,11 @@ def read_folder(folder):
     for what, files in (('image outside any class folder', [image for image in images if image.count('/') <= depth]),
                         ('mask of another image', of_others), ('image that cannot be opened', sorted(broken)),
                         ('file without the extension of an image', others),
-                        ('file with a name that is not UTF-8', not_utf8)):
+                        ('file with a name that is not UTF-8', not_utf8),
+                        ('image with a control character in the path', odd)):
         if files:
             noun, rest = what.split(' ', 1)
-            print(f'* Left out: {counted(len(files), noun)} {rest}: {some(files)}')
+            print(f'* Left out: {counted(len(files), noun)} {rest}: {some([one_line(file) for file in files])}')
     images = [image for image in images if image.count('/') > depth and image not in broken]
     parts = [split_of(image.split('/')[0]) if depth else '' for image in images]
     return pd.DataFrame({'image_id': images, 'name': [image.split('/')[depth] for image in images], 'part': parts}, dtype=str)
