@@ -127,6 +127,12 @@ def test_no_code_from_data():
     assert [f'{path.name}: {found.group()}' for path in files if (found := banned.search(path.read_text()))] == []
 
 
+def test_pickles_are_read_in_one_place():
+    files = [path for part in ('.', 'utils', 'models', 'tools', 'benchmarks') for path in (ROOT / part).glob('*.py')]
+    imports = re.compile(r'^\s*(import|from) (pickle|dill|joblib|cloudpickle|marshal)\b', re.M)
+    assert [path.name for path in files if imports.search(path.read_text())] == ['cifar_pickle.py']
+
+
 def test_every_csv_is_written_for_spreadsheets():
     """All but sets that the project itself draws go through `csv_text`."""
     files = [path for part in ('utils', 'tools') for path in (ROOT / part).glob('*.py')]

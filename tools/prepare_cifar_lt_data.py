@@ -34,14 +34,17 @@ WITHOUT_EFFECT = (('any_archive', 'without --archive', lambda a: not a.archive),
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('--classes', type=int, default=10, choices=SETS, help='10: CIFAR-10, 100: CIFAR-100')
-    parser.add_argument('--imbalance', type=float, default=100, metavar='FACTOR', help='images of the first class for one of the last')
-    parser.add_argument('--val_per_class', type=int, metavar='N', help='validation images of each class (default: 100, or 10 of CIFAR-100)')
-    parser.add_argument('--archive', metavar='FILE',
-                        help='cifar-10-python.tar.gz or cifar-100-python.tar.gz, if you have it (default: download it)')
-    parser.add_argument('--any_archive', action='store_true', help='take an --archive that is not the published one (its MD5 differs)')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the choice of images')
-    parser.add_argument('--out', metavar='FOLDER', help='folder to write (default: data/cifar10_lt or data/cifar100_lt)')
+    data = parser.add_argument_group('data')
+    data.add_argument('--classes', type=int, default=10, choices=SETS, help='10: CIFAR-10, 100: CIFAR-100')
+    data.add_argument('--archive', metavar='FILE',
+                      help='cifar-10-python.tar.gz or cifar-100-python.tar.gz, if you have it (default: download it)')
+    data.add_argument('--any_archive', action='store_true', help='take an --archive that is not the published one (its MD5 differs)')
+    choice = parser.add_argument_group('choice of images')
+    choice.add_argument('--imbalance', type=float, default=100, metavar='FACTOR', help='images of the first class for one of the last')
+    choice.add_argument('--val_per_class', type=int, metavar='N', help='validation images of each class (default: 100, or 10 of CIFAR-100)')
+    choice.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the choice of images')
+    output = parser.add_argument_group('output')
+    output.add_argument('--out', metavar='FOLDER', help='folder to write (default: data/cifar10_lt or data/cifar100_lt)')
     return parser
 
 
