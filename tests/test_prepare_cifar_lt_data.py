@@ -228,8 +228,19 @@ def pax_chain(path):
         f.write(header.tobuf() * 5000)
 
 
-def link(path):
+def folder(path):
     write_tar(path, {'cifar-10-batches-py/batches.meta': b''}, tarfile.DIRTYPE)
+
+
+def sparse(path):
+    """A file with one hole of 400 GB."""
+    entry = tarfile.TarInfo('cifar-10-batches-py/batches.meta')
+    entry.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[386:410], header[483:495] = b'0' * 24, tarfile.itn(400 * 10 ** 9, 12, tarfile.GNU_FORMAT)
+    header[148:156] = b'%06o\0 ' % (sum(header[:148]) + sum(header[156:512]) + 8 * ord(' '))
+    with gzip.open(path, 'wb') as f:
+        f.write(header + bytes(1024))
 
 
 def zeros(path):
@@ -244,9 +255,10 @@ def cut(path):
 
 
 @pytest.mark.parametrize(('write', 'message'), [
-    (zeros, 'more than 256 MB when unpacked'), (pax_chain, 'recursion'), (link, r'batches\.meta is no file'), (cut, 'end-of-stream'),
+    (zeros, 'more than 256 MB when unpacked'), (pax_chain, 'recursion'), (folder, r'batches\.meta is no file'),
+    (sparse, r'batches\.meta is no file'), (cut, 'end-of-stream'),
     (lambda path: write_tar(path, {'other': b'x'}), "filename 'cifar-10-batches-py/batches.meta' not found"),
-    (lambda path: path.write_text('text'), 'Not a gzipped file')], ids=['bomb', 'headers', 'folder', 'cut', 'other', 'text'])
+    (lambda path: path.write_text('text'), 'Not a gzipped file')], ids=['bomb', 'headers', 'folder', 'sparse', 'cut', 'other', 'text'])
 def test_crafted_archives_are_one_line(tmp_path, write, message):
     write(tmp_path / 'x.tar.gz')
     with pytest.raises(InputError, match=rf'x\.tar\.gz is no CIFAR-10 archive .*{message}') as error:

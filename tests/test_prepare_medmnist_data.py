@@ -99,9 +99,10 @@ ABSURD = 400 * 10 ** 9
     ({'test_labels': np.uint8(1)}, r'not uint8 \(\)'), ({'test_labels': np.zeros(6, np.uint8)}, r'integers \(7,\) .* not uint8 \(6,\)'),
     ({'test_labels': np.array([0, 1, -1, 0, 0, 0, 0])}, r'x\.npz: test_labels, image 2: class -1 is not in 0\.\.9999'),
     ({'test_labels': np.full(7, ABSURD)}, 'test_labels, image 0: class 400000000000 is not in'),
-    ({'val_labels': np.full(6, 2 ** 64 - 1, np.uint64)}, 'class 18446744073709551615 is not in')],
+    ({'val_labels': np.full(6, 2 ** 64 - 1, np.uint64)}, 'class 18446744073709551615 is not in'),
+    ({'val_labels': np.full(6, 9000)}, r'train_labels name no image of class 3, 4, 5, 6, 7, \.\.\.: classes must be numbered')],
     ids=['several', 'volumes', 'floats', 'no images', 'no pixels', 'large', 'columns', 'objects', 'float labels', 'nan', 'bool', 'text',
-         'fields', 'times', 'one label', 'few labels', 'negative', 'huge', 'unsigned'])
+         'fields', 'times', 'one label', 'few labels', 'negative', 'huge', 'unsigned', 'gap'])
 def test_arrays_that_are_no_set_are_one_line(tmp_path, changed, message):
     np.savez(tmp_path / 'x.npz', **(arrays() | changed))
     refused(tmp_path, message)
@@ -205,7 +206,7 @@ def test_text_is_no_set(tmp_path):
 def test_memory_does_not_grow_with_the_images(tmp_path):
     """50 MB of pixels are read image by image."""
     np.savez_compressed(tmp_path / 'x.npz', **(arrays() | {'train_images': np.zeros((50, 1000, 1000), np.uint8),
-                                                           'train_labels': np.zeros(50, np.uint8)}))
+                                                           'train_labels': np.arange(50) % 3}))
     images, labels = npz_images.read_npz(str(tmp_path / 'x.npz'))['train']
     tracemalloc.start()
     n = sum(image.shape == (1000, 1000) for image in images)

@@ -60,10 +60,10 @@ def read_archive(path, classes):
             raise ValueError(f'it has more than {MOST_BYTES >> 20} MB when unpacked')
         with tarfile.open(fileobj=io.BytesIO(content), mode='r:') as tar:  # not compressed a second time
             def load(name):
-                file = tar.extractfile(f'{folder}/{name}')
-                if file is None:
-                    raise ValueError(f'{folder}/{name} is no file')
-                return read_cifar_pickle(file.read())
+                member = tar.getmember(f'{folder}/{name}')
+                if not member.isreg() or member.issparse():  # the holes of a sparse file take no room in the archive, but in memory
+                    raise ValueError(f'{member.name} is no file')
+                return read_cifar_pickle(tar.extractfile(member).read())
             names = read_names(load(meta), names_key, classes)
             for split, files in (('train', train), ('test', [test])):
                 parts = [read_part(load(name), name, labels_key, classes) for name in files]

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 
 from .archives import one_line, open_zip
+from .check_data import some
 from .common import InputError
 
 SPLITS = ('train', 'val', 'test')
@@ -94,4 +95,9 @@ def read_npz(path):
         for split in SPLITS:
             images = _images(archive, f'{split}_images')
             splits[split] = images, _labels(archive, f'{split}_labels', images.shape[0])
-        return splits
+    classes = np.unique(np.concatenate([labels for _, labels in splits.values()]))
+    absent = np.setdiff1d(np.arange(classes[-1] + 1), splits['train'][1])
+    if len(absent):
+        raise InputError(f'{path}: train_labels name no image of class {some(absent.tolist())}: classes must be numbered from 0 without a '
+                         'gap, and each needs a training image')
+    return splits
