@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 
-from utils.common import InputError, run_script, write_text
+from utils.common import InputError, no_link, run_script, write_text
 from utils.console import say_next, script_parser
 
 COMMON = '--model_name mobilenetV2 --init none --recipe modern --metric bacc --num_workers 0'
@@ -85,7 +85,7 @@ class Study:
     def call(self, log, *command):
         environment = os.environ | ({'OMP_NUM_THREADS': '1'} if self.args.jobs > 1 else {})
         os.makedirs(os.path.dirname(log), exist_ok=True)
-        with open(log, 'a', encoding='utf-8') as f:
+        with open(log, 'a', encoding='utf-8', opener=no_link) as f:
             done = subprocess.run([sys.executable, *command], stdout=f, stderr=subprocess.STDOUT, env=environment)
         if done.returncode:
             raise InputError(f'a command failed, see {log}: {" ".join(command)}')

@@ -65,7 +65,7 @@ def kill_in(folder, command, phase, n):
     if json.loads(line)[phase] < n:
         script.end()
         return False
-    half = [file for file in folder.rglob(halt.FILES.get(phase, '')) if file.name.endswith(f'.{script.process.pid}.tmp')]
+    half = [file for file in folder.rglob(halt.FILES.get(phase, '')) if f'.{script.process.pid}-' in file.name]
     assert script.process.is_alive() and (phase not in halt.FILES or half)
     script.process.kill()
     return script.end()[0] == -signal.SIGKILL

@@ -30,7 +30,7 @@ def test_leftovers_of_a_killed_run_are_removed(train):
         (run / path).unlink()
     kept = sorted(run.glob('epoch_*'))
     kept[1].rename(run / 'epoch_02_better')
-    for name in ('last/model_checkpoint.pth.1.tmp', 'config.cfg.22.tmp', 'mine.tmp'):
+    for name in ('last/model_checkpoint.pth.1.tmp', 'config.cfg.22-0af3.tmp', 'mine.tmp'):
         (run / name).touch()
     train('--n_epochs 2 --n_checkpoints 2 --resume')
     assert sorted(run.glob('epoch_*')) == kept and [file.name for file in run.rglob('*.tmp')] == ['mine.tmp']

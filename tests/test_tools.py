@@ -34,8 +34,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_whole_file(tmp_path):
-    with pytest.raises(OSError, match='full'), whole_file(tmp_path / 'a') as temporary:
-        with open(temporary, 'w') as f:
-            f.write('half')
+    with pytest.raises(OSError, match='full'), whole_file(tmp_path / 'a') as f:
+        f.write(b'half')
         raise OSError('full')
     assert list(tmp_path.iterdir()) == []

@@ -17,9 +17,9 @@ def watched_open(pattern, strike):
             return super().write(data)
 
     def substitute(file, mode='r', *args, **kwargs):
-        if not isinstance(file, (str, os.PathLike)) or 'w' not in mode or not fnmatch(os.fspath(file), pattern):
+        if not isinstance(file, (str, os.PathLike)) or not {'w', 'x'} & set(mode) or not fnmatch(os.fspath(file), pattern):
             return plain(file, mode, *args, **kwargs)
-        buffer = io.BufferedWriter(Raw(file, 'w'))
+        buffer = io.BufferedWriter(Raw(file, 'x' if 'x' in mode else 'w'))
         return buffer if 'b' in mode else io.TextIOWrapper(buffer, encoding=kwargs.get('encoding'))
     return substitute
 

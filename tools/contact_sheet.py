@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from utils.check_data import check_data
-from utils.common import InputError, run_script
+from utils.common import InputError, run_script, whole_file
 from utils.console import beside, label_flag, say_next, script_parser
 from utils.get_loaders import ClassDataset
 from utils.label_column import HELP as LABEL_HELP
@@ -46,12 +46,16 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     if min(args.columns, args.size) < 1:
         raise InputError('--columns and --size must be positive')
+    kind = Image.registered_extensions().get(os.path.splitext(args.out)[1].lower())
+    if kind not in Image.SAVE:
+        raise InputError(f'--out {args.out}: name of a picture expected, such as contact_sheet.png')
     data = ClassDataset(args.csv, args.data_path, (args.size, args.size), label_column=args.label_column)
     print(describe_label_column(args.csv, data.label_column))
     if not data.has_labels or not len(data):
         raise InputError(f'{args.csv} has no labelled images: the class must stand in the last column, or --label_column must name it')
     check_data({'csv': data}, int(data.dr.max()) + 1)
-    contact_sheet(data, int(data.dr.max()) + 1, args.columns).save(args.out)
+    with whole_file(args.out) as f:
+        contact_sheet(data, int(data.dr.max()) + 1, args.columns).save(f, kind)
     print(f'* Wrote {args.out}')
     csvs = [csv for csv in dict.fromkeys([args.csv, beside(args.csv, 'val'), beside(args.csv, 'test')]) if os.path.isfile(csv)]
     say_next('check the files', 'python', '-m', 'tools.check_data', *csvs, '--data_path', args.data_path,

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from utils.accelerator import add_device_flag
 from utils.batches import Normalise
-from utils.common import InputError, check_writable, run_script
+from utils.common import InputError, check_writable, run_script, whole_file
 from utils.console import say_next, script_parser, to_test
 from utils.get_loaders import fitting_workers
 from utils.gradcam import grad_cam, overlay
@@ -59,8 +59,8 @@ def save_heat_maps(folder, data, predictions, model, normalise, batch_size):
             heat = grad_cam(model, inputs, torch.from_numpy(predictions.preds[rows.start:rows.stop]).to(inputs.device)).cpu().numpy()
             for row, one in zip(rows, heat, strict=True):
                 path = os.path.join(folder, f'{names[row]}.jpg')
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                overlay(open_rgb(data.dataset.paths[data.indices[row]]), one).save(path, quality=92)
+                with whole_file(path) as f:
+                    overlay(open_rgb(data.dataset.paths[data.indices[row]]), one).save(f, 'JPEG', quality=92)
                 bar.update()
 
 

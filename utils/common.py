@@ -4,7 +4,10 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
+import shutil
 import signal
+import stat
 import sys
 import tempfile
 
@@ -59,23 +62,60 @@ def run_script(main):
 
 
 @contextlib.contextmanager
-def whole_file(path):
-    """Yield a temporary name beside `path`, whose folder is made; when the block ends without an error it is synced and becomes `path`.
-    An `OSError` of a write, which names no file, gets the name."""
-    temporary = f'{path}.{os.getpid()}.tmp'
+def whole_file(path, only_mine=False):
+    """Yield a new binary file beside `path`, whose folder is made; when the block ends without an error it is synced and becomes `path`.
+
+    Its name cannot be guessed, and it is never opened through a link, so that nobody else who may write to the folder can lead the writing
+    elsewhere. Permissions are those of the umask, and never wider than those of a file that is replaced. `only_mine`: no other user may
+    change it, whatever the umask (`why_untrusted`). An `OSError` of a write, which names no file, gets the name.
+    """
+    temporary = f'{path}.{os.getpid()}-{secrets.token_hex(8)}.tmp'
     try:
         os.makedirs(os.path.dirname(path) or os.curdir, exist_ok=True)
-        yield temporary
-        with open(temporary, 'r+b') as f:  # Windows syncs only what is open for writing
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+        f = open(temporary, 'xb')  # noqa: SIM115  x: fails where the name exists, as a file or as a link
+        try:
+            with f:
+                _narrow(f, path, ~0o022 if only_mine else ~0)
+                yield f
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
+            raise
     except OSError as err:
         if err.errno and err.filename in (None, temporary):
             err.filename = path
         raise
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+
+
+def _narrow(file, path, mask):
+    """Take away the permissions of the open `file` that are not in `mask`, and those that the file at `path` does not have."""
+    if not hasattr(os, 'fchmod'):  # Windows before Python 3.13
+        return
+    with contextlib.suppress(FileNotFoundError):
+        before = os.lstat(path)
+        if stat.S_ISREG(before.st_mode):
+            mask &= before.st_mode
+    mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    if mode & ~mask:
+        os.fchmod(file.fileno(), mode & mask)
+
+
+def no_link(path, flags):
+    """An `opener` for `open` that refuses a link: for a file that is appended to in a folder where others may write."""
+    if not hasattr(os, 'O_NOFOLLOW') and os.path.islink(path):  # Windows
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    return os.open(path, flags | getattr(os, 'O_NOFOLLOW', 0), 0o666)
+
+
+def remove(path):
+    """Delete a file or a folder with what is in it; of a link the link, and not what it leads to."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
 
 
 def check_writable(folder: str) -> None:
@@ -89,9 +129,10 @@ def check_writable(folder: str) -> None:
         raise InputError(f'cannot write to {folder}: {err.strerror} ({existing})') from err
 
 
-def write_text(path, text):
-    with whole_file(path) as temporary, open(temporary, 'w', encoding='utf-8') as f:
-        f.write(text)
+def write_text(path, text, only_mine=False):
+    """`only_mine`: see `whole_file`."""
+    with whole_file(path, only_mine) as f:
+        f.write(text.encode())
 
 
 def file_digest(path, algorithm):

@@ -127,7 +127,7 @@ class _Array:
     def _write(self, n_threads):
         csv = os.path.splitext(os.path.basename(self.csv_path))[0]
         path = os.path.join(self.folder, f'{csv}_{self.size}_{self.place}_{self.content}.npy')
-        with whole_file(path) as temporary, open(temporary, 'wb') as f:
+        with whole_file(path) as f:
             np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': self.shape})
             images, hashes = _map(self._decode, self.first, n_threads), []
             for image, content in tqdm(images, total=len(self.first), desc='cache', unit='img', leave=False, disable=None):

@@ -32,7 +32,7 @@ def save_model(folder, info):
     if missing:
         raise ValueError(f'a checkpoint needs {missing}')
     os.makedirs(folder, exist_ok=True)
-    with whole_file(os.path.join(folder, FILE_NAME)) as temporary, open(temporary, 'wb') as f:
+    with whole_file(os.path.join(folder, FILE_NAME)) as f:
         try:
             info = info | {'format': FORMAT}
             torch.save(info | {'sha256': digest(info)}, f)

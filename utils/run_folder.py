@@ -1,5 +1,5 @@
 """The folder of one training run: config.cfg, performance_epoch_NN.txt, log.jsonl, the best checkpoints, last/, val_metrics.txt."""
-import contextlib
+import fnmatch
 import glob
 import json
 import math
@@ -10,7 +10,7 @@ import shutil
 from filelock import FileLock, Timeout
 
 from .bad_images import write_skipped
-from .common import NO_ROOM, InputError, check_writable, write_text
+from .common import NO_ROOM, InputError, check_writable, remove, write_text
 from .evaluation import is_better
 from .formats import read_config
 from .image_hashes import own_images_differ
@@ -114,7 +114,7 @@ class RunFolder:
             epoch = int(re.match(r'epoch_(\d+)', os.path.basename(folder)).group(1))  # type: ignore[union-attr]
             if epoch > done or not os.path.exists(os.path.join(folder, FILE_NAME)):
                 if writes:
-                    shutil.rmtree(folder)
+                    remove(folder)
             else:
                 self.kept[folder] = self.score(epoch)
         if writes:
@@ -123,12 +123,17 @@ class RunFolder:
     def _lock(self):
         """One process at a time: the lock goes with the process, however it ends."""
         os.makedirs(self.path, exist_ok=True)
-        self.lock = FileLock(self.file('.lock'))
-        with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks
-            try:
-                self.lock.acquire(timeout=0)
-            except Timeout:
-                raise InputError(f'another process is training into {self.path}: choose another --save_path') from None
+        path = self.file('.lock')
+        self.lock = FileLock(path)  # neither follows a link nor empties a file
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f'another process is training into {self.path}: choose another --save_path') from None
+        except (OSError, NotImplementedError) as err:
+            if os.path.islink(path) or isinstance(err, PermissionError):
+                raise InputError(f'{path} is a link or the file of another user, so {self.path} cannot be locked: delete it, or choose '
+                                 'another --save_path') from err
+            # else a file system without locks
 
     def __enter__(self):
         return self
@@ -158,9 +163,10 @@ class RunFolder:
             if config['parent'] and os.path.abspath(config['parent']['path']).startswith(os.path.abspath(self.path) + os.sep):
                 raise InputError(f'--overwrite would delete the run that --pretrained_weights starts from, {self.path}')
             for path in [path for pattern in OWN for path in glob.glob(os.path.join(glob.escape(self.path), pattern))]:
-                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-        for path in glob.glob(os.path.join(glob.escape(self.path), '**', '*.[0-9]*.tmp'), recursive=True):
-            os.remove(path)  # of a process that was killed while it wrote
+                remove(path)
+        for folder, _, files in os.walk(self.path):  # which follows no links
+            for file in fnmatch.filter(files, '*.[0-9]*.tmp'):
+                os.remove(os.path.join(folder, file))  # of a process that was killed while it wrote
         os.makedirs(self.path, exist_ok=True)
         write_skipped(self.file('skipped.csv'), datasets, bool(self.saved))
         before = (self.within or self.state or {}).get('image_hashes')
@@ -225,5 +231,5 @@ def prune_checkpoints(kept, n_checkpoints, metric):
         for folder, score in kept.items():
             if not is_better(metric, score, kept[worst]):
                 worst = folder
-        shutil.rmtree(worst)
+        remove(worst)
         del kept[worst]

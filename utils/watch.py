@@ -2,11 +2,10 @@
 import math
 import os
 import shlex
-import shutil
 
 import numpy as np
 
-from .common import InputError
+from .common import InputError, remove
 from .shown import choose, extremes
 from .statistics import is_ordered
 
@@ -49,7 +48,9 @@ class Watch:
     def __call__(self, class_names, class_count):
         if self.writer is None:  # not before: the run folder is made, or emptied, after this object
             folder = os.path.join(self.run.path, 'tensorboard')
-            shutil.rmtree(folder, ignore_errors=True)
+            if os.path.lexists(folder):
+                remove(folder)
+            os.mkdir(folder, 0o755)  # new, and closed to others: names of TensorBoard's files can be guessed, and links are followed
             self.writer = self.writer_class(folder)
             print(f'* Watch with: tensorboard --logdir {shlex.quote(folder)}')
             self.choice = choose(len(class_names), 'the rarest and the most frequent', *extremes(class_count, class_count))
