@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from utils.archives import one_line
-from utils.common import InputError, file_digest, file_sha256, run_script, write_text
+from utils.common import InputError, file_digest, file_sha256, no_link, run_script, write_text
 from utils.console import say_next, script_parser
 
 TIMEOUT = 60  # seconds without a byte
@@ -139,11 +139,6 @@ def _resume(url, begin, part):
     return None, None
 
 
-def _open_part(path, mode):
-    """Another user of a shared folder must not choose the file by a link."""
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags | getattr(os, 'O_NOFOLLOW', 0), 0o666))
-
-
 def download(url, out):
     """Write `url` to `out`, which appears only when it is complete; until then the bytes are in `out`.part, and `out`.part.json says which
     file of the server they belong to. Raises `InputError` that says how to go on."""
@@ -168,7 +163,7 @@ def download(url, out):
 def _write(answer, out, part, begin):
     """Write `answer` to `out`.part, which keeps its first `begin` bytes. Raises `InputError` where it is not the whole file then."""
     path = f'{out}.part'
-    with answer, _open_part(path, 'ab' if begin else 'wb') as f, \
+    with answer, open(path, 'ab' if begin else 'wb', opener=no_link) as f, \
             tqdm(total=part.total, initial=begin, unit='B', unit_scale=True, desc=os.path.basename(out), disable=None) as bar:
         write_text(f'{path}.json', json.dumps(part._asdict()))  # after the bytes of another file are gone
         while True:
