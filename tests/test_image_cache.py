@@ -53,7 +53,7 @@ def test_pixels_are_those_of_the_files(images, capsys):
     images_ += 1  # a copy: the file is not changed by what is done to a batch
     assert same_pixels(cached(images), plain)
     file, = arrays(images)
-    assert file.stat().st_size == 128 + 31 * 3 * 12 * 20 + 128 + 31 * 8
+    assert file.stat().st_size == 128 + 31 * 3 * 12 * 20 + 128 + 31 * 8 + 128 + 31 * 4
     assert capsys.readouterr().out.count('* Decoding 31 images once, to 12x20: 0.0 MB') == 1
 
 

@@ -13,6 +13,7 @@ from .check_data import counted, outside_problem, some
 from .common import InputError, write_text
 from .image_hashes import content_hash, hash_sample
 from .images import DECODER, decode_image
+from .permissions import free_path, why_untrusted
 from .read_csv import csv_text, read_csv
 
 
@@ -35,6 +36,17 @@ def verify_images(paths, tg_size=(64, 64), n_threads=1):
             {path: content for path, (why, content) in zip(paths, looks, strict=True) if not why})
 
 
+def _remembered(path):
+    """What `find_bad_images` kept at `path`; None where there is no such file, it cannot be read, or another user may have written it."""
+    if not os.path.isfile(path):
+        return None
+    with contextlib.suppress(OSError, ValueError), open(path, encoding='utf-8') as f:
+        if not (why := why_untrusted(f)):
+            return json.load(f)
+        print(f'* {path} {why}: it is not used, and the images are looked at again')
+    return None
+
+
 def find_bad_images(data, n_threads, memory=None):
     """-> {index in `data`: why its image cannot be used}. The folder `memory` keeps what was found, for the next run of the same
     files, and for the other processes of this one. Notes the hashes of the files that it reads in `data`."""
@@ -44,15 +56,16 @@ def find_bad_images(data, n_threads, memory=None):
         parts = os.fsencode(f'{DECODER} {data.tg_size} {names}'), data.stats.tobytes(), hash_sample(data.paths)
         key = hashlib.sha256(b''.join(parts)).hexdigest()[:16]
         path = os.path.join(memory, f'bad_images_{key}.json')
-        with contextlib.suppress(FileNotFoundError), open(path, encoding='utf-8') as f:
-            bad = json.load(f)
+        places = dict.fromkeys([free_path(path), path])
+        bad = next((found for found in map(_remembered, places) if found is not None), None)
+        path = free_path(path)
     if bad is None:
         bad, hashes = verify_images([path for path in data.paths if path is not None], data.tg_size, n_threads)
         data.hashes = np.array([hashes.get(path, 0) for path in data.paths], np.int64)
         if path:
             try:
                 os.makedirs(memory, exist_ok=True)
-                write_text(path, json.dumps(bad))
+                write_text(path, json.dumps(bad), only_mine=True)
             except OSError as err:  # a full disk, no permission: that costs time in the next run, and nothing else
                 print(f'* Not remembered for the next run: {err}')
     return {i: 'no such file' if path is None else bad[path] for i, path in enumerate(data.paths) if path is None or path in bad}

@@ -100,7 +100,8 @@ def _narrow(file, path, mask):
             mask &= before.st_mode
     mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     if mode & ~mask:
-        os.fchmod(file.fileno(), mode & mask)
+        with contextlib.suppress(PermissionError):  # a file system without modes
+            os.fchmod(file.fileno(), mode & mask)
 
 
 def no_link(path, flags):

@@ -1,43 +1,95 @@
 """Images decoded and resized once: one uint8 array (N, 3, H, W) on disk for the images of a run, mapped into memory; behind it in the
-same file the hashes of the image files, int64 (N,)."""
+same file the hashes of the image files, int64 (N,), and the checksums of the images, uint32 (N,).
+
+Checksums find what happens to a file by accident. Another user could compute them anew, so a file that another user may have written is
+not read at all (`why_untrusted`).
+"""
 import contextlib
 import glob
 import hashlib
 import math
+import mmap
 import os
 import shutil
+import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .common import whole_file
+from .common import InputError, whole_file
 from .image_hashes import hash_sample
 from .images import DECODER
+from .permissions import free_path, is_foreign, why_untrusted
 
 # Processes that copy rows out of an array: on a GPU they prepare the next batch; on a CPU they would take it from the network.
 WORKERS = 2 if torch.cuda.is_available() else 0
 SPARE = 1 << 30  # bytes left free on the disk, for checkpoints
 
 
+class Stored(NamedTuple):
+    images: np.ndarray  # uint8 (N, 3, H, W), mapped
+    hashes: np.ndarray  # int64 (N,), of the image files
+    checksums: np.ndarray | None  # uint32 (N,); None in a file of version 0.1
+
+
+def open_array(path):
+    """-> `Stored`. Raises `InputError` where another user may have written the file, `ValueError` or `EOFError` where it is not whole."""
+    with open(path, 'rb') as f:
+        if why := why_untrusted(f):
+            raise InputError(f'{path} {why}')
+        np.lib.format.read_magic(f)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(f)
+        begin = f.tell()
+        images = np.asarray(np.memmap(f, dtype, 'r', begin, shape))
+        f.seek(begin + images.nbytes)
+        hashes = np.lib.format.read_array(f)
+        return Stored(images, hashes, np.lib.format.read_array(f) if f.peek(1) else None)
+
+
+def checksum(image, content_hash, key):
+    """CRC-32 of the bytes of an image, of the hash of its file, and of the `key` of the array, so that no other array passes for it."""
+    return zlib.crc32(image, zlib.crc32(f'{key} {content_hash}'.encode()))
+
+
 class CachedImages:
     """Row `rows[i]` of the array at `path` is image i. Opened on first use, so that worker processes, forked or spawned,
-    map the same file and share its pages."""
+    map the same file and share its pages. Each image is compared with its checksum when it is first read."""
 
-    def __init__(self, path, rows):
-        self.path, self.rows, self.array = path, rows, None
+    def __init__(self, path, rows, key):
+        self.path, self.rows, self.key = path, rows, key
+        self._forget()
+
+    def _forget(self):
+        self.array = None
+        # Shared by the processes that are forked from this one, so that an image is compared once and not once in each.
+        self.compared = np.frombuffer(mmap.mmap(-1, int(self.rows.max(initial=0)) + 1), bool)
 
     def __getstate__(self):
-        return vars(self) | {'array': None}
+        return {name: vars(self)[name] for name in ('path', 'rows', 'key')}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._forget()
 
     def read(self, indices):
-        """-> uint8 tensor (B, 3, H, W), a copy"""
+        """-> uint8 tensor (B, 3, H, W), a copy. Raises `InputError` where it is not what was stored."""
         if self.array is None:
-            self.array = np.asarray(np.load(self.path, mmap_mode='r'))
-        return torch.from_numpy(self.array[self.rows[indices]])
+            self.array = open_array(self.path)
+        rows = self.rows[indices]
+        images = self.array.images[rows]
+        if self.array.checksums is not None:
+            for i in np.flatnonzero(~self.compared[rows]):
+                row = rows[i]
+                if checksum(images[i], self.array.hashes[row], self.key) != self.array.checksums[row]:
+                    raise InputError(f'{self.path} is damaged: image {row} differs from its checksum: delete the file, and run the '
+                                     'command again, a training with --resume')
+                self.compared[row] = True
+        return torch.from_numpy(images)
 
 
 def use_cache(datasets, folder, num_workers=0):
@@ -58,9 +110,9 @@ def use_cache(datasets, folder, num_workers=0):
         path = None
     if path is None:
         return num_workers
-    hashes = _read_hashes(path)
+    hashes = open_array(path).hashes
     for data, rows in zip(datasets, np.split(array.rows, np.cumsum([len(data) for data in datasets])[:-1]), strict=True):
-        data.cache, data.hashes = CachedImages(path, rows), hashes[rows]
+        data.cache, data.hashes = CachedImages(path, rows, array.content), hashes[rows]
     return min(num_workers, WORKERS)
 
 
@@ -86,15 +138,24 @@ class _Array:
         kind, names = f'{self.size} {DECODER}', '\0'.join(paths[i].removeprefix(below) for i in self.first)
         self.place = _digest(kind, os.path.realpath(data_path), names)
         self.content = _digest(kind, names, stats.tobytes(), hash_sample([paths[i] for i in self.first]))
+        self.untrusted = set()  # why files that could be this array are not used
 
     def _others(self, pattern):
         return glob.glob(os.path.join(glob.escape(self.folder), pattern))
 
     def find(self):
-        """Its file, None if there is none. One that is not whole (a broken copy) does not count."""
-        for path in self._others(f'*_{self.content}.npy'):
-            with contextlib.suppress(OSError, ValueError, EOFError):
-                if np.load(path, mmap_mode='r').shape == self.shape and len(_read_hashes(path)) == len(self.first):
+        """Its file, None if there is none. One that is not whole (a broken copy), or that another user may have written, does not
+        count."""
+        for path in filter(os.path.isfile, self._others(f'*_{self.content}*.npy')):
+            try:
+                stored = open_array(path)
+            except InputError as err:
+                self.untrusted.add(str(err))
+            except (OSError, ValueError, EOFError):
+                continue
+            else:
+                lengths = {len(part) for part in stored if part is not None}
+                if stored.images.shape == self.shape and lengths == {len(self.first)}:
                     return path
         return None
 
@@ -102,9 +163,14 @@ class _Array:
         """-> its file, which another run may have written meanwhile; None where the disk lacks room"""
         os.makedirs(self.folder, exist_ok=True)
         with _locked(os.path.join(self.folder, f'{self.content}.lock')) as alone:
-            for path in self._others(f'*_{self.content}.npy.*.tmp') if alone else ():
-                os.remove(path)  # of a run that was killed while it wrote
-            return self.find() or (self._write(n_threads) if self._fits() else None)
+            for path in self._others(f'*_{self.content}*.npy.*.tmp') if alone else ():
+                if not is_foreign(path):
+                    os.remove(path)  # of a run that was killed while it wrote
+            if path := self.find():
+                return path
+            for why in sorted(self.untrusted):
+                print(f'* {why}: it is not used, and the images are decoded again')
+            return self._write(n_threads) if self._fits() else None
 
     def _fits(self):
         n_bytes, free = math.prod(self.shape), shutil.disk_usage(self.folder).free
@@ -126,28 +192,23 @@ class _Array:
 
     def _write(self, n_threads):
         csv = os.path.splitext(os.path.basename(self.csv_path))[0]
-        path = os.path.join(self.folder, f'{csv}_{self.size}_{self.place}_{self.content}.npy')
-        with whole_file(path) as f:
+        path = free_path(os.path.join(self.folder, f'{csv}_{self.size}_{self.place}_{self.content}.npy'))
+        with whole_file(path, only_mine=True) as f:
             np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': self.shape})
-            images, hashes = _map(self._decode, self.first, n_threads), []
+            images, hashes, checksums = _map(self._decode, self.first, n_threads), [], []
             for image, content in tqdm(images, total=len(self.first), desc='cache', unit='img', leave=False, disable=None):
-                f.write(image.numpy().data)
+                pixels = image.numpy().data
+                f.write(pixels)
                 hashes.append(content)
+                checksums.append(checksum(pixels, content, self.content))
             np.lib.format.write_array(f, np.array(hashes, np.int64))
+            np.lib.format.write_array(f, np.array(checksums, np.uint32))
         for old in self._others(f'*_{self.place}_*.npy'):
-            if old != path:
-                with contextlib.suppress(PermissionError):  # Windows removes no file that another run still reads
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # Windows removes no file that another run still reads
+                if old != path and not is_foreign(old):
                     os.remove(old)
                     print(f'* Removed {old}, made before images changed')
         return path
-
-
-def _read_hashes(path):
-    """The hashes behind the array in the file at `path`, int64 (N,)."""
-    images = np.load(path, mmap_mode='r')
-    with open(path, 'rb') as f:
-        f.seek(images.offset + images.nbytes)
-        return np.lib.format.read_array(f)
 
 
 def _digest(*parts):
