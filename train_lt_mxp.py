@@ -45,6 +45,7 @@ from utils.interrupt import Interrupt
 from utils.leakage import describe_leak
 from utils.losses import LOSSES
 from utils.method import Method
+from utils.permissions import keep_private, private_flag
 from utils.read_csv import check_csv_exists
 from utils.recipes import RecipeParser
 from utils.reproducibility import random_state, set_backends, set_random_state, set_seeds
@@ -187,6 +188,7 @@ def main(args, argv=None):
     if argv:
         warn(get_parser(), argv[1:], args, WITHOUT_EFFECT, n_processes=world_size, device_type=accelerator.device.type)
     run_path = None if args.do_not_save else os.path.join('experiments', args.save_path)
+    keep_private(args.private, run_path, None if args.no_cache else args.cache_dir)
     run = RunFolder(run_path, args.metric, args.n_checkpoints, vars(args), args.resume, args.overwrite, writes=rank == 0)
     watch = get_watch(args.tensorboard and rank == 0, run)
     use_cuda = accelerator.device.type == 'cuda'
@@ -302,7 +304,7 @@ def main(args, argv=None):
     print(f"* Best epoch {best}: {args.metric} {run.score(best) if args.metric == 'loss' else 100 * run.score(best):.2f}")
     if run_path:
         print(f'* Saved in {run_path}')
-        say_next(*to_test(run_path, args.csv_train, args.csv_val, args.data_path))
+        say_next(*to_test(run_path, args.csv_train, args.csv_val, args.data_path), *private_flag(args))
 
 
 if __name__ == '__main__':

@@ -56,6 +56,7 @@ def said(flags, n_processes=1, device_type='cpu'):
     ('--pat 3 --schedule cosine', '--patience 3 has no effect with --schedule cosine'),
     ('--sync_bn', '--sync_bn has no effect with one process'),
     ('--deterministic', '--deterministic has no effect without CUDA; on the CPU every run gives the same result'),
+    ('--private --do_not_save --no_cache', '--private has no effect with --do_not_save and --no_cache'),
     ('--do_not_save --save_path x', '--save_path x has no effect with --do_not_save'),
     ('--do_not_save --n_checkpoints 3', '--n_checkpoints 3 has no effect with --do_not_save'),
     ('--do_not_save --resume', '--resume has no effect with --do_not_save'),
@@ -162,7 +163,8 @@ def test_draws_of_a_report_without_tests(tmp_path, capsys, tested):
 @pytest.mark.parametrize(('n_files', 'flags', 'warned'), [
     (2, '--at 0.8 0.95', ['--at 0.8 0.95 has no effect without --json where two files are compared']), (2, '--at 0.8 --json s.json', []),
     (2, '', []), (1, '--at 0.8', []), (3, '--at 0.8', []),
-    (1, '--referable 1 --at', ['--referable 1 has no effect with --at without a level'])])
+    (1, '--referable 1 --at', ['--referable 1 has no effect with --at without a level']),
+    (1, '--private', ['--private has no effect without --json'])])
 def test_operating_points_without_effect(tmp_path, monkeypatch, capsys, n_files, flags, warned):
     monkeypatch.chdir(tmp_path)
     csvs = [write(tmp_path / f'{i}.csv', random_table(0, n=60, names=['DR0', 'DR1', 'DR2'])) for i in range(n_files)]

@@ -18,6 +18,7 @@ from utils.duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
 from utils.get_loaders import ClassDataset
 from utils.label_column import HELP as LABEL_HELP
 from utils.label_column import describe_label_column
+from utils.permissions import add_private_flag, keep_private
 from utils.read_csv import csv_text
 
 
@@ -68,6 +69,7 @@ def get_parser():
     search.add_argument('--similarity', type=float, default=SIMILARITY, metavar='S',
                         help='correlation, 0.5 to 1, from which two pictures are the same; 1: only equal files')
     search.add_argument('--out', metavar='FILE', help='write all pairs of duplicates to this csv')
+    add_private_flag(search)
     search.add_argument('--num_workers', type=int, default=os.cpu_count(), metavar='N', help='processes that decode images')
     return parser
 
@@ -93,6 +95,7 @@ def main(argv=None):
     if args.n_classes is not None and args.n_classes < 1:
         raise InputError(f'--n_classes must be positive, not {args.n_classes}')
     if args.out:
+        keep_private(args.private, beside=os.path.dirname(args.out))
         check_writable(os.path.dirname(args.out))
     sets: list = []
     for path in dict.fromkeys(args.csv):

@@ -15,6 +15,7 @@ from utils.console import beside, label_flag, say_next, script_parser
 from utils.get_loaders import ClassDataset
 from utils.label_column import HELP as LABEL_HELP
 from utils.label_column import describe_label_column
+from utils.permissions import add_private_flag, keep_private
 
 
 def contact_sheet(data, n_classes, columns=8, border=4):
@@ -39,6 +40,7 @@ def get_parser():
     parser.add_argument('--out', default='contact_sheet.png', metavar='FILE', help='picture to write')
     parser.add_argument('--columns', type=int, default=8, metavar='N', help='images of each class')
     parser.add_argument('--size', type=int, default=96, metavar='PIXELS', help='height and width of each image')
+    add_private_flag(parser)
     return parser
 
 
@@ -54,6 +56,7 @@ def main(argv=None):
     if not data.has_labels or not len(data):
         raise InputError(f'{args.csv} has no labelled images: the class must stand in the last column, or --label_column must name it')
     check_data({'csv': data}, int(data.dr.max()) + 1)
+    keep_private(args.private, beside=os.path.dirname(args.out))
     with whole_file(args.out) as f:
         contact_sheet(data, int(data.dr.max()) + 1, args.columns).save(f, kind)
     print(f'* Wrote {args.out}')

@@ -11,6 +11,7 @@ import os
 
 from utils.common import InputError, run_script
 from utils.console import say_next, script_parser
+from utils.permissions import add_private_flag, keep_private
 from utils.pooling import ensemble
 from utils.prediction_table import read_predictions, write_predictions
 
@@ -20,6 +21,7 @@ def get_parser():
     parser.add_argument('csvs', nargs='+', metavar='PRED.csv', help='per-image predictions of the same images, two or more')
     parser.add_argument('--out', required=True, metavar='FILE', help='csv to write')
     parser.add_argument('--overwrite', action='store_true', help='replace FILE if there is one')
+    add_private_flag(parser)
     return parser
 
 
@@ -30,6 +32,7 @@ def main(argv=None):
     if os.path.exists(args.out) and not args.overwrite:
         raise InputError(f'--out {args.out} exists: --overwrite replaces it')
     table = ensemble([read_predictions(csv) for csv in args.csvs])
+    keep_private(args.private, beside=os.path.dirname(args.out))
     os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
     write_predictions(args.out, table, table.class_names, table.patient_ids)
     print(f'* Wrote {args.out}: {len(table.preds):,} images, the mean of {len(args.csvs)} networks')

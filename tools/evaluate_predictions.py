@@ -28,6 +28,7 @@ from utils.formats import read_config
 from utils.label_column import HELP as LABEL_HELP
 from utils.label_column import NAME_COLUMNS, describe_label_column, drop_empty_columns, find_label_column
 from utils.outdated import replaced_network
+from utils.permissions import add_private_flag, keep_private
 from utils.pooling import are_repeats, evaluate_files
 from utils.prediction_table import read_labelled
 from utils.read_csv import read_csv
@@ -40,6 +41,7 @@ WITHOUT_EFFECT = (
     ('referable', 'with --at without a level', lambda a: a.referable and not a.at),
     *((flag, 'without --json where two files are compared', lambda a: a.is_pair and not a.json)
       for flag in ('train_csv', 'at', 'referable')),
+    ('private', 'without --json', lambda a: not a.json),
     ('label_column', 'without --train_csv', lambda a: not a.train_csv),
 )
 
@@ -64,6 +66,7 @@ def get_parser():
     scores.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the draws')
     output = parser.add_argument_group('output')
     output.add_argument('--json', metavar='FILE', help='write everything there: values are fractions, undefined is null')
+    add_private_flag(output)
     return parser
 
 
@@ -135,6 +138,7 @@ def main(argv=None):
         settings = {'files': args.csvs, 'n_images': len({i for table in tables for i in table.image_ids}), 'class_names': class_names,
                     'ordered': ordered, 'draws': args.draws, 'seed': args.seed,
                     'sha256': [file_sha256(csv) for csv in args.csvs], 'settings_differ': differing}
+        keep_private(args.private, beside=os.path.dirname(args.json))
         write_text(args.json, json.dumps(settings | result, indent=1, ensure_ascii=False) + '\n')
         print(f'* Wrote {args.json}')
     file = os.path.basename(args.csvs[0])

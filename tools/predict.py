@@ -21,6 +21,7 @@ from utils.image_files import Files, find_inputs, reason
 from utils.images import open_rgb
 from utils.inference import Logits, collect_logits, to_predictions
 from utils.model_saving_loading import load_model
+from utils.permissions import add_private_flag, keep_private, private_flag
 from utils.prediction_table import write_predictions
 from utils.run_folder import name_of_run
 from utils.run_test import get_accelerator
@@ -39,6 +40,7 @@ def get_parser():
     output.add_argument('--results_path', default='results/', metavar='FOLDER', help='folder that gets one folder per run')
     output.add_argument('--csv_out', default='predictions.csv', metavar='NAME', help='name of the per-image predictions')
     output.add_argument('--gradcam', action='store_true', help='save each image beside its heat map for the predicted class')
+    add_private_flag(output)
     method = parser.add_argument_group('method')
     add_view_flags(method)
     method.add_argument('--batch_size', type=int, default=32, metavar='N', help='images of one step')
@@ -74,6 +76,7 @@ def main(argv=None):
     paths, ids = find_inputs(args.inputs)
     loaded = load_model(args.load_path)
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
+    keep_private(args.private, folder)
     check_writable(folder)
     info, accelerator = loaded.info, get_accelerator(loaded, args.device)
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
@@ -112,7 +115,8 @@ def main(argv=None):
     if args.gradcam:
         say_next('score images of known classes', *to_test(args.load_path, config['csv_train'], config['csv_val'], config['data_path'])[1:])
     else:
-        say_next('see where the network looked', 'python', '-m', 'tools.predict', '--load_path', args.load_path, *args.inputs, '--gradcam')
+        say_next('see where the network looked', 'python', '-m', 'tools.predict', '--load_path', args.load_path, *args.inputs, '--gradcam',
+                 *private_flag(args))
 
 
 if __name__ == '__main__':

@@ -30,6 +30,7 @@ from utils.get_loaders import ClassDataset
 from utils.images import list_images, open_rgb
 from utils.label_column import HELP as LABEL_HELP
 from utils.label_column import describe_label_column
+from utils.permissions import add_private_flag, keep_private
 from utils.read_csv import clean_patients, csv_text, patient_key
 from utils.splitting import rarity, split_groups
 from utils.without_effect import warn
@@ -63,6 +64,7 @@ def get_parser():
     output = parser.add_argument_group('output')
     output.add_argument('--out', default='data', metavar='FOLDER', help='folder of the csvs')
     output.add_argument('--name', metavar='NAME', help='name of the set, in train_NAME.csv (default: the name of the folder)')
+    add_private_flag(output)
     return parser
 
 
@@ -269,6 +271,7 @@ def main(argv=None):
         refuse_unfit_parts(counts, numbers, args.out, set_name)
     if training:
         table = table.rename(columns={'label': training.label_column})  # a test looks for the column of the training
+    keep_private(args.private, beside=args.out)
     csv = write_parts(table, part, args.out, set_name)
     for name, c in sorted(numbers.items(), key=itemgetter(1)):
         print(f"  class {c} ({name}): {' / '.join(str(count[c]) for count in counts.values())}")

@@ -17,6 +17,7 @@ from utils.common import InputError, check_writable, progress, run_script, write
 from utils.console import say_next, script_parser
 from utils.outdated import PAGES, source_lines
 from utils.page import join, page, section, tag
+from utils.permissions import add_private_flag, keep_private
 from utils.plots import to_svg
 from utils.report_comparison import comparison_sections
 from utils.report_data import find_runs
@@ -48,6 +49,7 @@ def get_parser():
     content.add_argument('--data_path', metavar='FOLDER', help='folder of the images, for --with_images')
     output = parser.add_argument_group('output')
     output.add_argument('--out', metavar='FILE', help='file to write (default: report.html in the folder of the results)')
+    add_private_flag(output)
     return parser
 
 
@@ -130,6 +132,7 @@ def main(argv=None):
     folders = [os.path.abspath(run.results or run.folder) for run in runs]
     name = PAGES[args.with_images]  # the one to send does not become the one not to
     out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), name)
+    keep_private(args.private, beside=os.path.dirname(out))
     check_writable(os.path.dirname(out))
     write_text(out, report(runs, args.data_path, args.draws, args.baseline, args.ordered, os.path.dirname(out) or os.curdir))
     print(f"* Wrote {out}{', which holds images of patients' if args.with_images else ''}")

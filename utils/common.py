@@ -119,11 +119,17 @@ def remove(path):
         os.remove(path)
 
 
-def check_writable(folder: str) -> None:
-    """Raise `InputError` unless a file can be made in `folder`, or in the nearest folder above it that exists. Leaves nothing behind."""
+def nearest_existing(folder: str) -> str:
+    """`folder`, or the nearest one above it that exists."""
     existing = os.path.abspath(folder)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
+    return existing
+
+
+def check_writable(folder: str) -> None:
+    """Raise `InputError` unless a file can be made in `folder`, or in the nearest folder above it that exists. Leaves nothing behind."""
+    existing = nearest_existing(folder)
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as err:

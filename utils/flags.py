@@ -13,6 +13,7 @@ from .losses import LOSSES, get_loss_fn, loss_parameters
 from .method import corrects_twice, size_in_epoch
 from .mixing import MIXING
 from .optimisation import OPTIMIZERS, SCHEDULES
+from .permissions import add_private_flag
 from .policies import AUGMENT
 from .recipes import RECIPES
 from .sampling import SAMPLING
@@ -100,6 +101,7 @@ def add_flags(parser):
     run.add_argument('--overwrite', action='store_true', help='replace a run of the same name')
     run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, metavar='yes|no', help='write no run folder')
     run.add_argument('--tensorboard', action='store_true', help='write the numbers of log.jsonl for TensorBoard into the run folder, too')
+    add_private_flag(run)
     return parser
 
 
@@ -142,6 +144,7 @@ WITHOUT_EFFECT = (
     ('sync_bn', 'with one process', lambda a: a.n_processes == 1),
     ('sync_bn', 'with --trainable {trainable}, which keeps the BatchNorm statistics', lambda a: a.trainable != 'all'),
     ('deterministic', 'without CUDA; on the CPU every run gives the same result', lambda a: a.device_type != 'cuda'),
+    ('private', 'with --do_not_save and --no_cache', lambda a: a.do_not_save and a.no_cache),
     *((name, 'with --do_not_save', lambda a: a.do_not_save) for name in ('save_path', 'n_checkpoints', 'resume', 'overwrite')),
 )
 

@@ -6,7 +6,7 @@ from .common import InputError
 
 FORMAT = 1  # of config.cfg, and so of a run folder, and of checkpoints; those of version 0.1 have no number, which counts as 0
 # Flags that came later than format 0, each with the value that stands for what was done before.
-ADDED_FLAGS = {'grow_from': 1., 'label_column': None}
+ADDED_FLAGS = {'grow_from': 1., 'label_column': None, 'private': False}
 
 
 def upgrade(saved: dict, source: str) -> dict:

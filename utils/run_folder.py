@@ -19,7 +19,7 @@ from .model_saving_loading import FIELDS, FILE_NAME, read_checkpoint, save_model
 OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'skipped.csv', 'performance_epoch_*.txt', 'epoch_*', 'last',
        'interrupted', 'tensorboard')  # what a run writes
 # Flags that may differ when a run is resumed; --save_path is another spelling of its folder.
-HARMLESS = ('resume', 'overwrite', 'save_path', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard')
+HARMLESS = ('resume', 'overwrite', 'save_path', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard', 'private')
 
 
 def to_json(value):

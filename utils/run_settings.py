@@ -13,7 +13,7 @@ REPEAT = re.compile(rf'seed.*|{FOLD.pattern}')  # folders that tell the runs of 
 NOT_SETTINGS = {'seed', 'save_path', 'csv_train', 'csv_val', 'csv_sha256', 'class_count', 'parent', 'format', 'recipe', 'class_names',
                 'head', 'frozen', 'reinitialised', 'initial_weights', 'resume', 'overwrite', 'do_not_save', 'n_checkpoints', 'tensorboard',
                 'num_workers', 'cache_dir', 'no_cache', 'device', 'device_type', 'mixed_precision', 'compile', 'deterministic', 'torch',
-                'decoder', 'allow_outside_data_path'}
+                'decoder', 'allow_outside_data_path', 'private'}
 # Other ways to give an entry that is compared as well
 ALIASES = {'cdt_gamma': 'loss_params', 'do_mixup': 'mixing', 'label_column': 'class_column'}
 

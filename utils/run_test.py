@@ -17,6 +17,7 @@ from .label_column import NO_LABELS, describe_label_column
 from .leakage import check_reported, note_of_patients
 from .model_saving_loading import load_model
 from .outdated import predictions_line
+from .permissions import keep_private, private_flag
 from .prediction_table import anonymous, write_predictions
 from .read_csv import check_csv_exists, read_csv
 from .run_folder import name_of_run
@@ -129,6 +130,7 @@ def main(description, splits, dihedral_tta, argv=None):
     accelerator = get_accelerator(loaded, args.device)
     print(f"* {loaded.info['model_name']} of {loaded.folder}, epoch {loaded.info['epoch']}")
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
+    keep_private(args.private, folder, args.cache_dir)
     check_writable(folder)
     csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
     loaders = {split: get_loader(csv, loaded, args) for split, csv in csvs.items()}
@@ -153,4 +155,5 @@ def next_step(csv, checkpoint_folder, args):
         return 'score it with intervals', 'python', '-m', 'tools.evaluate_predictions', csv, *(['--run', run] if known else [])
     if known:
         return 'look at its training', 'python', '-m', 'tools.report', run
-    return 'see where the network looks', 'python', '-m', 'tools.predict', '--load_path', args.load_path, args.data_path, '--gradcam'
+    return ('see where the network looks', 'python', '-m', 'tools.predict', '--load_path', args.load_path, args.data_path, '--gradcam',
+            *private_flag(args))

@@ -4,6 +4,7 @@ import os
 from .accelerator import add_device_flag
 from .common import InputError, parse_im_size
 from .console import script_parser
+from .permissions import add_private_flag
 from .tuning import add_flags, chooses, given_corrections
 from .views import add_view_flags, check_view_flags
 
@@ -44,6 +45,7 @@ def get_parser(description, splits, dihedral_tta):
         output.add_argument(f'--csv_out_{split}', default=f'results_{split}.csv', metavar='NAME',
                             help=f'name of the per-image predictions of the {split} csv')
     output.add_argument('--salt', metavar='TEXT', help='write hashes of this secret text and the id instead of image and patient ids')
+    add_private_flag(output)
     checks = parser.add_argument_group('known from the checkpoint', 'not needed; another value than the checkpoint\'s is an error')
     checks.add_argument('--model_name', metavar='NAME', help='network')
     checks.add_argument('--n_classes', type=int, metavar='K', help='number of classes')
