@@ -34,13 +34,15 @@ def contact_sheet(data, n_classes, columns=8, border=4):
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('csv', help='csv with image_id and the class')
-    parser.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
-    parser.add_argument('--data_path', default='data/images', metavar='FOLDER', help='folder of the images')
-    parser.add_argument('--out', default='contact_sheet.png', metavar='FILE', help='picture to write')
-    parser.add_argument('--columns', type=int, default=8, metavar='N', help='images of each class')
-    parser.add_argument('--size', type=int, default=96, metavar='PIXELS', help='height and width of each image')
-    add_private_flag(parser)
+    data = parser.add_argument_group('data')
+    data.add_argument('csv', help='csv with image_id and the class')
+    data.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
+    data.add_argument('--data_path', default='data/images', metavar='FOLDER', help='folder of the images')
+    output = parser.add_argument_group('output')
+    output.add_argument('--out', default='contact_sheet.png', metavar='FILE', help='picture to write')
+    output.add_argument('--columns', type=int, default=8, metavar='N', help='images of each class')
+    output.add_argument('--size', type=int, default=96, metavar='PIXELS', help='height and width of each image')
+    add_private_flag(output)
     return parser
 
 
