@@ -9,8 +9,8 @@ the number of test images; it takes the known posterior in place of labels, so i
 Type I error: two networks with independent noise of the same size are equally good, and their errors are correlated. It is how often
 the interval of their paired difference excludes 0.
 
-`before` are percentiles of draws within classes, which version 0.2 gave; `now` is what the project gives; all others are of draws of
-images (patients) at random.
+Columns: `within classes` are percentiles of draws that keep the class counts, `now` is what the project gives. All others are of draws
+of images (patients) at random.
 
 Example, half an hour on one CPU core:
 
@@ -42,8 +42,8 @@ OPTIONS = {'ordered': True, 'levels': (LEVEL,)}
 FIGURES = {('metrics', name): METRIC_NAMES[name] for name in METRIC_NAMES} | {
     ('classes', 'DR4', 'recall'): 'recall, rarest class', ('classes', 'DR4', 'precision'): 'precision, rarest class',
     ('operating_points', 'DR4', 'sensitivity_at_specificity', LEVEL): 'sensitivity at specificity .9, rarest class'}
-BEFORE, NOW = 'before', 'now'  # percentiles of draws within classes; what `Figures.cell` gives
-ANY_FIGURE = (BEFORE, 'percentile', 'basic', 'bias-corrected', 'normal')
+WITHIN, NOW = 'within classes', 'now'
+ANY_FIGURE = (WITHIN, 'percentile', 'basic', 'bias-corrected', 'normal')
 METHODS = (*ANY_FIGURE, 'Clopper-Pearson', NOW)
 
 
@@ -102,7 +102,7 @@ def candidates(figures, stratified, key):
     below = (np.mean(defined < value - 1e-9) + np.mean(defined <= value + 1e-9)) / 2
     z = norm.ppf(np.clip(below, 1 / len(defined), 1 - 1 / len(defined)))
     normal = cell(value, draws, 2, 'normal')
-    result = {BEFORE: interval(stratified.draws[key]), 'percentile': (low, high), 'basic': (2 * value - high, 2 * value - low),
+    result = {WITHIN: interval(stratified.draws[key]), 'percentile': (low, high), 'basic': (2 * value - high, 2 * value - low),
               'bias-corrected': tuple(np.percentile(defined, 100 * norm.cdf(2 * z + norm.ppf([.025, .975])))),
               'normal': (normal['low'], normal['high'])}
     if key in figures.units:
@@ -149,7 +149,7 @@ def coverage_table(result):
 
 def type_i_table(results):
     """The `results` of one design: a column for each method and size."""
-    methods = (BEFORE, 'percentile', 'basic', NOW)
+    methods = (WITHIN, 'percentile', 'basic', NOW)
     rows = [['figure', *(f"{method}, n = {r['n']}" for method in methods for r in results)]]
     rows += [[name, *(f"{100 * r['type_i'][name][method]:.1f}" for method in methods for r in results)] for name in FIGURES.values()]
     return f"{results[0]['design']}: type I error in % of paired differences at a nominal 5 %\n\n{to_markdown(rows)}"

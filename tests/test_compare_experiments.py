@@ -53,7 +53,8 @@ def test_means_ranks_and_differences(results):
     assert both['value'] == pytest.approx(mcc['value'] - summary(bad)['metrics', 'mcc']['value']) and both['low'] > 0
     on_fold = np.mean([v for v, s in zip(values, good.image_sets, strict=True) if s == half.image_sets[0]])  # that both have
     assert difference(good, half)['metrics', 'mcc']['value'] == pytest.approx(on_fold - half.runs[0].values['metrics', 'mcc'])
-    assert difference(good, good)['metrics', 'bacc'] == {'value': 0, 'low': 0, 'high': 0, 'n': 160, 'covers': 'images'}
+    assert difference(good, good)['metrics', 'bacc'] == {
+        'value': 0, 'low': 0, 'high': 0, 'n': 160, 'interval': 'normal', 'covers': 'images'}
     order = mean_ranks([good, bad])  # the AUC is the same: each has 1.5
     assert order == pytest.approx([1.1, 1.9]) and mean_ranks([good]) == [None]
 

@@ -146,14 +146,15 @@ def test_a_run_chosen_by_kappa_has_ordered_classes(tmp_path, where):
 
 
 def test_a_value_outside_of_its_interval_is_explained(tmp_path, capsys):
-    """Four groups of 20 images, each as often right as its confidence says: no error at all, but some in every draw."""
-    confidence = np.repeat([.55, .65, .75, .85], 20)
-    labels = (np.tile(np.arange(20), 4) >= np.round(20 * confidence)).astype(int)
-    probs = np.stack([confidence, 1 - confidence], axis=1)
-    table = random_table(0, names=['a', 'b'])._replace(labels=labels, preds=0 * labels, probs=probs)
-    ece = run(write(tmp_path / 'a.csv', table))['metrics']['ece']
-    assert ece['value'] == pytest.approx(0, abs=1e-12) and ece['low'] > .001
-    assert 'Note: ECE, classwise ECE outside of the interval' in capsys.readouterr().out
+    """200 images with the labels that their probabilities give: the estimate is above 0 by chance alone."""
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(4), 200)
+    labels = (rng.random((200, 1)) > probs.cumsum(axis=1)).sum(axis=1)
+    table = random_table(0, names=list('abcd'))._replace(
+        image_ids=list(map(str, range(200))), labels=labels, preds=probs.argmax(1), probs=probs)
+    ece = run(write(tmp_path / 'a.csv', table))['metrics']['classwise_ece']
+    assert ece['low'] < ece['high'] < ece['value']
+    assert 'classwise ECE outside of the interval' in capsys.readouterr().out
 
 
 def test_spread():
