@@ -74,6 +74,16 @@ def test_sizes_grow():
     assert size_in_epoch((100, 100), .5, 7, 10) == (96, 96) and size_in_epoch((100, 100), .5, 8, 10) == (100, 100)
 
 
+@pytest.mark.parametrize('n_epochs', range(1, 12))
+def test_the_last_epoch_has_whole_images(n_epochs):
+    assert size_in_epoch((512, 512), .5, n_epochs - 1, n_epochs) == (512, 512)
+
+
+@pytest.mark.parametrize('n_epochs', range(2, 12))
+def test_the_first_of_several_epochs_has_small_images(n_epochs):
+    assert size_in_epoch((512, 512), .5, 0, n_epochs) == (256, 256)
+
+
 def test_small_images_at_first(method):
     m = method('--grow_from 0.5 --im_size 64 --mixing mixup --mixup_off_epochs 2 --augment none')
     images, labels = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])

@@ -45,6 +45,39 @@ def test_plateau_with_and_without_warmup():
     assert warm[0] == pytest.approx(.005) and warm[14] < .5 and warm[15:40] == pytest.approx([.5] * 25)
 
 
+@pytest.mark.parametrize('n_steps', [5, 10, 50, 100, 1000])
+@pytest.mark.parametrize('warmup', [.9, .95, .99, .999999])
+@pytest.mark.parametrize('name', ['cosine', 'onecycle'])
+def test_a_long_warmup_leaves_a_fall(name, warmup, n_steps):
+    got = rates(name, warmup, n_steps)
+    assert got[-1] < .03 * .5 and max(got) > .85 * .5 and got.index(max(got)) >= .8 * n_steps - 1
+
+
+@pytest.mark.parametrize('n_steps', [1, 2, 3, 5, 14, 100])
+@pytest.mark.parametrize(('name', 'warmup'), [('cosine', .05), ('cosine', .4), ('onecycle', .3)])
+def test_a_usual_warmup_falls_to_its_end_after_the_last_step(name, warmup, n_steps):
+    """As it always did: trainings stay what they were."""
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], .5)
+    if name == 'onecycle':
+        reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, .5, total_steps=n_steps + 1, pct_start=warmup)
+    else:
+        n_warm = round(warmup * n_steps)
+        reference = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: .01 + .99 * step / n_warm if step < n_warm else (
+            .002 + .998 * (1 + math.cos(math.pi * (step - n_warm) / max(n_steps - n_warm, 1))) / 2))
+    expected = []
+    for _ in range(n_steps):
+        expected.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        reference.step()
+    assert rates(name, warmup, n_steps) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(('warmup', 'n_steps'), [(.5, 1), (.1, 9), (.25, 3), (.05, 19)])
+def test_onecycle_with_a_rise_of_no_steps(warmup, n_steps):
+    assert rates('onecycle', warmup, n_steps)[0] == pytest.approx(.5)
+
+
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_resuming_a_schedule(name):
     def build():

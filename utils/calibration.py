@@ -1,7 +1,8 @@
 """Temperature scaling: one number, fitted on validation predictions, that makes the probabilities of a test honest.
 
-The predicted class of an image stays the same. The order of the images by the probability of a class may change where there are more than
-two classes, and with it AUC, average precision and classwise ECE."""
+On its own it keeps the predicted class of an image. The order of the images by the probability of a class may change where there are more
+than two classes, and with it AUC, average precision and classwise ECE. A correction for the class frequencies takes logits for log
+posteriors, so there the temperature comes first, and with it the corrected predictions change as well."""
 from typing import NamedTuple
 
 import numpy as np
@@ -19,25 +20,28 @@ class Calibration(NamedTuple):
     temperature: float
     csv: str  # where it was fitted
     n_images: int
+    comes_first: bool = False  # before the correction for the class frequencies, else after every correction
 
 
-def apply_temperature(probs, temperature):
-    """(N, K) -> softmax(log(probs) / temperature), float64: p^(1/T), normalised. The predicted class does not change."""
-    logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST)) / temperature
+def apply_temperature(probs, temperature, shift=0.):
+    """(N, K) -> softmax(log(probs) / temperature + shift), float64; without `shift` (K,) p^(1/T), normalised, and the same classes."""
+    logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST)) / temperature + shift
     scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
     return scaled / scaled.sum(axis=1, keepdims=True)
 
 
-def fit_temperature(probs, labels):
-    """The temperature T in 0.05..20 with the smallest negative log-likelihood of `labels` (N,) under softmax(log(probs) / T)
-    (Guo et al., ICML 2017). It is convex in 1/T, so the root of its slope is the one minimum; without a root in the range,
-    the minimum is the end to which the slope leads. Where every T is as good (all probabilities equal) it is 1."""
+def fit_temperature(probs, labels, shift=0.):
+    """The temperature T in 0.05..20 with the smallest negative log-likelihood of `labels` (N,) under softmax(log(probs) / T + shift)
+    (Guo et al., ICML 2017). `shift` (K,) leads from the prior of `probs` to that of the labels; -inf is for classes without labels.
+
+    The likelihood is convex in 1/T, so the root of its slope is the one minimum; without a root in the range, the minimum is the end to
+    which the slope leads. Where every T is as good (all probabilities equal) it is 1."""
     labels = np.asarray(labels)
     logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST))
     of_label = logits[np.arange(len(labels)), labels].mean()
 
     def slope(log_t):
-        return (apply_temperature(probs, np.exp(log_t)) * logits).sum(axis=1).mean() - of_label
+        return (apply_temperature(probs, np.exp(log_t), shift) * logits).sum(axis=1).mean() - of_label
 
     low, high = np.log(RANGE)
     ends = slope(low), slope(high)
@@ -48,17 +52,23 @@ def fit_temperature(probs, labels):
     return float(np.exp(brentq(slope, low, high, xtol=1e-10)))
 
 
-def calibrated(predictions, calibration, class_names):
-    """-> `Predictions` with scaled probabilities and their loss, and the line that the report gets ('' without labels)."""
-    scaled = apply_temperature(predictions.probs, calibration.temperature)
-    after = predictions._replace(probs=scaled.astype(predictions.probs.dtype))
-    if predictions.labels is None:
+def scaled(predictions, temperature):
+    """`Predictions` with scaled probabilities, of the same classes; their loss is left to `compared`."""
+    probs = apply_temperature(predictions.probs, temperature)
+    return predictions._replace(probs=probs.astype(predictions.probs.dtype))
+
+
+def compared(before, after, calibration, class_names):
+    """`Predictions` without and with the temperature -> the latter with their loss, and the line that the report gets ('' without
+    labels)."""
+    if before.labels is None:
         return after, ''
-    old, new = (_metrics(p, class_names) for p in (predictions, after))
+    old, new = (_metrics(p, class_names) for p in (before, after))
     changes = ''.join(f'{name} {100 * old[key]:.2f} -> {100 * new[key]:.2f}, ' for name, key in REPORTED.items())
+    place = ' and applied before the correction' if calibration.comes_first else '; the predicted classes are the same'
     return after._replace(loss=new['nll']), (
-        f'Calibrated with temperature {calibration.temperature:.3f}, fitted on the {calibration.n_images} images of {calibration.csv}; the '
-        f"predicted classes are the same: {changes}NLL {old['nll']:.4f} -> {new['nll']:.4f}\n")
+        f'Calibrated with temperature {calibration.temperature:.3f}, fitted on the {calibration.n_images} images of '
+        f"{calibration.csv}{place}: {changes}NLL {old['nll']:.4f} -> {new['nll']:.4f}\n")
 
 
 def _metrics(predictions, class_names):

@@ -10,7 +10,7 @@ from .console import beside
 from .evaluation import METRICS
 from .label_column import HELP as LABEL_HELP
 from .losses import LOSSES, get_loss_fn, loss_parameters
-from .method import corrects_twice, size_in_epoch
+from .method import corrects_twice, n_deferred, n_mixed, size_in_epoch
 from .mixing import MIXING
 from .optimisation import OPTIMIZERS, SCHEDULES
 from .permissions import add_private_flag
@@ -105,33 +105,26 @@ def add_flags(parser):
     return parser
 
 
-def _never_mixes(a):
-    return a.mixup_off_epochs >= a.n_epochs
-
-
-def _n_deferred(a):
-    return round(a.defer * a.n_epochs)
-
-
 # Flags that have no effect among others: see utils/without_effect.py. Conditions see the flags after `resolve`, and n_processes and
 # device_type. What says 'nothing', such as --momentum 0, gets no warning.
 WITHOUT_EFFECT = (
     ('cache_dir', 'with --no_cache', lambda a: a.no_cache),
-    ('mixing', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.mixing != 'none' and _never_mixes(a)),
-    ('do_mixup', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.do_mixup and _never_mixes(a)),
+    ('mixing', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.mixing != 'none' and not n_mixed(a)),
+    ('do_mixup', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.do_mixup and not n_mixed(a)),
     ('mix_alpha', 'without --mixing', lambda a: a.mixing == 'none'),
     ('mix_alpha', 'with --do_mixup {do_mixup:g}, which sets it', lambda a: a.do_mixup),
     ('mixup_off_epochs', 'without --mixing', lambda a: a.mixup_off_epochs and a.mixing == 'none'),
     ('cdt_gamma', 'with --loss_fn {loss_fn}', lambda a: a.loss_fn != 'CDT'),
     ('cdt_gamma', 'with --loss_params gamma={loss_params[gamma]:g}', lambda a: a.loss_params['gamma'] != a.cdt_gamma),
-    ('defer', 'with {n_epochs} epochs: re-balancing begins in the first one', lambda a: a.defer and not _n_deferred(a)),
+    ('defer', 'with {n_epochs} epochs: re-balancing begins in the first one', lambda a: a.defer and not n_deferred(a)),
     ('defer', 'with {n_epochs} epochs: re-balancing would begin after the last one',
-     lambda a: _n_deferred(a) == a.n_epochs and a.sampling == 'instance' and LOSSES[a.loss_fn].drw),
+     lambda a: n_deferred(a) == a.n_epochs and a.sampling == 'instance' and LOSSES[a.loss_fn].drw),
     ('sampling', 'with --defer {defer:g}, which lasts all of {n_epochs} epochs',
-     lambda a: a.sampling != 'instance' and _n_deferred(a) == a.n_epochs),
+     lambda a: a.sampling != 'instance' and n_deferred(a) == a.n_epochs),
     ('loss_fn', 'on the balance of the classes with --defer {defer:g}, which lasts all of {n_epochs} epochs',
-     lambda a: not LOSSES[a.loss_fn].drw and _n_deferred(a) == a.n_epochs),
+     lambda a: not LOSSES[a.loss_fn].drw and n_deferred(a) == a.n_epochs),
     ('init', 'with --pretrained_weights', lambda a: a.pretrained_weights and a.init != 'none'),
+    ('grow_from', 'with one epoch, which has images of all of --im_size', lambda a: a.grow_from < 1 and a.n_epochs == 1),
     ('grow_from', 'with --im_size {im_size[0]},{im_size[1]}: the smaller sizes are multiples of 16',
      lambda a: a.grow_from < 1 and size_in_epoch(a.im_size, a.grow_from, 0, a.n_epochs) == tuple(a.im_size)),
     ('momentum', 'with --optimizer {optimizer}', lambda a: a.momentum and a.optimizer != 'sgd'),

@@ -58,11 +58,20 @@ def gather(logits):
     return Logits(values[:, order], labels[order], np.concatenate([part.image_ids for part in parts])[order].tolist())
 
 
+def _log_mean(values):
+    """Logits (V, N, K) -> the log of the mean over the views of their softmax, (N, K)."""
+    return values.log_softmax(dim=2).logsumexp(dim=0) - np.log(len(values))
+
+
+def tempered(logits, temperature):
+    """`Logits` -> those of one view: the log of the mean probabilities of all views, divided by `temperature`."""
+    return logits._replace(values=_log_mean(logits.values)[None] / temperature)
+
+
 def to_predictions(logits, adjust=None):
     """Logits -> Predictions. Probabilities are the mean over the views of the softmax of the logits, which `adjust` may change
     before (float (V, N, K) -> the same); the loss is the cross-entropy of that mean."""
-    values = logits.values if adjust is None else adjust(logits.values)
-    log_p = values.log_softmax(dim=2).logsumexp(dim=0) - np.log(len(values))
+    log_p = _log_mean(logits.values if adjust is None else adjust(logits.values))
     has_labels = bool((logits.labels >= 0).all())
     loss = F.nll_loss(log_p, logits.labels).item() if has_labels else float('nan')
     probs = log_p.exp().numpy()

@@ -20,9 +20,37 @@ class Phase(NamedTuple):
 
 def size_in_epoch(im_size, start, epoch, n_epochs):
     """Progressive resizing: (height, width) in an epoch (from 0). Both sides grow from `start` times those of `im_size`, linearly over
-    the first 80 % of the epochs, in multiples of 16 pixels (Tan and Le, ICML 2021, section 4)."""
-    share = start + (1 - start) * epoch / (.8 * n_epochs)
+    the first 80 % of the epochs, in multiples of 16 pixels (Tan and Le, ICML 2021, section 4). The last epoch always has all of it, so
+    that with less than 5 epochs they grow faster, and with one not at all."""
+    n_growing = min(.8 * n_epochs, n_epochs - 1)
+    share = start + (1 - start) * epoch / n_growing if n_growing else 1
     return tuple(im_size) if share >= 1 else tuple(min(max(round(share * side / 16), 1) * 16, side) for side in im_size)
+
+
+def n_deferred(args):
+    """How many epochs go by before re-balancing begins."""
+    return round(args.defer * args.n_epochs)
+
+
+def n_mixed(args):
+    """In how many epochs, from the first one, batches are mixed."""
+    return max(args.n_epochs - args.mixup_off_epochs, 0) if args.mixing != 'none' else 0
+
+
+def get_losses(args, class_count):
+    """The training loss before re-balancing begins, and the one from then on."""
+    if n_deferred(args):
+        return get_deferred_loss_fns(args.loss_fn, class_count, args.sampling == 'instance', **args.loss_params)
+    return [get_loss_fn(args.loss_fn, class_count, **args.loss_params)] * 2
+
+
+def label_shares(args, class_count, epoch):
+    """Expected shares of the classes in the labels that a loss is given in `epoch` (from 0), as sampled and mixed; float64 (K,)."""
+    count = np.asarray(class_count, np.float64)
+    sampling = args.sampling if epoch >= n_deferred(args) else 'instance'
+    shares = count * get_sampling_probabilities(count, sampling, epoch, args.n_epochs)
+    mixing = MIXING[args.mixing] if epoch < n_mixed(args) else None
+    return mixing.label_shares(shares, count, args.mix_alpha, args.batch_size // args.accumulate) if mixing else shares
 
 
 class Method:
@@ -37,8 +65,7 @@ class Method:
     def __init__(self, args, train_loader, class_count, normalise, rank=0, world_size=1):
         mixing = MIXING[args.mixing]
         self.im_size, self.grow_from, self.n_epochs = args.im_size, args.grow_from, args.n_epochs
-        self.n_mixed = args.n_epochs - args.mixup_off_epochs
-        self.n_deferred = round(args.defer * args.n_epochs)
+        self.n_mixed, self.n_deferred = n_mixed(args), n_deferred(args)
         self.plain = Plain(normalise, args.augment, args.seed, rank, world_size)
         self.mixed = self.plain
         if mixing:
@@ -50,11 +77,7 @@ class Method:
         self.loaders = [loader_of(args.sampling)] * 2
         if self.n_deferred and args.sampling != 'instance':
             self.loaders[0] = loader_of('instance')
-        if self.n_deferred:
-            self.losses = get_deferred_loss_fns(args.loss_fn, class_count, args.sampling == 'instance', **args.loss_params)
-        else:
-            self.losses = [get_loss_fn(args.loss_fn, class_count, **args.loss_params)] * 2
-        self.losses = [loss.to(normalise.device) for loss in self.losses]
+        self.losses = [loss.to(normalise.device) for loss in get_losses(args, class_count)]
 
     def phase(self, epoch, batches=0):
         balancing, mixing = epoch >= self.n_deferred, epoch < self.n_mixed

@@ -1,11 +1,14 @@
 """Two images as one, on the device: table `MIXING`."""
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather
+from scipy.special import betainc
 
 from .batches import Plain
+from .sampling import get_sampling_probabilities
 
 
 class Mixing(Plain):
@@ -22,6 +25,12 @@ class Mixing(Plain):
         super().__init__(normalise, augment, seed, rank, world_size)
         self.class_count = torch.as_tensor(class_count).to(normalise.device)
         self.alpha = self.alpha if alpha is None else alpha
+
+    @classmethod
+    def label_shares(cls, seen, class_count, alpha, batch_size):
+        """Expected shares of the classes in the mixed labels, float64 (K,), where images are drawn with the class shares `seen` (K,) into
+        common batches of `batch_size`. They stay as they are unless the share of a label depends on its class."""
+        return seen
 
     def one_hot(self, labels):
         return F.one_hot(labels, len(self.class_count)).float()
@@ -76,6 +85,15 @@ class Remix(MixUp):
     l_y = 0 where n_i / n_j >= ratio and l < threshold; 1 where n_i / n_j <= 1 / ratio and 1 - l < threshold; else l."""
     ratio, threshold = 3., .5
 
+    @classmethod
+    def label_shares(cls, seen, class_count, alpha, batch_size):
+        """Exact for images drawn independently. In a pair of classes with different counts the rarer one gains E[l; l < threshold], which
+        is half the distribution function of Beta(alpha + 1, alpha) at the threshold; one image in `batch_size` is its own partner."""
+        count = np.asarray(class_count, np.float64)
+        rarer = cls.ratio * count[:, None] <= count  # of the pair (own, partner)
+        gain = (1 - 1 / batch_size) * betainc(alpha + 1, alpha, cls.threshold)  # an image is both own and partner: twice the half
+        return seen * (1 + gain * ((rarer.astype(float) - rarer.T) @ seen))
+
     def mix(self, x, other, share, labels, other_labels):
         own, partner = self.class_count[labels].double(), self.class_count[other_labels].double()
         label_share = torch.full((len(labels),), share, device=x.device)
@@ -91,6 +109,11 @@ class BalancedMixUp(Mixing):
     batch (Galdran et al., MICCAI 2021, equation 2)."""
     alpha = .2
     n_loaders = 2
+
+    @classmethod
+    def label_shares(cls, seen, class_count, alpha, batch_size):
+        balanced = class_count * get_sampling_probabilities(class_count, 'class')
+        return (seen + alpha * balanced) / (1 + alpha)  # the mean of Beta(alpha, 1) is alpha / (1 + alpha)
 
     def __call__(self, batch):
         (images, labels, _), (balanced_images, balanced_labels, _) = batch

@@ -31,6 +31,7 @@ OPTIMIZERS = {
     'adamw': lambda model, args: torch.optim.AdamW([g for g in decayed_and_not(model, args.wd) if g['params']], args.lr, **_fused(model)),
 }
 SCHEDULES = {'plateau': 0., 'cosine': .05, 'onecycle': .3}  # name -> default share of the steps with a rising rate
+SHORT = 10  # steps of a fall after which the last one still has a few percent of the rate
 
 
 class Schedule:
@@ -39,20 +40,28 @@ class Schedule:
     plateau: divided by 10 after `patience` epochs without improvement (the original's). cosine: half a cosine from `lr` to `min_lr`
     over the whole training. onecycle: torch's OneCycleLR (Smith and Topin, 2018), which varies momentum as well. `warmup`: share
     of all steps in which the rate rises: linearly from 1 % of lr, in onecycle along a cosine from 4 %.
+
+    The rate of cosine and onecycle falls to its end after the last step, so that the last step is near it. Where a long warm-up leaves
+    less than SHORT steps, it falls to its end at the last step, which would else be trained at a high rate.
     """
 
     def __init__(self, name, optimizer, warmup, n_steps, lr, min_lr, patience, metric):
-        n_warm = round(warmup * n_steps)
+        n_warm, end = round(warmup * n_steps), n_steps
         self.by_epoch = self.by_step = None
+        if n_warm > max(n_steps / 2, n_steps - SHORT) and name != 'plateau' and n_steps > 1:
+            end = n_steps - 1
+            n_warm = min(n_warm, end - 1)
         if name == 'onecycle':
-            self.by_step = lr_scheduler.OneCycleLR(optimizer, lr, total_steps=n_steps + 1, pct_start=warmup)
+            if warmup * (end + 1) == 1:  # a rise of no steps, by which torch would divide
+                warmup = math.nextafter(warmup, 0)
+            self.by_step = lr_scheduler.OneCycleLR(optimizer, lr, total_steps=end + 1, pct_start=warmup)
         elif name == 'cosine':
             floor = min_lr / lr
 
             def factor(step):
                 if step < n_warm:
                     return .01 + .99 * step / n_warm
-                return floor + (1 - floor) * (1 + math.cos(math.pi * min((step - n_warm) / max(n_steps - n_warm, 1), 1))) / 2
+                return floor + (1 - floor) * (1 + math.cos(math.pi * min((step - n_warm) / max(end - n_warm, 1), 1))) / 2
             self.by_step = lr_scheduler.LambdaLR(optimizer, factor)
         else:
             self.by_step = lr_scheduler.LinearLR(optimizer, .01, total_iters=n_warm) if n_warm else None

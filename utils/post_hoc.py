@@ -1,4 +1,5 @@
 """Corrections of a trained classifier at test, without training: tau-normalisation, logit adjustment, another class prior."""
+import argparse
 import os
 
 import numpy as np
@@ -7,12 +8,13 @@ import torch
 
 from models.heads import get_head
 
+from .calibration import fit_temperature
 from .common import InputError
 from .evaluation import evaluate_multi_cls
 from .inference import to_predictions
-from .losses import get_deferred_loss_fns, get_loss_fn
+from .losses import LOSSES, get_loss_fn
+from .method import get_losses, label_shares, n_deferred
 from .read_csv import read_csv
-from .sampling import get_sampling_probabilities
 
 STRENGTHS = np.arange(21) / 10  # 0, .1, .. 2, the grid of Kang et al.
 
@@ -40,25 +42,32 @@ def logit_adjuster(class_count):
     return lambda tau: lambda z: z - tau * log_prior
 
 
-def implied_prior(config, class_count):
-    """The class prior that the raw logits of a network carry, float64 (K,): the shares of the classes in the batches at the end of its
-    training, as its loss corrects them (`CrossEntropy.implied_prior`). Raises `InputError` where the loss leaves no known prior."""
-    count = np.asarray(class_count, np.float64)
-    n = config['n_epochs']
-    seen = count * get_sampling_probabilities(count, config['sampling'], n - 1, n)
-    mixing, alpha = config.get('mixing'), config.get('mix_alpha') or config['do_mixup']
-    if (mixing == 'balanced_mixup' or config['do_mixup']) and not config.get('mixup_off_epochs'):
-        balanced = count * get_sampling_probabilities(count, 'class')
-        seen = (seen + alpha * balanced) / (1 + alpha)  # the mean of Beta(alpha, 1) is alpha / (1 + alpha)
-    name, params = config['loss_fn'], config.get('loss_params') or {}
-    if config.get('defer'):
-        loss = get_deferred_loss_fns(name, count, config['sampling'] == 'instance', **params)[1]
-    else:
-        loss = get_loss_fn(name, count, **params)
-    prior = loss.implied_prior(seen)
+def last_epoch(info):
+    """The epoch (from 0) in which the weights of the checkpoint with facts `info` were last trained; in a checkpoint of an epoch that was
+    interrupted, `epoch` counts those before it."""
+    return info['epoch'] if info.get('batches') else info['epoch'] - 1
+
+
+def implied_prior(config, class_count, epoch):
+    """The class prior that the raw logits of a network carry after `epoch` (from 0) of its training, float64 (K,): the shares of the
+    classes in the labels of that epoch, as its loss corrects them (`CrossEntropy.implied_prior`). In stage two these are the images
+    and flags of stage two. Raises `InputError` where no prior is known.
+
+    Assumes that the network has followed the epoch's sampling, and that images seen unmixed carry the prior of the mixed labels. A moving
+    average (--ema) trails by about 1 / (1 - decay) steps: just after a change of sampling or loss its prior lies between both.
+    """
+    args, count = argparse.Namespace(**config), np.asarray(class_count, np.float64)
+    if args.trainable == 'scale':  # the factors of a network trained at one prior cannot express another
+        raise InputError('--target_prior: a network trained with --trainable scale has no known class prior, its factors cannot adapt one: '
+                         'use a stage two with --trainable classifier or all')
+    loss = get_losses(args, count)[epoch >= n_deferred(args)]
+    prior = loss.implied_prior(label_shares(args, count, epoch))
     if prior is None:
-        raise InputError(f'--target_prior: a network trained with {name} has no known class prior (CE, FOCAL, ORDINAL, LAS, WCE, CB, '
-                         'CBFOCAL, BSCE, LA and LADE have)')
+        unequal = np.arange(1, len(count) + 1)
+        known = [name for name in LOSSES if get_loss_fn(name, unequal).implied_prior(unequal) is not None]
+        params = ', '.join(f'{name}={value:g}' for name, value in args.loss_params.items())
+        raise InputError(f'--target_prior: a network trained with {args.loss_fn} ({params}) has no known class prior, its outputs are no '
+                         f"posterior: it needs one of {', '.join(known)}")
     return prior / prior.sum()
 
 
@@ -108,13 +117,30 @@ def _classes_of(labels, rows, class_names, source):
     return read[0]
 
 
-def prior_changer(learnt, expected):
-    """Function of logits: z - log learnt + log expected, Bayes' rule for a shift of the class frequencies (K,) (Saerens et al., Neural
-    Computation 2002, equation 2.4). A class that is not expected, or one never trained on, gets probability 0."""
+def prior_shift(learnt, expected):
+    """log expected - log learnt, float64 (K,): what Bayes' rule adds to logits when the class frequencies change (Saerens et al., Neural
+    Computation 2002, equation 2.4). A class that is not expected, or one never trained on, gets -inf: probability 0."""
     known = (learnt > 0) & (expected > 0)
-    shift = np.where(known, np.log(np.where(known, expected, 1) / np.where(known, learnt, 1)), -np.inf)
-    shift = torch.tensor(shift, dtype=torch.float32)
+    return np.where(known, np.log(np.where(known, expected, 1) / np.where(known, learnt, 1)), -np.inf)
+
+
+def prior_changer(learnt, expected):
+    """Function of logits: z + `prior_shift`."""
+    shift = torch.tensor(prior_shift(learnt, expected), dtype=torch.float32)
     return lambda z: z + shift
+
+
+def fit_source_temperature(logits, learnt):
+    """The temperature of labelled `Logits` that carry the prior `learnt` (K,), and the number of images it is fitted on. Their labels may
+    have other frequencies: the likelihood is that of softmax(z / T - log learnt + log frequencies). Images of classes that were never
+    trained on are left out."""
+    p = to_predictions(logits)
+    trained = learnt[p.labels] > 0
+    if not trained.any():
+        raise InputError('--calibrate: none of the images is of a class with training images')
+    labels = p.labels[trained]
+    shift = prior_shift(learnt, np.bincount(labels, minlength=len(learnt)) / len(labels))
+    return fit_temperature(p.probs[trained], labels, shift), len(labels)
 
 
 def prior_text(class_names, learnt, expected):

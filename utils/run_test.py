@@ -7,7 +7,6 @@ import torch
 from .accelerator import build_accelerator
 from .bad_images import write_skipped
 from .batches import Normalise
-from .calibration import calibrated
 from .common import check_writable, file_sha256, write_text
 from .console import say_next
 from .evaluation import evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
@@ -23,7 +22,7 @@ from .read_csv import check_csv_exists, read_csv
 from .run_folder import name_of_run
 from .statistics import is_ordered
 from .test_flags import WITHOUT_EFFECT, check_flags, get_parser
-from .tuning import tune
+from .tuning import corrected, tune
 from .views import describe_views, get_views
 from .without_effect import warn
 
@@ -89,10 +88,7 @@ def run_split(split, loader, loaded, args, accelerator, folder, tuning, note):
         print(f'* Note: {csv} is reported without correction, since the corrections are chosen on it')
         predictions = to_predictions(logits)
     else:
-        predictions, text = to_predictions(logits, tuning.adjust), tuning.text
-        if tuning.calibration:
-            predictions, line = calibrated(predictions, tuning.calibration, info['class_names'])
-            text += line
+        predictions, text = corrected(logits, tuning, info['class_names'])
     write_predictions(os.path.join(folder, name), predictions, info['class_names'], data.table.get('patient_id'), args.salt)
     if predictions.labels is None:
         print(f'{text}* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')

@@ -5,7 +5,7 @@ from .accelerator import add_device_flag
 from .common import InputError, parse_im_size
 from .console import script_parser
 from .permissions import add_private_flag
-from .tuning import add_flags, chooses, given_corrections
+from .tuning import add_flags, chooses, given_corrections, priors
 from .views import add_view_flags, check_view_flags
 
 SPLITS = ('val', 'test')
@@ -66,5 +66,7 @@ def check_flags(args, info):
         raise InputError('--salt must not be empty: everybody could hash the ids then')
     check_view_flags(args)
     given_corrections(args)
+    if args.target_prior is not None:
+        priors(args.target_prior, info)  # refuses before images are decoded
     if args.batch_size < 1 or args.num_workers < 0:
         raise InputError('--num_workers must not be negative, --batch_size must be positive')

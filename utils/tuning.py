@@ -2,12 +2,24 @@
 import os
 from typing import NamedTuple
 
-from .calibration import Calibration, fit_temperature
+import numpy as np
+
+from .calibration import Calibration, compared, fit_temperature, scaled
 from .common import InputError
-from .inference import to_predictions
+from .inference import tempered, to_predictions
 from .leakage import check_tuning
 from .losses import LOSSES
-from .post_hoc import choose_strength, implied_prior, logit_adjuster, prior_changer, prior_text, read_prior, tau_normaliser
+from .post_hoc import (
+    choose_strength,
+    fit_source_temperature,
+    implied_prior,
+    last_epoch,
+    logit_adjuster,
+    prior_changer,
+    prior_text,
+    read_prior,
+    tau_normaliser,
+)
 
 VALIDATION = 'val'  # value of --tau_norm and --logit_adjust without a number
 
@@ -39,7 +51,8 @@ def add_flags(parser):
                        help='expect other class frequencies than those the network learnt: those of the training csv, equal ones, '
                             'or a csv with the columns label (class names or numbers) and prior')
     group.add_argument('--calibrate', action='store_true',
-                       help='temperature scaling, fitted on --csv_tune: keeps the predicted classes, may change AUC and classwise ECE')
+                       help='temperature scaling, fitted on --csv_tune: before --logit_adjust or --target_prior, after --tau_norm; alone '
+                            'it keeps the predicted classes, but may change AUC and classwise ECE')
     group.add_argument('--csv_tune', metavar='CSV', help='where strengths and temperature are chosen (default: --csv_val beside a test '
                                                          'csv, else the validation csv of the training)')
 
@@ -63,10 +76,46 @@ def given_corrections(args):
     return given
 
 
+def corrected(logits, tuning, class_names):
+    """`Logits` of a csv to report -> its `Predictions`, and what was done to them, for the report."""
+    predictions, calibration = to_predictions(logits, tuning.adjust), tuning.calibration
+    if calibration is None:
+        return predictions, tuning.text
+    if calibration.comes_first:
+        after = to_predictions(tempered(logits, calibration.temperature), tuning.adjust)
+    else:
+        after = scaled(predictions, calibration.temperature)
+    after, line = compared(predictions, after, calibration, class_names)
+    return after, tuning.text + line
+
+
+def priors(target_prior, info):
+    """-> the class prior that a checkpoint with facts `info` has learnt, and the one that --target_prior expects; both float64 (K,)."""
+    learnt = implied_prior(info['config'], info['class_count'], last_epoch(info))
+    return learnt, read_prior(target_prior, info['class_count'], info['class_names'])
+
+
+def adjust_by_strength(name, tau, loaded, csv, logits):
+    """`name`: tau_norm or logit_adjust; `tau`: a number, or VALIDATION to choose it by `logits` of `csv`. -> adjust and text of `Tuning`"""
+    loss = loaded.info['config']['loss_fn']
+    if LOSSES[loss].corrects_prior:
+        print(f'* Warning: {loss} has corrected for the class frequencies in training, and --{name} does it again')
+    adjuster = tau_normaliser(loaded.model) if name == 'tau_norm' else logit_adjuster(loaded.info['class_count'])
+    chosen = ''
+    if tau == VALIDATION:
+        tau, after, before = choose_strength(adjuster, logits)
+        chosen = f', chosen on {csv} (balanced accuracy {100 * before:.2f} -> {100 * after:.2f})'
+    return adjuster(tau), f"{'Tau-normalisation' if name == 'tau_norm' else 'Logit adjustment'} with tau {tau:g}{chosen}\n"
+
+
 def tune(args, loaders, loaded, get_loader, collect):
-    """-> Tuning. `loaders`: split -> loader of the csv to report; `get_loader(csv)` -> loader; `collect(loader)` -> its `Logits`."""
+    """-> Tuning. `loaders`: split -> loader of the csv to report; `get_loader(csv)` -> loader; `collect(loader)` -> its `Logits`.
+
+    A shift of the class prior takes logits for log posteriors, so their temperature comes before it, fitted at the prior that they carry.
+    Tau-normalisation is no such shift and changes the sharpness itself: there the temperature comes last.
+    """
     given = given_corrections(args)
-    info, adjust, text, csv, logits = loaded.info, None, '', None, None
+    info, adjust, text, csv, logits, calibration = loaded.info, None, '', None, None, None
     if chooses(args):
         reported = {split: loader.dataset for split, loader in loaders.items()}
         csv = validation_csv(args.csv_tune, {split: data.csv_path for split, data in reported.items()}, info['config'])
@@ -75,23 +124,18 @@ def tune(args, loaders, loaded, get_loader, collect):
         logits = collect(loader)
         if (logits.labels < 0).any():
             raise InputError(f'{csv} has no labels to choose a strength or temperature by (--csv_tune)')
+    learnt = np.asarray(info['class_count']) / np.sum(info['class_count'])  # as logit adjustment assumes
     if args.target_prior is not None:
-        learnt = implied_prior(info['config'], info['class_count'])
-        expected = read_prior(args.target_prior, info['class_count'], info['class_names'])
+        learnt, expected = priors(args.target_prior, info)
         adjust = prior_changer(learnt, expected)
         text = f'Class prior changed to: {args.target_prior}\n' + prior_text(info['class_names'], learnt, expected)
-    elif given:
-        name, = given
-        if LOSSES[info['config']['loss_fn']].corrects_prior:
-            print(f"* Warning: {info['config']['loss_fn']} has corrected for the class frequencies in training, and --{name} does it again")
-        adjuster = tau_normaliser(loaded.model) if name == 'tau_norm' else logit_adjuster(info['class_count'])
-        tau, chosen = getattr(args, name), ''
-        if tau == VALIDATION:
-            tau, after, before = choose_strength(adjuster, logits)
-            chosen = f', chosen on {csv} (balanced accuracy {100 * before:.2f} -> {100 * after:.2f})'
-        adjust, text = adjuster(tau), f"{'Tau-normalisation' if name == 'tau_norm' else 'Logit adjustment'} with tau {tau:g}{chosen}\n"
-    calibration = None
-    if args.calibrate:
+    if args.calibrate and given in (['logit_adjust'], ['target_prior']):
+        temperature, n_images = fit_source_temperature(logits, learnt)
+        calibration = Calibration(temperature, csv, n_images, comes_first=True)
+        logits = tempered(logits, temperature)
+    if given in (['tau_norm'], ['logit_adjust']):
+        adjust, text = adjust_by_strength(given[0], getattr(args, given[0]), loaded, csv, logits)
+    if args.calibrate and calibration is None:
         predictions = to_predictions(logits, adjust)
         calibration = Calibration(fit_temperature(predictions.probs, predictions.labels), csv, len(predictions.labels))
     return Tuning(adjust, text, calibration, csv)

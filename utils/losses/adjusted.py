@@ -54,7 +54,7 @@ class VectorScaling(LogitAdjustment):
         return super().adjust(logits / self.temperature)
 
     def implied_prior(self, seen):
-        return None
+        return super().implied_prior(seen) if (self.exact['temperature'] == 1).all() else None
 
 
 class ClassDependentTemperature(VectorScaling):
@@ -87,7 +87,10 @@ class LDAM(TargetDependent):
 class LADE(BalancedSoftmax):
     """Balanced softmax + alpha LADER (Hong et al., CVPR 2021, equations 9 to 11): a regulariser that makes the raw logits an estimate
     of log p(x|c) / p(x), LADER = - sum_c pi_c (E_c - L_c - lam L_c^2), E_c the mean of z_c over the batch's images of class c
-    (0 if there is none; weighted by soft targets), L_c = log mean_i exp(z_ic + log(1/K) - log pi_c). Small batches make it noisy."""
+    (0 if there is none; weighted by soft targets), L_c = log mean_i exp(z_ic + log(1/K) - log pi_c). Small batches make it noisy.
+
+    The term lam L_c^2 pulls z towards log p(c|x) + log K, the training posterior, and the cross-entropy does not. With both the optimum
+    is close to log p(x|c) but no posterior; with lam 0 it is that of balanced softmax."""
     ranges: ClassVar = {'alpha': (0, np.inf), 'lam': (0, np.inf)}
 
     def __init__(self, class_count, alpha=.1, lam=.1):
@@ -97,6 +100,9 @@ class LADE(BalancedSoftmax):
         # A class without training images has weight 0 in the sum: any finite value will do.
         ratio = np.where(self.count > 0, -log_prior(self.count), 0) - np.log(len(self.count))
         self.constant('to_uniform', ratio)
+
+    def implied_prior(self, seen):
+        return None if self.alpha and self.lam else super().implied_prior(seen)
 
     def forward(self, logits, targets):
         logits, targets = self.in_precision(logits, targets)

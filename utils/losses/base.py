@@ -50,8 +50,10 @@ class CrossEntropy(nn.Module):
         return logits
 
     def implied_prior(self, seen):
-        """The class prior that the raw logits carry after training on classes in the shares `seen` (K,), up to a factor; None
-        where the loss changes them otherwise than by a prior."""
+        """The class prior of the posterior that the raw logits are at the optimum, after training on classes in the shares `seen` (K,),
+        up to a factor. None where the optimum is no posterior: its softmax then differs from one by more than a prior."""
+        if self.epsilon:
+            return None
         return seen if self.class_weight is None else seen * self.class_weight.cpu().double().numpy()
 
     def class_losses(self, logits):

@@ -39,6 +39,9 @@ class Focal(CrossEntropy):
         super().__init__(class_count)
         self.gamma = gamma
 
+    def implied_prior(self, seen):
+        return None if self.gamma else super().implied_prior(seen)
+
     def class_losses(self, logits):
         log_p = logits.log_softmax(dim=1)
         # 1 - p without cancellation; kept above 0, where a fractional power has no finite gradient.
@@ -79,6 +82,9 @@ class Ordinal(CrossEntropy):
         grade = np.arange(len(self.count)) / max(len(self.count) - 1, 1)
         self.constant('cost', (grade[:, None] - grade) ** 2)
 
+    def implied_prior(self, seen):
+        return None if self.alpha else super().implied_prior(seen)
+
     def class_losses(self, logits):
         log_p = logits.log_softmax(dim=1)
         # no matrix product, which autocast would compute in bfloat16
@@ -96,6 +102,9 @@ class LabelAwareSmoothing(CrossEntropy):
         spread = self.count.max() - self.count.min()
         u = (self.count - self.count.min()) / spread if spread else np.zeros(len(self.count))
         self.constant('smoothing', tail + (head - tail) * np.sin(u * np.pi / 2))
+
+    def implied_prior(self, seen):
+        return None if self.exact['smoothing'].any() else super().implied_prior(seen)
 
     def class_losses(self, logits):
         losses = super().class_losses(logits)
