@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -15,6 +16,11 @@ from tqdm import tqdm
 
 NO_ROOM = (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC))  # a full disk, or a user's share of it (not on Windows)
 BROKEN_PIPE = 13  # number of SIGPIPE, which Windows does not have
+# Characters that move the cursor, start a line, change the direction of text or take no room: C0 and C1 controls except the tab, line
+# separators, direction marks, and zero-width characters. The joiners U+200C and U+200D are kept: Persian and Hindi need them.
+CONTROL = re.compile('[\0-\x08\n-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]')
+MAX_TEXT = 64 << 20  # bytes of a text file of a run: config.cfg, log.jsonl, performance_*.txt
+MAX_PIXELS = 1 << 26  # of --im_size: 200 MB an image, beyond what any network takes
 
 
 class InputError(ValueError):
@@ -27,6 +33,17 @@ class Interrupted(Exception):
     def __init__(self, number, batches=0, total=0., saved=''):
         super().__init__(signal.Signals(number).name)
         self.number, self.batches, self.total, self.saved = number, batches, total, saved
+
+
+def printable(text):
+    """`text` in one line, with U+FFFD for each character of CONTROL, so that a name from a file cannot forge a line or move the cursor."""
+    return CONTROL.sub('\ufffd', str(text))
+
+
+def _message(error):
+    """The text of `error` for the console. Lines after the first are indented, so that none looks like a line of the program."""
+    first, *more = (printable(line) for line in str(error).strip().split('\n'))
+    return '\n'.join([first, *(line if line.startswith(' ') else f'  {line}' for line in more)])
 
 
 def run_script(main):
@@ -46,9 +63,9 @@ def run_script(main):
         sys.exit(128 + BROKEN_PIPE)
     except InputError as err:
         # Raised in a worker process, the message arrives behind that process's traceback.
-        sys.exit(f"error: {str(err).rsplit('InputError: ', 1)[-1].strip()}")
+        sys.exit(f"error: {_message(str(err).rsplit('InputError: ', 1)[-1])}")
     except OSError as err:  # no permission, a full disk: its text names the file
-        sys.exit(f"error: {err}{': free some space there and run the same command again' if err.errno in NO_ROOM else ''}")
+        sys.exit(f"error: {_message(err)}{': free some space there and run the same command again' if err.errno in NO_ROOM else ''}")
     except RuntimeError as err:
         if not str(err).startswith('DataLoader worker'):
             raise
@@ -136,6 +153,25 @@ def check_writable(folder: str) -> None:
         raise InputError(f'cannot write to {folder}: {err.strerror} ({existing})') from err
 
 
+def read_limited(path, limit=MAX_TEXT):
+    """The content of the file at `path`, in bytes. Raises `InputError` if it is larger than `limit`, and, instead of waiting for ever, if
+    it is a device, a pipe or a folder; `FileNotFoundError` if there is none."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f'{path} is no regular file: remove it, or put the file there')
+    with open(path, 'rb') as f:
+        if os.path.getsize(path) > limit:
+            raise InputError(f'{path} has {os.path.getsize(path):,} bytes, more than {limit:,}: it is no file of this kind')
+        return f.read(limit)
+
+
+def read_text(path, limit=MAX_TEXT):
+    """`read_limited`, as text with any end of line. Raises `InputError` if it is not UTF-8, too."""
+    try:
+        return read_limited(path, limit).decode().replace('\r\n', '\n')
+    except UnicodeDecodeError as err:
+        raise InputError(f'{path} is not UTF-8 text (byte {err.start + 1})') from err
+
+
 def write_text(path, text, only_mine=False):
     """`only_mine`: see `whole_file`."""
     with whole_file(path, only_mine) as f:
@@ -170,6 +206,8 @@ def parse_im_size(text):
         size = []
     if len(size) not in (1, 2) or min(size) < 1:
         raise argparse.ArgumentTypeError(f'one size or height,width in pixels expected, not {text!r}')
+    if size[0] * size[-1] > MAX_PIXELS:
+        raise argparse.ArgumentTypeError(f'{text} are more than {MAX_PIXELS:,} pixels')
     return (size[0], size[-1])
 
 

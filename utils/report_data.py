@@ -1,5 +1,4 @@
 """What a report is made from: a run folder below experiments/ and its folder below results/, found from either."""
-import json
 import os
 import re
 from typing import NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 from .bootstrap import check_classes
 from .common import InputError, progress
 from .comparison import CORRECTIONS
-from .formats import read_config
+from .formats import read_config, read_log
 from .outdated import replaced_network, text_report, text_report_path
 from .prediction_table import PredictionTable, read_predictions
 from .run_paths import counterpart, is_run, name_below, split_path
@@ -39,31 +38,24 @@ def _folders_below(path):
     return found
 
 
-def _lines(path):
-    try:
-        with open(path, encoding='utf-8') as f:
-            return [json.loads(line) for line in f if line.strip()]
-    except json.JSONDecodeError as err:
-        raise InputError(f'{path} cannot be read as JSON: {err}') from err
-
-
-def _history(folder):
-    path = os.path.join(folder, 'log.jsonl')
-    return _lines(path) if os.path.isfile(path) else []
-
-
 def _stages(folder, config, history):
-    """The records of this run after those of the runs that it started from, as far as their logs can be found."""
-    stages, parent, here = [(name_below(folder, 'experiments'), history)], config.get('parent'), folder
+    """The records of this run after those of the runs that it started from, as far as their logs can be found. Raises `InputError` where
+    runs name each other as the one that they started from."""
+    stages, parent, here = [(name_below(folder, 'experiments'), history)], config['parent'], folder
+    visited = [os.path.realpath(folder)]
     while parent:
         before = re.sub(r'/(epoch_\d+[^/]*|last)/?$', '', parent['path'])
         split = split_path(here, 'experiments')  # the working folder may be another one than in training
         beside = [os.path.join(split[0], 'experiments', name_below(before, 'experiments'))] if split else []
         found = next((run for run in (before, *beside) if is_run(run)), None)
-        if found is None or os.path.abspath(found) == os.path.abspath(here):
+        if found is None or (found != before and os.path.realpath(found) in visited):  # a run that has the name of another one elsewhere
             break
-        stages.insert(0, (name_below(found, 'experiments'), _history(found)[:parent['epoch']]))
-        parent, here = read_config(found).get('parent'), found
+        if os.path.realpath(found) in visited:
+            names = ' from '.join([*(name for name, _ in reversed(stages)), name_below(found, 'experiments')])
+            raise InputError(f"{os.path.join(here, 'config.cfg')}: 'parent' leads in a circle ({names}): a run cannot start from itself")
+        visited.append(os.path.realpath(found))
+        stages.insert(0, (name_below(found, 'experiments'), read_log(found)[:parent['epoch']]))
+        parent, here = read_config(found)['parent'], found
     return stages
 
 
@@ -90,12 +82,12 @@ def read_run(folder, results, file=None):
     csv = next((path for path in csvs if os.path.isfile(path)), None)
     facts = _facts(csv) if csv else []
     tested = re.search(r'SHA-256 (\w{64})', ' '.join(facts))
-    seen = [role for role, digest in (config or {}).get('csv_sha256', {}).items() if tested and digest == tested.group(1)]
+    seen = [role for role, digest in (config['csv_sha256'] if config else {}).items() if tested and digest == tested.group(1)]
     name = name_below(folder, 'experiments') if folder else name_below(results, 'results')
     table = _table(csv, config) if csv else None
     if config is None and table is None:
         raise InputError(f'{results} holds neither labelled predictions ({file or " or ".join(CSVS)}) nor belongs to a run with config.cfg')
-    history = _history(folder) if folder else []
+    history = read_log(folder) if folder else []
     stages = _stages(folder, config, history) if folder else []
     return Run(name, folder, results, config, history, stages, table, facts, seen[0] if seen else None)
 
