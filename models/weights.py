@@ -66,9 +66,9 @@ def read_state_dict(path):
     return {name.removeprefix('module.'): value for name, value in state.items()}
 
 
-def load_weights(model, state, source, skip_classifier_of_other_size=False):
-    """Copy `state` into `model`; every tensor must fit, except, where asked for, those of a classifier of another size.
-    -> names of the tensors left as they were. Raises `InputError` naming the first key that does not fit and `source`."""
+def check_weights(model, state, source, skip_classifier_of_other_size=False):
+    """Every tensor of `state` must fit `model`, except, where asked for, those of a classifier of another size.
+    -> names of the tensors of `model` to leave as they are. Raises `InputError` naming the first key that does not fit and `source`."""
     own, head = model.state_dict(), model.classifier_name + '.'
     skipped = [name for name in own if skip_classifier_of_other_size and name.startswith(head)
                and (name not in state or state[name].shape != own[name].shape)]
@@ -80,5 +80,11 @@ def load_weights(model, state, source, skip_classifier_of_other_size=False):
                 f'has shape {tuple(state[name].shape)}, the network needs {tuple(own[name].shape)}')
         raise InputError(f'{source} does not fit the network: {name} {what} ({len(wrong)} of its {len(own)} tensors '
                          f'do not fit, {len(strange)} of the {len(state)} in the file are unknown)')
-    model.load_state_dict({name: state[name] for name in own if name not in skipped}, strict=False)
+    return skipped
+
+
+def load_weights(model, state, source, skip_classifier_of_other_size=False):
+    """Copy `state` into `model`, see `check_weights`. -> names of the tensors left as they were."""
+    skipped = check_weights(model, state, source, skip_classifier_of_other_size)
+    model.load_state_dict({name: state[name] for name in model.state_dict() if name not in skipped}, strict=False)
     return skipped

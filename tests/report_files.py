@@ -27,8 +27,9 @@ def write_run(root, name, class_names, parent=None, seed=0, epochs=3, tested=Tru
     run.mkdir(parents=True)
     config = {'model_name': 'mobilenetV2', 'im_size': [96, 96], 'init': 'none', 'trainable': 'all', 'loss_fn': 'CE', 'sampling': 'instance',
               'do_mixup': 0., 'optimizer': 'sgd', 'lr': .01, 'batch_size': 8, 'n_epochs': epochs, 'seed': seed, 'metric': 'mcc',
-              'csv_train': 'train.csv', 'csv_val': 'val.csv', 'data_path': 'images', 'class_names': class_names, 'class_count': [200 // (c + 1) for c in range(k)],
-              'parent': parent, 'csv_sha256': {}, 'torch': '2', 'device': 'cpu', 'mixed_precision': 'no'}
+              'csv_train': 'train.csv', 'csv_val': 'val.csv', 'data_path': 'images', 'class_names': class_names,
+              'class_count': [200 // (c + 1) for c in range(k)], 'parent': parent,
+              'csv_sha256': {}, 'torch': '2', 'device': 'cpu', 'mixed_precision': 'no'}
     (run / 'config.cfg').write_text(json.dumps(config))
     scores = {'mcc': .5, 'bacc': .4, 'loss': 1.}
     log = [{'epoch': e, 'lr': .01, 'train': dict.fromkeys(scores), 'val': scores | {'mcc': .1 * min(e, 2)}} for e in range(1, epochs + 1)]

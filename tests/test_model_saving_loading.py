@@ -9,10 +9,17 @@ from utils.digest import digest
 from utils.model_saving_loading import FIELDS, FILE_NAME, load_model, read_checkpoint, save_model
 
 
+def config(metric='mcc'):
+    return {'model_name': 'tiny_test', 'im_size': (32, 40), 'init': 'none', 'trainable': 'all', 'loss_fn': 'CE', 'sampling': 'instance',
+            'do_mixup': 0., 'optimizer': 'sgd', 'lr': .01, 'batch_size': 4, 'n_epochs': 3, 'seed': 0, 'metric': metric,
+            'csv_train': 'train.csv', 'csv_val': 'val.csv', 'data_path': 'images', 'class_names': ['a', 'b'], 'class_count': [3, 1],
+            'torch': '2', 'mixed_precision': 'no', 'parent': None, 'csv_sha256': {}}
+
+
 def info(mcc=.5, epoch=1, **changes):
     torch.manual_seed(epoch)
     return {'model_name': 'tiny_test', 'class_names': ['a', 'b'], 'class_count': [3, 1], 'im_size': (32, 40), 'mean': (.5,) * 3,
-            'std': (.2,) * 3, 'epoch': epoch, 'metrics': {'mcc': mcc}, 'config': {'metric': 'mcc'},
+            'std': (.2,) * 3, 'epoch': epoch, 'metrics': {'mcc': mcc}, 'config': config(),
             'state_dict': get_arch('tiny_test', 2).model.state_dict()} | changes
 
 
@@ -31,7 +38,7 @@ def test_round_trip_in_evaluation(tmp_path):
 @pytest.mark.parametrize(('metric', 'best'), [('mcc', 'epoch_02_x'), ('loss', 'epoch_03_x')])
 def test_a_run_folder_means_its_best(tmp_path, metric, best):
     for epoch, value in ((1, .4), (2, .9), (3, -.3)):
-        save_model(tmp_path / f'epoch_{epoch:02d}_x', info(epoch=epoch, metrics={metric: value}, config={'metric': metric}))
+        save_model(tmp_path / f'epoch_{epoch:02d}_x', info(epoch=epoch, metrics={metric: value}, config=config(metric)))
     assert os.path.basename(read_checkpoint(str(tmp_path))['folder']) == best
 
 

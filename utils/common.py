@@ -40,6 +40,12 @@ def printable(text):
     return CONTROL.sub('\ufffd', str(text))
 
 
+def check_name(path):
+    """Raise `InputError` if the name of a file or folder, which messages and reports show, holds control characters."""
+    if CONTROL.search(str(path)):
+        raise InputError(f'{printable(path)}: this name holds control characters: rename it')
+
+
 def _message(error):
     """The text of `error` for the console. Lines after the first are indented, so that none looks like a line of the program."""
     first, *more = (printable(line) for line in str(error).strip().split('\n'))

@@ -5,13 +5,14 @@ import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .common import CONTROL, MAX_PIXELS, InputError, printable, read_text
+from .common import CONTROL, MAX_PIXELS, InputError, check_name, printable, read_text
 from .evaluation import METRICS
 
 FORMAT = 1  # of config.cfg, and so of a run folder, and of checkpoints; those of version 0.1 have no number, which counts as 0
 # Flags that came later than format 0, each with the value that stands for what was done before.
 ADDED_FLAGS = {'grow_from': 1., 'label_column': None, 'private': False}
 MAX_CLASSES, MAX_NAME, MAX_STRING = 10**6, 1000, 10**5  # of a list; characters of a class name and of any other text
+HEADS = ('linear', 'cosine', 'scaled')  # the keys of models.heads.HEADS, which needs torch
 MAX_DEPTH, MAX_VALUES = 10, 5 * 10**6  # of lists and dictionaries within each other; of all values in them
 
 
@@ -37,8 +38,12 @@ def _is_text(value):
     return isinstance(value, str)
 
 
+def _is_dictionary_of(fits, value):
+    return isinstance(value, dict) and all(map(fits, value.values()))
+
+
 def _is_size(value):
-    return are(_is_count, 2)(value) and 0 < value[0] and 0 < value[1] and value[0] * value[1] <= MAX_PIXELS
+    return are(_is_count, 2)(value) and min(value) > 0 and value[0] * value[1] <= MAX_PIXELS
 
 
 def are(fits, n=None):
@@ -50,7 +55,8 @@ def are(fits, n=None):
 
 
 def _are_scores(value):
-    return isinstance(value, dict) and all(_is_score(score) or are(_is_score)(score) for score in value.values())
+    return isinstance(value, dict) and all(_is_score(score) or (name not in METRICS and are(_is_score)(score))
+                                           for name, score in value.items())
 
 
 def _is_parent(value):
@@ -67,6 +73,7 @@ NUMBER, SCORE = Kind('a number', _is_number), Kind('a number or null', _is_score
 COUNT = Kind('a whole number, 0 or more', _is_count)
 SCORES = Kind('a dictionary of scores', _are_scores)
 SIZE = Kind(f'[height, width] in pixels, {MAX_PIXELS:,} at most in all', _is_size)
+HEAD = Kind(f"one of {', '.join(HEADS)}", lambda value: value in HEADS)
 METRIC = Kind(f"one of {', '.join(METRICS)}", lambda value: value in METRICS)
 NAMES = Kind(f'1 to {MAX_CLASSES:,} names of at most {MAX_NAME:,} characters', are(lambda name: _is_text(name) and len(name) <= MAX_NAME))
 COUNTS = Kind('a list of whole numbers', are(_is_count))
@@ -80,45 +87,48 @@ REQUIRED = {
     'csv_val': TEXT, 'data_path': TEXT, 'class_names': NAMES, 'class_count': COUNTS, 'torch': TEXT, 'device_type': TEXT,
     'mixed_precision': TEXT,
     'parent': _or_null(Kind("a dictionary with 'path' and 'epoch' of the run that stage two started from", _is_parent)),
-    'csv_sha256': Kind('a dictionary of text', lambda value: isinstance(value, dict) and all(map(_is_text, value.values()))),
+    'csv_sha256': Kind('a dictionary of text', lambda value: _is_dictionary_of(_is_text, value)),
 }
 OPTIONAL = {
-    'n_classes': COUNT, 'label_column': _or_null(TEXT), 'class_column': _or_null(TEXT), 'head': TEXT, 'initial_weights': TEXT,
+    'n_classes': COUNT, 'label_column': _or_null(TEXT), 'class_column': _or_null(TEXT), 'head': HEAD,
+    'initial_weights': TEXT,
     'pretrained_weights': _or_null(TEXT), 'recipe': _or_null(TEXT), 'mixing': TEXT, 'mix_alpha': SCORE, 'mixup_off_epochs': COUNT,
     'augment': TEXT, 'defer': NUMBER, 'schedule': TEXT, 'warmup': NUMBER, 'min_lr': NUMBER, 'patience': COUNT, 'ema': NUMBER,
     'momentum': NUMBER, 'wd': NUMBER, 'grow_from': NUMBER,
-    'loss_params': _or_null(Kind('a dictionary of numbers', lambda value: isinstance(value, dict) and all(map(_is_number, value.values())))),
+    'loss_params': _or_null(Kind('a dictionary of numbers', lambda value: _is_dictionary_of(_is_number, value))),
 }
 RECORD = {'epoch': COUNT, 'lr': SCORE, 'train': SCORES, 'val': SCORES}  # of log.jsonl
 TIMES = {'seconds': NUMBER, 'images_per_second': NUMBER, 'training_loss': SCORE}  # of log.jsonl, too
 
 
 def check_values(saved: dict, source: str, is_leaf: Callable[[str, Any], bool] = lambda key, value: False) -> None:
-    """Raise `InputError` that names `source` and the key unless `saved` holds plain values only, text without control characters, in not too
-    many nested lists and dictionaries. `is_leaf(key, value)`: whether another kind of value is known, else it is refused."""
+    """Raise `InputError` that names `source` and the key unless `saved` holds plain values only: numbers, text without control characters,
+    and lists and dictionaries of them, MAX_DEPTH deep at most. `is_leaf(key, value)`: whether a value of another type is known."""
     stack, n_values = [('', saved, 0)], 0
+
+    def refuse(key, problem):
+        raise InputError(f"{source}: '{printable(key)}' is or holds {problem}")
     while stack:
         key, value, depth = stack.pop()
         n_values += 1
-        where = f"{source}: '{key[:MAX_NAME]}'"
         if n_values > MAX_VALUES:
             raise InputError(f'{source} holds more than {MAX_VALUES:,} values')
         if isinstance(value, (dict, list, tuple)):
             if depth == MAX_DEPTH:
-                raise InputError(f'{where} holds more than {MAX_DEPTH} lists within each other')
+                refuse(key, f'more than {MAX_DEPTH} lists within each other')
             if isinstance(value, dict):
-                stack += [(key or str(name)[:MAX_NAME], part, depth + 1) for pair in value.items() for name in pair[:1] for part in pair]
+                stack += [(key or str(name)[:60], part, depth + 1) for pair in value.items() for name in pair[:1] for part in pair]
             else:
                 stack += [(key, item, depth + 1) for item in value]
         elif isinstance(value, str):
             if len(value) > MAX_STRING or CONTROL.search(value):
-                raise InputError(f'{where} is or holds a text with {"control characters" if CONTROL.search(value) else "too many characters"}: '
-                                 f'{printable(value[:60])}')
+                problem = f'{len(value):,}' if len(value) > MAX_STRING else 'control'
+                refuse(key, f'a text with {problem} characters: {printable(value[:60])}')
         elif isinstance(value, int):
             if value.bit_length() > 1024:
-                raise InputError(f'{where} is or holds a number of more than 1,024 bits')
+                refuse(key, 'a number of more than 1,024 bits')
         elif not (value is None or isinstance(value, float) or is_leaf(key, value)):
-            raise InputError(f'{where} is or holds a {type(value).__name__}, which is no plain value')
+            refuse(key, f'a {type(value).__name__}, which is no plain value')
 
 
 def check_keys(saved: dict, source: str, required: dict, optional: dict | None = None) -> None:
@@ -139,7 +149,8 @@ def check_classes_agree(saved: dict, source: str) -> None:
 
 
 def check_config(config: dict, source: str) -> dict:
-    """`config`, the content of a config.cfg in the present format. Raises `InputError` naming `source` and the key that is missing or unfit."""
+    """`config`, the content of a config.cfg in the present format. Raises `InputError` naming `source` and the key that is missing or
+    unfit."""
     check_keys(config, source, REQUIRED, OPTIONAL)
     check_classes_agree(config, source)
     return config
@@ -178,6 +189,7 @@ def _from_json(text: str, source: str) -> dict:
 def read_config(folder: str) -> dict:
     """The content of `folder`/config.cfg, brought to the present format (`upgrade`) and checked. Raises `InputError` where there is no
     run, or something in the file is unfit."""
+    check_name(folder)
     path = os.path.join(folder, 'config.cfg')
     try:
         text = read_text(path)

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from .bad_images import write_skipped
 from .common import NO_ROOM, InputError, check_writable, remove, write_text
 from .evaluation import is_better
-from .formats import read_config
+from .formats import COUNT, NUMBER, SCORE, Kind, check_keys, read_config, read_log
 from .image_hashes import own_images_differ
 from .model_saving_loading import FIELDS, FILE_NAME, read_checkpoint, save_model
 
@@ -20,6 +20,12 @@ OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'skippe
        'interrupted', 'tensorboard')  # what a run writes
 # Flags that may differ when a run is resumed; --save_path is another spelling of its folder.
 HARMLESS = ('resume', 'overwrite', 'save_path', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard', 'private')
+
+
+_DICTIONARY = Kind('a dictionary', lambda value: isinstance(value, dict))
+STATE = {'optimizer': _DICTIONARY, 'schedule': _DICTIONARY}  # of last/ and interrupted/
+STATE_WITHIN = {'batches': COUNT, 'total': SCORE, 'lr': NUMBER, 'seconds': NUMBER, 'prepare': _DICTIONARY, 'random': _DICTIONARY}
+SUMMARY = ('kappa', 'auc', 'mcc', 'loss')  # scores in val_metrics.txt
 
 
 def to_json(value):
@@ -100,18 +106,23 @@ class RunFolder:
                              'another run with another --save_path')
         if os.path.exists(self.file('interrupted', FILE_NAME)):
             self.within = read_checkpoint(self.file('interrupted'))
+            check_keys(self.within, self.file('interrupted'), STATE | STATE_WITHIN)
         if os.path.exists(self.file('last', FILE_NAME)):  # else interrupted before its first epoch was done
             try:
                 self.state = read_checkpoint(self.file('last'))
+                check_keys(self.state, self.file('last'), STATE)
             except InputError as err:
                 raise InputError(f'{err}: the run cannot be resumed, --overwrite starts it anew') from err
-            with open(self.file('log.jsonl'), encoding='utf-8') as f:
-                self.history = [_from_json(json.loads(line)) for line in f][:self.state['epoch']]
+            self.history = [_from_json(record) for record in read_log(self.path)][:self.state['epoch']]
+            self._check_history()
         done = self.state['epoch'] if self.state else 0
         if self.within and self.within['epoch'] != done:
             self.within = None  # of an epoch that has been done since
         for folder in glob.glob(self.file('epoch_*')):
-            epoch = int(re.match(r'epoch_(\d+)', os.path.basename(folder)).group(1))  # type: ignore[union-attr]
+            named = re.match(r'epoch_(\d{1,9})_', os.path.basename(folder))
+            if named is None:  # not ours
+                continue
+            epoch = int(named.group(1))
             if epoch > done or not os.path.exists(os.path.join(folder, FILE_NAME)):
                 if writes:
                     remove(folder)
@@ -119,6 +130,17 @@ class RunFolder:
                 self.kept[folder] = self.score(epoch)
         if writes:
             prune_checkpoints(self.kept, self.n_checkpoints, self.metric)
+
+    def _check_history(self):
+        """Raise `InputError` unless the log has all epochs of last/, with the scores that the summary of a run shows."""
+        log = self.file('log.jsonl')
+        if len(self.history) < self.state['epoch']:
+            raise InputError(f"{log} has {len(self.history)} epochs, last/ {self.state['epoch']}: --overwrite starts the run anew")
+        for number, record in enumerate(self.history, start=1):
+            missing = [name for name in ('seconds',) if name not in record]
+            missing += [name for split in ('train', 'val') for name in (*SUMMARY, self.metric) if name not in record[split]]
+            if missing:
+                raise InputError(f'{log}, line {number} is incomplete: it lacks {missing[0]}')
 
     def _lock(self):
         """One process at a time: the lock goes with the process, however it ends."""

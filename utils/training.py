@@ -1,6 +1,7 @@
 """What training changes: the network, its moving average, the optimizer and the learning rate."""
 from models.weights import load_weights
 
+from .common import InputError
 from .optimisation import OPTIMIZERS, Schedule, average_weights
 
 
@@ -34,7 +35,13 @@ class Training:
     def load_state_dict(self, checkpoint):
         load_weights(self.evaluated, checkpoint['state_dict'], checkpoint['folder'])
         if self.averaged:
+            if not {'trained', 'n_averaged'} <= set(checkpoint):
+                raise InputError(f"{checkpoint['folder']} lacks the state of --ema: --overwrite starts the run anew")
             load_weights(self.trained, checkpoint['trained'], checkpoint['folder'])
             self.averaged.n_averaged.copy_(checkpoint['n_averaged'])
-        self.optimizer.load_state_dict(checkpoint['optimizer'])
-        self.schedule.load_state_dict(checkpoint['schedule'])
+        try:
+            self.optimizer.load_state_dict(checkpoint['optimizer'])
+            self.schedule.load_state_dict(checkpoint['schedule'])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as err:  # of another network or optimizer
+            raise InputError(f"{checkpoint['folder']}: the state of the optimizer does not fit this run: "
+                             '--overwrite starts it anew') from err

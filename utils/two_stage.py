@@ -1,4 +1,5 @@
 """Stage two: start from the weights of a finished stage one, with all of the network trainable or the classifier alone."""
+import math
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,7 @@ def get_stage_two(path, model_name, n_classes, im_size, head):
         arch = arch._replace(model=fresh)
     arch.model.initial_weights = parent['folder']
     metric = parent['config']['metric']
-    facts = {'path': parent['folder'], 'epoch': parent['epoch'], 'metric': metric, 'score': parent['metrics'][metric],
+    facts = {'path': parent['folder'], 'epoch': parent['epoch'], 'metric': metric, 'score': parent['metrics'].get(metric, math.nan),
              'loaded': len(parent['state_dict']), 'im_size': tuple(parent['im_size'])}
     return arch, StageOne(facts, parent['class_names'], parent['image_hashes'])
 
