@@ -98,14 +98,14 @@ def test_files_that_are_not_utf8_are_left_out_of_a_listing(tmp_path):
     for name in ('a.png', LATIN1):
         save(tmp_path / name)
     listing = list_images(tmp_path)
-    assert listing.images == ['a.png'] and listing.not_utf8 == [r"'caf\udce9.png'"]
+    assert listing.images == ['a.png'] and listing.unnamable == [r"'caf\udce9.png'"]
 
 
 def test_files_that_are_not_utf8_are_named_before_the_prediction(tmp_path, capsys):
     for name in ('a.png', LATIN1):
         save(tmp_path / name)
     assert find_inputs([str(tmp_path)])[1] == ['a.png']
-    assert capsys.readouterr().out == "* Left out: 1 files whose names are not UTF-8: 'caf\\udce9.png'\n"
+    assert capsys.readouterr().out == "* Left out: 1 files whose names are not UTF-8 or hold control characters: 'caf\\udce9.png'\n"
 
 
 def test_only_files_that_are_not_utf8_are_an_error(tmp_path):

@@ -44,7 +44,6 @@ WITHOUT_EFFECT = (
 SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
 BESIDE_SPLIT = {'data', 'dataset', 'image', 'images', 'set', 'split'}  # words that leave the name of a part what it is
 NO_CLASS = re.compile(r'fold[\W_]*\d+|(annotation|evaluation|image|label|mask|segmentation)s?|dev|eval', re.IGNORECASE)
-CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029]')  # characters that no csv of this project and no console should hold
 MASK = re.compile(r'(.+)_(?:mask|segmentation)(?:_\d+)?')
 
 
@@ -123,9 +122,7 @@ def read_folder(folder):
     as folders, else ''); prints what is left out."""
     if not os.path.isdir(folder):
         raise InputError(f'no such folder: {folder}')
-    images, others, not_utf8 = list_images(folder)
-    odd = [image for image in images if CONTROL.search(image)]
-    images = [image for image in images if not CONTROL.search(image)]
+    images, others, unnamable = list_images(folder)
     depth, of_others = class_depth(folder, images), masks(images)
     images = sorted(set(images) - set(of_others))
     broken = {image for image in tqdm(images, desc='headers', unit='img', leave=False, disable=None)
@@ -133,8 +130,7 @@ def read_folder(folder):
     for what, files in (('image outside any class folder', [image for image in images if image.count('/') <= depth]),
                         ('mask of another image', of_others), ('image that cannot be opened', sorted(broken)),
                         ('file without the extension of an image', others),
-                        ('file with a name that is not UTF-8', not_utf8),
-                        ('image with a control character in the path', odd)):
+                        ('file with a name that is not UTF-8 or holds control characters', unnamable)):
         if files:
             noun, rest = what.split(' ', 1)
             print(f'* Left out: {counted(len(files), noun)} {rest}: {some([one_line(file) for file in files])}')

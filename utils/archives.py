@@ -2,7 +2,7 @@
 import stat
 import zipfile
 
-from .common import InputError
+from .common import InputError, printable
 
 # Others unpack a whole block at once, however large, whatever size the zip claims.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -10,9 +10,8 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 def one_line(text: object, most: int = 200) -> str:
     """`text`, such as an error of a library, without line breaks and characters that control a terminal, cut after `most` characters."""
-    words = ' '.join(str(text).split())
-    shown = ''.join(letter if letter.isprintable() else '?' for letter in words[:most])
-    return shown + ('...' if len(words) > most else '')
+    words = printable(' '.join(str(text).split()))
+    return words[:most] + ('...' if len(words) > most else '')
 
 
 def open_zip(path: str, most_bytes: int, most_in_total: int) -> zipfile.ZipFile:

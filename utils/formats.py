@@ -1,6 +1,7 @@
 """The format of what this project saves, the checks of what is read back, and the upgrade of what older versions saved."""
 import json
 import os
+import re
 import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,6 +37,10 @@ def _is_count(value):
 
 def _is_text(value):
     return isinstance(value, str)
+
+
+def _is_name(value):
+    return _is_text(value) and len(value) <= MAX_NAME and not re.search('[\ud800-\udfff]', value)  # which no file can hold
 
 
 def _is_dictionary_of(fits, value):
@@ -75,7 +80,7 @@ SCORES = Kind('a dictionary of scores', _are_scores)
 SIZE = Kind(f'[height, width] in pixels, {MAX_PIXELS:,} at most in all', _is_size)
 HEAD = Kind(f"one of {', '.join(HEADS)}", lambda value: value in HEADS)
 METRIC = Kind(f"one of {', '.join(METRICS)}", lambda value: value in METRICS)
-NAMES = Kind(f'1 to {MAX_CLASSES:,} names of at most {MAX_NAME:,} characters', are(lambda name: _is_text(name) and len(name) <= MAX_NAME))
+NAMES = Kind(f'1 to {MAX_CLASSES:,} names of at most {MAX_NAME:,} characters', are(_is_name))
 COUNTS = Kind('a list of whole numbers', are(_is_count))
 CHANNELS = Kind('three numbers', are(_is_number, 3))
 PARENT = {'path': TEXT, 'epoch': COUNT, 'metric': METRIC, 'score': SCORE, 'im_size': SIZE}

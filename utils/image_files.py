@@ -6,17 +6,17 @@ from torch.utils.data import Dataset
 
 from .check_data import some
 from .common import InputError
-from .images import is_utf8, list_images, open_rgb, read_image
+from .images import is_namable, list_images, open_rgb, read_image
 
 
 def find_inputs(inputs):
     """-> paths without repetition, in the order of `inputs`, and their ids: relative to the folder they have in common. A folder without
-    images stands for itself, which cannot be read as one. Files whose names are not UTF-8 are left out, with a line that names them."""
-    paths, folders, not_utf8 = {}, [], []
+    images stands for itself, which cannot be read as one. Files whose names no csv can hold are left out, with a line that names them."""
+    paths, folders, unnamable = {}, [], []
     for item in inputs:
         if os.path.isdir(item):
-            images, _, unnamable = list_images(item)
-            not_utf8 += unnamable
+            images, _, of_folder = list_images(item)
+            unnamable += of_folder
             paths |= dict.fromkeys(os.path.abspath(os.path.join(item, image)) for image in images or [''])
             folders.append(os.path.abspath(item if images else os.path.join(item, '..')))
         else:
@@ -24,10 +24,10 @@ def find_inputs(inputs):
             folders.append(os.path.dirname(os.path.abspath(item)))
     base = os.path.commonpath(folders)
     ids = {path: os.path.relpath(path, base).replace(os.sep, '/') for path in paths}
-    not_utf8 += [ascii(image_id) for image_id in ids.values() if not is_utf8(image_id)]
-    if not_utf8:
-        print(f'* Left out: {len(not_utf8)} files whose names are not UTF-8: {some(not_utf8)}')
-    named = [(path, image_id) for path, image_id in ids.items() if is_utf8(image_id)]
+    unnamable += [ascii(image_id) for image_id in ids.values() if not is_namable(image_id)]
+    if unnamable:
+        print(f'* Left out: {len(unnamable)} files whose names are not UTF-8 or hold control characters: {some(unnamable)}')
+    named = [(path, image_id) for path, image_id in ids.items() if is_namable(image_id)]
     if not named:
         raise InputError('none of the files has a name that a csv can hold: rename them')
     return [path for path, _ in named], [image_id for _, image_id in named]

@@ -11,7 +11,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError, __version__, features
 
 from .check_data import some
-from .common import InputError
+from .common import CONTROL, InputError
 from .data_files import EXTENSIONS, list_files
 from .image_metadata import without_metadata
 
@@ -63,26 +63,28 @@ def _by_stem(listing):
 class Listing(NamedTuple):
     images: list  # files that have the extension of an image
     others: list
-    not_utf8: list  # files whose path no csv can hold, as `ascii` shows them
+    unnamable: list  # files whose path no csv can hold, as `ascii` shows them
 
 
 def list_images(folder: str) -> Listing:
     """List the files below `folder`, at any depth: paths relative to it with '/', sorted. Hidden files and folders are left out."""
-    images, others, not_utf8 = [], [], []
+    images, others, unnamable = [], [], []
     for here, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith('.')]
         for name in files:
             if not name.startswith('.'):
                 path = os.path.relpath(os.path.join(here, name), folder).replace(os.sep, '/')
-                if not is_utf8(path):
-                    not_utf8.append(ascii(path))
+                if not is_namable(path):
+                    unnamable.append(ascii(path))
                 else:
                     (images if os.path.splitext(name)[1].lower() in EXTENSIONS else others).append(path)
-    return Listing(sorted(images), sorted(others), sorted(not_utf8))
+    return Listing(sorted(images), sorted(others), sorted(unnamable))
 
 
-def is_utf8(path: str) -> bool:
-    """False for a file name that Python could only read byte by byte: no csv can hold it."""
+def is_namable(path: str) -> bool:
+    """False for a file name that no csv can hold: one with control characters, or that Python could only read byte by byte."""
+    if CONTROL.search(path):
+        return False
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -7,7 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
-from .common import file_sha256, write_text
+from .common import file_sha256, printable, read_text, write_text
 from .run_paths import counterpart, is_run
 
 PAGES = ('report.html', 'report_with_images.html')
@@ -36,8 +36,7 @@ def _text_reports(csv):
     """Yield (path, text, SHA-256 or None) of the text reports that are about the file name of `csv`, whatever it held then. Those of
     version 0.1 name no csv."""
     for path in sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(csv)), 'performance_*.txt'))):
-        with open(path, encoding='utf-8') as f:
-            text = f.read()
+        text = '\n'.join(map(printable, read_text(path).split('\n')))
         named = PREDICTIONS.search(text)
         if named.group(1) == os.path.basename(csv) if named else path == text_report_path(csv):
             yield path, text, named and named.group(2)
@@ -77,6 +76,8 @@ def mark_outdated(csv):
 
 def _mark(page, name, digest):
     """Put a note on the `page` if it was made from the csv `name`, relative to its folder, with another content than `digest` tells."""
+    if not page.is_file():
+        return
     text = page.read_text(encoding='utf-8', errors='replace')
     found = SOURCES.search(text)
     made_from = dict(line.split('  ', 1)[::-1] for line in html.unescape(found.group(1)).splitlines()) if found else {}

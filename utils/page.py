@@ -83,4 +83,5 @@ def page(title, lead, contents, *children, footer=''):
     body = [tag('a', 'Skip to the content', href='#content', class_='skip'),
             tag('header', tag('h1', title), lead), tag('nav', links, aria_label='Contents'),
             tag('main', *children, id='content', tabindex=-1), tag('footer', footer), tag('script', Html(script))]
-    return Html(f'<!DOCTYPE html>\n<html lang="en">{tag("head", *head)}{tag("body", *body)}</html>\n')
+    text = f'<!DOCTYPE html>\n<html lang="en">{tag("head", *head)}{tag("body", *body)}</html>\n'
+    return Html(text.encode('utf-8', 'replace').decode())  # paths that are not UTF-8 get question marks

@@ -8,10 +8,14 @@ from collections import defaultdict
 import numpy as np
 import pandas as pd
 
-from .common import InputError
+from .common import CONTROL, InputError, check_name, printable, read_limited
 
 FORMULA = r"^('*[=+\-@\t\r])"  # what makes Excel and its like compute a cell
 SEPARATORS = (',', ';', '\t')
+MAX_BYTES, MAX_CELLS, MAX_COLUMNS = 1 << 30, 2 * 10**8, 10**5  # of a table
+MAX_ROW = 10**5  # bytes, and 100 more for each column
+CONTROL_BYTES = bytes(set(range(32)) - set(b'\t\r\n')) + b'\x7f'  # of ASCII
+SHOWN = ['image_id', 'patient_id', 'name', 'finding_name']  # columns whose cells messages and reports show
 # Ways to write that a patient is not known, in lower case.
 UNKNOWN = {'', '-', '--', '---', '.', '?', '??', '???', '#n/a', '<na>', 'n/a', 'n.a.', 'na', 'nan', 'none', 'nil', 'null', 'unk', 'unknown',
            'unknown patient', 'undefined', 'missing', 'not available', 'not known', 'anonymous', 'anonymized', 'anonymised'}
@@ -23,11 +27,11 @@ def read_csv(path, what='csv'):
 
     UTF-8 with or without byte order mark, any end of line, columns separated by comma, semicolon or tab; empty lines do not
     count, nor do blanks around a cell. `patient_id` is normalised (`clean_patients`). Raises `InputError` for a file that is missing
-    or no such table, for a cell with a line break, and for two columns of one name, naming the row where it is known.
+    or no such table, for one that would not fit into memory, for a cell with a line break, for control characters in names (SHOWN),
+    and for two columns of one name, naming the row where it is known.
     """
     check_csv_exists(path, what)
-    with open(path, 'rb') as f:
-        return parse_csv(f.read(), path)
+    return parse_csv(read_limited(path, MAX_BYTES), path)
 
 
 def parse_csv(content, path):
@@ -36,6 +40,7 @@ def parse_csv(content, path):
         raise InputError(f"{path} is no csv table: it holds zero bytes (a zip? unpack it; a spreadsheet file? save it as 'CSV UTF-8')")
     header = re.split(rb'[\r\n]', content, maxsplit=1)[0].decode('utf-8-sig', 'replace')
     separator = max(SEPARATORS, key=header.count)
+    _check_size(path, content, header.count(separator) + 1)
     lines = content.splitlines() if b'"' in content else []  # without quotation marks no cell goes over a line
     try:
         # The header is read as a row: otherwise pandas renames columns of one name, and takes a column too many for an index.
@@ -55,11 +60,46 @@ def parse_csv(content, path):
     table.columns = _column_names(path, table.iloc[0])
     filled = table.notna().any(axis=1).to_numpy() & (np.arange(len(table)) > 0)  # without the header
     table = table[filled].reset_index(drop=True)
-    for column in table.columns.intersection(['image_id', 'patient_id', 'name', 'finding_name']):
+    rows = np.flatnonzero(filled) + 1
+    if not content.isascii() or len(content.translate(None, CONTROL_BYTES)) < len(content):
+        _refuse_control(path, table, rows)
+    for column in table.columns.intersection(SHOWN):
         table[column] = without_apostrophe(table[column])
     if 'patient_id' in table:
         table['patient_id'] = clean_patients(table.patient_id)
-    return table, np.flatnonzero(filled) + 1
+    return table, rows
+
+
+def _check_size(path, content, n_columns):
+    """Raise `InputError` if the table would take much more memory than its file, or has a row that no message can show."""
+    n_rows = max(content.count(b'\n'), content.count(b'\r')) + 1
+    if n_columns > MAX_COLUMNS or n_columns * n_rows > MAX_CELLS:
+        raise InputError(f'{path} is too large: {n_rows:,} rows of {n_columns:,} columns (at most {MAX_COLUMNS:,} columns and '
+                         f'{MAX_CELLS:,} cells)')
+    characters = np.frombuffer(content, np.uint8)
+    ends = np.flatnonzero((characters == 10) | (characters == 13))
+    lengths = np.diff(ends, prepend=-1, append=len(content)) - 1
+    longest = int(lengths.argmax())
+    if lengths[longest] > MAX_ROW + 100 * n_columns:
+        row = _row_at(content[:ends[longest - 1] + 1] if longest else b'')
+        raise InputError(f'{path} is no csv table: row {row} has {lengths[longest]:,} bytes in {n_columns:,} columns')
+
+
+def _refuse_control(path, table, rows):
+    """Raise `InputError` that names the first of the `rows`, or the header, where what messages and reports show holds a control character,
+    such as those that move the cursor of a console."""
+    for column in table.columns:
+        if CONTROL.search(column):
+            raise InputError(f'{path}, row 1: the name of column {printable(column)} holds control characters: rename it')
+    for column in table.columns.intersection(SHOWN):
+        bad = np.flatnonzero(table[column].str.contains(CONTROL).eq(True))
+        if len(bad):
+            raise InputError(f"{path}, row {rows[bad[0]]}: '{column}' holds control characters: {printable(table[column][bad[0]])}")
+
+
+def _row_at(before):
+    """The row, as a spreadsheet counts, of what follows the bytes `before`."""
+    return len((before + b'.').splitlines())
 
 
 def _column_names(path, header):
@@ -77,7 +117,7 @@ def _parser_error(path, text):
     if ragged := re.search(r'Expected (\d+) fields in line (\d+), saw (\d+)', text):
         expected, row, found = ragged.groups()
         return f'{path} is no csv table: row {row} has {found} cells, more columns than its header, row 1, which has {expected}'
-    return f'{path} is no csv table: {text.strip()}'
+    return f'{path} is no csv table: {printable(text.strip())}'
 
 
 def _refuse_open_quotes(path, lines, separator):
@@ -126,6 +166,7 @@ def patient_key(patient_id):
 
 
 def check_csv_exists(path: str, what: str = 'csv') -> None:
+    check_name(path)
     if os.path.isdir(path):
         raise InputError(f'{path} is a folder, not a {what}: name the file')
     if not os.path.isfile(path):
