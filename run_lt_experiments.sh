@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Usage: bash run_lt_experiments.sh [GROUP] [--jobs N] [--dry_run]
+# Usage: bash run_lt_experiments.sh [GROUP] [--jobs N] [--only N] [--dry_run]
 #
 # Trains, tests and compares every experiment of a group. A finished run is skipped, an interrupted one goes on.
 #
 #   GROUP      demo (default; needs no data), eyepacs, endo (the experiments of the paper), eyepacs_recipes, endo_recipes, cifar
 #   --jobs N   run N side by side, one on each GPU where there are GPUs (default: 1, demo: 2)
+#   --only N   run the N-th experiment of the group alone: its training and its test
 #   --dry_run  print the commands instead
 #   SEEDS      of the environment: random seeds of the demo (default: 0)
 #
@@ -12,17 +13,18 @@
 #
 #   bash run_lt_experiments.sh
 #   SEEDS="0 1 2" bash run_lt_experiments.sh demo --jobs 2
-#   bash run_lt_experiments.sh endo --dry_run
+#   bash run_lt_experiments.sh endo --only 15 --dry_run
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # sh may be another shell, or bash in its POSIX mode
 set +o posix
 set -euo pipefail
 cd "$(dirname "$0")"
 . tools/setup_environment.sh
-group=demo dry= n_jobs=
+group=demo dry= n_jobs= only=
 while [ $# -gt 0 ]; do
     case $1 in
         demo|eyepacs|endo|eyepacs_recipes|endo_recipes|cifar) group=$1 ;;
         --jobs) n_jobs=${2:-}; shift; [[ $n_jobs =~ ^[1-9][0-9]*$ ]] || { echo "error: --jobs takes a number" >&2; exit 2; } ;;
+        --only) only=${2:-}; shift; [[ $only =~ ^[1-9][0-9]{0,5}$ ]] || { echo "error: --only takes a number" >&2; exit 2; } ;;
         --dry_run) dry=1 ;;
         -h|--help) show_help run_lt_experiments.sh ;;
         *) echo "error: unknown argument $1 (bash run_lt_experiments.sh --help has them all)" >&2; exit 2 ;;
@@ -36,6 +38,7 @@ if [ $group = demo ]; then
     n_jobs=${n_jobs:-2}
 fi
 n_jobs=${n_jobs:-1}
+[ -z "$only" ] || n_jobs=1
 . tools/experiments.sh
 [ -n "$dry" ] && PYTHON=python || setup_environment requirements.txt
 
@@ -59,7 +62,7 @@ demo() {
     done
     settle
     for tool in compare_experiments report; do do_ "$PYTHON" -m "tools.$tool" results/demo --baseline instance; done
-    [ -n "$dry" ] || echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
+    [ -n "$dry$only" ] || echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
     what="look closely at one method" next="$(printf %q "$PYTHON") -m tools.report results/demo/2stage_BSCE"
 }
 demo_cost() {  # see cost of tools/experiments.sh
@@ -96,5 +99,6 @@ what="compare the methods" next="$(printf %q "$PYTHON") -m tools.compare_experim
 [ -n "$dry" ] || plan "$group"
 "$group"
 settle
-[ -z "$dry" ] || what="do all this" next="bash run_lt_experiments.sh $group --jobs $n_jobs"
+[ "${only:-0}" -le "$n_experiments" ] || { echo "error: --only $only: $group has $n_experiments experiments" >&2; exit 2; }
+[ -z "$dry" ] || what="do all this" next="bash run_lt_experiments.sh $group ${only:+--only }${only:---jobs $n_jobs}"
 say_next "$what" "$next" >&2

@@ -182,5 +182,5 @@ def test_tables():
     rows = [['a_b', 'c'], ['x|y', '1 ± 2'], ['50 %', '-']]
     assert to_text(rows).splitlines() == ['a_b       c', '-----------', 'x|y   1 ± 2', '50 %      -']
     assert to_markdown(rows).splitlines()[:3] == ['| a_b  |     c |', '|------|------:|', r'| x\|y | 1 ± 2 |']
-    assert r'a\_b & c \\' in to_latex(rows) and r'x|y & 1 $\pm$ 2 \\' in to_latex(rows) and r'50 \% & - \\' in to_latex(rows)
+    assert r'a\_b & c \\' in to_latex(rows) and r'x\textbar{}y & 1 $\pm$ 2 \\' in to_latex(rows) and r'50 \% & - \\' in to_latex(rows)
     assert to_latex(rows).startswith(r'\begin{tabular}{lr}')

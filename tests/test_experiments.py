@@ -170,3 +170,53 @@ def test_the_next_command_of_a_shell_script_works_from_where_it_was_called(scrip
     command = ['bash', str(scripts / 'run_lt_experiments.sh'), '--dry_run']
     line = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True).stderr
     assert line == f'* Next, do all this: cd {shlex.quote(str(scripts))} && bash run_lt_experiments.sh demo --jobs 2\n'
+
+
+WORDS = ['python', 'a b', "it's", '$(touch made)', '`touch made`', ';touch made', '"', '*', '\\', '']
+
+
+def test_a_printed_command_is_read_by_a_shell_as_it_was(tmp_path):
+    code = f'dry=1; . {shlex.quote(str(ROOT / "tools/experiments.sh"))}; line=$(do_ "$@"); eval "set -- $line"; printf "%s\\n" "$@"'
+    done = subprocess.run(['bash', '-c', code, 'bash', *WORDS], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split('\n')[:-1] == WORDS, done.stderr
+
+
+def test_a_printed_command_runs_nothing_when_it_is_read(tmp_path):
+    code = f'dry=1; . {shlex.quote(str(ROOT / "tools/experiments.sh"))}; line=$(do_ "$@"); eval "set -- $line"'
+    subprocess.run(['bash', '-c', code, 'bash', *WORDS], cwd=tmp_path, check=True)
+    assert not (tmp_path / 'made').exists()
+
+
+def test_a_printed_command_is_one_line():
+    code = f'dry=1; . {shlex.quote(str(ROOT / "tools/experiments.sh"))}; do_ "$@"'
+    done = subprocess.run(['bash', '-c', code, 'bash', 'echo', '\n* Next: rm -rf ~'], capture_output=True, text=True, check=True)
+    assert done.stdout == "echo $'\\n* Next: rm -rf ~'\n"
+
+
+def test_each_experiment_can_be_run_alone(scripts):
+    numbered = [lines(scripts, 'eyepacs', '--only', str(number)) for number in range(1, 15)]
+    assert [line for only in numbered for line in only] == lines(scripts, 'eyepacs')
+
+
+def test_one_experiment_alone_is_a_training_and_its_test(scripts):
+    assert [words[1] for words in lines(scripts, 'demo', '--only', '2')] == ['train_lt_mxp.py', 'test_with_labels_eyepacs.py']
+
+
+def test_the_number_of_an_experiment_does_not_depend_on_what_is_finished(scripts):
+    before = lines(scripts, 'demo', '--only', '2')
+    (scripts / 'experiments' / 'demo' / 'instance' / 'seed0').mkdir(parents=True)
+    (scripts / 'experiments' / 'demo' / 'instance' / 'seed0' / 'val_metrics.txt').touch()
+    assert lines(scripts, 'demo', '--only', '2') == before
+
+
+@pytest.mark.parametrize(('only', 'message'), [
+    ('15', 'error: --only 15: eyepacs has 14 experiments'), ('0', 'error: --only takes a number'), ('x', 'error: --only takes a number')])
+def test_an_experiment_that_is_not_there(scripts, only, message):
+    command = ['bash', 'run_lt_experiments.sh', 'eyepacs', '--dry_run', '--only', only]
+    done = subprocess.run(command, cwd=scripts, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, '', f'{message}\n')
+
+
+@pytest.mark.parametrize('number', [1, 15, 29, 43, 57])
+def test_the_runs_that_stage_two_of_endo_starts_from(scripts, number):
+    assert '/instance/' in lines(scripts, 'endo', '--only', str(number))[0][3]  # the README names these numbers

@@ -14,7 +14,7 @@ import sys
 
 import pandas as pd
 
-from utils.common import InputError, run_script
+from utils.common import InputError, printable, run_script
 from utils.comparison import (
     columns_of,
     difference,
@@ -94,7 +94,7 @@ def main(argv=None):
     else:
         comment = '% ' if args.format == 'latex' else ''
         for what, rows in tables_of(methods, summaries, ranks, differences, args.baseline).items():
-            print(f'{comment}{what}\n\n{TABLES[args.format](rows)}\n')
+            print(f'{comment}{printable(what)}\n\n{TABLES[args.format](rows)}\n')
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         print('* Note: not all methods were tested on the same images', file=sys.stderr)
     for note in settings_notes(methods):

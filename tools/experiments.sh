@@ -1,15 +1,22 @@
-# Functions of run_lt_experiments.sh, which sets dry (print only), n_jobs (experiments side by side) and PYTHON. They keep to what
-# macOS has: bash 3.2 without `wait -n`, no `flock`, no `nproc`.
+# Functions of run_lt_experiments.sh, which sets dry (print only), only (number of the only experiment), n_jobs (experiments side by side)
+# and PYTHON. They keep to what macOS has: bash 3.2 without `wait -n`, no `flock`, no `nproc`.
 n_gpus=$(nvidia-smi -L 2>/dev/null | wc -l) slots=$(mktemp -d) pids=()  # pids: process of each slot
 trap 'rm -rf "$slots"' EXIT
 trap 'wait; echo "interrupted: the same command goes on where it stopped" >&2; exit 130' INT
 
+# quoted WORD...: one line that a shell reads as these words
+quoted() {
+    local text
+    printf -v text ' %q' "$@"
+    echo "${text# }"
+}
 do_() {
-    if [ -n "$dry" ]; then echo "$@"; return; fi
+    [ -z "${only:-}" ] || [ -n "${chosen:-}" ] || return 0  # with --only no more than that experiment
+    if [ -n "$dry" ]; then quoted "$@"; return; fi
     local start=$SECONDS expected
     expected=$(cost "$@")
     announce "$@"
-    echo "\$ $*" >&2
+    echo "\$ $(quoted "$@")" >&2
     "$@" </dev/null || return
     echo "$expected $((SECONDS - start))" >>"$slots/finished"
 }
@@ -64,6 +71,12 @@ duration() {
 # experiment NAME TESTER TEST_FLAGS -- TRAIN_FLAGS: train experiments/NAME and test its best epoch, beside others with --jobs,
 # where each line of the output begins with NAME
 experiment() {
+    local chosen=
+    n_experiments=$((${n_experiments:-0} + 1))
+    if [ -n "${only:-}" ]; then
+        [ "$n_experiments" -eq "$only" ] || return 0
+        chosen=1
+    fi
     [ "$n_jobs" -gt 1 ] && [ -z "$dry" ] || { train_and_test "$@"; return; }
     local slot=0
     while running "${pids[slot]:-}"; do

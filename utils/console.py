@@ -7,6 +7,8 @@ import shlex
 import shutil
 import sys
 
+from .common import CONTROL
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SPLIT_WORDS = {'val': ('val', 'valid', 'validation'), 'test': ('test', 'testing')}  # in the names of csvs
 
@@ -62,6 +64,14 @@ def python():
     return sys.executable if below.startswith(os.pardir) else below
 
 
+def quoted(word):
+    """`word` for a shell, in one line: control characters, which would start a line or move the cursor, are written as in bash's $'...'."""
+    if not CONTROL.search(word):
+        return shlex.quote(word)
+    escaped = word.replace('\\', r'\\').replace("'", r"\'")
+    return "$'" + CONTROL.sub(lambda found: f'\\u{ord(found[0]):04x}' if ord(found[0]) > 127 else f'\\x{ord(found[0]):02x}', escaped) + "'"
+
+
 def next_line(what, *command):
     """The line '* Next, `what`: `command`'. A first word 'python' stands for this interpreter. The command is written for the top of the
     repository; where another folder is the working folder, it is changed so that it works from there."""
@@ -70,10 +80,10 @@ def next_line(what, *command):
     variable = ''
     if not os.path.samefile(os.curdir, ROOT) and os.path.isfile(os.path.join(ROOT, below)):
         if words[1] == '-m':
-            variable = f'PYTHONPATH={shlex.quote(ROOT)} '
+            variable = f'PYTHONPATH={quoted(ROOT)} '
         elif not os.path.isfile(words[1]):
             words[1] = os.path.join(ROOT, words[1])
-    return f'* Next, {what}: {variable}{shlex.join(words)}'
+    return f"* Next, {what}: {variable}{' '.join(map(quoted, words))}"
 
 
 def say_next(what, *command, file=None):
@@ -124,7 +134,7 @@ def to_resume(argv, save_path):
 def how_to_resume(argv, save_path, world_size):
     """What follows the message of an interruption. The launcher of several processes is not in `argv`; None: `argv` is not known."""
     if argv is None or world_size > 1:
-        return f'; start it again with --save_path {shlex.quote(save_path)} --resume and without --overwrite'
+        return f'; start it again with --save_path {quoted(save_path)} --resume and without --overwrite'
     return '\n' + next_line('resume it', *to_resume(argv, save_path))
 
 
