@@ -1,4 +1,5 @@
 """Any console, shell and working folder."""
+import argparse
 import os
 import shlex
 import shutil
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.common import run_script
-from utils.console import beside, next_line
+from utils.common import InputError, check_name, parse_im_size, printable, run_script
+from utils.console import beside, next_line, quoted
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ('get_endo_data.sh', 'run_lt_experiments.sh', 'tests/run.sh')
@@ -129,3 +130,59 @@ def test_a_python_without_venv_leaves_no_half_environment(tmp_path):
     done = subprocess.run(['bash', '-c', f'. {ROOT}/tools/setup_environment.sh; make_venv'], cwd=tmp_path, capture_output=True, text=True,
                           env=os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
     assert done.returncode == 1 and 'cannot make a virtual environment' in done.stderr and not (tmp_path / '.venv').exists()
+
+
+FORGED = ['\n* Next: rm -rf ~', '\r* Next: rm -rf ~', '\x1b[2J', '\x9b2J', 'a\u202eb', 'a\u2066b', 'a\u200bb', 'a\u2028b']
+
+
+@pytest.mark.parametrize('name', FORGED)
+def test_a_printable_name_is_one_line_without_control_characters(name):
+    assert printable(name).isprintable() and len(printable(name)) == len(name)
+
+
+@pytest.mark.parametrize('name', ['Größe', '増殖網膜症', '\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645', 'a b', 'a\tb', '👩\u200d⚕️'])
+def test_names_in_any_language_are_printed_as_they_are(name):
+    assert printable(name) == name
+
+
+@pytest.mark.parametrize('name', FORGED)
+def test_an_error_cannot_forge_a_line(name):
+    def main():
+        raise InputError(f'class {name} is unknown')
+    with pytest.raises(SystemExit) as end:
+        run_script(main)
+    first, *more = str(end.value).split('\n')
+    assert first.isprintable() and all(line.isprintable() and line.startswith('  ') for line in more)
+
+
+def test_an_error_of_a_file_cannot_forge_a_line(tmp_path):
+    with pytest.raises(SystemExit) as end:
+        run_script((tmp_path / '\n* Next: rm -rf ~').read_text)
+    assert str(end.value).isprintable()
+
+
+def test_lists_of_problems_keep_their_lines():
+    def main():
+        raise InputError('the data cannot be used:\n  - a\n  - b')
+    with pytest.raises(SystemExit) as end:
+        run_script(main)
+    assert str(end.value) == 'error: the data cannot be used:\n  - a\n  - b'
+
+
+@pytest.mark.parametrize('word', [*FORGED, "it's", '$(touch x)', 'a\\b\n', '"', 'a b'])
+def test_a_printed_command_is_one_line_that_a_shell_reads(word):
+    assert quoted(word).isprintable()
+    command = ['bash', '-c', f'printf %s {quoted(word)}']
+    done = subprocess.run(command, capture_output=True, env=os.environ | {'LC_ALL': 'C.UTF-8'}, check=True)
+    assert done.stdout.decode() == word
+
+
+def test_a_name_with_control_characters_is_refused():
+    with pytest.raises(InputError, match=r'^a.b: this name holds control characters: rename it$'):
+        check_name('a\nb')
+
+
+@pytest.mark.parametrize('size', ['1000000000', '1,1000000000', '8193'])
+def test_an_absurd_size_of_images_is_refused(size):
+    with pytest.raises(argparse.ArgumentTypeError, match='are more than 67,108,864 pixels'):
+        parse_im_size(size)

@@ -108,6 +108,14 @@ def test_files_that_are_not_utf8_are_named_before_the_prediction(tmp_path, capsy
     assert capsys.readouterr().out == "* Left out: 1 files whose names are not UTF-8 or hold control characters: 'caf\\udce9.png'\n"
 
 
+@pytest.mark.parametrize('name', ['\n* Next: rm -rf ~.png', '\x1b[2J.png'])
+def test_files_with_control_characters_are_named_in_one_line(tmp_path, capsys, name):
+    (tmp_path / name).touch()
+    (tmp_path / 'a.png').touch()
+    find_inputs([str(tmp_path)])
+    assert capsys.readouterr().out == f'* Left out: 1 files whose names are not UTF-8 or hold control characters: {name!a}\n'
+
+
 def test_only_files_that_are_not_utf8_are_an_error(tmp_path):
     save(tmp_path / LATIN1)
     with pytest.raises(InputError, match='none of the files has a name that a csv can hold'):

@@ -1,4 +1,6 @@
 """The per-image csv: what is read, and what is refused with one clear line."""
+import os
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,55 @@ def test_without_labels_and_patients(tmp_path):
 def test_refuses(tmp_path, old, new, message):
     with pytest.raises(InputError, match=message):
         read(tmp_path, GOOD.replace(old, new))
+
+
+@pytest.mark.parametrize('value', ['nan', 'NaN', 'inf', '-inf', '1e400', '0x1'])
+def test_probabilities_that_are_no_numbers(tmp_path, value):
+    with pytest.raises(InputError, match='missing or no number in 1 of 2 rows, the first is row 2'):
+        read(tmp_path, GOOD.replace('0.8', value))
+
+
+@pytest.mark.parametrize('name', ['\x1b[2J', 'a\x9bb', 'a\u202eb', 'a\u2066b', 'a\u200bb', 'a\u2028* Next: rm -rf ~'])
+@pytest.mark.parametrize(('old', 'message'), [
+    ('healthy', 'row 1: the name of column p_.* holds'), ('001', "row 2: 'image_id' holds"), (',7,', "row 2: 'patient_id' holds")])
+def test_control_characters_in_names(tmp_path, old, message, name):
+    with pytest.raises(InputError, match=message + ' control characters[^\x00-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069]*$'):
+        read(tmp_path, GOOD.replace(old, old.replace('7', name).replace('healthy', name).replace('001', name)))
+
+
+def test_joiners_that_languages_need_stay(tmp_path):
+    assert read(tmp_path, GOOD.replace('healthy', 'a\u200cb')).class_names[0] == 'a\u200cb'
+
+
+def test_an_absurd_number_of_classes(tmp_path):
+    names = ','.join(f'p_{i}' for i in range(10**5))
+    with pytest.raises(InputError, match=r'x\.csv is too large: 2 rows of 100,002 columns \(at most 100,000'):
+        read(tmp_path, f'image_id,pred,{names}\n1,0')
+
+
+def test_rows_that_would_be_filled_up_to_a_wide_header(tmp_path):
+    with pytest.raises(InputError, match=r'is too large: 50,001 rows of 50,002 columns'):
+        read(tmp_path, 'image_id,pred' + ',p_a' * 50_000 + '\n1' * 50_000)
+
+
+def test_a_huge_cell_is_not_printed(tmp_path):
+    with pytest.raises(InputError, match=r'is no csv table: row 3 has 1,000,013 bytes in 6 columns$'):
+        read(tmp_path, GOOD.replace('002', 'x' * 10**6))
+
+
+def test_a_giant_file_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / 'x.csv', 'wb') as f:
+        f.truncate(10**12)  # takes no room
+    with pytest.raises(InputError, match=r'x\.csv has 1,000,000,000,000 bytes, more than'):
+        read_predictions(tmp_path / 'x.csv')
+
+
+@pytest.mark.parametrize('kind', ['fifo', 'device'])
+def test_what_is_no_file_is_refused_without_waiting(tmp_path, kind):
+    path = tmp_path / 'x.csv'
+    os.mkfifo(path) if kind == 'fifo' else path.symlink_to('/dev/zero')
+    with pytest.raises(InputError, match=r'no such csv of predictions: .*x\.csv'):
+        read_predictions(path)
 
 
 def test_no_file():
