@@ -14,6 +14,7 @@ import sys
 
 import pandas as pd
 
+from utils.bootstrap import INTERVALS, STRATIFIED
 from utils.common import InputError, printable, run_script
 from utils.comparison import (
     columns_of,
@@ -44,6 +45,9 @@ def get_parser():
     table.add_argument('--ordered', action=argparse.BooleanOptionalAction,
                        help='the classes are grades: kappa has a meaning (default: when they are called DR0, DR1, ... or grade 0, ..., '
                             'or runs chose their epoch by kappa)')
+    table.add_argument('--stratified', action='store_true', help=STRATIFIED)
+    table.add_argument('--images_only', action='store_true',
+                       help='intervals for other test images alone (default: for other seeds, too, where a method has two or more)')
     table.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
     table.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the draws')
     return parser
@@ -55,24 +59,40 @@ def mean_and_sd(cell):
     return f"{100 * cell['value']:.1f}" + ('' if cell['sd'] is None else f" ± {100 * cell['sd']:.1f}")
 
 
+def kinds_of(summaries, columns):
+    """'MCC: the 2.5th and 97.5th percentile of the bootstrap draws': the kinds of interval in these columns."""
+    kinds = {}
+    for heading, key in columns.items():
+        for cells in summaries:
+            if cells[key]['interval']:
+                kinds.setdefault(cells[key]['interval'], {})[heading] = None
+    return '; '.join(f"{', '.join(headings)}: {INTERVALS[kind]}" for kind, headings in kinds.items())
+
+
 def tables_of(methods, summaries, ranks, differences, baseline):
     """-> {what the table shows: rows of text}; the rows of a method follow those of the one before."""
+    within = ' within each class' if methods[0].drawn['within_classes'] else ''
     overall, recalls = columns_of(summaries)
     scores = [['method', 'runs', 'images', 'rank', *overall, *recalls]]
-    intervals = [['method', *overall]]
+    intervals = [['method', 'intervals cover other', *overall]]
     for method, cells, rank in zip(methods, summaries, ranks, strict=True):
         sizes = '/'.join(map(str, sorted(set(method.sizes))))
         scores.append([method.name, str(len(method.runs)), sizes, '-' if rank is None else f'{rank:.1f}',
                        *(mean_and_sd(cells.get(key)) for key in (overall | recalls).values())])
-        intervals.append([method.name, *(show(cells[key]) for key in overall.values())])
+        intervals.append([method.name, cells['metrics', 'bacc']['covers'], *(show(cells[key]) for key in overall.values())])
+    if all(method.chance == methods[0].chance for method in methods):
+        by_chance = {('metrics', name): f'{100 * value:.1f}' for name, value in methods[0].chance.items()}
+        scores.append(['chance', '', '', '', *(by_chance.get(key, '-') for key in overall.values()), *([''] * len(recalls))])
     result = {'Percent, mean ± standard deviation over the runs. R: recall of a class; rank: mean over the scores (without '
               'accuracy) and the test sets, 1 is the best.': scores,
-              'Mean [95 % interval from drawing other test images, patients where known; another training is not in it]:': intervals}
+              f"Mean [95 % interval, {methods[0].drawn['draws']:,} bootstrap draws{within}]; {kinds_of(summaries, overall)}:": intervals}
     if baseline:
-        rows = [['method', *overall]]
-        rows += [[method.name, *('-' if cells is None else show(cells[key], sign='+') for key in overall.values())]
+        rows = [['method', 'intervals cover other', *overall]]
+        rows += [[method.name, '-' if cells is None else cells['metrics', 'bacc']['covers'],
+                  *('-' if cells is None else show(cells[key], sign='+') for key in overall.values())]
                  for method, cells in zip(methods, differences, strict=True) if method.name != baseline]
-        result[f'Difference to {baseline} [95 % interval], paired on the same images:'] = rows
+        kinds = kinds_of([cells for cells in differences if cells], overall)
+        result[f'Difference to {baseline} [95 % interval], paired on the same images; {kinds}:'] = rows
     return result
 
 
@@ -84,10 +104,10 @@ def main(argv=None):
     csvs = find_csvs(args.folders, args.file or ('results_test.csv' if tested else 'results_val.csv'))
     if args.baseline and args.baseline not in csvs:
         raise InputError(f"--baseline {args.baseline}: no such method; there are {', '.join(csvs)}")
-    methods = load_methods(csvs, args.draws, args.seed, args.ordered)
-    summaries, ranks = [summary(method) for method in methods], mean_ranks(methods)
+    methods = load_methods(csvs, args.draws, args.seed, args.ordered, stratified=args.stratified)
+    summaries, ranks = [summary(method, not args.images_only) for method in methods], mean_ranks(methods)
     baseline = next((method for method in methods if method.name == args.baseline), None)
-    differences = [baseline and difference(method, baseline) for method in methods]
+    differences = [baseline and difference(method, baseline, not args.images_only) for method in methods]
     if args.format == 'csv':
         header, *rows = tidy_rows(methods, summaries, ranks, differences)
         print(csv_text(pd.DataFrame(rows, columns=header)), end='')

@@ -18,7 +18,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-from utils.bootstrap import check_classes
+from utils.bootstrap import INTERVALS, STRATIFIED, check_classes
 from utils.check_data import counted, names_unlike_the_network
 from utils.common import InputError, file_sha256, run_script, write_text
 from utils.comparison import ways_note
@@ -62,6 +62,7 @@ def get_parser():
     scores.add_argument('--at', nargs='*', type=float, default=[LEVEL], metavar='LEVEL',
                         help='operating points: specificities, 0 to 1, to give the sensitivity at, and the reverse')
     scores.add_argument('--referable', type=int, metavar='K', help=f'operating points of grade >= K, too (default: {REFERABLE}; 0: none)')
+    scores.add_argument('--stratified', action='store_true', help=STRATIFIED)
     scores.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
     scores.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the draws')
     output = parser.add_argument_group('output')
@@ -119,7 +120,7 @@ def main(argv=None):
     if ordered and not 0 <= referable < len(class_names):
         raise InputError(f'--referable {referable} is no grade of 1..{len(class_names) - 1}')
     result = evaluate_files(tables, args.draws, args.seed, ordered=ordered, class_count=training_counts(args, class_names),
-                            levels=args.at, referable=referable)
+                            levels=args.at, referable=referable, stratified=args.stratified)
     differing = {}  # of two files of the same images the difference is asked for
     if result['of'] == 'pooled' or len(tables) > 2:
         differing = differing_settings(args.csvs, [0 if result['of'] == 'mean' else i for i in range(len(tables))])
@@ -133,10 +134,10 @@ def main(argv=None):
     for table in tables:
         print(f"{table.path}: {counted(len(table.labels), 'image')}, {len(class_names)} classes"
               + (f", {counted(len(set(table.patient_ids)), 'patient')}" if table.patient_ids else ''))
-    print(report_text(result, len(tables), args.draws))
+    print(report_text(result, len(tables)))
     if args.json:
         settings = {'files': args.csvs, 'n_images': len({i for table in tables for i in table.image_ids}), 'class_names': class_names,
-                    'ordered': ordered, 'draws': args.draws, 'seed': args.seed,
+                    'ordered': ordered, 'draws': args.draws, 'seed': args.seed, 'intervals': INTERVALS,
                     'sha256': [file_sha256(csv) for csv in args.csvs], 'settings_differ': differing}
         keep_private(args.private, beside=os.path.dirname(args.json))
         write_text(args.json, json.dumps(settings | result, indent=1, ensure_ascii=False) + '\n')

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 
 from utils import report_scores, report_training
-from utils.bootstrap import bootstrap_metrics
+from utils.bootstrap import STRATIFIED, bootstrap_metrics
 from utils.common import InputError, check_writable, progress, run_script, write_text
 from utils.console import say_next, script_parser
 from utils.outdated import PAGES, source_lines
@@ -27,7 +27,8 @@ from utils.without_effect import warn
 
 MOST_DETAILS = 6  # runs of a comparison that are shown one by one, too
 WITHOUT_EFFECT = (
-    *((flag, 'for runs that have not been tested', lambda a: not a.is_tested) for flag in ('draws', 'baseline', 'with_images')),
+    *((flag, 'for runs that have not been tested', lambda a: not a.is_tested)
+      for flag in ('draws', 'stratified', 'baseline', 'with_images')),
     ('with_images', f'for more than {MOST_DETAILS} runs, which are not shown one by one', lambda a: a.n_runs > MOST_DETAILS),
 )
 
@@ -43,6 +44,7 @@ def get_parser():
     content.add_argument('--ordered', action=argparse.BooleanOptionalAction,
                          help='the classes are grades: kappa has a meaning (default: when they are called DR0, DR1, ... or grade 0, ..., '
                               'or a run chose its epoch by kappa)')
+    content.add_argument('--stratified', action='store_true', help=STRATIFIED)
     content.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
     content.add_argument('--with_images', action='store_true',
                          help='show the most confident mistakes, with image names: the file then holds data of patients')
@@ -53,7 +55,7 @@ def get_parser():
     return parser
 
 
-def run_sections(run, ordered, level=2, prefix='', data_path=None, draws=1000):
+def run_sections(run, ordered, level=2, prefix='', data_path=None, draws=1000, stratified=False):
     """-> list of (anchor, title, section) of one `Run`; what it has no files for is left out. `ordered`: the classes are grades."""
     def svg(name, drawn, alt):
         return to_svg(drawn, f'{prefix}{name}', alt)
@@ -63,7 +65,8 @@ def run_sections(run, ordered, level=2, prefix='', data_path=None, draws=1000):
              ('data', 'Images of each class', report_training.images_of_classes(run, svg)),
              ('training', 'Training', report_training.training(run, svg))]
     if run.table:
-        result = bootstrap_metrics(run.table, draws, ordered=ordered, class_count=count, levels=[LEVEL], referable=REFERABLE)
+        result = bootstrap_metrics(run.table, draws, ordered=ordered, class_count=count, levels=[LEVEL], referable=REFERABLE,
+                                   stratified=stratified)
         parts[0] = ('scores', 'Scores', report_scores.scores(run.table, result, run.seen_as))
         parts += [('confusion', 'Right and wrong answers', report_scores.confusion(run.table, svg)),
                   ('classes', 'Each class', report_scores.each_class(run.table, result, svg, count)),
@@ -88,18 +91,18 @@ def lead(runs):
     return tag('p', what + by + (f", measured on {' or '.join(f'{n:,}' for n in tested)} images." if tested else ', not tested yet.'))
 
 
-def report(runs, data_path=None, draws=1000, baseline=None, ordered=None, folder=os.curdir):
+def report(runs, data_path=None, draws=1000, baseline=None, ordered=None, folder=os.curdir, stratified=False):
     """-> the text of report.html for one or several `Run`. `ordered`: the classes are grades; None: by their names and the --metric of
     the runs. `folder`: where the page will lie."""
     ordered = any(is_ordered(class_names_of(run), run.config and run.config['metric'], ordered) for run in runs)
     if len(runs) == 1:
-        title, parts = runs[0].name, run_sections(runs[0], ordered, data_path=data_path, draws=draws)
+        title, parts = runs[0].name, run_sections(runs[0], ordered, data_path=data_path, draws=draws, stratified=stratified)
     else:
-        title, parts = f'Comparison of {len(runs)} runs', comparison_sections(runs, draws, baseline, ordered)
+        title, parts = f'Comparison of {len(runs)} runs', comparison_sections(runs, draws, baseline, ordered, stratified)
         shown = runs if len(runs) <= MOST_DETAILS else []
         with progress(len(shown), 'runs one by one', unit='run') as bar:
             for i, run in enumerate(shown):
-                inner = run_sections(run, ordered, 3, f'run{i}-', data_path, draws)
+                inner = run_sections(run, ordered, 3, f'run{i}-', data_path, draws, stratified)
                 parts.append((f'run{i}', run.name, section(2, f'run{i}', f'Run {run.name}', *(part for _, _, part in inner))))
                 bar.update()
         if len(runs) > MOST_DETAILS:
@@ -134,7 +137,8 @@ def main(argv=None):
     out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), name)
     keep_private(args.private, beside=os.path.dirname(out))
     check_writable(os.path.dirname(out))
-    write_text(out, report(runs, args.data_path, args.draws, args.baseline, args.ordered, os.path.dirname(out) or os.curdir))
+    write_text(out, report(runs, args.data_path, args.draws, args.baseline, args.ordered, os.path.dirname(out) or os.curdir,
+                           args.stratified))
     print(f"* Wrote {out}{', which holds images of patients' if args.with_images else ''}")
     say_next('open it in a browser', 'python', '-m', 'webbrowser', Path(out).resolve().as_uri())
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .common import InputError, progress
-from .statistics import WeightedMetrics
+from .statistics import WeightedMetrics, chance_levels
 
 CELLS = 2 ** 21  # weights in memory at a time
 
@@ -25,6 +25,7 @@ INTERVALS = {
     'seeds': "the 2.5th and 97.5th percentile of the bootstrap draws, widened by Student's t of the spread over the seeds",
 }
 LIMITS = {'mcc': (-1., 1.), 'kappa': (-1., 1.), 'nll': (0., np.inf), 'brier': (0., 2.)}  # of other figures: 0 and 1
+STRATIFIED = 'bootstrap within each class, for test sets whose class counts were fixed by design (default: images or patients at random)'
 BIASED = (('metrics', 'ece'), ('metrics', 'classwise_ece'))  # sums of absolute values, which noise makes larger
 
 
@@ -225,7 +226,8 @@ def drawn_units(patient_ids, draws, stratified=False):
 
 def bootstrap_metrics(table, draws=1000, seed=0, ordered=False, class_count=None, levels=(), referable=0, stratified=False):
     """All figures of one labelled `PredictionTable` with 95 % intervals, by patient where there is a `patient_id`: see `nested`;
-    'drawn' tells what was drawn. Fractions; kappa is None unless `ordered`, groups are empty without `class_count`."""
+    'drawn' tells what was drawn, 'chance' what answers by chance reach. Fractions; kappa is None unless `ordered`, groups are empty
+    without `class_count`."""
     options = {'ordered': ordered, 'class_count': class_count, 'levels': levels, 'referable': referable}
-    return {'drawn': drawn_units(table.patient_ids, draws, stratified)} | nested(
+    return {'drawn': drawn_units(table.patient_ids, draws, stratified), 'chance': chance_levels(np.bincount(table.labels))} | nested(
         bootstrap_figures([table], draws, seed, stratified, **options)[0])

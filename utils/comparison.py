@@ -13,6 +13,7 @@ from .outdated import replaced_network, text_report
 from .pooling import mean_of, mean_over_seeds, spread
 from .prediction_table import read_labelled
 from .run_settings import REPEAT, are_ordered, describe_settings, differing_settings
+from .statistics import chance_levels
 
 CORRECTIONS = {'Calibrated with': 'calibrated', 'Logit adjustment': 'logit adjustment', 'Tau-normalisation': 'tau-normalisation',
                'Class prior changed': 'another prior'}  # start of a line in the report of a test -> what it was
@@ -29,6 +30,7 @@ class Method(NamedTuple):
     csvs: list
     drawn: dict  # what its intervals come from: 'unit' ('images', 'patients', or both where not all csvs name patients), 'within_classes'
     #              and 'draws', as in `pooling.evaluate_files`
+    chance: dict  # metric -> what answers by chance reach, the mean over its sets of images; see `statistics.chance_levels`
 
 
 def find_csvs(folders, file_name):
@@ -75,20 +77,24 @@ def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None, stratified
     for i, (_, table) in enumerate(tables):
         check_classes(table, first.class_names, first.path)
         sets.setdefault(frozenset(table.image_ids), []).append(i)
-    figures, number, unit, kappa = {}, {}, {}, are_ordered([table for _, table in tables], ordered)
+    figures, number, unit, chance, kappa = {}, {}, {}, {}, are_ordered([table for _, table in tables], ordered)
     for k, members in enumerate(sets.values()):
         of_set = [tables[i][1] for i in members]
         figures |= dict(zip(members, bootstrap_figures(of_set, draws, [seed, k], stratified=stratified, ordered=kappa),
                             strict=True))
         number |= dict.fromkeys(members, k)
         unit |= dict.fromkeys(members, 'patients' if any(table.patient_ids for table in of_set) else 'images')
+        chance[k] = chance_levels(np.bincount(of_set[0].labels))
     methods = []
     for name in csvs:
         mine = [i for i, (of, _) in enumerate(tables) if of == name]
         images = {image for i in mine for image in tables[i][1].image_ids}
+        by_chance = [chance[k] for k in {number[i] for i in mine}]
         methods.append(Method(name, [figures[i] for i in mine], [number[i] for i in mine], len(images),
                               [len(tables[i][1].image_ids) for i in mine], csvs[name],
-                              {'unit': ' and '.join(sorted({unit[i] for i in mine})), 'within_classes': stratified, 'draws': draws}))
+                              {'unit': ' and '.join(sorted({unit[i] for i in mine})), 'within_classes': stratified, 'draws': draws},
+                              {name: float(np.mean([c[name] for c in by_chance])) for name in by_chance[0]
+                               if all(name in c for c in by_chance)}))
     return methods
 
 
@@ -160,11 +166,11 @@ def columns_of(summaries, max_classes=10):
 def tidy_rows(methods, summaries, ranks, differences):
     """For a csv: one row for each method and figure, fractions; None where undefined."""
     rows = [['method', 'metric', 'runs', 'images', 'mean', 'sd', 'low', 'high', 'mean_rank',
-             'difference', 'difference_low', 'difference_high', 'covers', 'difference_covers']]
+             'difference', 'difference_low', 'difference_high', 'covers', 'difference_covers', 'interval', 'difference_interval']]
     for method, figures, rank, diff in zip(methods, summaries, ranks, differences, strict=True):
         for key, c in figures.items():
             d = (diff or {}).get(key, {})
             rows.append([method.name, ' '.join(reversed(key[1:])), len(method.runs), method.n_images,
                          *(c[name] for name in ('value', 'sd', 'low', 'high')), rank, *(d.get(name) for name in ('value', 'low', 'high')),
-                         c['covers'], d.get('covers')])
+                         c['covers'], d.get('covers'), c['interval'], d.get('interval')])
     return rows

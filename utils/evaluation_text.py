@@ -1,9 +1,11 @@
 """Figures with intervals, as `bootstrap.nested` gives them, as tables that people read."""
+from .bootstrap import INTERVALS
 from .shown import MOST_CLASSES
 from .statistics import CLASS_METRICS, METRIC_NAMES
 from .tables import to_text
 
 NOT_PERCENT = ('nll', 'brier')
+HEADINGS = dict(zip(CLASS_METRICS, ('recall', 'precision', 'F1', 'AUC', 'average precision'), strict=True))
 FEW = 30  # images of a class, below which a percentile interval is not to be trusted
 
 
@@ -25,14 +27,14 @@ def _defined(metrics):
     return [name for name in METRIC_NAMES if name != 'kappa' or metrics[name]['value'] is not None]
 
 
-def metrics_text(columns):
-    """`columns`: header -> {metric: cell}; a column 'difference' has signs."""
+def metrics_text(columns, chance):
+    """`columns`: header -> {metric: cell}; a column 'difference' has signs. `chance`: see `statistics.chance_levels`."""
     first = next(iter(columns.values()))
-    rows = [['', *columns, 'n']]
+    rows = [['', *columns, 'chance', 'n']]
     for name in _defined(first):
         digits, scale = _scale(name)
         cells = [show(column[name], digits, scale, '+' if header == 'difference' else '') for header, column in columns.items()]
-        rows.append([METRIC_NAMES[name], *cells, str(first[name]['n'])])
+        rows.append([METRIC_NAMES[name], *cells, f'{scale * chance[name]:.{digits}f}' if name in chance else '-', str(first[name]['n'])])
     return to_text(rows)
 
 
@@ -70,6 +72,40 @@ def spread_text(n_files, result):
     return to_text(rows)
 
 
+CHANCE = ('chance: answers that know nothing about the image (accuracy: always the most frequent class; average precision: the share of '
+          'the class)')
+
+
+def covers_text(drawn):
+    """What the intervals cover, from 'drawn' of `bootstrap_metrics` or `evaluate_files`."""
+    unit, seeds = drawn['unit'], drawn.get('seeds')
+    how = 'drawn within each class' if drawn['within_classes'] else 'drawn at random'
+    return (f"95 % intervals cover other test {unit}{' and other seeds' if seeds else ', but no other training'} "
+            f"({drawn['draws']:,} bootstrap draws; {unit} {how})")
+
+
+def interval_kinds(result):
+    """The kind of each interval in `bootstrap.nested` of some figures -> {kind, a key of INTERVALS: names of figures}."""
+    cells = [(METRIC_NAMES[name], cell) for name, cell in result['metrics'].items()]
+    cells += [(f'{HEADINGS[metric]} of a class', cell) for of_class in result['classes'].values() for metric, cell in of_class.items()]
+    cells += [(f'{HEADINGS[metric]} of a group', cell) for group in result['groups'].values() for metric, cell in group.items()]
+    cells += [('operating points', cell) for points in result['operating_points'].values() for of_level in points.values()
+              for cell in of_level.values()]
+    kinds: dict = {}
+    for name, cell in cells:
+        if cell['interval'] is not None:
+            kinds.setdefault(cell['interval'], {})[name] = None
+    return {kind: list(names) for kind, names in kinds.items()}
+
+
+def intervals_text(result, drawn):
+    """What the intervals are, as lines: what they cover, and each kind with its figures."""
+    lines = [f'{covers_text(drawn)}:']
+    for kind, names in interval_kinds(result).items():
+        lines.append(f"- {INTERVALS[kind]}: {', '.join(names)}")
+    return '\n'.join(lines)
+
+
 def notes(result):
     """What a reader must know about the intervals of this result; '' where there is nothing."""
     lines = []
@@ -85,20 +121,21 @@ def notes(result):
     return '\n'.join(lines)
 
 
-def report_text(result, n_files, draws):
+def report_text(result, n_files):
     """The whole of `pooling.evaluate_files` for the console."""
-    unit = 'patients' if result['by_patient'] else 'images'
-    parts = [f'Percent (NLL, Brier: as they are) [95 % interval from {draws} bootstrap draws of {unit} within classes]; n: images']
+    parts = [f'Percent (NLL, Brier: as they are) [95 % interval]; n: images; {CHANCE}']
     if 'assumed' in result:
         parts.insert(0, f"{result['assumed']}.")
     if 'difference' in result:
         first, second = (run['metrics'] for run in result['runs'])
-        parts += [metrics_text({'first': first, 'second': second, 'difference': result['difference']['metrics']}),
+        parts += [metrics_text({'first': first, 'second': second, 'difference': result['difference']['metrics']}, result['chance']),
                   'Differences are second - first, paired: an interval without 0 is more than the chance of these images.',
                   classes_text('difference', result['difference']['classes'], '+')]
+        parts += [intervals_text(result['runs'][0], result['drawn']),
+                  '- of the differences: ' + '; '.join(INTERVALS[kind] for kind in interval_kinds(result['difference']))]
         return '\n\n'.join([*parts, *filter(None, [notes(result)])])
     header = {'file': 'value', 'pooled': 'pooled', 'mean': f'mean of {n_files}'}[result['of']]
-    parts.append(metrics_text({header: result['metrics']}))
+    parts.append(metrics_text({header: result['metrics']}, result['chance']))
     if 'spread' in result:
         parts.append(spread_text(n_files, result))
     parts.append(classes_text('class', result['classes']))
@@ -107,4 +144,5 @@ def report_text(result, n_files, draws):
                      + '\nMeans over the classes. many: more than 100 training images, few: less than 20; thirds of the classes by rank.')
     if result['operating_points']:
         parts.append(operating_points_text(result['operating_points']))
+    parts.append(intervals_text(result, result['drawn']))
     return '\n\n'.join([*parts, *filter(None, [notes(result)])])

@@ -8,6 +8,7 @@ from scipy.special import stdtrit
 
 from .bootstrap import align, bootstrap_figures, check_classes, combine, nested
 from .common import InputError
+from .statistics import chance_levels
 
 ENDING = re.compile(r'\.(jpe?g|jfif|png|tiff?|bmp|gif|webp|ppm)$', re.I)  # ids may have it or not
 
@@ -128,7 +129,8 @@ def mean_over_seeds(methods, signs=(1,), with_seeds=True):
 
 def evaluate_files(tables, draws=1000, seed=0, stratified=False, with_seeds=True, **options):
     """Labelled tables -> `bootstrap.nested` of the one file, of the pooled folds, or of the mean of repeats; which of them
-    is 'of'. 'drawn' tells what the intervals come from: {'unit': 'images' or 'patients', 'within_classes', 'seeds', 'draws'}.
+    is 'of'. 'drawn' tells what the intervals come from: {'unit': 'images' or 'patients', 'within_classes', 'seeds', 'draws'}; 'chance' what
+    answers by chance reach on these images.
 
     Several files also have 'assumed' (what they are taken for), 'runs' (each file), 'spread' ({metric: mean, sd, min, max} over them), and
     two repeats 'difference': the second less the first, paired. Intervals of the mean of three repeats or more cover other seeds unless
@@ -140,7 +142,7 @@ def evaluate_files(tables, draws=1000, seed=0, stratified=False, with_seeds=True
 
     seeds = False
     if are_repeats(tables):
-        figures, by_patient = bootstrap(tables), any(table.patient_ids is not None for table in tables)
+        figures, labels, by_patient = bootstrap(tables), tables[0].labels, any(table.patient_ids is not None for table in tables)
         if len(tables) == 1:
             result = {'of': 'file'} | nested(figures[0])
         elif len(tables) == 2:
@@ -150,11 +152,11 @@ def evaluate_files(tables, draws=1000, seed=0, stratified=False, with_seeds=True
             seeds, result = mean.with_seeds, {'of': 'mean', 'assumed': REPEATS} | nested(mean)
     else:
         pooled = pool(tables)
-        by_patient = pooled.patient_ids is not None
+        labels, by_patient = pooled.labels, pooled.patient_ids is not None
         result = {'of': 'pooled', 'assumed': FOLDS} | nested(bootstrap([pooled])[0])
         figures = [bootstrap([table])[0] for table in tables]
-    result |= {'by_patient': by_patient, 'drawn': {'unit': 'patients' if by_patient else 'images', 'within_classes': stratified,
-                                                   'seeds': seeds, 'draws': draws}}
+    result |= {'chance': chance_levels(np.bincount(labels)), 'by_patient': by_patient}
+    result['drawn'] = {'unit': 'patients' if by_patient else 'images', 'within_classes': stratified, 'seeds': seeds, 'draws': draws}
     if len(tables) == 1:
         return result
     result['runs'] = [{'file': table.path} | nested(f) for table, f in zip(tables, figures, strict=True)]

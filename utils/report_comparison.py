@@ -4,10 +4,11 @@ import os
 import numpy as np
 
 from . import plots
+from .bootstrap import INTERVALS
 from .common import InputError
 from .comparison import SHOWN, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
 from .evaluation import SMALLER_IS_BETTER
-from .evaluation_text import show
+from .evaluation_text import interval_kinds, show
 from .page import figure, figures, join, section, table, tag
 from .report_data import series
 from .report_scores import percent, stacked
@@ -18,13 +19,13 @@ NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent
                 'initial_weights')
 
 
-def methods_of(runs, draws, ordered=None):
+def methods_of(runs, draws, ordered=None, stratified=False):
     """-> list of `comparison.Method` of `runs`, which have labelled predictions, all in files of one name."""
     names = sorted({os.path.basename(run.table.path) for run in runs})
     if len(names) > 1:
         raise InputError(f"the runs were tested on different splits, {' and '.join(names)}: choose one with --file")
     return load_methods(find_csvs([run.results for run in runs], names[0]), draws, ordered=ordered,
-                        tables={run.table.path: run.table for run in runs})
+                        tables={run.table.path: run.table for run in runs}, stratified=stratified)
 
 
 def _column(cells, name):
@@ -51,15 +52,35 @@ def _scores(methods, summaries):
         alt = f'Dots with intervals: {METRIC_NAMES[name]} of each method; best: {best}.'
         forests.append(figure(plots.to_svg(drawn, f'compare-{name}', alt), METRIC_NAMES[name],
                               f'Mean over the runs with its 95 % interval, {sizes} images a method; further right is better.'))
+    if all(method.chance == methods[0].chance for method in methods):
+        rows.append(['chance', ('', None), ('', None), ('', None),
+                     *((percent(value), value) for value in map(methods[0].chance.get, (*names, 'ece')))])
     parts = [table('Methods in percent: mean [95 % interval], ± standard deviation over runs; rank: mean over the scores but '
-                   'accuracy, 1 is the best; press a heading to sort',
+                   'accuracy, 1 is the best; chance: answers that know nothing about the image; press a heading to sort',
                    ['method', 'runs', 'images', 'rank', *(METRIC_NAMES[name] for name in (*names, 'ece'))], rows, sortable=True)]
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         parts.append(tag('p', 'Not all methods were tested on the same images: their scores are not comparable.', class_='note'))
     parts += [tag('p', f'{note}.', class_='note') for note in settings_notes(methods)]
-    return [*parts, tag('p', 'Intervals come from drawing the test images (or patients) again; another training is not in them. Methods '
-                             'may differ although their intervals overlap: the paired differences tell (', tag('code', '--baseline METHOD'),
-                        ').'), figures(*forests)]
+    return [*parts, tag('p', f'{_coverage(methods, summaries)} Methods may differ although their intervals overlap: the paired differences '
+                             'tell (', tag('code', '--baseline METHOD'), ').'), _kinds(summaries, (*names, 'ece')), figures(*forests)]
+
+
+def _coverage(methods, cells):
+    """What the intervals of `cells`, one {key: cell} a method, cover, in a sentence."""
+    covered: dict = {}
+    for method, of_method in zip(methods, cells, strict=True):
+        covered.setdefault(of_method['metrics', 'bacc']['covers'], []).append(method.name)
+    each = '; '.join(f"other {what} ({', '.join(names)})" if len(covered) > 1 else f'other {what}' for what, names in covered.items())
+    within = ' within each class' if methods[0].drawn['within_classes'] else ''
+    return f"Intervals cover {each}, from {methods[0].drawn['draws']:,} bootstrap draws{within}."
+
+
+def _kinds(cells, names):
+    """The kinds of interval of these metrics, folded."""
+    kinds = interval_kinds({'metrics': {name: c['metrics', name] for c in cells for name in names if c['metrics', name]['interval']},
+                            'classes': {}, 'groups': {}, 'operating_points': {}})
+    return tag('details', tag('summary', 'Kinds of interval'),
+               tag('ul', *(tag('li', f"{', '.join(of_kind)}: {INTERVALS[kind]}") for kind, of_kind in kinds.items())))
 
 
 def _differences(methods, baseline):
@@ -80,10 +101,10 @@ def _differences(methods, baseline):
     apart = sum(bool(lo > 0 or hi < 0) for lo, hi in zip(low, high, strict=True))
     return [figure(plots.to_svg(drawn, 'compare-differences', f'Dots with intervals: difference of each method to {baseline}; {apart} of '
                                 f'{len(found)} intervals are without 0.'), f'{METRIC_NAMES[names[0]]}: difference to {baseline}',
-                   'Right of the dotted line is better than the baseline. An interval that does not cross the line is more than the '
-                   f'chance of these images; the chance of another training is not in it. {methods[0].n_images:,} images.'),
+                   'Right of the dotted line is better than the baseline. '
+                   f'{_coverage([m for m in methods if m.name in found], list(found.values()))} {methods[0].n_images:,} images.'),
             table(f'Difference to {baseline} in points [95 % interval], paired on the same images',
-                  ['method', *(METRIC_NAMES[name] for name in names)], rows, sortable=True)]
+                  ['method', *(METRIC_NAMES[name] for name in names)], rows, sortable=True), _kinds(list(found.values()), names)]
 
 
 def _recalls(methods, summaries):
@@ -134,12 +155,12 @@ def _training(runs):
     return [figures(*shown)]
 
 
-def comparison_sections(runs, draws=1000, baseline=None, ordered=None):
+def comparison_sections(runs, draws=1000, baseline=None, ordered=None, stratified=False):
     """-> list of (anchor, title, section) for the whole of `runs`; `baseline`: name of the method to give differences to; `ordered`: see
-    `comparison.load_methods`."""
+    `comparison.load_methods`, as for `stratified`."""
     tested, built = [run for run in runs if run.table], []
     if tested:
-        methods = methods_of(tested, draws, ordered)
+        methods = methods_of(tested, draws, ordered, stratified)
         summaries = [summary(method) for method in methods]
         built = [('compare', 'Scores side by side', _scores(methods, summaries)),
                  ('differences', f'Difference to {baseline}', _differences(methods, baseline) if baseline else []),

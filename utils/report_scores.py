@@ -5,7 +5,8 @@
 import numpy as np
 
 from . import curves, plots
-from .evaluation_text import NOT_PERCENT, notes, show
+from .bootstrap import INTERVALS
+from .evaluation_text import HEADINGS, NOT_PERCENT, covers_text, interval_kinds, notes, show
 from .page import figure, figures, join, tag
 from .page import table as html_table
 from .ranking import OPERATING_POINTS
@@ -26,7 +27,6 @@ MEANING = {
     'brier': 'Squared error of the probabilities, summed over the classes: 0 is perfect, 2 the worst.',
     'ece': 'Gap between the stated confidence and the share of right answers: 0 is perfect.',
     'classwise_ece': 'The same gap, for the probability of every class.'}
-HEADINGS = dict(zip(CLASS_METRICS, ('recall', 'precision', 'F1', 'AUC', 'average precision'), strict=True))
 NUMBERED = 12  # letters of a class name, above which a table numbers its columns
 SEEN_AS = {'val': 'chose the epoch of this network', 'train': 'trained this network'}
 
@@ -56,17 +56,21 @@ def scores(table, result, seen_as):
     """`seen_as`: 'val' or 'train' where the network saw these images as that."""
     metrics = result['metrics']
     shown = [name for name in METRIC_NAMES if metrics[name]['value'] is not None]
-    unit = f'the {len(set(table.patient_ids)):,} patients' if table.patient_ids else 'the images'
     cards = [tag('div', tag('dt', title), tag('dd', tag('strong', f"{percent(metrics[name]['value'])} {of}"),
                  f"95 % interval {percent(metrics[name]['low'])} to {percent(metrics[name]['high'])}"))
              for name, (title, of) in CARDS.items() if name in shown and not (name == 'mcc' and 'kappa' in shown)]
     values = [show(metrics[name], 3, 1) if name in NOT_PERCENT else show(metrics[name]) for name in shown]
-    rows = [[METRIC_NAMES[name], tag('span', value, class_='value'), MEANING[name]] for name, value in zip(shown, values, strict=True)]
+    chance = {name: percent(value) for name, value in result['chance'].items()}
+    rows = [[METRIC_NAMES[name], tag('span', value, class_='value'), chance.get(name, '-'), MEANING[name]]
+            for name, value in zip(shown, values, strict=True)]
     parts = [_in_words(table, result['classes']), tag('dl', *cards, class_='cards')]
     if seen_as:
         parts.append(tag('p', f'These images {SEEN_AS[seen_as]}: on new images the scores are likely to be lower.', class_='note'))
-    parts.append(html_table(f'Scores on {len(table.labels):,} images, in percent (NLL and Brier as they are); 95 % intervals from drawing '
-                            f'{unit} again, within classes', ['score', 'value [interval]', 'meaning'], rows, numbers=False))
+    of_patients = f' of {len(set(table.patient_ids)):,} patients' if table.patient_ids else ''
+    parts.append(html_table(f'Scores on {len(table.labels):,} images{of_patients}, in percent (NLL and Brier as they are)',
+                            ['score', 'value [95 % interval]', 'chance', 'meaning'], rows, numbers=False))
+    kinds = [tag('li', f"{', '.join(names)}: {INTERVALS[kind]}") for kind, names in interval_kinds(result).items()]
+    parts.append(tag('details', tag('summary', f"{covers_text(result['drawn'])}."), tag('ul', *kinds)))
     groups = [[name, f"{cells['recall']['n']:,}", show(cells['recall']), show(cells['f1'])]
               for name, cells in result['groups'].items() if cells['recall']['value'] is not None]
     if groups:

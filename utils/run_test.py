@@ -20,7 +20,7 @@ from .permissions import keep_private, private_flag
 from .prediction_table import anonymous, write_predictions
 from .read_csv import check_csv_exists, read_csv
 from .run_folder import name_of_run
-from .statistics import is_ordered
+from .statistics import chance_levels, is_ordered
 from .test_flags import WITHOUT_EFFECT, check_flags, get_parser
 from .tuning import corrected, tune
 from .views import describe_views, get_views
@@ -28,17 +28,18 @@ from .without_effect import warn
 
 
 def full_report(predictions, class_names, class_count):
-    """The original's report, then what it lacks: top-1, recall and F1 per class, recall of the shot groups."""
+    """The original's report, then what it lacks: top-1, recall and F1 per class, recall of the shot groups, and chance."""
     y, preds = predictions.labels, predictions.preds
     metrics = evaluate_multi_cls(y, preds, predictions.probs)
-    recalls = recall_per_class(y, preds, len(class_names))
+    recalls, chance = recall_per_class(y, preds, len(class_names)), chance_levels(np.bincount(y))
     groups = ' - '.join(f"{name}={'none' if value is None else f'{100 * value:.2f}'}"
                         for name, value in shot_recalls(recalls, class_count).items())
     return metrics, '\n'.join([
         performance_text(metrics, predictions, class_names),
         per_class_text('Recall', recalls, class_names), per_class_text('F1', metrics.f1_all, class_names),
         f'Recall by training images (many > 100, medium 20-100, few < 20): {groups}',
-        f'Top-1 = {100 * np.mean(y == preds):.2f} of {len(y)} images', ''])
+        f'Top-1 = {100 * np.mean(y == preds):.2f} of {len(y)} images',
+        f"By chance: balanced accuracy {100 * chance['bacc']:.2f}, Top-1 {100 * chance['acc']:.2f} (always the most frequent class)", ''])
 
 
 def source_of(csv, args, config, is_tuned_on=False):
@@ -103,7 +104,8 @@ def run_split(split, loader, loaded, args, accelerator, folder, tuning, note):
     print(report)
     kappa = f'K: {100 * m.kappa:.2f} - ' if is_ordered(info['class_names'], info['config']['metric']) else ''
     print(f'{split.capitalize()} - {kappa}mAUC: {100 * m.auc:.2f} - MCC: {100 * m.mcc:.2f} - '
-          f'F1: {100 * m.f1:.2f} - BalAcc: {100 * m.bacc:.2f} - Acc: {100 * m.acc:.2f}')
+          f'F1: {100 * m.f1:.2f} - BalAcc: {100 * m.bacc:.2f} - Acc: {100 * m.acc:.2f} - '
+          f'n: {len(predictions.labels)}')
     print(f'* Wrote {file} and {os.path.join(folder, name)}')
     return os.path.join(folder, name)
 

@@ -40,6 +40,18 @@ def class_groups(class_count):
                                        for name, third in zip(('head', 'medium', 'tail'), thirds, strict=True)}
 
 
+def chance_levels(count):
+    """{metric: score of answers that know nothing about the image}, fractions; `count`: images of each class, (K,).
+
+    Balanced accuracy: the same answer for all images, or random ones. Accuracy: always the most frequent class. MCC and kappa: 0. AUC: 0.5;
+    average precision: the share of the class, as the mean over the classes that AUC is defined for. Other metrics have no such value.
+    """
+    count = np.asarray(count, np.float64)
+    present, ranked = count[count > 0], count[(count > 0) & (count < count.sum())]
+    ranks = {'auc': .5, 'ap': float(ranked.mean() / count.sum())} if len(ranked) else {}
+    return {'bacc': 1 / len(present), 'acc': float(present.max() / count.sum()), 'mcc': 0., 'kappa': 0.} | ranks
+
+
 def mean_of_defined(values):
     """Mean over the first axis without NaN; NaN where nothing is left."""
     with warnings.catch_warnings():
