@@ -45,7 +45,7 @@ def test_report_and_predictions(test, tiny, capsys):
     assert re.search(r'^Checkpoint experiments/tiny/mobilenet/epoch_01_\S+, epoch 1; csv \S+/test\.csv, SHA-256 [0-9a-f]{64}$', text, re.M)
     assert f'many=none - medium=none - few={100 * recalls.mean():.2f}' in text
     out = capsys.readouterr().out
-    assert re.search(r'^Test - mAUC: [\d.]+ - MCC: -?[\d.]+ - F1: [\d.]+ - BalAcc: [\d.]+ - Acc: [\d.]+$', out, re.M)
+    assert re.search(r'^Test - mAUC: [\d.]+ - MCC: -?[\d.]+ - F1: [\d.]+ - BalAcc: [\d.]+ - Acc: [\d.]+ - n: 8$', out, re.M)
     assert 'optimistic' not in out and way_of_test(folder / 'results_test.csv') == 'nothing more'
     assert way_of_test(test('--dihedral_tta 2') / 'results_test.csv') == '4 views'
     assert way_of_test(test('--dihedral_tta 2 --zoom_tta 1 1.25') / 'results_test.csv') == '8 views at zoom 1 1.25'

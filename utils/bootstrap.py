@@ -140,6 +140,8 @@ def bootstrap_figures(tables, draws=1000, seed=0, stratified=False, **options):
             of_draws, shrunk = ({key: np.concatenate([block[key] for block in part]) for key in part[0]}
                                 for part in zip(*blocks, strict=True))
             units = {key: count for key in values if (count := metrics.units(key)) is not None}
+            if stratified:  # accuracy is then no proportion of images that are drawn alike, but a weighted mean of the recalls
+                units.pop(('metrics', 'acc'))
             result.append(Figures(values, of_draws, {key: metrics.count(key) for key in values}, metrics.thresholds(), shrunk, units))
     return result
 
@@ -219,9 +221,9 @@ def combine(figures, weights):
                    'difference' if difference else 'mean')
 
 
-def drawn_units(patient_ids, draws, stratified=False):
-    """What the draws of a result were: {'unit': 'images' or 'patients', 'within_classes', 'draws'}."""
-    return {'unit': 'images' if patient_ids is None else 'patients', 'within_classes': stratified, 'draws': draws}
+def drawn_units(by_patient, draws, stratified=False, seeds=False):
+    """What the draws of a result were: {'unit': 'images' or 'patients', 'within_classes', 'seeds' (covered as well), 'draws'}."""
+    return {'unit': 'patients' if by_patient else 'images', 'within_classes': stratified, 'seeds': seeds, 'draws': draws}
 
 
 def bootstrap_metrics(table, draws=1000, seed=0, ordered=False, class_count=None, levels=(), referable=0, stratified=False):
@@ -229,5 +231,5 @@ def bootstrap_metrics(table, draws=1000, seed=0, ordered=False, class_count=None
     'drawn' tells what was drawn, 'chance' what answers by chance reach. Fractions; kappa is None unless `ordered`, groups are empty
     without `class_count`."""
     options = {'ordered': ordered, 'class_count': class_count, 'levels': levels, 'referable': referable}
-    return {'drawn': drawn_units(table.patient_ids, draws, stratified), 'chance': chance_levels(np.bincount(table.labels))} | nested(
+    return {'drawn': drawn_units(table.patient_ids is not None, draws, stratified), 'chance': chance_levels(np.bincount(table.labels))} | nested(
         bootstrap_figures([table], draws, seed, stratified, **options)[0])

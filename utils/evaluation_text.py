@@ -78,7 +78,7 @@ CHANCE = ('chance: answers that know nothing about the image (accuracy: always t
 
 def covers_text(drawn):
     """What the intervals cover, from 'drawn' of `bootstrap_metrics` or `evaluate_files`."""
-    unit, seeds = drawn['unit'], drawn.get('seeds')
+    unit, seeds = drawn['unit'], drawn['seeds']
     how = 'drawn within each class' if drawn['within_classes'] else 'drawn at random'
     return (f"95 % intervals cover other test {unit}{' and other seeds' if seeds else ', but no other training'} "
             f"({drawn['draws']:,} bootstrap draws; {unit} {how})")

@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 from scipy.special import stdtrit
 
-from .bootstrap import align, bootstrap_figures, check_classes, combine, nested
+from .bootstrap import align, bootstrap_figures, check_classes, combine, drawn_units, nested
 from .common import InputError
 from .statistics import chance_levels
 
@@ -155,8 +155,8 @@ def evaluate_files(tables, draws=1000, seed=0, stratified=False, with_seeds=True
         labels, by_patient = pooled.labels, pooled.patient_ids is not None
         result = {'of': 'pooled', 'assumed': FOLDS} | nested(bootstrap([pooled])[0])
         figures = [bootstrap([table])[0] for table in tables]
-    result |= {'chance': chance_levels(np.bincount(labels)), 'by_patient': by_patient}
-    result['drawn'] = {'unit': 'patients' if by_patient else 'images', 'within_classes': stratified, 'seeds': seeds, 'draws': draws}
+    result |= {'chance': chance_levels(np.bincount(labels)), 'by_patient': by_patient,
+               'drawn': drawn_units(by_patient, draws, stratified, seeds)}
     if len(tables) == 1:
         return result
     result['runs'] = [{'file': table.path} | nested(f) for table, f in zip(tables, figures, strict=True)]
