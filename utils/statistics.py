@@ -198,7 +198,7 @@ class WeightedMetrics:
         section, name, metric = (*key, None)[:3]
         single = section == 'classes' or (section == 'groups' and self.groups[name].sum() == 1)
         if key == ('metrics', 'acc') or metric in OPERATING_POINTS or (single and metric in ('recall', 'precision')):
-            return len(np.unique(self.unit[self.images(key)]))
+            return np.count_nonzero(np.bincount(self.unit[self.images(key)]))
         return None
 
     def thresholds(self):
