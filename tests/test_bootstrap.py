@@ -93,7 +93,7 @@ def test_one_image_a_patient_is_the_bootstrap_of_images():
 
 def test_result_says_what_was_drawn():
     result = bootstrap_metrics(random_table(0)._replace(patient_ids=['a', 'b'] * 40), draws=50, stratified=True)
-    assert result['drawn'] == {'unit': 'patients', 'within_classes': True, 'draws': 50}
+    assert result['drawn'] == {'unit': 'patients', 'within_classes': True, 'seeds': False, 'draws': 50}
 
 
 def test_stratified_draws_are_narrower_where_class_counts_matter():

@@ -231,5 +231,6 @@ def bootstrap_metrics(table, draws=1000, seed=0, ordered=False, class_count=None
     'drawn' tells what was drawn, 'chance' what answers by chance reach. Fractions; kappa is None unless `ordered`, groups are empty
     without `class_count`."""
     options = {'ordered': ordered, 'class_count': class_count, 'levels': levels, 'referable': referable}
-    return {'drawn': drawn_units(table.patient_ids is not None, draws, stratified), 'chance': chance_levels(np.bincount(table.labels))} | nested(
-        bootstrap_figures([table], draws, seed, stratified, **options)[0])
+    figures, = bootstrap_figures([table], draws, seed, stratified, **options)
+    drawn = drawn_units(table.patient_ids is not None, draws, stratified)
+    return {'drawn': drawn, 'chance': chance_levels(np.bincount(table.labels))} | nested(figures)
