@@ -35,7 +35,7 @@ def test_one_file(tmp_path, capsys):
     bacc = expected['metrics']['bacc']
     assert f"{100 * bacc['value']:.2f} [{100 * bacc['low']:.2f}, {100 * bacc['high']:.2f}]" in out
     assert '80 images, 5 classes, 40 patients' in out and 'cover other test patients' in out and 'quadratic kappa' in out
-    assert 'DR2 or worse' in out and 'tail third' in out and 'less than 30 images of DR0, DR1' in out
+    assert 'DR2 or worse' in out and 'tail third' in out and 'fewer than 30 images of DR0, DR1' in out
     assert result['operating_points']['DR2 or worse']['sensitivity_at_specificity']['0.9']['n'] == (table.labels >= 2).sum()
 
 

@@ -73,7 +73,7 @@ def test_one_run_says_what_it_shows(pages):
              f'{MOST_CLASSES} of {K} classes, those with the lowest and those with the highest recall.': 1,
              f'{MOST_CURVES} of {K} classes, those with the lowest AUC and those with the most tested images.': 2}
     assert {note: text.count(f'Shown: {note}') for note in notes} == notes
-    assert re.search(rf'Note: less than 30 images of \d+ of {K} classes: their intervals', text)  # not all their names
+    assert re.search(rf'Note: fewer than 30 images of \d+ of {K} classes: the intervals', text)  # not all their names
     for caption, rows in (('Each class in percent', K), ('Operating points', K), ('The most frequent confusions', MOST_CONFUSIONS)):
         found = table(pages[0], caption)
         assert found.count('<tr>') == rows + 1

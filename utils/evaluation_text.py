@@ -6,7 +6,7 @@ from .tables import to_text
 
 NOT_PERCENT = ('nll', 'brier')
 HEADINGS = dict(zip(CLASS_METRICS, ('recall', 'precision', 'F1', 'AUC', 'average precision'), strict=True))
-FEW = 30  # images of a class, below which a percentile interval is not to be trusted
+FEW = 30  # images of a class, below which percentile intervals cover less than they say: `benchmarks/coverage.py`
 
 
 def show(cell, digits=1, scale=100, sign=''):
@@ -112,12 +112,13 @@ def notes(result):
     few = [name for name, cells in result['classes'].items() if 0 < cells['recall']['n'] < FEW]
     if few:
         which = ', '.join(few) if len(few) <= MOST_CLASSES else f"{len(few)} of {len(result['classes'])} classes"
-        lines.append(f"Note: less than {FEW} images of {which}: their intervals are too narrow, most of all at 0 and 100 %.")
+        lines.append(f'Note: fewer than {FEW} images of {which}: the intervals of F1, AUC and average precision, and of the means over the '
+                     'classes, are somewhat too narrow.')
     outside = [METRIC_NAMES[name] for name, c in result['metrics'].items()
                if c['low'] is not None and not c['low'] - 1e-9 <= c['value'] <= c['high'] + 1e-9]
     if outside:
-        lines.append(f"Note: {', '.join(outside)} outside of the interval: drawing images twice makes small calibration errors larger, and "
-                     'the average precision of few images too. Read the width, not the place.')
+        lines.append(f"Note: {', '.join(outside)} outside of the interval. Few images make a calibration error and the average precision "
+                     'larger than they are; the interval of a calibration error is corrected for that, its value is not.')
     return '\n'.join(lines)
 
 
