@@ -91,7 +91,7 @@ def tables_of(methods, summaries, ranks, differences, baseline):
         rows += [[method.name, '-' if cells is None else cells['metrics', 'bacc']['covers'],
                   *('-' if cells is None else show(cells[key], sign='+') for key in overall.values())]
                  for method, cells in zip(methods, differences, strict=True) if method.name != baseline]
-        kinds = kinds_of([cells for cells in differences if cells], overall)
+        kinds = kinds_of([cells for method, cells in zip(methods, differences, strict=True) if cells and method.name != baseline], overall)
         result[f'Difference to {baseline} [95 % interval], paired on the same images; {kinds}:'] = rows
     return result
 

@@ -16,13 +16,11 @@ CELLS = 2 ** 21  # weights in memory at a time
 Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
 SAME = 1e-12  # differences of fractions below it are rounding
 INTERVALS = {
-    'percentile': 'the 2.5th and 97.5th percentile of the bootstrap draws',
-    'wilson': 'Wilson score interval of a proportion; where images share patients, and at operating points, the variance of the '
-              'bootstrap draws gives the effective number of images',
-    'basic': 'basic bootstrap interval (bias-corrected): noise makes a calibration error larger, the interval takes that off; it is never '
-             'below 0 and can lie below the value',
-    'normal': 'value +/- 1.96 standard errors of the bootstrap draws',
-    'seeds': "the 2.5th and 97.5th percentile of the bootstrap draws, widened by Student's t of the spread over the seeds",
+    'percentile': 'percentiles of the bootstrap draws',
+    'wilson': 'Wilson score interval (with patients and at operating points, of the effective number of images)',
+    'basic': 'basic bootstrap interval, corrected for the upward bias of calibration errors',
+    'normal': 'value ± 1.96 standard errors of the bootstrap draws',
+    'seeds': "percentiles of the bootstrap draws, widened by Student's t of the seeds",
 }
 LIMITS = {'mcc': (-1., 1.), 'kappa': (-1., 1.), 'nll': (0., np.inf), 'brier': (0., 2.)}  # of other figures: 0 and 1
 STRATIFIED = 'bootstrap within each class, for test sets whose class counts were fixed by design (default: images or patients at random)'
