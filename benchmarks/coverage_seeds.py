@@ -7,7 +7,7 @@ and that each network has alone. For balanced accuracy the training noise is as 
 Prints Markdown, for a nominal 95 %: how often the interval of the difference excludes 0 (type I error, should be 5 % or less), how often
 that of a mean covers the expected value (should be 95 % or more), and how wide it is. WAYS lists the intervals that are compared.
 
-Example (300 repetitions: 15 minutes on two cores, with OMP_NUM_THREADS=1):
+Example (300 repetitions: 10 minutes on two idle cores, with OMP_NUM_THREADS=1):
 
   python -m benchmarks.coverage_seeds --processes 2 --json coverage_seeds.json
 """
