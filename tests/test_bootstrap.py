@@ -271,6 +271,13 @@ def test_paired_difference_is_normal():
     assert combine([pair, pair], (.5, .5)).of == 'difference'
 
 
+def test_difference_in_the_images_of_one_patient_has_no_interval():
+    patients = [f'a{i}' for i in range(200)] + ['b'] * 4
+    a, b = two_classes(190, 200, 4, 4, patients), two_classes(190, 200, 2, 4, patients)
+    found = combine(bootstrap_figures([a, b], draws=100), (1, -1)).cell(('classes', 'b', 'recall'))
+    assert found == {'value': .5, 'low': None, 'high': None, 'n': 4, 'interval': None}
+
+
 def test_paired_difference():
     a = random_table(1)
     order = np.random.default_rng(0).permutation(80)

@@ -175,7 +175,7 @@ def cell(value, draws, n, kind='percentile', shrunk=None, units=None):
     if np.isfinite(value) and len(defined):
         if kind == 'wilson':
             low, high = wilson(value, units)
-        elif n > 1 and (kind == 'normal' or np.ptp(defined) > SAME):
+        elif n > 1 and (np.ptp(defined) > SAME or (kind == 'normal' and abs(value) < SAME)):
             low, high = interval(defined)
             if kind == 'normal':
                 half = Z * float(defined.std(ddof=1)) if len(defined) > 1 else 0.
