@@ -2,7 +2,7 @@
 
 Reads METHOD/seed*/results_test.csv below the folder. Writes study.csv (a row for each method and seed) there, and prints Markdown:
 mean and standard deviation over the seeds, mean rank over the seeds and figures, and the difference to the baseline with a 95 %
-interval, for which both the seeds and, within each class, the test images are drawn anew.
+interval for other test images and other seeds.
 
 Example, after benchmarks.study with data in data/isic8:
 
@@ -20,6 +20,7 @@ from utils.common import InputError, run_script, write_text
 from utils.console import say_next, script_parser
 from utils.get_loaders import ClassDataset
 from utils.label_column import describe_label_column
+from utils.pooling import mean_over_seeds
 from utils.prediction_table import read_labelled
 from utils.tables import to_markdown
 
@@ -62,14 +63,10 @@ def mean_ranks(table):
     return pd.concat(ranks, axis=1).mean(axis=1).groupby(complete.method).mean()
 
 
-def difference(runs, baseline, name, seed=0):
-    """-> (mean over the seeds of `runs` minus `baseline`, low, high): 95 % percentile interval of draws of seeds and images."""
-    seeds = sorted(set(runs) & set(baseline))
-    values = np.array([value_of(runs[s], name) - value_of(baseline[s], name) for s in seeds])
-    draws = np.array([runs[s].draws['metrics', name] - baseline[s].draws['metrics', name] for s in seeds])
-    drawn = np.random.default_rng(seed).integers(len(seeds), size=draws.shape)
-    low, high = np.percentile(draws[drawn, np.arange(draws.shape[1])].mean(axis=0), (2.5, 97.5))
-    return values.mean(), low, high
+def difference(runs, baseline, name):
+    """-> (mean over the seeds of `runs` minus that of `baseline`, low, high): see `mean_over_seeds`."""
+    cell = mean_over_seeds([[list(runs.values())], [list(baseline.values())]], (1, -1)).cell(('metrics', name))
+    return cell['value'], cell['low'], cell['high']
 
 
 def markdown(study):
