@@ -67,7 +67,7 @@ def test_repeats_and_the_difference_of_two(tmp_path, capsys):
     result = run(*files[:2])
     difference = result['difference']['metrics']['bacc']
     assert difference['value'] == pytest.approx(values[1] - values[0]) and difference['low'] <= difference['value'] <= difference['high']
-    assert 'second - first, paired' in capsys.readouterr().out
+    assert 'second - first, on the same images' in capsys.readouterr().out
 
 
 def test_what_several_files_are_taken_for_is_said(tmp_path, capsys):

@@ -80,7 +80,7 @@ def covers_text(drawn):
     """What the intervals cover, from 'drawn' of `bootstrap_metrics` or `evaluate_files`."""
     unit, seeds = drawn['unit'], drawn['seeds']
     how = 'drawn within each class' if drawn['within_classes'] else 'drawn at random'
-    return (f"95 % intervals cover other test {unit}{' and other seeds' if seeds else ', but no other training'} "
+    return (f"95 % intervals cover other test {unit}{' and other seeds' if seeds else ', not another training'} "
             f"({drawn['draws']:,} bootstrap draws; {unit} {how})")
 
 
@@ -130,7 +130,8 @@ def report_text(result, n_files):
     if 'difference' in result:
         first, second = (run['metrics'] for run in result['runs'])
         parts += [metrics_text({'first': first, 'second': second, 'difference': result['difference']['metrics']}, result['chance']),
-                  'Differences are second - first, paired: an interval without 0 is more than the chance of these images.',
+                  'Differences are second - first, on the same images. They compare two trained networks, not two methods: repeat with '
+                  'other seeds.',
                   classes_text('difference', result['difference']['classes'], '+')]
         parts += [intervals_text(result['runs'][0], result['drawn']),
                   '- of the differences: ' + '; '.join(INTERVALS[kind] for kind in interval_kinds(result['difference']))]
