@@ -14,7 +14,7 @@ of images (patients) at random.
 
 Example, half an hour on one CPU core:
 
-  OMP_NUM_THREADS=1 python -m benchmarks.coverage --json coverage.json
+  python -m benchmarks.coverage --json coverage.json
 """
 import json
 

@@ -97,7 +97,7 @@ def test_images_below_the_smallest_size_of_a_network(refused):
 
 
 def test_images_that_are_too_small_at_first(refused):
-    assert 'leave out --grow_from' in refused('--model_name inception_v3 --im_size 96 --grow_from 0.5')
+    assert 'leave out --grow_from' in refused('--model_name inception_v3 --im_size 96 --n_epochs 2 --grow_from 0.5')
 
 
 @pytest.fixture

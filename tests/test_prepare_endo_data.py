@@ -130,7 +130,7 @@ def test_two_tables_of_labels_are_one_line(tmp_path, monkeypatch):
 
 def test_a_name_with_control_characters_is_shown_without_them(tmp_path, monkeypatch):
     write_zip(tmp_path / 'a.zip', more=[('\x1b[2J\n* Next, x/../../evil.jpg', 'x')])
-    refused(tmp_path, monkeypatch, r'a\.zip is refused: \?\[2J \* Next, x/\.\./\.\./evil\.jpg leads out of the folder')
+    refused(tmp_path, monkeypatch, r'a\.zip is refused: �\[2J \* Next, x/\.\./\.\./evil\.jpg leads out of the folder')
 
 
 @pytest.mark.parametrize('method', [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])

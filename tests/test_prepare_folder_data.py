@@ -314,7 +314,7 @@ def test_names_with_control_characters_are_left_out(tmp_path, capsys):
     main([str(folder), '--out', str(tmp_path / 'data')])
     out = capsys.readouterr().out
     assert ClassDataset(tmp_path / 'data/train_set.csv').class_names(2) == ['a', 'b']
-    assert '* Left out: 12 images with a control character in the path: ' in out
+    assert '* Left out: 13 files with a name that is not UTF-8 or holds control characters: ' in out
     assert [line for line in out.splitlines() if line.startswith('* Next, ')] == out.splitlines()[-1:]
     assert all(line.isprintable() for line in out.splitlines())
 
