@@ -157,8 +157,16 @@ def test_images_of_a_patient_that_are_alike_count_once():
 
 def test_effective_number_of_images():
     draws = np.random.default_rng(0).binomial(50, .3, 20000) / 50
-    assert effective_n(.3, draws, 200) == pytest.approx(50, rel=.05)
-    assert effective_n(.3, draws, 40) == 40 and effective_n(.3, np.full(9, .3), 40) == 40 and effective_n(.3, np.array([0., 1.]), 40) == 1
+    assert effective_n(.3, draws, 200, 60) == pytest.approx(50, rel=.05)
+    assert effective_n(.3, draws, 40, 9) == 40 and effective_n(.3, np.array([0., 1.]), 40, 9) == 1
+    assert effective_n(.3, np.full(9, .3), 40, 9) == 9 and effective_n(.3, np.full(9, np.nan), 40, 9) == 9
+
+
+def test_images_of_one_patient_count_once():
+    """Nothing varies from draw to draw, which is no sign of independent images."""
+    result = bootstrap_metrics(two_classes(30, 40, 20, 60, ['p'] * 100), draws=100, levels=(.9,))
+    for found in (result['metrics']['acc'], result['classes']['a']['recall'], result['classes']['b']['precision']):
+        assert ends(found) == pytest.approx(wilson(found['value'], 1))
 
 
 def test_threshold_of_an_operating_point_adds_to_its_interval():
@@ -276,6 +284,15 @@ def test_difference_in_the_images_of_one_patient_has_no_interval():
     a, b = two_classes(190, 200, 4, 4, patients), two_classes(190, 200, 2, 4, patients)
     found = combine(bootstrap_figures([a, b], draws=100), (1, -1)).cell(('classes', 'b', 'recall'))
     assert found == {'value': .5, 'low': None, 'high': None, 'n': 4, 'interval': None}
+
+
+@pytest.mark.parametrize('patient_ids', [None, ['p'] * 211])
+def test_a_difference_without_variation_has_no_interval(patient_ids):
+    """None and all of the 11 images of a class, or a single patient: every draw is the value, which is no certainty."""
+    pair = combine(bootstrap_figures([two_classes(190, 200, hits, 11, patient_ids) for hits in (11, 0)], draws=50), (1, -1))
+    found = pair.cell(('classes', 'b', 'recall'))
+    assert found['value'] == 1 and ends(found) == (None, None) and found['interval'] is None
+    assert ends(pair.cell(('classes', 'a', 'recall'))) == (0, 0)  # the same answers
 
 
 def test_paired_difference():

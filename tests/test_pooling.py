@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.coverage_seeds import tables_of
-from utils.bootstrap import Figures, interval
+from utils.bootstrap import Figures, bootstrap_metrics, interval
 from utils.comparison import difference, load_methods, summary
 from utils.pooling import PAIR, REPEATS, evaluate_files, mean_over_seeds
 
@@ -122,6 +122,16 @@ def test_the_mean_of_files_has_the_interval_of_the_method():
     method, = load_methods({'a': [table.path for table in tables]}, 100, tables={table.path: table for table in tables})
     of_files, cell = evaluate_files(tables, draws=100, seed=[0, 0])['classes']['DR1']['recall'], summary(method)['classes', 'DR1', 'recall']
     assert [of_files[end] for end in ('value', 'low', 'high')] == [cell[end] for end in ('value', 'low', 'high')]
+
+
+def test_a_method_with_one_file_has_the_intervals_of_the_file():
+    table = random_table(0)
+    method, = load_methods({'a': ['x']}, 100, tables={'x': table})
+    of_file, of_method = bootstrap_metrics(table, 100, [0, 0], class_count=None), summary(method)
+    for key in (('metrics', 'acc'), ('metrics', 'bacc'), ('classes', 'DR1', 'recall'), ('classes', 'DR1', 'f1')):
+        expected = of_file[key[0]][key[1]] if len(key) == 2 else of_file[key[0]][key[1]][key[2]]
+        assert {name: of_method[key][name] for name in expected} == expected
+    assert of_method['metrics', 'acc']['interval'] == 'wilson'
 
 
 def test_folds_say_that_patients_are_drawn_within_classes():

@@ -51,7 +51,7 @@ class Figures(NamedTuple):
         at_end = min(value, 1 - value) < SAME  # there the draws do not vary
         if units and (self.of == 'file' or at_end):
             exact = units == self.counts[key] and key[0] != 'operating_points'
-            return cell(value, draws, n, 'wilson', units=units if exact or at_end else effective_n(value, draws, n))
+            return cell(value, draws, n, 'wilson', units=units if exact or at_end else effective_n(value, draws, n, units))
         return clipped(cell(value, draws, n, 'seeds' if self.with_seeds else 'percentile'), low, high)
 
 
@@ -156,11 +156,13 @@ def wilson(proportion, n):
     return tuple(float(min(max(end / (1 + Z ** 2 / n), 0), 1)) for end in (middle - half, middle + half))
 
 
-def effective_n(proportion, draws, n):
-    """How many independent images would vary as much as the `draws` of this proportion: 1 to `n`."""
+def effective_n(proportion, draws, n, units):
+    """How many independent images would vary as much as the `draws` of this proportion: 1 to `n`. Where the draws do not vary, as those
+    of a single patient, it is the number of `units`."""
     defined = draws[np.isfinite(draws)]
-    variance = defined.var() if len(defined) else 0
-    return float(np.clip(proportion * (1 - proportion) / variance, 1, n)) if variance > 0 else n
+    if not len(defined) or np.ptp(defined) < SAME:
+        return units
+    return float(np.clip(proportion * (1 - proportion) / defined.var(), 1, n))
 
 
 def cell(value, draws, n, kind='percentile', shrunk=None, units=None):
@@ -207,7 +209,10 @@ def nested(figures):
 
 
 def combine(figures, weights):
-    """The sum of `weights` x `figures`: (1/m, ..., 1/m) is their mean, (1, -1) a paired difference. Keys are those of all."""
+    """The sum of `weights` x `figures`: (1/m, ..., 1/m) is their mean, (1, -1) a paired difference. Keys are those of all. The mean of
+    one is that one, so that its intervals are those of a file."""
+    if list(weights) == [1]:
+        return figures[0]
     keys = [key for key in figures[0].values if all(key in other.values for other in figures)]
     pairs = list(zip(weights, figures, strict=True))
     difference = any(w < 0 or f.of == 'difference' for w, f in pairs)
