@@ -12,6 +12,7 @@ from utils import run_test
 from utils.common import InputError
 from utils.inference import Logits
 from utils.post_hoc import choose_strength, implied_prior, logit_adjuster, prior_changer, prior_text, read_prior, tau_normaliser
+from utils.tuning import priors
 
 COUNT = [1000, 300, 90, 27, 8]
 PI = np.array(COUNT) / sum(COUNT)
@@ -127,6 +128,15 @@ def test_numbers_that_could_be_names_of_other_classes_are_refused(prior_of):
 def test_a_prior_file_that_is_missing():
     with pytest.raises(InputError, match='takes train, uniform or a csv, and there is no file absent'):
         read_prior('absent', [5], ['a'])
+
+
+def test_a_prior_without_a_trained_class_is_refused(tmp_path):
+    """All classes would have probability 0, which is NaN once they are normalised."""
+    path = tmp_path / 'prior.csv'
+    path.write_text('label,prior\n0,0\n1,0\n2,1\n')
+    info = {'config': config_of('--n_classes 3'), 'class_count': [5, 5, 0], 'class_names': list('abc'), 'epoch': 1}
+    with pytest.raises(InputError, match='was trained on none of the classes that are expected'):
+        priors(str(path), info)
 
 
 def test_table_of_the_frequencies():

@@ -114,11 +114,15 @@ def notes(result):
         which = ', '.join(few) if len(few) <= MOST_CLASSES else f"{len(few)} of {len(result['classes'])} classes"
         lines.append(f'Note: fewer than {FEW} images of {which}: the intervals of F1, AUC and average precision, and of the means over the '
                      'classes, are somewhat too narrow.')
-    outside = [METRIC_NAMES[name] for name, c in result['metrics'].items()
-               if c['low'] is not None and not c['low'] - 1e-9 <= c['value'] <= c['high'] + 1e-9]
-    if outside:
-        lines.append(f"Note: {', '.join(outside)} outside of the interval. Few images make a calibration error and the average precision "
-                     'larger than they are; the interval of a calibration error is corrected for that, its value is not.')
+    outside: dict = {}
+    for shown in result['runs'] if 'difference' in result else [result]:
+        for name, c in shown['metrics'].items():
+            if c['low'] is not None and not c['low'] - 1e-9 <= c['value'] <= c['high'] + 1e-9:
+                outside.setdefault(c['interval'] == 'basic', {})[METRIC_NAMES[name]] = None
+    for is_basic, names in outside.items():
+        why = ('noise makes a calibration error larger, and the interval takes that off. Read the interval, not the value.' if is_basic else
+               'the draws are biased, as those of few images are. Read the width, not the place.')
+        lines.append(f"Note: {', '.join(names)} outside of the interval: {why}")
     return '\n'.join(lines)
 
 

@@ -92,7 +92,10 @@ def corrected(logits, tuning, class_names):
 def priors(target_prior, info):
     """-> the class prior that a checkpoint with facts `info` has learnt, and the one that --target_prior expects; both float64 (K,)."""
     learnt = implied_prior(info['config'], info['class_count'], last_epoch(info))
-    return learnt, read_prior(target_prior, info['class_count'], info['class_names'])
+    expected = read_prior(target_prior, info['class_count'], info['class_names'])
+    if not ((learnt > 0) & (expected > 0)).any():
+        raise InputError(f'--target_prior {target_prior}: the network was trained on none of the classes that are expected')
+    return learnt, expected
 
 
 def adjust_by_strength(name, tau, loaded, csv, logits):
