@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tools.compare_experiments import main
+from tools.evaluate_predictions import main as evaluate
 from tools.report import main as report
 from utils.common import InputError
 from utils.comparison import RANKED, columns_of, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
@@ -109,7 +110,7 @@ def test_settings_in_which_seeds_differ(tmp_path, changes, note):
 
 def test_csvs_may_differ_between_folds(tmp_path):
     for fold in (1, 2):
-        change_config(write_run(tmp_path, f'F{fold}/plain/seed0', ['x', 'y']), csv_sha256={'train': str(fold) * 64})
+        change_config(write_run(tmp_path, f'F{fold}/plain/seed0', ['x', 'y'], seed=fold), csv_sha256={'train': str(fold) * 64})
     methods = load_methods(find_csvs([str(tmp_path / 'results')], 'results_test.csv'), draws=100)
     assert len(methods[0].runs) == 2 and settings_notes(methods) == []
 
@@ -162,6 +163,26 @@ def test_markdown(results, capsys):
     assert len(lines) == 5 + 5 + 4 and lines[0].split('|')[1].strip() == 'method' and 'not all methods' in err
     assert {len(line) for line in lines[:5]} == {len(lines[0])} and lines[0].endswith(' R DR4 |')
     assert lines[-1].count('+') > 4 and 'Difference to bad/net' in out
+
+
+def test_kinds_are_those_of_the_intervals_shown(tmp_path, capsys):
+    """The baseline less itself is 0 with an interval of another kind, and has no row."""
+    for seed in range(2):
+        write(tmp_path / 'a' / f'seed{seed}' / 'results_test.csv', random_table(seed)._replace(labels=random_table(0).labels))
+        write(tmp_path / 'b' / f'seed{seed}' / 'results_test.csv', random_table(seed + 2)._replace(labels=random_table(0).labels))
+    main([str(tmp_path), '--baseline', 'b', '--draws', '100'])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('Difference to'))
+    assert 'Student' in line and 'standard errors' not in line
+
+
+def test_copies_of_a_file_are_named(tmp_path, capsys):
+    for seed in range(3):
+        write(tmp_path / 'a' / f'seed{seed}' / 'results_test.csv', random_table(max(seed, 1))._replace(labels=random_table(0).labels))
+    main([str(tmp_path), '--draws', '100'])
+    err = capsys.readouterr().err
+    assert 'seed0/results_test.csv and ' in err and 'are the same file, no separate trainings' in err and 'seed2' not in err
+    evaluate([str(tmp_path / 'a' / f'seed{seed}' / 'results_test.csv') for seed in (0, 1)] + ['--draws', '100'])
+    assert 'are the same file' in capsys.readouterr().err
 
 
 def test_csv(results, capsys):

@@ -70,6 +70,13 @@ def test_repeats_and_the_difference_of_two(tmp_path, capsys):
     assert 'second - first, on the same images' in capsys.readouterr().out
 
 
+def test_two_files_of_one_image(tmp_path, capsys):
+    table = random_table(2)
+    files = [write(tmp_path / f'{i}.csv', table._replace(preds=np.full(80, i)), slice(0, 1)) for i in range(2)]
+    assert run(*files)['difference']['metrics']['nll']['interval'] is None
+    assert 'difference' not in capsys.readouterr().out.split('95 % intervals cover')[1]  # no kind of what is not there
+
+
 def test_what_several_files_are_taken_for_is_said(tmp_path, capsys):
     table = random_table(1, n=90)
     folds = [write(tmp_path / f'{i}.csv', table, slice(30 * i, 30 * i + 30)) for i in range(3)]

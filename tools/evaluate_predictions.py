@@ -21,7 +21,7 @@ import pandas as pd
 from utils.bootstrap import INTERVALS, STRATIFIED, check_classes
 from utils.check_data import counted, names_unlike_the_network
 from utils.common import InputError, file_sha256, run_script, write_text
-from utils.comparison import ways_note
+from utils.comparison import copies_note, ways_note
 from utils.console import say_next, script_parser
 from utils.evaluation_text import report_text
 from utils.formats import read_config
@@ -126,7 +126,7 @@ def main(argv=None):
         differing = differing_settings(args.csvs, [0 if result['of'] == 'mean' else i for i in range(len(tables))])
     if differing:
         print(f'* Note: the files are pooled, but the settings of their runs differ: {describe_settings(differing)}', file=sys.stderr)
-    notes = [*filter(None, map(replaced_network, args.csvs))]
+    notes = [*filter(None, map(replaced_network, args.csvs)), *copies_note({'files': args.csvs})]
     if result['of'] == 'pooled' or len(tables) > 2:
         notes += ways_note({csv: [csv] for csv in args.csvs})
     for note in notes:

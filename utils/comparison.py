@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from .bootstrap import bootstrap_figures, check_classes
-from .common import InputError
+from .common import InputError, file_sha256
 from .outdated import replaced_network, text_report
 from .pooling import mean_of, mean_over_seeds, spread
 from .prediction_table import read_labelled
@@ -66,6 +66,17 @@ def ways_note(csvs):
     return ['not all runs were tested alike: ' + '; '.join(f"{name}: {' or '.join(ways)}" for name, ways in how.items() if ways)]
 
 
+def copies_note(csvs):
+    """{method: csvs} -> a line for each method of which several files are the same, so that they are no repeats."""
+    notes = []
+    for name, of_method in csvs.items():
+        same: dict = {}
+        for csv in of_method:
+            same.setdefault(file_sha256(csv), []).append(csv)
+        notes += [f"{name}: {' and '.join(copies)} are the same file, no separate trainings" for copies in same.values() if len(copies) > 1]
+    return notes
+
+
 def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None, stratified=False):
     """{method: csvs} -> list of `Method`. Csvs of the same images share their bootstrap draws; different sets of images
     (folds) are drawn independently. `ordered` None: see `are_ordered`. `tables`: {csv: its table} of those already read.
@@ -99,12 +110,13 @@ def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None, stratified
 
 
 def settings_notes(methods):
-    """One line for each of the methods whose runs differ in more than they may, for each csv of a network that its run has replaced, and
-    for differences in how the runs were tested."""
+    """One line for each of the methods whose runs differ in more than they may, for each csv of a network that its run has replaced, for
+    copies of one file, and for differences in how the runs were tested."""
     differing = {method.name: differing_settings(method.csvs, method.image_sets) for method in methods}
     pooled = [f'{name} pools runs whose settings differ: {describe_settings(found)}' for name, found in differing.items() if found]
     replaced = filter(None, (replaced_network(csv) for method in methods for csv in method.csvs))
-    return [*pooled, *replaced, *ways_note({method.name: method.csvs for method in methods})]
+    csvs = {method.name: method.csvs for method in methods}
+    return [*pooled, *replaced, *copies_note(csvs), *ways_note(csvs)]
 
 
 def _on(method, image_set):

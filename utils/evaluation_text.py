@@ -137,8 +137,9 @@ def report_text(result, n_files):
                   'Differences are second - first, on the same images. They compare two trained networks, not two methods: repeat with '
                   'other seeds.',
                   classes_text('difference', result['difference']['classes'], '+')]
-        parts += [intervals_text(result['runs'][0], result['drawn']),
-                  '- of the differences: ' + '; '.join(INTERVALS[kind] for kind in interval_kinds(result['difference']))]
+        parts.append(intervals_text(result['runs'][0], result['drawn']))
+        if kinds := interval_kinds(result['difference']):
+            parts[-1] += '\n- ' + '; '.join(INTERVALS[kind] for kind in kinds) + ': differences'
         return '\n\n'.join([*parts, *filter(None, [notes(result)])])
     header = {'file': 'value', 'pooled': 'pooled', 'mean': f'mean of {n_files}'}[result['of']]
     parts.append(metrics_text({header: result['metrics']}, result['chance']))

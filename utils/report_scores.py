@@ -57,7 +57,8 @@ def scores(table, result, seen_as):
     metrics = result['metrics']
     shown = [name for name in METRIC_NAMES if metrics[name]['value'] is not None]
     cards = [tag('div', tag('dt', title), tag('dd', tag('strong', f"{percent(metrics[name]['value'])} {of}"),
-                 f"95 % interval {percent(metrics[name]['low'])} to {percent(metrics[name]['high'])}"
+                 ('no interval' if metrics[name]['low'] is None else
+                  f"95 % interval {percent(metrics[name]['low'])} to {percent(metrics[name]['high'])}")
                  + (f"; chance {percent(result['chance'][name])}" if name in result['chance'] else '')))
              for name, (title, of) in CARDS.items() if name in shown and not (name == 'mcc' and 'kappa' in shown)]
     values = [show(metrics[name], 3, 1) if name in NOT_PERCENT else show(metrics[name]) for name in shown]
