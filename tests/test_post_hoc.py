@@ -194,7 +194,11 @@ def test_other_classifiers(test_run, capsys):
     with pytest.raises(InputError, match='--tau_norm needs a linear classifier, and this network has a CosineClassifier'):
         test_run('--tau_norm 1', '--loss_fn LDAM')
     test_run('--logit_adjust 1', '--loss_fn BSCE')
-    assert '* Warning: BSCE has corrected for the class frequencies in training' in capsys.readouterr().out
+    assert '* Warning: BSCE corrected for the class frequencies in training' in capsys.readouterr().out
+    test_run('--logit_adjust 1', '--sampling class')
+    assert '* Warning: --sampling class corrected for the class frequencies in training' in capsys.readouterr().out
+    test_run('--logit_adjust 1', '')
+    assert 'Warning' not in capsys.readouterr().out
 
 
 def test_frequencies_are_printed_for_a_csv_without_labels(test_run, tiny, tmp_path, capsys):

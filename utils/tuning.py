@@ -100,9 +100,10 @@ def priors(target_prior, info):
 
 def adjust_by_strength(name, tau, loaded, csv, logits):
     """`name`: tau_norm or logit_adjust; `tau`: a number, or VALIDATION to choose it by `logits` of `csv`. -> adjust and text of `Tuning`"""
-    loss = loaded.info['config']['loss_fn']
-    if LOSSES[loss].corrects_prior:
-        print(f'* Warning: {loss} has corrected for the class frequencies in training, and --{name} does it again')
+    loss, sampling = (loaded.info['config'][key] for key in ('loss_fn', 'sampling'))
+    corrected_by = [*([loss] if LOSSES[loss].corrects_prior else []), *([f'--sampling {sampling}'] if sampling != 'instance' else [])]
+    if corrected_by:
+        print(f"* Warning: {' and '.join(corrected_by)} corrected for the class frequencies in training, and --{name} does it again")
     adjuster = tau_normaliser(loaded.model) if name == 'tau_norm' else logit_adjuster(loaded.info['class_count'])
     chosen = ''
     if tau == VALIDATION:
