@@ -258,6 +258,12 @@ def test_every_interval_names_its_kind():
             assert of.of != 'difference' or found['interval'] in ('normal', None)
 
 
+def test_draws_that_are_nearly_all_alike_give_no_interval():
+    draws = np.append(np.full(99, .75), .5)
+    assert ends(cell(.75, draws, 40)) == ends(cell(.75, draws, 40, 'seeds')) == (None, None)
+    assert cell(.75, draws, 40)['interval'] is None
+
+
 def test_undefined_and_single_images():
     table = random_table(3, absent=(2,))
     labels, preds = table.labels.copy(), np.zeros(80, int)

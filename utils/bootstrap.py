@@ -168,9 +168,9 @@ def effective_n(proportion, draws, n, units):
 def cell(value, draws, n, kind='percentile', shrunk=None, units=None):
     """{'value', 'low', 'high', 'n', 'interval'}: fractions, None where undefined; 'interval' is the `kind`, a key of INTERVALS.
 
-    Draws that are all alike (of one image, or of figures that no draw changes) tell nothing: no interval, except that the
-    difference of two files with the same answers is exactly 0. `units`: the n of 'wilson'; `shrunk`: draws for the lower end
-    of 'basic', None for the same.
+    Draws that are all alike, or nearly all (of one image, or of figures that hardly a draw changes), tell nothing: no interval, except
+    that the difference of two files with the same answers is exactly 0. `units`: the n of 'wilson'; `shrunk`: draws for the lower end of
+    'basic', None for the same.
     """
     low = high = None
     defined = draws[np.isfinite(draws)]
@@ -185,6 +185,8 @@ def cell(value, draws, n, kind='percentile', shrunk=None, units=None):
             elif kind == 'basic':
                 largest, width = high if shrunk is None else interval(shrunk)[1], high - low
                 low, high = max(2 * value - largest, 0.), max(2 * value - low, width)  # cut off at 0, it stays as wide as the draws
+            if kind != 'normal' and high - low < SAME:
+                low = high = None
     return {'value': float(value) if np.isfinite(value) else None, 'low': low, 'high': high, 'n': n,
             'interval': None if low is None else kind}
 
