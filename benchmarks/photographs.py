@@ -10,12 +10,13 @@ from tqdm import tqdm
 
 from utils.get_loaders import ClassDataset
 from utils.image_cache import use_cache
+from utils.images import FORMATS
 
 SIZE, BATCH_SIZE, REPEATS, MOST = (512, 512), 8, 3, 20  # of the result; of a reading; of each photograph; photographs
 
 
 def decode_in_full(path, size):
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         image = ImageOps.exif_transpose(image).convert('RGB').resize(size[::-1], Image.Resampling.BILINEAR)
     return np.asarray(image).transpose(2, 0, 1)
 

@@ -14,7 +14,7 @@ from torchvision import transforms as T
 from models.get_model import get_arch
 from utils.combo_loader import ComboLoader
 from utils.evaluation import evaluate_multi_cls
-from utils.images import find_images
+from utils.images import FORMATS, find_images
 
 
 class Images(Dataset):
@@ -28,7 +28,7 @@ class Images(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index):
-        with Image.open(self.paths[index]) as image:
+        with Image.open(self.paths[index], formats=FORMATS) as image:
             return self.transforms(image.convert('RGB')), self.labels[index]
 
 

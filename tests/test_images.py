@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from utils import images
 from utils.check_data import check_data
@@ -82,6 +82,25 @@ def test_read_image(folder, name):
     with Image.open(folder / name) as opened:
         expected = np.asarray(opened.convert('RGB').resize((17, 11), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize('kind', ['EPS', 'JPEG2000', 'PCX', 'TGA', 'SGI', 'ICO', 'DDS'])
+def test_other_formats_are_no_images(tmp_path, monkeypatch, kind):
+    """Whatever the extension says; of EPS Pillow would start Ghostscript."""
+    Image.new('RGB', (20, 16), 'red').save(tmp_path / 'a.jpg', kind)
+    monkeypatch.setattr(EpsImagePlugin, 'EpsImageFile', None)
+    with pytest.raises(OSError, match=r'^the content is no image \(JPEG, PNG, TIFF, BMP, WEBP, GIF, PPM\)$'):
+        read_image(tmp_path / 'a.jpg', (8, 8))
+
+
+@pytest.mark.parametrize(('kind', 'name'), [('MPO', 'a.jpg'), ('JPEG', 'a.png'), ('PNG', 'a.jpg'), ('TIFF', 'a.tif'), ('BMP', 'a.bmp'),
+                                            ('WEBP', 'a.webp'), ('GIF', 'a.gif'), ('PPM', 'a.pnm')])
+def test_each_known_format_is_read(tmp_path, kind, name):
+    """Whatever the extension says; of a camera's JPEG with several pictures (MPO) the first."""
+    more = {'append_images': [Image.new('RGB', (20, 16), 'blue')], 'save_all': True} if kind == 'MPO' else {}
+    Image.new('RGB', (20, 16), 'red').save(tmp_path / name, kind, **more)
+    assert (read_image(tmp_path / name, (8, 8))[:, 4, 4] - torch.tensor([255, 0, 0])).abs().max() < 3
+    assert images.describe_image((tmp_path / name).read_bytes()) == (1 + len(more) // 2, (20, 16), 'P' if kind == 'GIF' else 'RGB')
 
 
 @pytest.mark.parametrize('seconds', [1e-5, 1e-3])  # for the first four answers

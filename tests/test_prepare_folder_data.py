@@ -217,6 +217,14 @@ def test_classes_may_be_called_like_a_part(tmp_path, monkeypatch):
     assert ClassDataset('data/train_set.csv').class_names(3) == ['label 2', 'stress test', 'test positive']
 
 
+def test_files_of_other_formats_are_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = pictures(tmp_path / 'set', 'a', 'b', n=10)
+    Image.new('RGB', (8, 8)).save(folder / 'a' / '3.png', 'EPS')
+    main([str(folder)])
+    assert '* Left out: 1 image that cannot be opened: a/3.png' in capsys.readouterr().out
+
+
 def test_masks_of_images_are_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = pictures(tmp_path / 'set', 'benign', 'malignant', n=10)

@@ -27,7 +27,7 @@ from utils.check_data import counted, some
 from utils.common import InputError, run_script, write_text
 from utils.console import say_next, script_parser, to_train
 from utils.get_loaders import ClassDataset
-from utils.images import list_images, open_rgb
+from utils.images import FORMATS, list_images, open_rgb
 from utils.label_column import HELP as LABEL_HELP
 from utils.label_column import describe_label_column
 from utils.permissions import add_private_flag, keep_private
@@ -77,7 +77,7 @@ def readable(folder, image):
     if not os.path.isfile(path):  # a named pipe would be waited for
         return False
     try:
-        with Image.open(path):
+        with Image.open(path, formats=FORMATS):
             return True
     except Exception:  # of damaged headers Pillow raises nearly every kind of error
         pass

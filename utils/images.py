@@ -18,6 +18,9 @@ from .image_metadata import without_metadata
 # All that decides about the pixels of an image beside its file and the target size.
 LIBJPEG = features.version('libjpeg_turbo') or features.version('jpg')
 DECODER = f'Pillow {__version__}, libjpeg {LIBJPEG}, draft, 16-bit greys scaled, bilinear'
+# Of the files with the extensions that this project takes. Pillow reads more formats, some of which start other programs (EPS:
+# Ghostscript). Several pictures in one JPEG (MPO), as some cameras write them, are of the format JPEG here.
+FORMATS = ('JPEG', 'PNG', 'TIFF', 'BMP', 'WEBP', 'GIF', 'PPM')
 MOST_INT64 = 2**63 - 1
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -115,10 +118,10 @@ def decode_rgb(content, size=(0, 0)):
     """Upright RGB Pillow image of `content`, the bytes of an image file.
 
     A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that still covers `size` = (H, W), (0, 0) for the whole
-    (`Image.draft`): several times faster for full-size photographs. The format is that of the content, whatever the extension; EXIF
-    turns the image, transparency is ignored, 16-bit greys are scaled, and of several pictures in a file the first counts. Broken
-    metadata (EXIF, texts, colour profile) are left out. Raises `OSError` for everything that cannot be decoded, and for more pixels
-    than Pillow's limit against decompression bombs.
+    (`Image.draft`): several times faster for full-size photographs. The format, one of FORMATS, is that of the content, whatever the
+    extension; EXIF turns the image, transparency is ignored, 16-bit greys are scaled, and of several pictures in a file the first
+    counts. Broken metadata (EXIF, texts, colour profile) are left out. Raises `OSError` for everything that cannot be decoded, and for
+    more pixels than Pillow's limit against decompression bombs.
     """
     def decode(image):
         if max(size):
@@ -139,14 +142,15 @@ def _with_image(content, function):
     if not content:
         raise OSError('the file is empty')
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return function(image)
     except Exception as err:  # of damaged files Pillow's decoders raise nearly every kind of error
         bare = without_metadata(content)
         if bare:
-            with contextlib.suppress(Exception), Image.open(io.BytesIO(bare)) as image:
+            with contextlib.suppress(Exception), Image.open(io.BytesIO(bare), formats=FORMATS) as image:
                 return function(image)
-        raise OSError('the content is no image' if isinstance(err, UnidentifiedImageError) else str(err) or type(err).__name__) from err
+        unknown = f"the content is no image ({', '.join(FORMATS)})"
+        raise OSError(unknown if isinstance(err, UnidentifiedImageError) else str(err) or type(err).__name__) from err
 
 
 def is_of_one_colour(image):
