@@ -14,6 +14,7 @@ from utils import images
 from utils.check_data import check_data
 from utils.common import InputError
 from utils.get_loaders import ClassDataset
+from utils.image_files import reason
 from utils.images import find_images, list_images, read_image, stat_images
 
 
@@ -50,7 +51,7 @@ def test_a_folder_lists_each_kind_of_image(tmp_path, name):
 def test_an_id_that_fits_several_files(tmp_path):
     for name in ('a.jpg', 'a.PNG', 'b.jpg', 'a.txt'):
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match=r'^1 image ids fit several files \(write the extension\): a \(row 3\): a\.PNG and a\.jpg$'):
+    with pytest.raises(InputError, match=r'^1 image id fits several files \(write the extension\): a \(row 3\): a\.PNG and a\.jpg$'):
         find_images(['b', 'a', 'a.jpg'], str(tmp_path), rows=[2, 3, 4])
 
 
@@ -58,7 +59,7 @@ def test_the_csv_of_an_id_that_fits_several_files_is_named(tmp_path):
     for name in ('a.jpg', 'a.png'):
         (tmp_path / name).touch()
     (tmp_path / 'a.csv').write_text('image_id,label\na,0\n')
-    with pytest.raises(InputError, match=r'a\.csv: 1 image ids fit several files .*: a \(row 2\): a\.jpg and a\.png'):
+    with pytest.raises(InputError, match=r'a\.csv: 1 image id fits several files .*: a \(row 2\): a\.jpg and a\.png'):
         ClassDataset(tmp_path / 'a.csv', str(tmp_path))
 
 
@@ -169,3 +170,12 @@ def test_names(tmp_path, name, image_id):
     data = ClassDataset(tmp_path / 'a.csv', str(tmp_path), (8, 8))
     assert data[0][0].shape == (3, 8, 8)
     check_data({'test': data}, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='this system has no named pipes')
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'a.jpg')
+    for read in (images.open_rgb, lambda path: read_image(path, (8, 8))):
+        with pytest.raises(OSError, match=r'a\.jpg. is no regular file'):
+            read(tmp_path / 'a.jpg')
+    assert reason(str(tmp_path / 'a.jpg')) == 'is no regular file'

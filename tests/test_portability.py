@@ -105,7 +105,7 @@ def test_files_that_are_not_utf8_are_named_before_the_prediction(tmp_path, capsy
     for name in ('a.png', LATIN1):
         save(tmp_path / name)
     assert find_inputs([str(tmp_path)])[1] == ['a.png']
-    assert capsys.readouterr().out == "* Left out: 1 files whose names are not UTF-8 or hold control characters: 'caf\\udce9.png'\n"
+    assert capsys.readouterr().out == "* Left out: 1 file with names that are not UTF-8 or hold control characters: 'caf\\udce9.png'\n"
 
 
 @pytest.mark.parametrize('name', ['\n* Next: rm -rf ~.png', '\x1b[2J.png'])
@@ -113,7 +113,7 @@ def test_files_with_control_characters_are_named_in_one_line(tmp_path, capsys, n
     (tmp_path / name).touch()
     (tmp_path / 'a.png').touch()
     find_inputs([str(tmp_path)])
-    assert capsys.readouterr().out == f'* Left out: 1 files whose names are not UTF-8 or hold control characters: {name!a}\n'
+    assert capsys.readouterr().out == f'* Left out: 1 file with names that are not UTF-8 or hold control characters: {name!a}\n'
 
 
 def test_only_files_that_are_not_utf8_are_an_error(tmp_path):

@@ -171,7 +171,7 @@ def test_images_of_another_kind_are_named(tmp_path, monkeypatch, content, messag
 
 
 def test_damaged_zip_leaves_nothing(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r'1 damaged images: .*Bad CRC'):
+    with pytest.raises(InputError, match=r'1 damaged image: .*Bad CRC'):
         prepare(monkeypatch, f'--zip {write_zip(tmp_path / "a.zip", damage=3000)} --out {tmp_path}/data')
     assert list((tmp_path / 'data').iterdir()) == []
     half = tmp_path / 'half.zip'

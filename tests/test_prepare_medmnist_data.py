@@ -213,3 +213,10 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert n == len(labels) == 50 and peak < 10e6
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='this system has no named pipes')
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'set.npz')
+    with pytest.raises(InputError, match=r'set\.npz is no regular file'):
+        main([str(tmp_path / 'set.npz')])

@@ -9,6 +9,7 @@ Example, after the demonstration (bash run_lt_experiments.sh):
 """
 import os
 
+from utils.check_data import counted
 from utils.common import InputError, run_script
 from utils.console import say_next, script_parser
 from utils.permissions import add_private_flag, keep_private
@@ -35,7 +36,7 @@ def main(argv=None):
     keep_private(args.private, beside=os.path.dirname(args.out))
     os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
     write_predictions(args.out, table, table.class_names, table.patient_ids)
-    print(f'* Wrote {args.out}: {len(table.preds):,} images, the mean of {len(args.csvs)} networks')
+    print(f"* Wrote {args.out}: {counted(len(table.preds), 'image')}, the mean of {len(args.csvs)} networks")
     if table.labels is None:
         say_next('look at it', 'head', args.out)
     else:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from utils.accelerator import add_device_flag
 from utils.batches import Normalise
+from utils.check_data import counted
 from utils.common import InputError, check_writable, run_script, whole_file
 from utils.console import say_next, script_parser, to_test
 from utils.get_loaders import fitting_workers
@@ -104,7 +105,7 @@ def main(argv=None):
     os.makedirs(folder, exist_ok=True)
     csv = os.path.join(folder, args.csv_out)
     write_predictions(csv, predictions, names)
-    print(f'* Wrote {csv}: {len(good)} images')
+    print(f"* Wrote {csv}: {counted(len(good), 'image')}")
     if unread:
         print('\n'.join([f'* {len(unread)} of {len(files)} cannot be read and are left out:', *unread]))
     if args.gradcam:

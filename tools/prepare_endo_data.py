@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from tools.endo_folds import N_FINDINGS, official_folds, original_folds, read_labels, write_folds
 from utils.archives import one_line, open_zip
+from utils.check_data import counted
 from utils.common import InputError, run_script
 from utils.console import say_next, script_parser, to_train
 
@@ -82,7 +83,7 @@ def main(argv=None):
             results = pool.map(_resize, members.values(), targets, chunksize=16)
             problems = [p for p in tqdm(results, total=len(members), unit='img', desc='resize', disable=None) if p]
         if problems:
-            raise InputError(f"{args.zip}: {len(problems)} damaged images: {'; '.join(problems[:5])}")
+            raise InputError(f"{args.zip}: {counted(len(problems), 'damaged image')}: {'; '.join(problems[:5])}")
         write_folds(folds, args.out, args.select_fraction)
         os.rename(partial, images)
     except BrokenProcessPool as err:

@@ -87,7 +87,8 @@ def main(argv=None):
         path = os.path.join(args.out, f'{name}_eyepacs.csv')
         write_text(path, csv_text(part))
         counts = np.bincount(part.level, minlength=GRADES)
-        print(f"* {path}: {len(part)} images of {part.patient_id.nunique()} patients, grades {' / '.join(map(str, counts))}")
+        print(f"* {path}: {counted(len(part), 'image')} of {counted(part.patient_id.nunique(), 'patient')}, "
+              f"grades {' / '.join(map(str, counts))}")
     print(f'* Put the images into {IMAGES}/')
     if os.path.normpath(args.out) == 'data':
         say_next('train and test every method', 'bash', 'run_lt_experiments.sh', 'eyepacs')

@@ -1,4 +1,5 @@
 """Zips from elsewhere: checked before a member is read. Their words are shown as one line of plain text."""
+import os
 import stat
 import zipfile
 
@@ -18,6 +19,8 @@ def open_zip(path: str, most_bytes: int, most_in_total: int) -> zipfile.ZipFile:
     """The zip at `path`. Raises `InputError` for a file that is none, and where a member could leave the folder it is unpacked into, is a
     link, encrypted, or packed by a method that cannot be limited, or where one member has more than `most_bytes` when unpacked, or all
     together more than `most_in_total`."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a named pipe would be waited for
+        raise InputError(f'{path} is no regular file')
     try:
         archive = zipfile.ZipFile(path)
     except Exception as err:  # of damaged zips zipfile raises nearly every kind of error

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from .bad_images import leave_out_bad_images, refuse_bad_images
-from .check_data import check_data
+from .check_data import check_data, counted
 from .combo_loader import ComboLoader
 from .common import InputError
 from .image_cache import use_cache
@@ -171,7 +171,7 @@ def get_train_val_cls_loaders(csv_path_train, csv_path_val, data_path=None, batc
         leave_out_bad_images([train, val], num_workers, cache_dir)
     check_data({'train': train, 'val': val}, n_classes, known_names)
     if len(train) < batch_size:
-        raise InputError(f'{csv_path_train} has {len(train)} images, less than one batch of {batch_size} (--batch_size)')
+        raise InputError(f"{csv_path_train} has {counted(len(train), 'image')}, less than one batch of {batch_size} (--batch_size)")
     if see_classes:
         print(describe_label_column(csv_path_train, train.label_column))
         print(describe_label_column(csv_path_val, val.label_column))

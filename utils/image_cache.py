@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from .check_data import counted
 from .common import InputError, whole_file
 from .image_hashes import hash_sample
 from .images import DECODER
@@ -179,7 +180,7 @@ class _Array:
                   f'{_gigabytes(SPARE)} must stay: images are decoded as they are needed (--cache_dir names another folder)')
             return False
         others = sum(map(os.path.getsize, self._others('*.npy')))
-        print(f'* Decoding {len(self.first):,} images once, to {self.size}: {_gigabytes(n_bytes)} in {self.folder} '
+        print(f"* Decoding {counted(len(self.first), 'image')} once, to {self.size}: {_gigabytes(n_bytes)} in {self.folder} "
               f'({_gigabytes(free)} free, other caches there {_gigabytes(others)}; --no_cache does without)', flush=True)
         return True
 

@@ -4,7 +4,7 @@ import os
 import torch
 from torch.utils.data import Dataset
 
-from .check_data import some
+from .check_data import counted, some
 from .common import InputError
 from .images import is_namable, list_images, open_rgb, read_image
 
@@ -26,7 +26,7 @@ def find_inputs(inputs):
     ids = {path: os.path.relpath(path, base).replace(os.sep, '/') for path in paths}
     unnamable += [ascii(image_id) for image_id in ids.values() if not is_namable(image_id)]
     if unnamable:
-        print(f'* Left out: {len(unnamable)} files whose names are not UTF-8 or hold control characters: {some(unnamable)}')
+        print(f"* Left out: {counted(len(unnamable), 'file')} with names that are not UTF-8 or hold control characters: {some(unnamable)}")
     named = [(path, image_id) for path, image_id in ids.items() if is_namable(image_id)]
     if not named:
         raise InputError('none of the files has a name that a csv can hold: rename them')

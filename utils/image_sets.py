@@ -7,6 +7,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from .check_data import counted
 from .common import InputError, write_text
 from .read_csv import csv_text
 
@@ -33,4 +34,5 @@ def write_image_set(folder, name, splits, class_names):
         shutil.rmtree(partial, ignore_errors=True)
     for split, (_, labels, _) in splits.items():
         counts = np.bincount(labels, minlength=len(class_names))
-        print(f"* {os.path.join(folder, f'{split}_{name}.csv')}: {len(labels)} images, of each class {' / '.join(map(str, counts))}")
+        print(f"* {os.path.join(folder, f'{split}_{name}.csv')}: {counted(len(labels), 'image')}, "
+              f"of each class {' / '.join(map(str, counts))}")

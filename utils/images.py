@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError, __version__, features
 
-from .check_data import some
+from .check_data import counted, some
 from .common import CONTROL, InputError
 from .data_files import EXTENSIONS, list_files
 from .image_metadata import without_metadata
@@ -46,7 +46,7 @@ def find_images(image_ids, data_path=None, rows=None):
         if len(files) > 1:
             ambiguous.append(f"{image_id}{f' (row {rows[i]})' if rows is not None else ''}: {' and '.join(sorted(files))}")
     if ambiguous:
-        raise InputError(f'{len(ambiguous)} image ids fit several files (write the extension): {some(ambiguous)}')
+        raise InputError(f"{counted(len(ambiguous), 'image id', 'fit')} several files (write the extension): {some(ambiguous)}")
     return found
 
 
@@ -97,14 +97,20 @@ def is_namable(path: str) -> bool:
 
 def open_rgb(path, size=(0, 0)):
     """The whole image at `path`, upright, as an RGB Pillow image; see `decode_rgb`."""
-    with open(path, 'rb') as f:
-        return decode_rgb(f.read(), size)
+    return decode_rgb(_content(path), size)
 
 
 def read_image(path, tg_size):
     """RGB uint8 tensor (3, H, W) of the image at `path`, `tg_size` = (H, W); see `decode_image`."""
+    return decode_image(_content(path), tg_size)
+
+
+def _content(path):
+    """The bytes of the file at `path`. Raises `OSError` for what is no regular file: a named pipe would be waited for."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f'{str(path)!r} is no regular file')
     with open(path, 'rb') as f:
-        return decode_image(f.read(), tg_size)
+        return f.read()
 
 
 def decode_image(content, tg_size):
