@@ -100,5 +100,7 @@ what="compare the methods" next="$(printf %q "$PYTHON") -m tools.compare_experim
 "$group"
 settle
 [ "${only:-0}" -le "$n_experiments" ] || { echo "error: --only $only: $group has $n_experiments experiments" >&2; exit 2; }
-[ -z "$dry" ] || what="do all this" next="bash run_lt_experiments.sh $group ${only:+--only }${only:---jobs $n_jobs}"
+seeds=
+[ $group != demo ] || [ -z "${SEEDS:-}" ] || seeds="SEEDS=$(printf %q "$SEEDS") "
+[ -z "$dry" ] || what="do all this" next="${seeds}bash run_lt_experiments.sh $group ${only:+--only }${only:---jobs $n_jobs}"
 say_next "$what" "$next" >&2

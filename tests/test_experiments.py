@@ -220,3 +220,11 @@ def test_an_experiment_that_is_not_there(scripts, only, message):
 @pytest.mark.parametrize('number', [1, 15, 29, 43, 57])
 def test_the_runs_that_stage_two_of_endo_starts_from(scripts, number):
     assert '/instance/' in lines(scripts, 'endo', '--only', str(number))[0][3]  # the README names these numbers
+
+
+@pytest.mark.parametrize(('seeds', 'words'), [('0 1', r"SEEDS=0\ 1 bash run_lt_experiments.sh demo --only 7"),
+                                              ('', 'bash run_lt_experiments.sh demo --only 5')])
+def test_the_command_after_a_dry_run_keeps_the_seeds(seeds, words):
+    done = subprocess.run(['bash', 'run_lt_experiments.sh', '--only', words[-1], '--dry_run'], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {'SEEDS': seeds})
+    assert done.returncode == 0 and done.stderr.endswith(f'* Next, do all this: {words}\n')
