@@ -8,10 +8,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tools.evaluate_predictions import main as evaluate
 from tools.report import main
+from utils import plots
 from utils.common import InputError
 from utils.evaluation_text import show
 from utils.mixing import MIXING
@@ -174,6 +176,12 @@ def test_plain_accuracy_is_on_a_card(tmp_path):
     run = write_run(tmp_path, 'a', ['x', 'y'])
     table = find_runs([str(run)])[0].table
     assert f'accuracy{100 * np.mean(table.labels == table.preds):.1f} %' in Page(report(run)).text
+
+
+def test_letters_that_the_font_lacks_are_no_warning(recwarn):
+    axes = Figure().subplots()
+    axes.set_title('糖尿病 نرم 🩺')
+    assert '糖尿病' in str(plots.to_svg(axes.figure, 'x', 'title')) and not recwarn.list
 
 
 def test_errors(tmp_path):

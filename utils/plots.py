@@ -1,6 +1,7 @@
 """Arrays -> matplotlib figures -> SVG that takes the colours of the page around it. No pyplot, no global state."""
 import io
 import re
+import warnings
 from html import escape
 
 import matplotlib
@@ -38,7 +39,8 @@ def line_style(i):
 def to_svg(figure, name, alt):
     """The figure as an SVG element. `name`, unique on the page, keeps its ids apart; `alt` is read out instead of it."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE | {'svg.hashsalt': name}):
+    with matplotlib.rc_context(STYLE | {'svg.hashsalt': name}), warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # letters that its font lacks are the browser's to draw
         figure.savefig(buffer, format='svg', metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None})
     svg = buffer.getvalue()
     svg = re.sub(r'<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S)
