@@ -1,5 +1,6 @@
 """The exported network against PyTorch, in onnxruntime; weights back through --init."""
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,15 @@ def test_errors(train, tmp_path):
     (tmp_path / 'x.jpg').write_text('text')
     with pytest.raises(InputError, match=r'--images: x\.jpg: the content is no image'):
         main(['--load_path', 'experiments/a/b', '--images', 'x.jpg'])
+
+
+def test_a_private_export(train, tmp_path):
+    train_one(train, 'tiny_test', 'classifier.1')
+    before = os.umask(0o022)
+    try:
+        main(['--load_path', 'experiments/a/b', '--private'])
+    finally:
+        os.umask(before)
+    folder = tmp_path / 'results/a/b'
+    assert {path.name for path in folder.iterdir()} == {'model.onnx', 'model.safetensors', 'model.json'}
+    assert not any(path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir()))

@@ -21,6 +21,7 @@ from utils.common import InputError, check_writable, file_sha256, run_script, wh
 from utils.console import say_next, script_parser, to_train
 from utils.image_files import read_inputs
 from utils.model_saving_loading import load_model
+from utils.permissions import add_private_flag, keep_private
 from utils.run_folder import name_of_run, to_json
 
 COMPARED, BATCH = 64, 8  # images
@@ -51,6 +52,7 @@ def get_parser():
     output.add_argument('--output', default='probabilities', choices=('probabilities', 'logits'), help='its output')
     output.add_argument('--tolerance', type=float, default=1e-4, metavar='D', help='largest difference from PyTorch that is accepted')
     output.add_argument('--out', metavar='FOLDER', help='folder of model.onnx, model.safetensors and model.json (default: results/<run>)')
+    add_private_flag(output)
     return parser
 
 
@@ -105,6 +107,7 @@ def main(argv=None):
     loaded = load_model(args.load_path)
     c, im_size = loaded.info['config'], tuple(loaded.info['im_size'])
     folder = args.out or os.path.join('results', name_of_run(loaded.folder))
+    keep_private(args.private, None if args.out else folder, beside=args.out)
     check_writable(folder)
     images = read_inputs(args.images, im_size, COMPARED) if args.images else noise(im_size)
     os.makedirs(folder, exist_ok=True)
