@@ -27,7 +27,7 @@ from utils.comparison import (
     tidy_rows,
 )
 from utils.console import say_next, script_parser
-from utils.evaluation_text import show
+from utils.evaluation_text import kinds_of, show
 from utils.read_csv import csv_text
 from utils.tables import TABLES
 
@@ -59,13 +59,9 @@ def mean_and_sd(cell):
     return f"{100 * cell['value']:.1f}" + ('' if cell['sd'] is None else f" ± {100 * cell['sd']:.1f}")
 
 
-def kinds_of(summaries, columns):
-    """'MCC: the 2.5th and 97.5th percentile of the bootstrap draws': the kinds of interval in these columns."""
-    kinds = {}
-    for heading, key in columns.items():
-        for cells in summaries:
-            if cells[key]['interval']:
-                kinds.setdefault(cells[key]['interval'], {})[heading] = None
+def kinds_text(summaries, columns):
+    """'MCC: percentiles of the bootstrap draws': the kinds of interval in these columns."""
+    kinds = kinds_of((heading, cells[key]) for heading, key in columns.items() for cells in summaries)
     return '; '.join(f"{', '.join(headings)}: {INTERVALS[kind]}" for kind, headings in kinds.items())
 
 
@@ -85,13 +81,14 @@ def tables_of(methods, summaries, ranks, differences, baseline):
         scores.append(['chance', '', '', '', *(by_chance.get(key, '-') for key in overall.values()), *([''] * len(recalls))])
     result = {'Percent, mean ± standard deviation over the runs. R: recall of a class; rank: mean over the scores (without '
               'accuracy) and the test sets, 1 is the best.': scores,
-              f"Mean [95 % interval, {methods[0].drawn['draws']:,} bootstrap draws{within}]; {kinds_of(summaries, overall)}:": intervals}
+              f"Mean [95 % interval, {methods[0].drawn['draws']:,} bootstrap draws{within}]; {kinds_text(summaries, overall)}:": intervals}
     if baseline:
         rows = [['method', 'intervals cover other', *overall]]
         rows += [[method.name, '-' if cells is None else cells['metrics', 'bacc']['covers'],
                   *('-' if cells is None else show(cells[key], sign='+') for key in overall.values())]
                  for method, cells in zip(methods, differences, strict=True) if method.name != baseline]
-        kinds = kinds_of([cells for method, cells in zip(methods, differences, strict=True) if cells and method.name != baseline], overall)
+        others = [cells for method, cells in zip(methods, differences, strict=True) if cells and method.name != baseline]
+        kinds = kinds_text(others, overall)
         result[f'Difference to {baseline} [95 % interval], paired on the same images; {kinds}:'] = rows
     return result
 

@@ -11,8 +11,6 @@ from .common import InputError, progress
 from .statistics import WeightedMetrics, chance_levels
 
 CELLS = 2 ** 21  # weights in memory at a time
-
-
 Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
 SAME = 1e-12  # differences of fractions below it are rounding
 INTERVALS = {

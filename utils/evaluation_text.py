@@ -7,6 +7,8 @@ from .tables import to_text
 NOT_PERCENT = ('nll', 'brier')
 HEADINGS = dict(zip(CLASS_METRICS, ('recall', 'precision', 'F1', 'AUC', 'average precision'), strict=True))
 FEW = 30  # images of a class, below which percentile intervals cover less than they say: `benchmarks/coverage.py`
+CHANCE = ('chance: answers that know nothing about the image (accuracy: always the most frequent class; average precision: the share of '
+          'the class)')
 
 
 def show(cell, digits=1, scale=100, sign=''):
@@ -72,10 +74,6 @@ def spread_text(n_files, result):
     return to_text(rows)
 
 
-CHANCE = ('chance: answers that know nothing about the image (accuracy: always the most frequent class; average precision: the share of '
-          'the class)')
-
-
 def covers_text(drawn):
     """What the intervals cover, from 'drawn' of `bootstrap_metrics` or `evaluate_files`."""
     unit, seeds = drawn['unit'], drawn['seeds']
@@ -84,18 +82,23 @@ def covers_text(drawn):
             f"({drawn['draws']:,} bootstrap draws; {unit} {how})")
 
 
+def kinds_of(named_cells):
+    """Pairs (name of a figure, its cell) -> {kind, a key of INTERVALS: names}; cells without an interval do not count."""
+    kinds: dict = {}
+    for name, cell in named_cells:
+        if cell['interval'] is not None:
+            kinds.setdefault(cell['interval'], {})[name] = None
+    return {kind: list(names) for kind, names in kinds.items()}
+
+
 def interval_kinds(result):
-    """The kind of each interval in `bootstrap.nested` of some figures -> {kind, a key of INTERVALS: names of figures}."""
+    """`kinds_of` all figures of a `bootstrap.nested`."""
     cells = [(METRIC_NAMES[name], cell) for name, cell in result['metrics'].items()]
     cells += [(f'{HEADINGS[metric]} of a class', cell) for of_class in result['classes'].values() for metric, cell in of_class.items()]
     cells += [(f'{HEADINGS[metric]} of a group', cell) for group in result['groups'].values() for metric, cell in group.items()]
     cells += [('operating points', cell) for points in result['operating_points'].values() for of_level in points.values()
               for cell in of_level.values()]
-    kinds: dict = {}
-    for name, cell in cells:
-        if cell['interval'] is not None:
-            kinds.setdefault(cell['interval'], {})[name] = None
-    return {kind: list(names) for kind, names in kinds.items()}
+    return kinds_of(cells)
 
 
 def intervals_text(result, drawn):

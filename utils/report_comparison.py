@@ -4,14 +4,13 @@ import os
 import numpy as np
 
 from . import plots
-from .bootstrap import INTERVALS
 from .common import InputError
 from .comparison import SHOWN, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
 from .evaluation import SMALLER_IS_BETTER
-from .evaluation_text import interval_kinds, show
+from .evaluation_text import kinds_of, show
 from .page import figure, figures, join, section, table, tag
 from .report_data import series
-from .report_scores import percent, stacked
+from .report_scores import folded_kinds, percent, stacked
 from .shown import MOST_CLASSES, choose, extremes
 from .statistics import METRIC_NAMES, mean_of_defined
 
@@ -77,10 +76,8 @@ def _coverage(methods, cells):
 
 def _kinds(cells, names):
     """The kinds of interval of these metrics, folded."""
-    kinds = interval_kinds({'metrics': {name: c['metrics', name] for c in cells for name in names if c['metrics', name]['interval']},
-                            'classes': {}, 'groups': {}, 'operating_points': {}})
-    return tag('details', tag('summary', 'Kinds of interval'),
-               tag('ul', *(tag('li', f"{', '.join(of_kind)}: {INTERVALS[kind]}") for kind, of_kind in kinds.items())))
+    return folded_kinds('Kinds of interval', kinds_of((METRIC_NAMES[name], of_method['metrics', name]) for name in names
+                                                      for of_method in cells))
 
 
 def _differences(methods, baseline):

@@ -41,6 +41,12 @@ def percent(value):
     return '-' if value is None else f'{100 * value:.1f}'
 
 
+def folded_kinds(heading, kinds):
+    """A list of the `kinds` of interval (of `kinds_of`) that opens at a press on `heading`."""
+    items = (tag('li', f"{', '.join(names)}: {INTERVALS[kind]}") for kind, names in kinds.items())
+    return tag('details', tag('summary', heading), tag('ul', *items))
+
+
 def _in_words(table, classes):
     """The two sentences that a reader in a hurry needs."""
     right, n = int((table.preds == table.labels).sum()), len(table.labels)
@@ -71,8 +77,7 @@ def scores(table, result, seen_as):
     of_patients = f' of {len(set(table.patient_ids)):,} patients' if table.patient_ids else ''
     parts.append(html_table(f'Scores on {len(table.labels):,} images{of_patients}, in percent (NLL and Brier as they are)',
                             ['score', 'value [95 % interval]', 'chance', 'meaning'], rows, numbers=False))
-    kinds = [tag('li', f"{', '.join(names)}: {INTERVALS[kind]}") for kind, names in interval_kinds(result).items()]
-    parts.append(tag('details', tag('summary', f"{covers_text(result['drawn'])}."), tag('ul', *kinds)))
+    parts.append(folded_kinds(f"{covers_text(result['drawn'])}.", interval_kinds(result)))
     groups = [[name, f"{cells['recall']['n']:,}", show(cells['recall']), show(cells['f1'])]
               for name, cells in result['groups'].items() if cells['recall']['value'] is not None]
     if groups:

@@ -31,8 +31,8 @@ def set_backends(deterministic, use_cuda, one_size=True):
     """Choose the kernels of CUDA; on the CPU runs repeat bit for bit in any case.
 
     With `deterministic`: only operations with the same result in every run (slower). Otherwise TF32 for what bf16 leaves in float32, and,
-    where all batches have `one_size`, the fastest convolutions by trial. The trial takes half a minute for each size (H200,
-    docs/performance.md), which growing images never earn back.
+    where all batches have `one_size`, the fastest convolutions by trial. A trial takes 10 to 30 s for each size (docs/performance.md).
+    Growing images have another size in nearly every epoch.
     """
     if not use_cuda:
         return
