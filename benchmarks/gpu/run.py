@@ -1,0 +1,56 @@
+r"""Run one stage of benchmarks/gpu_check.sh, which runs all of them within their time limits.
+
+Examples; the second needs no GPU:
+
+  python -m benchmarks.gpu.run fast --out results/gpu_check
+  python -m benchmarks.gpu.run fast --out results/gpu_check --cpu
+"""
+import utils  # noqa: F401  before torch
+
+# isort: split
+import importlib
+import os
+import sys
+
+from utils.common import run_script
+from utils.console import script_parser
+
+from .checks import Stage
+
+STAGES = ('data', 'correct', 'fast', 'whole', 'decode', 'compile', 'study')  # each in the file of its name
+A_CHECK_FAILED = 3  # exit status, told apart from that of a stage that broke
+
+
+def get_parser():
+    parser = script_parser(__doc__)
+    parser.add_argument('stage', choices=STAGES, metavar='STAGE', help=', '.join(STAGES))
+    parser.add_argument('--out', required=True, metavar='FOLDER', help='folder of <stage>.json and <stage>.log')
+    parser.add_argument('--data', metavar='FOLDER', help='folder of the synthetic images (default: data in --out)')
+    parser.add_argument('--seconds', type=float, default=180, metavar='S', help='what the stage may take: it skips what needs more')
+    parser.add_argument('--cpu', action='store_true', help='small sizes, for a machine without a GPU')
+    return parser
+
+
+def all_output_to(path):
+    """Send what this process and its children print to the file at `path`. -> the console as it was"""
+    console = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(log, stream.fileno())
+    os.close(log)
+    return console
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    out = os.path.abspath(args.out)
+    os.makedirs(out, exist_ok=True)
+    console = all_output_to(os.path.join(out, f'{args.stage}.log'))
+    stage = Stage(args.stage, out, args.cpu, args.seconds, os.path.abspath(args.data or os.path.join(out, 'data')), console)
+    importlib.import_module(f'benchmarks.gpu.{args.stage}').run(stage)
+    sys.exit(A_CHECK_FAILED if stage.failed else 0)
+
+
+if __name__ == '__main__':
+    run_script(main)
