@@ -32,6 +32,20 @@ class Images(Dataset):
             return self.transforms(image.convert('RGB')), self.labels[index]
 
 
+class DecodedImages(Dataset):
+    """The images of a `ClassDataset`, decoded and resized already, through the same pipeline."""
+
+    def __init__(self, data, transforms):
+        self.data, self.labels, self.transforms = data, data.dr, transforms
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        pixels = self.data[index][0].permute(1, 2, 0).numpy()
+        return self.transforms(Image.fromarray(pixels)), self.labels[index]
+
+
 def pipelines(size, mean, std):
     """The original's two pipelines: training and validation."""
     end = [T.ToTensor(), T.Normalize(mean, std)]
@@ -42,13 +56,17 @@ def pipelines(size, mean, std):
 
 
 class ReferenceLoop:
-    """Balanced-MixUp with parameter `alpha`; each call of `epoch` is one epoch."""
+    """Balanced-MixUp with parameter `alpha`; each call of `epoch` is one epoch. `decoded`: the training and the validation set as
+    `ClassDataset`s, in place of the csvs."""
 
-    def __init__(self, csv_train, csv_val, data_path, n_classes, model_name, im_size, batch_size, num_workers, alpha, device):
+    def __init__(self, csv_train, csv_val, data_path, n_classes, model_name, im_size, batch_size, num_workers, alpha, device, decoded=None):
         model, mean, std = get_arch(model_name, n_classes, im_size=im_size)
         self.model, self.n_classes, self.alpha, self.device = model.to(device), n_classes, alpha, device
         train_pipeline, val_pipeline = pipelines(im_size, mean, std)
-        train, val = Images(csv_train, data_path, train_pipeline), Images(csv_val, data_path, val_pipeline)
+        if decoded:
+            train, val = DecodedImages(decoded[0], train_pipeline), DecodedImages(decoded[1], val_pipeline)
+        else:
+            train, val = Images(csv_train, data_path, train_pipeline), Images(csv_val, data_path, val_pipeline)
         weights = 1 / np.bincount(train.labels, minlength=n_classes)[train.labels]
         options = {'batch_size': batch_size, 'num_workers': num_workers, 'pin_memory': device.type == 'cuda'}
         self.train = DataLoader(train, shuffle=True, drop_last=True, **options)
@@ -58,20 +76,23 @@ class ReferenceLoop:
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, mode='max', patience=2)
 
     def train_epoch(self):
+        """-> mean of the training loss"""
         self.model.train()
-        running_loss = 0
-        for (images, labels), (balanced_images, balanced_labels) in self.combo:
-            weight = np.random.beta(self.alpha, 1)
-            images = (1 - weight) * images + weight * balanced_images
-            targets = (1 - weight) * nn.functional.one_hot(labels, self.n_classes) + weight * nn.functional.one_hot(
-                balanced_labels, self.n_classes)
-            images, targets = images.to(self.device), targets.to(self.device)
-            loss = -(targets * self.model(images).log_softmax(1)).sum(1).mean()
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            running_loss += loss.item()
-        return running_loss / len(self.combo)
+        return sum(self.step(batch) for batch in self.combo) / len(self.combo)
+
+    def step(self, batch):
+        """One step of training. -> its loss"""
+        (images, labels), (balanced_images, balanced_labels) = batch
+        weight = np.random.beta(self.alpha, 1)
+        images = (1 - weight) * images + weight * balanced_images
+        targets = (1 - weight) * nn.functional.one_hot(labels, self.n_classes) + weight * nn.functional.one_hot(
+            balanced_labels, self.n_classes)
+        images, targets = images.to(self.device), targets.to(self.device)
+        loss = -(targets * self.model(images).log_softmax(1)).sum(1).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
 
     @torch.no_grad()
     def evaluate(self, loader):

@@ -19,7 +19,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -28,14 +27,11 @@ import torch
 import train_lt_mxp
 from benchmarks import memory, photographs, scale
 from benchmarks.images import choose_data
+from benchmarks.network_alone import NetworkAlone
 from benchmarks.reference_loop import ReferenceLoop
-from models.get_model import get_arch
 from utils.accelerator import build_accelerator
 from utils.common import parse_im_size, run_script, write_text
 from utils.console import say_next, script_parser
-from utils.losses import get_loss_fn
-from utils.optimisation import OPTIMIZERS
-from utils.two_stage import train_mode
 
 ALPHA = .2  # of Balanced-MixUp
 EYEPACS = 31_613, 3_513, 30  # training and validation images, epochs: the original's longest run
@@ -87,42 +83,13 @@ def train(args, method):
     return record['images_per_second'], record['seconds']
 
 
-class Limit:
-    """The step of plain training on one batch that stays on the device: what no loop can be faster than."""
-
-    def __init__(self, args, accelerator):
-        flags = train_lt_mxp.get_parser().parse_args(train_args(args, 'plain'))
-        model = get_arch(args.model_name, args.n_classes, im_size=args.im_size).model
-        model = model.to(accelerator.device, memory_format=torch.channels_last)
-        self.model, self.optimizer = accelerator.prepare(model, OPTIMIZERS[flags.optimizer](model, flags))
-        train_mode(accelerator.unwrap_model(self.model))
-        self.criterion = get_loss_fn('CE', [1] * args.n_classes).to(accelerator.device)
-        inputs = torch.randn(args.batch_size, 3, *args.im_size, device=accelerator.device)
-        self.inputs = inputs.contiguous(memory_format=torch.channels_last)
-        self.targets = torch.arange(args.batch_size, device=accelerator.device) % args.n_classes
-        self.accelerator, self.batch_size = accelerator, args.batch_size
-        self.seconds(10)
-
-    def seconds(self, n_steps):
-        start = time.perf_counter()
-        for _ in range(n_steps):
-            with self.accelerator.autocast():
-                logits = self.model(self.inputs)
-            loss = self.criterion(logits, self.targets)
-            self.accelerator.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        loss.item()
-        return time.perf_counter() - start
-
-
 def measure(args):
     """-> one dictionary per turn"""
     accelerator = build_accelerator(precision=args.precision)
     workers = min(args.num_workers, os.cpu_count() or 1)
     reference = ReferenceLoop(args.csv_train, args.csv_val, args.data_path, args.n_classes, args.model_name, args.im_size,
                               args.batch_size, workers, ALPHA, accelerator.device)
-    limit, turns = Limit(args, accelerator), []
+    limit, turns = NetworkAlone(train_lt_mxp.get_parser().parse_args(train_args(args, 'plain')), accelerator), []
     n_steps = max(20, len(reference.train) // 4)
     for _ in range(args.repeats):
         turn, seconds = {}, []

@@ -12,12 +12,15 @@ import importlib
 import os
 import sys
 
-from utils.common import run_script
+import torch
+
+from utils.accelerator import gpu_problem
+from utils.common import InputError, run_script
 from utils.console import script_parser
 
 from .checks import Stage
 
-STAGES = ('data', 'correct', 'fast', 'whole', 'decode', 'compile', 'study')  # each in the file of its name
+STAGES = ('device', 'data', 'correct', 'fast', 'whole', 'decode', 'compile', 'study')  # each in the file of its name
 A_CHECK_FAILED = 3  # exit status, told apart from that of a stage that broke
 
 
@@ -44,6 +47,9 @@ def all_output_to(path):
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
+    if not args.cpu and not torch.cuda.is_available():
+        raise InputError(f"PyTorch {torch.__version__} finds no CUDA GPU ({gpu_problem() or 'there is no sign of one'}): --cpu tries the "
+                         'stages at small sizes')
     out = os.path.abspath(args.out)
     os.makedirs(out, exist_ok=True)
     console = all_output_to(os.path.join(out, f'{args.stage}.log'))

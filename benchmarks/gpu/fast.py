@@ -1,0 +1,240 @@
+"""The training loop beside the network alone and beside a straightforward loop, on arrays that are decoded already."""
+import contextlib
+import gc
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.autograd import DeviceType
+
+import train_lt_mxp
+from benchmarks.network_alone import NetworkAlone
+from benchmarks.reference_loop import ReferenceLoop
+from models.get_model import IMAGENET, get_arch
+from utils.accelerator import build_accelerator
+from utils.batches import Normalise, Plain
+from utils.common import write_text
+from utils.get_loaders import ClassDataset, fitting_workers, get_eval_loader
+from utils.image_cache import WORKERS, use_cache
+from utils.inference import predict
+from utils.mixing import BalancedMixUp
+
+from .checks import Found, Stage
+from .data import N_CLASSES, flags_of
+
+ALPHA = .2  # of Balanced-MixUp
+AIMS = {'plain': .85, 'Balanced-MixUp': .75}  # of the network alone, on AIMED_AT
+AIMED_AT = ('H100', 'H200')
+REFERENCE_WORKERS = 8  # the original's default
+SECONDS = {64: 50, 8: 25}  # batch size -> what a case takes, roughly
+REFERENCE_SECONDS = {64: 20, 8: 6}
+
+
+class Case(NamedTuple):
+    model_name: str
+    batch_size: int  # on the CPU TOY_BATCH
+    data: str  # key of SETS
+    n_steps: int  # of the network alone
+
+    def __str__(self):
+        return f'{self.model_name} b{self.batch_size}'
+
+
+CASES = (Case('mobilenetV2', 64, 'b64', 60), Case('resnext50', 64, 'b64_large', 20),
+         Case('mobilenetV2', 8, 'b8', 60), Case('resnext50', 8, 'b8', 60))
+TOY_BATCH, TOY_STEPS = 4, 2
+PROFILED = 5  # steps
+
+
+def batch_size_of(case, stage):
+    return TOY_BATCH if stage.toy else case.batch_size
+
+
+def train_args(stage: Stage, case: Case, flags: str = ''):
+    """Arguments of the train script."""
+    argv = f'{flags_of(stage, case.data, batch_size_of(case, stage))} --model_name {case.model_name} {flags}'.split()
+    return train_lt_mxp.get_parser().parse_args(argv)
+
+
+@contextlib.contextmanager
+def working_folder(stage: Stage) -> Iterator[str]:
+    """A folder for runs, as the current one, that goes when the block ends."""
+    with tempfile.TemporaryDirectory(dir=stage.out) as folder, contextlib.chdir(folder):
+        yield folder
+
+
+def forget() -> None:
+    """Free the memory of the device that nothing uses any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gb() -> float:
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.
+
+
+def train(args) -> list[dict]:
+    """Train. -> the records of log.jsonl, one for each epoch"""
+    train_lt_mxp.main(args)
+    with open(os.path.join('experiments', args.save_path, 'log.jsonl'), encoding='utf-8') as f:
+        return [json.loads(line) for line in f]
+
+
+def run(stage: Stage) -> None:
+    rates: dict[Case, dict[str, float]] = {}
+    for case in CASES:
+        with working_folder(stage):
+            rates[case] = measure(stage, case)
+    for case in CASES:
+        stage.check(f'{case} straightforward loop', straightforward, stage, case, rates[case],
+                    needs=0 if stage.toy else REFERENCE_SECONDS[case.batch_size])
+    for case in CASES[:2]:
+        stage.check(f'{case} where a step goes', profile, stage, case, needs=0 if stage.toy else 15)
+
+
+def measure(stage, case):
+    """-> images per second of what could be measured, by name"""
+    rates: dict[str, float] = {}
+    forget()
+    if not stage.check(f'{case} network alone', alone, stage, case, rates, needs=0 if stage.toy else SECONDS[case.batch_size]):
+        return rates
+    forget()
+    if stage.check(f'{case} training', loop, stage, case, rates):
+        for name in AIMS:
+            stage.check(f'{case} {name}', beside_the_network, case, name, rates)
+    stage.check(f'{case} preparing a batch', preparing, stage, case)
+    forget()
+    stage.check(f'{case} evaluation', evaluation, stage, case)
+    return rates
+
+
+def alone(stage, case, rates):
+    args, n_steps = train_args(stage, case), TOY_STEPS if stage.toy else case.n_steps
+    start = time.perf_counter()
+    network = NetworkAlone(args, build_accelerator(), warm_up=TOY_STEPS if stage.toy else 10)
+    warm_up = time.perf_counter() - start
+    seconds = network.seconds(n_steps) / n_steps
+    rates['alone'] = args.batch_size / seconds
+    return Found(f"{rates['alone']:,.0f} images/s, {1000 * seconds:.1f} ms a step, {warm_up:.0f} s to warm up",
+                 {'images_per_second': rates['alone'], 'step_ms': 1000 * seconds, 'warm_up_s': warm_up})
+
+
+def loop(stage, case, rates):
+    """One run of three epochs: mixed for the start of workers and kernels, mixed, plain."""
+    records = train(train_args(stage, case, f'--do_mixup {ALPHA} --mixup_off_epochs 1 --n_epochs 3 --train_eval off --save_path loop'))
+    _, rates['Balanced-MixUp'], rates['plain'] = (record['images_per_second'] for record in records)
+    return Found(f"{sum(record['seconds'] for record in records):.1f} s for 3 epochs, peak memory {peak_gb():.1f} GB",
+                 {'peak_gb': peak_gb(), 'first_epoch_s': records[0]['seconds'], 'second_epoch_s': records[1]['seconds']})
+
+
+def preparations(args, device):
+    """-> a batch as two loaders give it, and what makes it ready for the network: plainly, by Balanced-MixUp"""
+    data, _ = decoded(args)
+    images, labels, ids = data.__getitems__(list(range(min(args.batch_size, len(data)))))
+    if device.type == 'cuda':
+        images, labels = images.pin_memory(), labels.pin_memory()  # as the loader does
+    normalise, count = Normalise(device, *IMAGENET), np.bincount(data.dr, minlength=N_CLASSES)
+    return [(images, labels, ids)] * 2, Plain(normalise), BalancedMixUp(normalise, count, ALPHA)
+
+
+def preparing(stage, case):
+    """Copying, augmenting, mixing and normalising a batch, without a network: what a step spends beside it."""
+    device, times = build_accelerator().device, {}
+    batch, plain, mixup = preparations(train_args(stage, case), device)
+    for name, prepare in (('plain', plain), ('Balanced-MixUp', mixup)):
+        for n_batches in (3, TOY_STEPS if stage.toy else 20):  # the first ones load kernels
+            start = time.perf_counter()
+            for _ in range(n_batches):
+                inputs, _ = prepare(batch)
+            inputs[0, 0, 0, 0].item()  # waits for the device
+            times[name] = 1000 * (time.perf_counter() - start) / n_batches
+    return Found(', '.join(f'{name} {ms:.1f} ms' for name, ms in times.items()), {f'{name}_ms': ms for name, ms in times.items()})
+
+
+def aimed_at() -> bool:
+    """Whether the aims are meant for this card."""
+    return torch.cuda.is_available() and any(name in torch.cuda.get_device_name() for name in AIMED_AT)
+
+
+def beside_the_network(case, name, rates):
+    ratio = rates[name] / rates['alone']
+    return Found(f'{rates[name]:,.0f} images/s, {ratio:.2f} of the network alone (aim {AIMS[name]:.2f})',
+                 {'images_per_second': rates[name], 'ratio': ratio, 'aim': AIMS[name]}, ok=ratio >= AIMS[name] or not aimed_at())
+
+
+def decoded(args):
+    """The training and the validation set, decoded."""
+    sets = [ClassDataset(csv, args.data_path, args.im_size) for csv in (args.csv_train, args.csv_val)]
+    use_cache(sets, args.cache_dir, args.num_workers)
+    return sets
+
+
+def evaluation(stage, case):
+    """The evaluation loop of training, on the training images of the case; its second pass counts."""
+    args = train_args(stage, case)
+    accelerator = build_accelerator()
+    model, mean, std = get_arch(args.model_name, args.n_classes, im_size=args.im_size)
+    model.to(accelerator.device, memory_format=torch.channels_last)
+    data, _ = decoded(args)
+    loader = get_eval_loader(data, args.batch_size, min(args.num_workers, WORKERS))
+    normalise = Normalise(accelerator.device, mean, std)
+    for _ in range(2):
+        start = time.perf_counter()
+        predict(model, loader, normalise, accelerator.autocast)
+        seconds = time.perf_counter() - start
+    return Found(f'{len(data) / seconds:,.0f} images/s, peak memory {peak_gb():.1f} GB',
+                 {'images_per_second': len(data) / seconds, 'peak_gb': peak_gb()})
+
+
+def straightforward(stage, case, rates):
+    """Balanced-MixUp by `ReferenceLoop`: the first batch of each worker starts them, the next two are timed."""
+    args = train_args(stage, case)
+    device = build_accelerator().device
+    workers = fitting_workers(args.num_workers and REFERENCE_WORKERS, 2 * 4 * args.batch_size, args.im_size)  # two loaders of float32
+    torch.backends.cudnn.benchmark = False  # as PyTorch starts
+    reference = ReferenceLoop(args.csv_train, args.csv_val, args.data_path, N_CLASSES, args.model_name, args.im_size, args.batch_size,
+                              workers, ALPHA, device, decoded(args))
+    reference.model.train()
+    batches, round_ = iter(reference.combo), max(workers, 1)
+    for batch in itertools.islice(batches, round_):
+        reference.step(batch)
+    start = time.perf_counter()
+    for batch in itertools.islice(batches, 2 * round_):
+        reference.step(batch)
+    rate = 2 * round_ * args.batch_size / (time.perf_counter() - start)
+    ours = rates.get('Balanced-MixUp')
+    return Found(f'{rate:,.0f} images/s' + (f', ours is {ours / rate:.1f} times as fast' if ours else ''), {'images_per_second': rate})
+
+
+def profile(stage, case):
+    """Kernels of steps with Balanced-MixUp, as a table in a file of their own; how long the device is busy in one."""
+    forget()
+    accelerator = build_accelerator()
+    network = NetworkAlone(train_args(stage, case), accelerator, warm_up=TOY_STEPS)
+    batch, _, prepare = preparations(train_args(stage, case), accelerator.device)
+    cuda = accelerator.device.type == 'cuda'
+
+    def steps():
+        for _ in range(PROFILED):
+            network.inputs = prepare(batch)[0]
+            network.seconds(1)
+    steps()
+    with torch.profiler.profile() as profiler:  # of all that there is
+        start = time.perf_counter()
+        steps()
+        seconds = time.perf_counter() - start
+    kernels = profiler.key_averages()
+    path = os.path.join(stage.out, f'profile_{case.model_name}.txt')
+    write_text(path, kernels.table(sort_by='self_device_time_total' if cuda else 'self_cpu_time_total', row_limit=40))
+    on_device = [kernel for kernel in kernels if kernel.device_type == DeviceType.CUDA and not kernel.is_user_annotation]
+    busy, step = (ms / PROFILED for ms in (sum(kernel.self_device_time_total for kernel in on_device) / 1000, 1000 * seconds))
+    return Found((f'device busy {busy:.1f} of ' if cuda else '') + f'{step:.1f} ms, kernels in {os.path.basename(path)}',
+                 {'busy_ms': busy, 'step_ms': step})

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Usage: bash benchmarks/gpu_check.sh [--out FOLDER] [--data FOLDER] [--cpu] [--study]
+#
+# Proves on a CUDA GPU that the program is right, and measures how fast it is, in at most 8 minutes. It needs no network and
+# installs nothing. Each check prints one line as soon as it is done: PASS, FAIL or SKIP. The exit status is 0 if none failed.
+#
+#   --out FOLDER    a JSON file and a log of each stage, all results in one file, and a table (default: results/gpu_check)
+#   --data FOLDER   where to put 35 GB of synthetic images, which are removed at the end
+#                   (default: /dev/shm, in memory, if it has 48 GB free, else the folder of temporary files)
+#   --cpu           small sizes on the CPU, to try the checks themselves: under 2 minutes, and the figures mean nothing
+#   --study         instead: fine-tune pretrained networks on HAM10000, if LT_REAL_DATA has it. An interrupted study goes on
+#
+# Examples:
+#
+#   bash benchmarks/gpu_check.sh
+#   bash benchmarks/gpu_check.sh --cpu --out /tmp/gpu_check
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # sh may be another shell, or bash in its POSIX mode
+set +o posix
+set -euo pipefail
+cd "$(dirname "$0")/.." && . tools/setup_environment.sh
+out=results/gpu_check data= cpu=() study= in_memory_kb=48000000 limit=480
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h|--help) show_help benchmarks/gpu_check.sh ;;
+        --out) out=${2:?--out needs a folder}; shift 2 ;;
+        --data) data=${2:?--data needs a folder}; shift 2 ;;
+        --cpu) cpu=(--cpu); export OMP_NUM_THREADS=1; shift ;;  # threads cost tiny tensors more than they gain
+        --study) study=1; shift ;;
+        *) echo "error: unknown flag $1 (bash benchmarks/gpu_check.sh --help)" >&2; exit 2 ;;
+    esac
+done
+case $out in /*) ;; *) out=$called_from/$out ;; esac
+case $data in /*|'') ;; *) data=$called_from/$data ;; esac
+
+# An interpreter with PyTorch of any version: nothing is installed on a machine that has a GPU for a few minutes.
+PYTHON=
+for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" .venv/bin/python python3 python; do
+    if [ -n "$candidate" ] && "$candidate" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' 2>/dev/null; then
+        PYTHON=$candidate
+        break
+    fi
+done
+[ -n "$PYTHON" ] || { echo "error: no Python with PyTorch found: activate its environment" >&2; exit 1; }
+export PYTHONUNBUFFERED=1
+"$PYTHON" -m benchmarks.gpu.run device --out "$out" ${cpu[@]+"${cpu[@]}"}
+
+failed=0 jobs=()
+stop() { [ ${#jobs[@]} = 0 ] || kill "${jobs[@]}" 2>/dev/null || true; [ -z "${made:-}" ] || rm -rf "$made"; }
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# start NAME SECONDS: run a stage in the background, for so long at most, of which importing PyTorch takes up to 15 s
+start() {
+    timeout -k 5 "$2" "$PYTHON" -m benchmarks.gpu.run "$1" --out "$out" --data "$made" --seconds $(($2 - 15)) ${cpu[@]+"${cpu[@]}"} &
+    jobs+=($!)
+}
+
+# finish NAME SECONDS: wait for the stage that was started last
+finish() {
+    local code=0
+    wait "${jobs[-1]}" || code=$?
+    unset 'jobs[-1]'
+    case $code in
+        0) ;;
+        3) failed=1 ;;  # the failed checks have printed their lines
+        124|137)
+            if [ "$1" = compile ]; then
+                echo "SKIP $1: not done in the $2 s that were left"
+            else
+                failed=1; echo "FAIL $1: stopped after $2 s, see $out/$1.log"
+            fi ;;
+        *) failed=1; echo "FAIL $1: ended with status $code, see $out/$1.log" ;;
+    esac
+}
+
+# stage NAME SECONDS
+stage() {
+    local seconds=$((limit - SECONDS < $2 ? limit - SECONDS : $2))
+    [ "$seconds" -gt 20 ] || { echo "SKIP $1: no time left"; return; }
+    start "$1" "$seconds"
+    finish "$1" "$seconds"
+}
+
+made=
+if [ -n "$study" ]; then
+    start study 86400
+    finish study 86400
+    exit "$failed"
+fi
+shm_kb=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
+if [ -z "$data" ] && [ ${#cpu[@]} = 0 ] && [ "${shm_kb:-0}" -gt "$in_memory_kb" ]; then
+    data=/dev/shm
+fi
+mkdir -p "${data:=${TMPDIR:-/tmp}}"
+made=$(mktemp -d "$data/gpu_check.XXXXXX")
+
+start data 150  # beside the tests, which are not timed
+stage correct 120
+finish data 150
+stage fast 180
+stage whole 120
+stage decode 30
+stage compile 180
+"$PYTHON" -m benchmarks.gpu.summary "$out"
+exit "$failed"

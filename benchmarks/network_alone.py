@@ -1,0 +1,39 @@
+"""The training step on one batch that stays on the device: no loop can be faster."""
+import time
+
+import torch
+
+from models.get_model import get_arch
+from utils.losses import get_loss_fn
+from utils.optimisation import OPTIMIZERS
+from utils.reproducibility import set_backends
+from utils.two_stage import train_mode
+
+
+class NetworkAlone:
+    """`args`: those of the train script, for a run without mixing; `accelerator`: its device and precision. Kernels are chosen as there."""
+
+    def __init__(self, args, accelerator, warm_up=10):
+        device = accelerator.device
+        set_backends(args.deterministic, device.type == 'cuda')
+        model = get_arch(args.model_name, args.n_classes, im_size=args.im_size).model.to(device, memory_format=torch.channels_last)
+        self.model, self.optimizer = accelerator.prepare(model, OPTIMIZERS[args.optimizer](model, args))
+        train_mode(accelerator.unwrap_model(self.model))
+        self.criterion = get_loss_fn('CE', [1] * args.n_classes).to(device)
+        self.inputs = torch.randn(args.batch_size, 3, *args.im_size, device=device).contiguous(memory_format=torch.channels_last)
+        self.targets = torch.arange(args.batch_size, device=device) % args.n_classes
+        self.accelerator = accelerator
+        self.seconds(warm_up)
+
+    def seconds(self, n_steps):
+        """-> seconds that `n_steps` steps take"""
+        start = time.perf_counter()
+        for _ in range(n_steps):
+            with self.accelerator.autocast():
+                logits = self.model(self.inputs)
+            loss = self.criterion(logits, self.targets)
+            self.accelerator.backward(loss)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        loss.item()  # waits for the device
+        return time.perf_counter() - start
