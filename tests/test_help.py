@@ -46,7 +46,7 @@ def test_a_mistyped_flag(capsys):
 
 def test_all_are_found():
     assert {'train_lt_mxp.py', 'tools/report.py', 'benchmarks/study.py', 'tests/faults.py'} <= set(SCRIPTS)
-    assert SHELL == ['get_endo_data.sh', 'run_lt_experiments.sh', 'tests/run.sh']
+    assert SHELL == ['benchmarks/gpu_check.sh', 'get_endo_data.sh', 'run_lt_experiments.sh', 'tests/run.sh']
 
 
 @pytest.mark.filterwarnings('ignore:.*found in sys.modules')
