@@ -1,13 +1,20 @@
-"""Methods x seeds at equal compute: trains, tests and tabulates; what is finished is not done again.
+r"""Methods x seeds at equal compute: trains, tests and tabulates; what is finished is not done again.
 
-The folder --data holds images/, train_isic8_lt.csv, val_isic8_lt.csv and train_isic8.csv, or csvs of other names. Images of the full
-training csv that the long-tailed one leaves out are never trained on: they are the test set. A class that the long-tailed csv takes
-whole has none of these, so that half of its validation images move to the test set and out of the validation set.
+The folder --data holds images/ and the csvs. The best epoch, and the strength of a post-hoc correction, are chosen on the validation csv.
+The test csv is only reported. Without --test, the test set is made of the images of --pool that the training and validation csvs leave
+out. A class whose images are all in these gets half of its validation images as test images.
 
-Example, with such a folder data/isic8:
+Examples; the second needs a folder data/ham with csvs of these names, and a state dict of the network:
 
   python -m benchmarks.study --data data/isic8 --im_size 96 --jobs 2
+  python -m benchmarks.study --data data/ham --train train_ham.csv --val val_ham.csv --test test_ham.csv \
+      --model_name tf_efficientnet_lite0 --init tf_efficientnet_lite0.pth --lr 0.001 --n_epochs 8
 """
+import utils  # noqa: F401  before torch
+
+# isort: split
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -18,10 +25,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 
-from utils.common import InputError, no_link, run_script, write_text
+import test_with_labels_eyepacs
+import train_lt_mxp
+from utils import run_test
+from utils.common import InputError, Interrupted, no_link, read_text, run_script, write_text
 from utils.console import say_next, script_parser
+from utils.read_csv import check_csv_exists
 
-COMMON = '--model_name mobilenetV2 --init none --recipe modern --metric bacc --num_workers 0'
+COMMON = '--recipe modern --metric bacc --num_workers 0'
 STAGE_ONE, STAGE_TWO = 2 / 3, 1 / 3  # of the epochs
 ONE_STAGE = {  # name -> flags
     'CE': '', 'BSCE': '--loss_fn BSCE', 'class sampling': '--sampling class', 'CDT': '--loss_fn CDT', 'CE-DRW': '--defer 0.8',
@@ -30,14 +41,15 @@ ONE_STAGE = {  # name -> flags
     'MixUp + BSCE': '--mixing mixup --mix_alpha 0.4 --mixup_off_epochs 3 --loss_fn BSCE', 'LADE': '--loss_fn LADE',
     'SEESAW': '--loss_fn SEESAW',
 }
-TWO_STAGE = {  # 'name of stage one, of stage two' -> flags of stage two
+TWO_STAGE = {  # 'name of stage one, of stage two' -> flags of stage two; `fine_tuning`: a quarter of --lr
     'CE, cRT': '--trainable classifier --sampling class', 'CE, LWS': '--trainable scale --sampling class',
     'CE, cRT BSCE': '--trainable classifier --loss_fn BSCE', 'CE, cRT LAS': '--trainable classifier --sampling class --loss_fn LAS',
-    'CE, BSCE': '--loss_fn BSCE --lr 0.0005', 'Balanced-MixUp, BSCE': '--loss_fn BSCE --lr 0.0005',
+    'CE, BSCE': '--loss_fn BSCE --lr {fine_tuning:g}', 'Balanced-MixUp, BSCE': '--loss_fn BSCE --lr {fine_tuning:g}',
 }
 POST_HOC = {'CE + tau-norm': ('CE', '--tau_norm'), 'CE + logit adjustment': ('CE', '--logit_adjust')}  # name -> run, test flags
 METHODS = [*ONE_STAGE, *TWO_STAGE, *POST_HOC]
 BASELINE = 'CE'
+DECIDES = ('train', 'val', 'pool', 'test', 'im_size', 'model_name', 'init', 'lr', 'n_epochs')  # flags that a result depends on
 
 
 def slug_of(method):
@@ -50,8 +62,14 @@ def get_parser():
     data.add_argument('--data', required=True, metavar='DIR', help='folder of images/ and the csvs')
     data.add_argument('--train', default='train_isic8_lt.csv', metavar='CSV', help='long-tailed training csv in DIR')
     data.add_argument('--val', default='val_isic8_lt.csv', metavar='CSV', help='validation csv in DIR')
-    data.add_argument('--pool', default='train_isic8.csv', metavar='CSV', help='csv in DIR of all that could be trained on')
+    test = data.add_mutually_exclusive_group()
+    test.add_argument('--pool', default='train_isic8.csv', metavar='CSV', help='csv in DIR of all that could be trained on')
+    test.add_argument('--test', metavar='CSV', help='test csv in DIR, in place of --pool')
     data.add_argument('--im_size', default='128', metavar='PIXELS', help='what images are resized to: height,width or one number for both')
+    network = parser.add_argument_group('network')
+    network.add_argument('--model_name', default='mobilenetV2', metavar='NAME', help='network, a name that train_lt_mxp.py takes')
+    network.add_argument('--init', default='none', metavar='imagenet|none|PATH', help='first weights, as for train_lt_mxp.py')
+    network.add_argument('--lr', type=float, default=.002, metavar='RATE', help='learning rate; a quarter of it to fine-tune in stage two')
     runs = parser.add_argument_group('runs')
     runs.add_argument('--methods', nargs='+', default=METHODS, choices=METHODS, metavar='METHOD',
                       help='some of the methods, each in quotes')
@@ -70,61 +88,107 @@ def split_held_out(train, val, pool):
     return val.drop(moved.index), pd.concat([test, moved])
 
 
+def run_training(flags):
+    train_lt_mxp.main(train_lt_mxp.get_parser().parse_args(flags), ['train_lt_mxp.py', *flags])
+
+
+def run_testing(flags):
+    run_test.main(test_with_labels_eyepacs.__doc__, **test_with_labels_eyepacs.DEFAULTS, argv=flags)
+
+
+SCRIPTS = {'train_lt_mxp.py': run_training, 'test_with_labels_eyepacs.py': run_testing}
+
+
 class Study:
+    """Trains and tests what `args` name, below experiments/ and results/ of the current folder. Raises `InputError` where the results there
+    were made with other flags."""
+
     def __init__(self, args):
         self.args, self.folder = args, os.path.join('results', args.name)
+        self.csv_train, self.val, self.test = (self.in_data(name) for name in (args.train, args.val, args.test or args.pool))
+        for csv in (self.csv_train, self.val, self.test):
+            check_csv_exists(csv)
         os.makedirs(self.folder, exist_ok=True)
-        names = (args.train, args.val, args.pool)
-        train, val, pool = (pd.read_csv(os.path.join(args.data, name), dtype={'image_id': str}) for name in names)
+        self.check_settings()
+        train, val, test = (pd.read_csv(csv, dtype={'image_id': str}) for csv in (self.csv_train, self.val, self.test))
         self.n_classes = int(train.iloc[:, -1].max()) + 1
-        self.val, self.test = os.path.join(self.folder, 'val.csv'), os.path.join(self.folder, 'test.csv')
-        for path, table in zip((self.val, self.test), split_held_out(train, val, pool), strict=True):
-            write_text(path, table.to_csv(index=False))
+        if not args.test:
+            self.val, self.test = os.path.join(self.folder, 'val.csv'), os.path.join(self.folder, 'test.csv')
+            for path, table in zip((self.val, self.test), split_held_out(train, val, test), strict=True):
+                write_text(path, table.to_csv(index=False))
         self.locks, self.lock = {}, threading.Lock()
 
-    def call(self, log, *command):
-        environment = os.environ | ({'OMP_NUM_THREADS': '1'} if self.args.jobs > 1 else {})
-        os.makedirs(os.path.dirname(log), exist_ok=True)
-        with open(log, 'a', encoding='utf-8', opener=no_link) as f:
-            done = subprocess.run([sys.executable, *command], stdout=f, stderr=subprocess.STDOUT, env=environment)
-        if done.returncode:
-            raise InputError(f'a command failed, see {log}: {" ".join(command)}')
+    def in_data(self, name):
+        return os.path.join(self.args.data, name)
 
-    def train(self, name, flags, n_epochs):
+    def check_settings(self):
+        path, settings = os.path.join(self.folder, 'settings.json'), {name: getattr(self.args, name) for name in DECIDES}
+        if not os.path.exists(path):
+            write_text(path, json.dumps(settings, indent=1) + '\n')
+        saved = json.loads(read_text(path))
+        if changed := [f'--{name} {saved[name]}' for name in DECIDES if saved[name] != settings[name]]:
+            raise InputError(f"{self.folder} was made with {', '.join(changed)}: give the same flags, or another --name")
+
+    def call(self, log, script, *flags):
+        """Run a script of the top of the repository: in this process, which has imported the libraries, or in its own where others run
+        beside it."""
+        os.makedirs(os.path.dirname(log), exist_ok=True)
+        with open(log, 'a', buffering=1, encoding='utf-8', opener=no_link) as f:
+            if self.args.jobs > 1:
+                done = subprocess.run([sys.executable, script, *flags], stdout=f, stderr=subprocess.STDOUT,
+                                      env=os.environ | {'OMP_NUM_THREADS': '1'})
+                if done.returncode:
+                    raise InputError(f'a command failed, see {log}: {" ".join([script, *flags])}')
+                return
+            try:
+                with contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+                    SCRIPTS[script](list(flags))
+            except InputError as err:
+                raise InputError(f'{script} failed, see {log}: {err}') from err
+            except Interrupted as stop:
+                stop.saved = ': the same command goes on'
+                raise
+
+    def train(self, name, n_epochs, *flags):
         """-> the run folder, trained once however many methods need it."""
-        run = os.path.join('experiments', self.args.name, name)
+        run, a = os.path.join('experiments', self.args.name, name), self.args
         with self.lock:
             lock = self.locks.setdefault(run, threading.Lock())
         with lock:
             if not os.path.exists(os.path.join(run, 'val_metrics.txt')):
-                resume = ['--resume'] if os.path.exists(os.path.join(run, 'last')) else ['--overwrite']
-                a = self.args
-                self.call(os.path.join(self.folder, name, 'train.log'), 'train_lt_mxp.py', '--csv_train', os.path.join(a.data, a.train),
-                          '--csv_val', self.val, '--data_path', os.path.join(a.data, 'images'), '--n_classes', str(self.n_classes),
-                          '--im_size', a.im_size, *COMMON.split(), '--n_epochs', str(n_epochs), *flags,
-                          '--save_path', f'{a.name}/{name}', *resume)
+                started = any(os.path.exists(os.path.join(run, state)) for state in ('last', 'interrupted'))
+                self.call(os.path.join(self.folder, name, 'train.log'), 'train_lt_mxp.py', '--csv_train', self.csv_train,
+                          '--csv_val', self.val, '--data_path', self.in_data('images'), '--n_classes', str(self.n_classes),
+                          '--im_size', a.im_size, '--model_name', a.model_name, '--init', a.init, *COMMON.split(), '--lr', str(a.lr),
+                          '--n_epochs', str(n_epochs), *flags, '--save_path', f'{a.name}/{name}',
+                          '--resume' if started else '--overwrite')
         return run
+
+    def train_method(self, method, seed):
+        """-> run folder of the network that is tested, flags of the test script"""
+        n, seed_flags = self.args.n_epochs, ('--seed', str(seed))
+        if method in POST_HOC:
+            parent, flag = POST_HOC[method]
+            return self.train_method(parent, seed)[0], [flag]
+        name = f'{slug_of(method)}/seed{seed}'
+        if method in ONE_STAGE:
+            return self.train(name, n, *ONE_STAGE[method].split(), *seed_flags), []
+        parent = method.split(', ')[0]
+        first = self.train(f'stage_one/{slug_of(parent)}/seed{seed}', round(STAGE_ONE * n), *ONE_STAGE[parent].split(), *seed_flags)
+        flags = TWO_STAGE[method].format(fine_tuning=self.args.lr / 4).split()
+        return self.train(name, round(STAGE_TWO * n), '--init', 'none', *flags, *seed_flags, '--pretrained_weights', first), []
 
     def predictions(self, method, seed):
         """Path of the per-image csv of the test set, tested once."""
-        slug, seed_flags, n = f'{slug_of(method)}/seed{seed}', ['--seed', str(seed)], self.args.n_epochs
-        out, test_flags = os.path.join(self.folder, slug), []
+        out = os.path.join(self.folder, slug_of(method), f'seed{seed}')
         csv = os.path.join(out, 'results_test.csv')
         if os.path.exists(csv):
             return csv
-        if method in ONE_STAGE:
-            run = self.train(slug, ONE_STAGE[method].split() + seed_flags, n)
-        elif method in TWO_STAGE:
-            parent = method.split(', ')[0]
-            first = self.train(f'stage_one/{slug_of(parent)}/seed{seed}', ONE_STAGE[parent].split() + seed_flags, round(STAGE_ONE * n))
-            run = self.train(slug, [*TWO_STAGE[method].split(), *seed_flags, '--pretrained_weights', first], round(STAGE_TWO * n))
-        else:
-            parent, flag = POST_HOC[method]
-            run, test_flags = self.train(f'{slug_of(parent)}/seed{seed}', ONE_STAGE[parent].split() + seed_flags, n), [flag]
+        run, test_flags = self.train_method(method, seed)
         # The test script files results under the run's name: into a folder of this method, then to its place.
         tested = os.path.join(out, 'tested')
         self.call(os.path.join(out, 'test.log'), 'test_with_labels_eyepacs.py', '--load_path', run, '--csv_test', self.test, '--data_path',
-                  os.path.join(self.args.data, 'images'), '--num_workers', '0', '--results_path', tested, *test_flags)
+                  self.in_data('images'), '--num_workers', '0', '--results_path', tested, *test_flags)
         produced = os.path.join(tested, os.path.relpath(run, 'experiments'))
         for file in sorted(os.listdir(produced), reverse=True):  # the csv, which says that all is done, last
             os.replace(os.path.join(produced, file), os.path.join(out, file))
@@ -137,10 +201,11 @@ def main(argv=None):
     study = Study(args)
     tasks = [(method, seed) for seed in args.seeds for method in args.methods]
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = pool.map(lambda task: study.predictions(*task), tasks)
+        over_all = pool.map if args.jobs > 1 else map  # signals reach a run in the main thread alone
+        results = over_all(lambda task: study.predictions(*task), tasks)
         for done, (task, _) in enumerate(zip(tasks, results, strict=True), start=1):
             print(f'{done}/{len(tasks)}: {task[0]}, seed {task[1]}', flush=True)
-    say_next('tabulate it', 'python', '-m', 'benchmarks.study_report', study.folder, '--train_csv', os.path.join(args.data, args.train))
+    say_next('tabulate it', 'python', '-m', 'benchmarks.study_report', study.folder, '--train_csv', study.csv_train)
 
 
 if __name__ == '__main__':
