@@ -178,17 +178,23 @@ class Study:
         flags = TWO_STAGE[method].format(fine_tuning=self.args.lr / 4).split()
         return self.train(name, round(STAGE_TWO * n), '--init', 'none', *flags, *seed_flags, '--pretrained_weights', first), []
 
+    def csv_of(self, method, seed):
+        """Path of the per-image predictions of the test set, which exist when a method is done; log.jsonl beside them is that of the tested
+        network."""
+        return os.path.join(self.folder, slug_of(method), f'seed{seed}', 'results_test.csv')
+
     def predictions(self, method, seed):
-        """Path of the per-image csv of the test set, tested once."""
-        out = os.path.join(self.folder, slug_of(method), f'seed{seed}')
-        csv = os.path.join(out, 'results_test.csv')
+        """-> `csv_of`, trained and tested once"""
+        csv = self.csv_of(method, seed)
         if os.path.exists(csv):
             return csv
+        out = os.path.dirname(csv)
         run, test_flags = self.train_method(method, seed)
         # The test script files results under the run's name: into a folder of this method, then to its place.
         tested = os.path.join(out, 'tested')
         self.call(os.path.join(out, 'test.log'), 'test_with_labels_eyepacs.py', '--load_path', run, '--csv_test', self.test, '--data_path',
                   self.in_data('images'), '--num_workers', '0', '--results_path', tested, *test_flags)
+        shutil.copyfile(os.path.join(run, 'log.jsonl'), os.path.join(out, 'log.jsonl'))  # how its epoch was chosen
         produced = os.path.join(tested, os.path.relpath(run, 'experiments'))
         for file in sorted(os.listdir(produced), reverse=True):  # the csv, which says that all is done, last
             os.replace(os.path.join(produced, file), os.path.join(out, file))

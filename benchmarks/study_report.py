@@ -78,7 +78,7 @@ def markdown(study):
         for name in (*FIGURES, *GROUPS):
             scale, digits = (1, 2) if name == 'nll' else (100, 1)
             spread = f' ± {scale * own[name].std():.{digits}f}' if len(own) > 1 else ''
-            cells.append(f'{scale * own[name].mean():.{digits}f}{spread}')
+            cells.append(f'{scale * own[name].mean():.{digits}f}{spread}' if own[name].notna().any() else '-')  # no class in this group
         rows.append([method, str(len(own)), f'{ranks[method]:.1f}' if method in ranks else '-', *cells])
     names = ('bacc', 'mcc', 'nll')
     differences = [['method', *(f'{FIGURES[name]} [95 %]' for name in names)]]

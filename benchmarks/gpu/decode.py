@@ -22,8 +22,8 @@ EYEPACS = 35_126  # labelled photographs
 SIZE, TOY_SIZE = (512, 512), (32, 32)  # of the decoded images
 DRAWN_SIZE, TOY_DRAWN_SIZE = (3888, 2592), (240, 160)  # width, height of drawn photographs
 N_DRAWN = 5  # different ones
-PER_CORE, TOY_PER_CORE = 64, 4  # photographs; one core takes 2 s for 64
-NEEDS = 8  # seconds of a check, with a slow disk
+PER_CORE, TOY_PER_CORE, MOST = 48, 4, 1024  # photographs; one core takes 2 s for 48; for all cores together
+NEEDS = 6  # seconds of a check, with a slow disk
 
 
 class Decoded(ClassDataset):
@@ -89,15 +89,19 @@ def duplicate(source, target):
         shutil.copyfile(source, target)
 
 
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def run(stage: Stage) -> None:
-    n_cores, per_core = len(os.sched_getaffinity(0)), TOY_PER_CORE if stage.toy else PER_CORE
-    needs = 0 if stage.toy else NEEDS
+    n, (per_core, needs) = n_cores(), (TOY_PER_CORE, 0) if stage.toy else (PER_CORE, NEEDS)
     os.makedirs(stage.data, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=stage.data) as folder:
-        photographs = Photographs(folder, n_cores * per_core, stage.toy)
+        photographs = Photographs(folder, min(n * per_core, MOST), stage.toy)
         one = stage.check('decode 1 core', one_core, photographs, per_core, needs=needs)
-        if one and n_cores > 1:
-            stage.check(f'decode {n_cores} cores', all_cores, photographs, n_cores, one.values, needs=needs)
+        if one and n > 1:
+            stage.check(f'decode {n} cores', all_cores, photographs, n, one.values, needs=needs)
 
 
 def one_core(photographs, n):
@@ -105,9 +109,9 @@ def one_core(photographs, n):
     return Found(f"{describe(values)} ({n} {values['photographs']} photographs)", values)
 
 
-def all_cores(photographs, n_cores, one):
+def all_cores(photographs, n_threads, one):
     n = photographs.n
-    values, writer = values_of(photographs, n, photographs.rate(n, n_cores)), photographs.rate(n, 1, Decoded)
+    values, writer = values_of(photographs, n, photographs.rate(n, n_threads)), photographs.rate(n, 1, Decoded)
     values |= {'times_one_core': values['images_per_second'] / one['images_per_second'], 'writer_images_per_second': writer,
                'writer_share': min(1., values['images_per_second'] / writer)}
     return Found(f"{describe(values)}, {values['times_one_core']:.1f} times one core; one thread writes for "
