@@ -14,6 +14,7 @@
 #
 #   bash benchmarks/gpu_check.sh
 #   bash benchmarks/gpu_check.sh --cpu --out /tmp/gpu_check
+#   bash benchmarks/gpu_check.sh --study
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # sh may be another shell, or bash in its POSIX mode
 set +o posix
 set -euo pipefail
@@ -45,7 +46,11 @@ export PYTHONUNBUFFERED=1
 "$PYTHON" -m benchmarks.gpu.run device --out "$out" ${cpu[@]+"${cpu[@]}"}
 
 failed=0 jobs=()
-stop() { [ ${#jobs[@]} = 0 ] || kill "${jobs[@]}" 2>/dev/null || true; [ -z "${made:-}" ] || rm -rf "$made"; }
+stop() {
+    [ ${#jobs[@]} = 0 ] || kill "${jobs[@]}" 2>/dev/null || true
+    wait  # a study saves its state
+    [ -z "${made:-}" ] || rm -rf "$made"
+}
 trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
