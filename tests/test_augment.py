@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from utils.augment import JITTER, draw_params, jitter, move
+from utils.augment import JITTER, draw_params, jitter, move, warp
 
 B = 24
 
@@ -44,6 +44,14 @@ def test_move_combines_all_parts(images, params):
         expected = TF.affine(images[i], float(both['angle'][i]), [int(both['shift'][i]), 0], float(both['scale'][i]), [0., 0.],
                              interpolation=InterpolationMode.BILINEAR)
         torch.testing.assert_close(out, expected, atol=2e-4, rtol=0)
+
+
+def test_positions_are_exact_in_lower_precision():
+    """Under autocast, and so on a GPU whose matrix products are rounded, every pixel stays at its place to a hundredth of a pixel."""
+    rows, columns = torch.meshgrid(torch.arange(64.), torch.arange(512.), indexing='ij')
+    with torch.autocast('cpu', torch.bfloat16):
+        out = warp(torch.stack([columns, rows])[None], np.array([[[1., 0, 3], [0, 1, -2]]]))[0]
+    assert (out[0, 2:, :-3] - columns[2:, 3:]).abs().max() < .01 and (out[1, 2:, :-3] - rows[:-2, 3:]).abs().max() < .01
 
 
 @pytest.mark.parametrize('name', JITTER)

@@ -42,6 +42,18 @@ def test_every_image_once_with_plain_cross_entropy(tiny, normalise, batch_size):
     assert p.loss == pytest.approx(-np.log(probs[np.arange(8), p.labels]).mean(), rel=1e-5)
 
 
+def test_images_are_prepared_in_full_precision(tiny):
+    """Training images are scored augmented, and the network alone may compute in bfloat16."""
+    seen = []
+
+    def prepare(images):
+        seen.append(torch.is_autocast_enabled('cpu'))
+        return images.float()
+    predict(Net(), get_test_cls_loader(tiny / 'test.csv', tiny / 'images', 8, (12, 12)), prepare,
+            lambda: torch.autocast('cpu', torch.bfloat16))
+    assert seen == [False]
+
+
 def test_without_labels(tiny, normalise):
     p = predict(Net(), get_test_cls_loader(tiny / 'test.csv', tiny / 'images', 4, (12, 12), test=True), normalise, nullcontext)
     assert p.labels is None and np.isnan(p.loss) and len(p.preds) == 8

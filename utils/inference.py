@@ -27,13 +27,17 @@ class Logits(NamedTuple):
 @torch.inference_mode()
 def collect_logits(model, loader, normalise, autocast, desc='evaluate', views=lambda images: [images]):
     """Every image of `loader` exactly once, in its order -> Logits of each of its `views` (uint8 batch -> as many of them).
-    `normalise`: uint8 batch -> input on the device; `autocast`: makes a context."""
+    `normalise`: uint8 batch -> input on the device, outside of `autocast`, which makes a context for the network."""
     model.eval()
+
+    def score(view):
+        inputs = normalise(view)  # it may augment, which lower precision would distort
+        with autocast():
+            return model(inputs).float()
     logits, labels, image_ids = [], [], []
     with progress(len(loader.dataset), desc) as bar:
         for images, batch_labels, ids in loader:
-            with autocast():
-                logits.append(torch.stack([model(normalise(view)).float() for view in views(images)]))
+            logits.append(torch.stack([score(view) for view in views(images)]))
             labels.append(batch_labels)
             image_ids += ids
             bar.update(len(ids))
