@@ -17,4 +17,4 @@ def get_parser():
 
 
 if __name__ == '__main__':
-    run_script(lambda: run_test.main(__doc__, **DEFAULTS))
+    run_script(lambda: run_test.main(__doc__, **DEFAULTS), 'use a smaller --batch_size')

@@ -44,6 +44,7 @@ from utils.inference import predict
 from utils.interrupt import Interrupt
 from utils.leakage import describe_leak
 from utils.losses import LOSSES
+from utils.memory import LESS, explain_full_memory
 from utils.method import Method
 from utils.permissions import keep_private, private_flag
 from utils.read_csv import check_csv_exists
@@ -254,7 +255,8 @@ def main(args, argv=None):
                 'mean': mean, 'std': std, 'image_hashes': image_hashes, 'epoch': epoch, 'metrics': val, 'config': config,
                 'state_dict': training.evaluated.state_dict()} | training.state_dict()
 
-    with run, Interrupt(how_to_resume(argv, args.save_path, world_size) if run_path else '') as interrupt:
+    how = how_to_resume(argv, args.save_path, world_size) if run_path else ''
+    with run, Interrupt(how) as interrupt, explain_full_memory(args, run, world_size):
         for epoch in range(len(run.history), args.n_epochs):
             if reached_min_lr(run.history, args):
                 print(f'* Early stopping: trained at the minimum learning rate {args.min_lr:g}')
@@ -308,4 +310,4 @@ def main(args, argv=None):
 
 
 if __name__ == '__main__':
-    run_script(lambda: main(get_parser().parse_args(), sys.argv))
+    run_script(lambda: main(get_parser().parse_args(), sys.argv), LESS)

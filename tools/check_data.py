@@ -130,4 +130,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    run_script(main)
+    run_script(main, 'end other programs that use it, or search for equal files only: --similarity 1')

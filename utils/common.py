@@ -19,6 +19,7 @@ BROKEN_PIPE = 13  # number of SIGPIPE, which Windows does not have
 # Characters that move the cursor, start a line, change the direction of text or take no room: C0 and C1 controls except the tab, line
 # separators, direction marks, and zero-width characters. The joiners U+200C and U+200D are kept: Persian and Hindi need them.
 CONTROL = re.compile('[\0-\x08\n-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]')
+NO_MEMORY = re.compile('out of memory|_ALLOC_FAILED|DefaultCPUAllocator')  # in errors of torch, CUDA, cuBLAS and cuDNN
 MAX_TEXT = 64 << 20  # bytes of a text file of a run: config.cfg, log.jsonl, performance_*.txt
 MAX_PIXELS = 1 << 26  # of --im_size: 200 MB an image, beyond what any network takes
 
@@ -52,11 +53,24 @@ def _message(error):
     return '\n'.join([first, *(line if line.startswith(' ') else f'  {line}' for line in more)])
 
 
-def run_script(main):
-    """Call `main()` and turn what ends it into one message and an exit status.
+def out_of_memory(error: BaseException) -> str | None:
+    """What is full and how much more was asked for, if memory has run out, on the GPU or the host; None for any other `error`."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and NO_MEMORY.search(text)):
+        return None
+    full = 'memory is full' if isinstance(error, MemoryError) or 'DefaultCPUAllocator' in text else 'GPU memory is full'
+    asked = re.search(r'allocate ([\d.]+) ?(bytes|[KMGT]i?B)', text)
+    if not asked:
+        return full
+    amount, unit = asked.groups()
+    return f"{full}, {f'{int(amount) / 2 ** 20:,.0f} MiB' if unit == 'bytes' else f'{amount} {unit}'} more were needed"
 
-    1: an `InputError`, a file that cannot be read or written, a worker process that died. 130: Ctrl-C. 143: SIGTERM, where it is handled.
-    141, without a message: the reader of the output has gone, as in `| head`.
+
+def run_script(main, less_memory='end other programs that use it, or take a machine that has more'):
+    """Call `main()` and turn what ends it into one message and an exit status. `less_memory`: what to do where memory is full.
+
+    1: an `InputError`, a file that cannot be read or written, full memory, a worker process that died. 130: Ctrl-C. 143: SIGTERM, where it
+    is handled. 141, without a message: the reader of the output has gone, as in `| head`.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
@@ -72,7 +86,9 @@ def run_script(main):
         sys.exit(f"error: {_message(str(err).rsplit('InputError: ', 1)[-1])}")
     except OSError as err:  # no permission, a full disk: its text names the file
         sys.exit(f"error: {_message(err)}{': free some space there and run the same command again' if err.errno in NO_ROOM else ''}")
-    except RuntimeError as err:
+    except (RuntimeError, MemoryError) as err:
+        if full := out_of_memory(err):
+            sys.exit(f'error: {full}: {less_memory}')
         if not str(err).startswith('DataLoader worker'):
             raise
         sys.exit(f'error: {str(err).splitlines()[0]} Usually memory or shared memory is full: try --num_workers 0')

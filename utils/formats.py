@@ -81,6 +81,7 @@ SIZE = Kind(f'[height, width] in pixels, {MAX_PIXELS:,} at most in all', _is_siz
 HEAD = Kind(f"one of {', '.join(HEADS)}", lambda value: value in HEADS)
 METRIC = Kind(f"one of {', '.join(METRICS)}", lambda value: value in METRICS)
 NAMES = Kind(f'1 to {MAX_CLASSES:,} names of at most {MAX_NAME:,} characters', are(_is_name))
+PARTS = Kind('a whole number, 1 or more', lambda value: _is_count(value) and value > 0)
 COUNTS = Kind('a list of whole numbers', are(_is_count))
 CHANNELS = Kind('three numbers', are(_is_number, 3))
 PARENT = {'path': TEXT, 'epoch': COUNT, 'metric': METRIC, 'score': SCORE, 'im_size': SIZE}
@@ -95,7 +96,7 @@ REQUIRED = {
     'csv_sha256': Kind('a dictionary of text', lambda value: _is_dictionary_of(_is_text, value)),
 }
 OPTIONAL = {
-    'n_classes': COUNT, 'label_column': _or_null(TEXT), 'class_column': _or_null(TEXT), 'head': HEAD,
+    'n_classes': COUNT, 'accumulate': PARTS, 'label_column': _or_null(TEXT), 'class_column': _or_null(TEXT), 'head': HEAD,
     'initial_weights': TEXT,
     'pretrained_weights': _or_null(TEXT), 'recipe': _or_null(TEXT), 'mixing': TEXT, 'mix_alpha': SCORE, 'mixup_off_epochs': COUNT,
     'augment': TEXT, 'defer': NUMBER, 'schedule': TEXT, 'warmup': NUMBER, 'min_lr': NUMBER, 'patience': COUNT, 'ema': NUMBER,

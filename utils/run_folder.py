@@ -19,7 +19,8 @@ from .model_saving_loading import FIELDS, FILE_NAME, read_checkpoint, save_model
 OWN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'skipped.csv', 'performance_epoch_*.txt', 'epoch_*', 'last',
        'interrupted', 'tensorboard')  # what a run writes
 # Flags that may differ when a run is resumed; --save_path is another spelling of its folder.
-HARMLESS = ('resume', 'overwrite', 'save_path', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard', 'private')
+# --accumulate, like the number of processes, only changes the batches that a step is cut into: where memory was full, a run goes on.
+HARMLESS = ('resume', 'overwrite', 'save_path', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard', 'private', 'accumulate')
 
 
 _DICTIONARY = Kind('a dictionary', lambda value: isinstance(value, dict))
@@ -107,6 +108,9 @@ class RunFolder:
         if os.path.exists(self.file('interrupted', FILE_NAME)):
             self.within = read_checkpoint(self.file('interrupted'))
             check_keys(self.within, self.file('interrupted'), STATE | STATE_WITHIN)
+            before, now = self.saved.get('accumulate', 1), flags.get('accumulate', 1)
+            if now != before:
+                self.within |= {'batches': self.within['batches'] // before * now, 'total': self.within['total'] * now / before}
         if os.path.exists(self.file('last', FILE_NAME)):  # else interrupted before its first epoch was done
             try:
                 self.state = read_checkpoint(self.file('last'))

@@ -4,7 +4,7 @@ import copy
 import torch
 from torch import nn
 
-from .common import InputError
+from .common import InputError, out_of_memory
 from .method import size_in_epoch
 from .reproducibility import random_state, set_random_state
 from .two_stage import train_mode
@@ -32,6 +32,8 @@ def _forward(network, args, n_images, size):
     try:
         logits = network(torch.zeros(n_images, 3, height, width))
     except Exception as err:  # each network has kinds of its own
+        if out_of_memory(err):
+            raise
         if 'more than 1 value per channel' in str(err):
             cut = f' and --accumulate {args.accumulate}' if args.accumulate > 1 else ''
             raise InputError(f'--batch_size {args.batch_size}{cut}: BatchNorm needs two or more images in a batch at a size of '
