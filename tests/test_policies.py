@@ -34,6 +34,17 @@ def test_colours(operation, reference, values):
         assert (got - expected).abs().max() <= 2  # torchvision rounds to bytes in between
 
 
+def test_posterize_does_not_depend_on_the_last_digit():
+    x = torch.arange(256.).view(1, 1, 16, 16) / 255
+    assert torch.equal(policies.posterize(x, torch.tensor(5 - 1e-6)), policies.posterize(x, torch.tensor(5.)))
+
+
+def test_solarize_does_not_depend_on_the_last_digit():
+    x, threshold = torch.arange(256.).view(1, 1, 16, 16) / 255, torch.tensor(51 / 255)
+    inverted = [policies.solarize(x * factor, threshold) != x * factor for factor in (1 - 1e-7, 1, 1 + 1e-7)]
+    assert all(mask.sum() == 256 - 51 for mask in inverted)
+
+
 @pytest.mark.parametrize(('name', 'arguments'), [
     ('angle', lambda v: {'angle': v}), ('shear_x', lambda v: {'shear': [np.degrees(np.arctan(v)), 0]}),
     ('shear_y', lambda v: {'shear': [0, np.degrees(np.arctan(v))]}),

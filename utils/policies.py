@@ -47,12 +47,13 @@ def sharpness(x, factor):
 
 def posterize(x, bits):
     """Keep the highest `bits` bits of each byte."""
-    step = 2 ** (8 - bits)
+    step = (2 ** (8 - bits)).round()  # on a GPU, powers of 2 may not be exact
     return (_bytes(x) / step).floor_() * step / 255
 
 
 def solarize(x, threshold):
-    return torch.where(x >= threshold, 1 - x, x)
+    """Invert values from `threshold` on. A tenth of a grey level below it: whether a byte over 255 equals it depends on the device."""
+    return torch.where(x >= threshold - .1 / 255, 1 - x, x)
 
 
 def autocontrast(x, _):
