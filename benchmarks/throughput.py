@@ -159,4 +159,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    run_script(main)
+    run_script(main, 'use a smaller --batch_size')

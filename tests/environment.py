@@ -13,6 +13,14 @@ FIXED = {
     'OMP_NUM_THREADS': '1',  # tiny tensors: threads cost more than they gain, and far more where other programs want the cores
 }
 
+# What tests/test_cuda.py runs on: 'cuda'; 'cpu', a rehearsal; or None, where it is left out. No other test may depend on a GPU: a GPU
+# rounds otherwise and has random numbers of its own.
+DEVICE = os.environ.get('LT_TEST_DEVICE') or None
+if DEVICE not in (None, 'cpu', 'cuda'):
+    raise SystemExit(f'LT_TEST_DEVICE must be cuda or cpu, not {DEVICE}')
+if DEVICE != 'cuda':
+    FIXED |= {'CUDA_VISIBLE_DEVICES': '', 'HIP_VISIBLE_DEVICES': ''}  # for this process and those that it starts
+
 for name in list(os.environ):
     if name.upper() in NAMES or name.startswith(PREFIXES):
         del os.environ[name]

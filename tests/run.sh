@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Usage: bash tests/run.sh [flags of pytest]
 #
-# Everything that must pass: installs what is missing, then ruff, mypy and pytest with coverage.
+# Everything that must pass: installs what is missing, then ruff, mypy and pytest with coverage. The GPU is hidden from these tests; where
+# there is one, tests/test_cuda.py runs on it afterwards.
 #
 # Examples:
 #
@@ -18,4 +19,7 @@ setup_environment requirements.txt tests/requirements.txt
 "$PYTHON" -m ruff check .
 "$PYTHON" -m mypy
 "$PYTHON" -m pytest -n 2 --cov=utils --cov=models --cov-report=term:skip-covered --cov-fail-under=90 "$@"
+if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    LT_TEST_DEVICE=cuda "$PYTHON" -m pytest -n 4 --dist loadgroup tests/test_cuda.py
+fi
 say_next "see it work" "bash run_lt_experiments.sh"

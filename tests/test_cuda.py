@@ -1,0 +1,438 @@
+"""The program on a GPU: it computes there what it computes on the CPU, and what only a GPU has works.
+
+LT_TEST_DEVICE=cuda runs these tests on it; LT_TEST_DEVICE=cpu rehearses them on the CPU. The figure of each test is its property 'figure'.
+"""
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import train_lt_mxp
+from models.get_model import ARCHS
+from test_with_labels_eyepacs import DEFAULTS
+from tools import check_data, export_model, predict
+from utils import run_test
+from utils.accelerator import build_accelerator
+from utils.batches import Normalise
+from utils.common import run_script
+from utils.digest import digest
+from utils.duplicates import look_at
+from utils.flags import resolve
+from utils.get_loaders import get_train_val_cls_loaders
+from utils.interrupt import Interrupt
+from utils.losses import LOSSES
+from utils.method import Method
+from utils.mixing import MIXING
+from utils.model_saving_loading import read_checkpoint
+from utils.policies import AUGMENT
+from utils.reproducibility import set_seeds
+from utils.training import Training
+
+from .conftest import get_parser, new_accelerator, train_flags, train_main, write_images
+from .environment import DEVICE
+from .test_duplicates import picture
+
+if DEVICE is None:
+    pytest.skip('needs a GPU: LT_TEST_DEVICE=cuda python -m pytest tests/test_cuda.py', allow_module_level=True)
+if DEVICE == 'cuda' and not torch.cuda.is_available():
+    pytest.skip('PyTorch finds no CUDA device; LT_TEST_DEVICE=cpu python -m pytest tests/test_cuda.py rehearses on the CPU',
+                allow_module_level=True)
+
+ROOT = Path(__file__).parent.parent
+TOLERANCE = 1e-4
+# With pytest -n 4 --dist loadgroup each of these is one process, so that what its tests share is made once.
+steps, runs, comparisons, processes = (pytest.mark.xdist_group(name) for name in ('steps', 'runs', 'comparisons', 'processes'))
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    """No TF32, no convolutions chosen by trial, and an accelerator of its own for each test."""
+    flags = [(torch.backends.cudnn, 'benchmark'), (torch.backends.cudnn, 'allow_tf32'), (torch.backends.cuda.matmul, 'allow_tf32')]
+    before = [getattr(owner, name) for owner, name in flags]
+    for owner, name in flags:
+        setattr(owner, name, False)
+    with new_accelerator():
+        yield
+    for (owner, name), value in zip(flags, before, strict=True):
+        setattr(owner, name, value)
+
+
+@pytest.fixture
+def figure(record_property):
+    return lambda text: record_property('figure', text)
+
+
+def train_in(folder, tiny, flags):
+    """Run the train script's main in `folder`. -> the run folder"""
+    with pytest.MonkeyPatch.context() as m, new_accelerator():
+        m.chdir(folder)
+        args = get_parser().parse_args(train_flags(tiny, f'--device {DEVICE} {flags}'))
+        train_main(args)
+    return folder / 'experiments' / args.save_path
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
+
+
+def weights_of(run):
+    return read_checkpoint(str(run / 'last'))['state_dict']
+
+
+def largest_difference(a, b):
+    """Of two dictionaries of tensors with the same keys."""
+    assert a.keys() == b.keys()
+    return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
+
+
+# What the program does in processes of its own. They are started at once, since each takes long to start.
+
+# argv: the flags of one run after the other; 'stop' before them sends SIGTERM in the third batch of the second epoch.
+CODE = '''
+import signal, sys
+from tests import tiny_network
+from train_lt_mxp import get_parser, main
+from utils.batches import Plain
+from utils.common import Interrupted
+from utils.mixing import BalancedMixUp
+import torch
+tiny_network.register()
+prepare, calls = BalancedMixUp.__call__, []
+
+def strike(*args):
+    calls.append(1)
+    if len(calls) == 5 + 3:
+        signal.raise_signal(signal.SIGTERM)
+    return prepare(*args)
+
+for flags in sys.argv[1:]:
+    stop, flags = flags.startswith('stop '), flags.removeprefix('stop ')
+    BalancedMixUp.__call__ = strike if stop else prepare
+    try:
+        main(get_parser().parse_args(flags.split()))
+    except Interrupted as end:
+        print('stopped after batch', end.batches)
+print('backend', torch.distributed.get_backend() if torch.distributed.is_initialized() else None)
+'''
+TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '1']
+DETERMINISTIC = '--deterministic --model_name mobilenetV2 --n_epochs 2 --do_mixup 0.2 --ema 0.9 --momentum 0.9'
+
+
+class Started:
+    """A process that has been started; `output()` waits for its end, and for its exit status 0."""
+
+    def __init__(self, folder, tiny, launcher, *lines):
+        (folder / 'code.py').write_text(CODE)
+        words = [' '.join(train_flags(tiny, f'--device {DEVICE} --no_cache {line}')) for line in lines]
+        stops = ['stop ' * line.endswith('--save_path stopped') + word for line, word in zip(lines, words, strict=True)]
+        self.process = subprocess.Popen([sys.executable, *launcher, 'code.py', *stops], cwd=folder, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)})
+        self.text = None
+
+    def output(self):
+        if self.text is None:
+            self.text = self.process.communicate()[0]
+        assert self.process.returncode == 0, self.text[-2000:]
+        return self.text
+
+
+@pytest.fixture(scope='module')
+def started(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('processes')
+    stopped = f'{DETERMINISTIC} --save_path stopped'
+    first, *more = (f'{DETERMINISTIC} --save_path first', f'{DETERMINISTIC} --save_path second', stopped, f'{stopped} --resume ')
+    begun = {'torchrun': Started(folder, tiny, TORCHRUN, '--save_path torchrun')}
+    if DEVICE == 'cuda':
+        begun |= {'first': Started(folder, tiny, [], first), 'second': Started(folder, tiny, [], *more)}
+    else:  # whose results do not depend on the process
+        begun['first'] = begun['second'] = Started(folder, tiny, [], first, *more)
+    yield folder / 'experiments', begun
+    for each in begun.values():  # none is left where a test has failed
+        each.process.kill()
+        each.process.wait()
+        each.process.stdout.close()
+
+
+def check_same(a, b):
+    """Weights, moving average, state of optimizer and schedule, and log of two runs are bit for bit the same."""
+    def content(run):
+        state = read_checkpoint(str(run / 'last'))
+        log = [{key: value for key, value in record.items() if key not in ('seconds', 'images_per_second')} for record in log_of(run)]
+        return digest({key: value for key, value in state.items() if key not in ('config', 'folder')}), log
+    assert content(a) == content(b)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def start_early(request):
+    """Without pytest-xdist, the other tests run while the processes start."""
+    if not hasattr(request.config, 'workerinput') and any('started' in item.fixturenames for item in request.session.items):
+        request.getfixturevalue('started')
+
+
+# One training step on the device and on the CPU, from the same weights and images.
+
+@pytest.fixture(scope='module')
+def eight(tmp_path_factory):
+    """Eight training images, so that an epoch is one step."""
+    return write_images(tmp_path_factory.mktemp('eight'), {'train': (4, 2, 2), 'val': (1, 1, 1)})
+
+
+def args_of(data, flags):
+    args = get_parser().parse_args(train_flags(data, f'--batch_size 8 --no_cache {flags}'))
+    resolve(args)
+    return args
+
+
+def parts_of(args, device):
+    """-> accelerator, network and `Method` of a training on `device`. There is no dropout, whose random numbers differ."""
+    accelerator = build_accelerator(device, 'fp32')
+    set_seeds(args.seed)
+    model, mean, std = train_lt_mxp.build_network(args).arch
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.
+    loader = get_train_val_cls_loaders(args.csv_train, args.csv_val, args.data_path, args.batch_size, args.im_size, args.n_classes).train
+    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    class_count = np.bincount(loader.dataset.dr, minlength=args.n_classes)
+    return accelerator, model, Method(args, loader, class_count, Normalise(accelerator.device, mean, std))
+
+
+def one_step(args, device):
+    """-> loss of the batch, parameters before the step, parameters and statistics of BatchNorm after it"""
+    with new_accelerator():
+        accelerator, model, method = parts_of(args, device)
+        training = Training(args, model, accelerator, n_steps=1)
+        before = {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
+        loss = train_lt_mxp.run_one_epoch(method.phase(0), training, accelerator, Interrupt(), 'step')
+        return loss, before, {name: value.cpu() for name, value in model.state_dict().items()}
+
+
+LOSS_FLAGS = {'SEQL': '--loss_params lam=0.3 gamma=1',  # leaves out two of the classes, and draws nothing
+              'LDAM': '--lr 0.05'}  # a step as large as those of the others
+STEPS = {f'{loss}, {mixing}': f'--loss_fn {loss} --mixing {mixing} {LOSS_FLAGS.get(loss, "")}'
+         for loss in LOSSES for mixing in ('none', 'balanced_mixup')}
+STEPS |= {f'CE, {mixing}': f'--mixing {mixing}' for mixing in MIXING}
+# With this seed, no image is rounded to bytes after an operation whose last digit differs between devices: it would be another image.
+SEEDS = {'randaugment': '--seed 78'}
+STEPS |= {f'augment {name}': f'--augment {name} {SEEDS.get(name, "")}' for name in AUGMENT}
+
+
+@steps
+@pytest.mark.parametrize('flags', STEPS.values(), ids=STEPS)
+def test_a_training_step_equals_the_cpus(eight, figure, flags):
+    args = args_of(eight, f'--lr 0.5 {flags}')
+    (loss, before, after), (expected_loss, expected_before, expected) = (one_step(args, device) for device in (DEVICE, 'cpu'))
+    assert largest_difference(before, expected_before) == 0
+    step = largest_difference(before, {name: expected[name] for name in before})
+    difference = largest_difference(after, expected)
+    figure(f'largest difference {difference:.0e} in a step of {step:.2g}, of the loss {abs(loss - expected_loss):.0e}')
+    assert difference <= TOLERANCE and abs(loss - expected_loss) <= TOLERANCE and step > 100 * TOLERANCE
+
+
+@steps
+@pytest.mark.parametrize(('augment', 'mixing'), [*((name, 'none') for name in AUGMENT), ('original', 'balanced_mixup')],
+                         ids=lambda name: name)
+def test_preparing_a_batch_waits_for_the_device_nowhere(eight, figure, augment, mixing):
+    if DEVICE == 'cpu':
+        pytest.skip('the CPU has nothing to wait for')
+    _, _, method = parts_of(args_of(eight, f'--augment {augment} --mixing {mixing}'), DEVICE)
+    loader, prepare, _ = method.phase(0)
+    batch = next(iter(loader))
+    assert batch[0][0].is_pinned()
+    prepare(batch)  # loads the kernels
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        for epoch in range(20):  # other operations are drawn in each
+            prepare.set_epoch(epoch)
+            prepare(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    figure('20 batches')
+
+
+# What a run on the device makes is used on the CPU, and the other way round.
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('runs')
+
+
+@pytest.fixture(scope='module')
+def stage_one(tiny, folder):
+    return train_in(folder, tiny, '--save_path one --do_mixup 0.2 --n_epochs 2')
+
+
+@pytest.fixture(scope='module')
+def stage_two(tiny, folder, stage_one):
+    return train_in(folder, tiny, f'--save_path two --pretrained_weights {stage_one} --loss_fn BSCE --n_epochs 2')
+
+
+def predictions_of(load_path, tiny, folder, device):
+    """Run the test script's main on `device`. -> the per-image predictions, and what it wrote beside them"""
+    run_test.main('', **DEFAULTS, argv=f'--load_path {load_path} --csv_test {tiny}/test.csv --data_path {tiny}/images --num_workers 0 '
+                                       f'--device {device} --results_path {folder / device}'.split())
+    path, = (folder / device).rglob('results_test.csv')
+    return pd.read_csv(path), path.parent
+
+
+@runs
+def test_both_stages_and_the_test_script(tiny, stage_one, stage_two, tmp_path, figure):
+    table, results = predictions_of(stage_two, tiny, tmp_path, DEVICE)
+    for run in (stage_one, stage_two):
+        config = json.loads((run / 'config.cfg').read_text())
+        assert config['device_type'] == DEVICE and (run / 'val_metrics.txt').exists()
+    assert len(table) == 8 and (results / 'performance_test.txt').exists()
+    figure(f"device_type {config['device_type']}, {config['mixed_precision'].replace('no', 'fp32')}")
+
+
+@runs
+def test_balanced_mixup_with_a_moving_average_and_growing_images(tiny, folder, figure):
+    run = train_in(folder, tiny, '--save_path grown --do_mixup 0.2 --ema 0.9 --grow_from 0.5 --augment zoom --schedule onecycle '
+                                 '--n_epochs 3')
+    losses = [record['training_loss'] for record in log_of(run)]
+    assert (run / 'val_metrics.txt').exists() and len(losses) == 3 and np.isfinite(losses).all()
+    figure(f"training losses {', '.join(f'{loss:.3f}' for loss in losses)}")
+
+
+@runs
+def test_bf16_learns(tiny, folder, figure):
+    run = train_in(folder, tiny, '--save_path bf16 --precision bf16 --n_epochs 8 --optimizer adamw --lr 0.02 --metric bacc')
+    best = max(record['val']['bacc'] for record in log_of(run))
+    assert json.loads((run / 'config.cfg').read_text())['mixed_precision'] == 'bf16'
+    figure(f'balanced accuracy {best:.2f}, by chance 0.33')
+    assert best > .7
+
+
+@runs
+def test_frozen_features_give_the_result_of_the_images(tiny, folder, stage_one, monkeypatch, capsys, figure):
+    monkeypatch.setattr(train_lt_mxp, 'set_backends', lambda *args, **kwargs: None)  # which would switch TF32 on
+    flags = (f'--pretrained_weights {stage_one} --trainable classifier --augment none --n_epochs 2 --lr 0.1 --momentum 0.9 '
+             '--precision fp32')
+    fast = train_in(folder, tiny, f'{flags} --save_path fast')
+    assert 'features of 31 images were computed once' in capsys.readouterr().out
+    monkeypatch.setattr(train_lt_mxp, 'sees_the_same', lambda args: False)
+    difference = largest_difference(weights_of(fast), weights_of(train_in(folder, tiny, f'{flags} --save_path slow')))
+    figure(f'largest difference {difference:.0e}')
+    assert difference <= TOLERANCE
+
+
+@runs
+def test_export(stage_two, tmp_path, capsys, figure):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    export_model.main(['--load_path', str(stage_two), '--out', str(tmp_path)])
+    figure(f"largest difference of ONNX {re.search('PyTorch.s ([^,]*),', capsys.readouterr().out)[1]}")
+    assert {path.name for path in tmp_path.iterdir()} == {'model.onnx', 'model.safetensors', 'model.json'}
+
+
+@runs
+def test_full_memory_is_one_line(tiny, folder, monkeypatch, figure):
+    def starved(*args):
+        if DEVICE == 'cpu':
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has no more.')
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(0.)  # the batch is larger than what is cached
+        return run_one_epoch(*args)
+    run_one_epoch = train_lt_mxp.run_one_epoch
+    monkeypatch.setattr(train_lt_mxp, 'run_one_epoch', starved)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run_script(lambda: train_in(folder, tiny, '--save_path full --im_size 512 --batch_size 8'))
+    finally:
+        if DEVICE == 'cuda':
+            torch.cuda.set_per_process_memory_fraction(1.)
+    figure(stop.value.code)
+    assert re.fullmatch(r'error: GPU memory is full, [\d.]+ [KMG]iB more were needed: use a --batch_size below 8, or the same one with '
+                        '--accumulate 2, and --overwrite to start again', stop.value.code)
+
+
+@pytest.fixture(scope='module', params=['tiny_test', 'mobilenetV2'])
+def checkpoint(request, tiny, tmp_path_factory):
+    """A run of the CPU. Its BatchNorm follows the few batches at once, or its predictions would be the same for every image."""
+    def build(*args):
+        arch = original(*args)
+        for module in arch.model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = .9
+        return arch
+    original = ARCHS[request.param]
+    with mock.patch.dict(ARCHS, {request.param: build}):
+        return train_in(tmp_path_factory.mktemp(request.param), tiny, f'--model_name {request.param} --device cpu --n_epochs 3 --lr 0.05')
+
+
+@comparisons
+def test_predictions_equal_the_cpus(checkpoint, tiny, tmp_path, figure):
+    ours, expected = (predictions_of(checkpoint, tiny, tmp_path, device)[0].select_dtypes('float') for device in (DEVICE, 'cpu'))
+    difference = (ours - expected).abs().to_numpy().max()
+    figure(f'largest difference {difference:.0e}')
+    assert ours.shape == expected.shape and difference <= 1e-3 and expected.std().max() > .1
+
+
+@comparisons
+def test_heat_maps_equal_the_cpus(checkpoint, tiny, tmp_path, monkeypatch, figure):
+    maps, grad_cam = [], predict.grad_cam
+    monkeypatch.setattr(predict, 'grad_cam', lambda *args: maps.append(grad_cam(*args)) or maps[-1])
+    heat = []
+    for device in (DEVICE, 'cpu'):
+        with new_accelerator():
+            predict.main(f'--load_path {checkpoint} {tiny}/images/test_0_0.jpg {tiny}/images/test_1_0.jpg --gradcam --num_workers 0 '
+                         f'--device {device} --results_path {tmp_path / device}'.split())
+        assert maps[-1].device.type == device and len(list((tmp_path / device).rglob('gradcam/*.jpg'))) == 2
+        heat.append(maps[-1].cpu())
+    difference = (heat[0] - heat[1]).abs().max().item()
+    figure(f'largest difference {difference:.0e} of 1')
+    assert heat[1].amax((1, 2)).min() == 1 and difference <= 1e-2
+
+
+@comparisons
+def test_the_search_for_duplicates_finds_the_pairs_of_the_cpu(tmp_path, monkeypatch, figure):
+    images = [picture(seed) for seed in range(12)]
+    images += [images[0].rotate(90, expand=True), images[3].resize((80, 60)), images[5].transpose(0), images[7].convert('L')]
+    for i, image in enumerate(images):
+        image.convert('RGB').save(tmp_path / f'{i}.jpg')
+    pd.DataFrame({'image_id': range(16), 'label': 0}).to_csv(tmp_path / 'all.csv', index=False)
+    monkeypatch.setattr(check_data, 'look_at_all', lambda paths, n_processes: [look_at(path) for path in paths])
+
+    def pairs():
+        with pytest.raises(SystemExit):
+            check_data.main(f'{tmp_path}/all.csv --data_path {tmp_path} --out {tmp_path}/pairs.csv'.split())
+        return [[int(Path(path).stem) for path in row] for row in pd.read_csv(tmp_path / 'pairs.csv')[['image_a', 'image_b']].to_numpy()]
+    found = pairs()
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    figure(f'{len(found)} pairs of 16 images')
+    assert found == pairs() == [[0, 12], [3, 13], [5, 14], [7, 15]]
+
+
+@processes
+def test_a_deterministic_run_repeats_bit_for_bit(started, figure):
+    experiments, begun = started
+    begun['first'].output(), begun['second'].output()
+    check_same(experiments / 'first', experiments / 'second')
+    figure(f"training loss {log_of(experiments / 'first')[-1]['training_loss']:.6f} twice")
+
+
+@processes
+def test_a_deterministic_run_resumes_bit_for_bit(started, figure):
+    experiments, begun = started
+    stopped = re.search(r'stopped after batch (\d)', begun['second'].output())
+    begun['first'].output()
+    check_same(experiments / 'first', experiments / 'stopped')
+    figure(f'stopped after batch {stopped[1]} of 5 in epoch 2')
+
+
+@processes
+def test_torchrun_trains(started, figure):
+    experiments, begun = started
+    backend = re.search('backend (.*)', begun['torchrun'].output())[1]
+    assert backend == {'cuda': 'nccl', 'cpu': 'gloo'}[DEVICE] and (experiments / 'torchrun' / 'val_metrics.txt').exists()
+    figure(f'one process over {backend}')
