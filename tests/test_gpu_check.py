@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from benchmarks.gpu import summary
 from benchmarks.gpu.checks import Found, Skip, Stage
 from benchmarks.gpu.whole import projection, timed
+from utils.common import InputError, Interrupted
 
 ROOT = Path(__file__).parent.parent
 LINE = re.compile(r'(PASS|FAIL|SKIP) (.+?): (.+)')
@@ -23,7 +25,7 @@ STAGES = {'data': 'data eyepacs', 'fast': 'resnext50 b8 Balanced-MixUp', 'whole'
 def checked(tmp_path_factory):
     """The script with --cpu: the process, and its --out."""
     folder = tmp_path_factory.mktemp('gpu_check')
-    out, temporary = folder / 'out', folder / 'tmp'
+    out, temporary = folder / 'out', folder / 'a tmp'
     temporary.mkdir()
     done = subprocess.run(['bash', 'benchmarks/gpu_check.sh', '--cpu', '--out', out], cwd=ROOT, capture_output=True, text=True,
                           env=os.environ | {'TMPDIR': str(temporary), 'VIRTUAL_ENV': sys.prefix})
@@ -56,7 +58,7 @@ def test_photographs_are_decoded(checked):
 
 def test_nothing_is_written_beside_the_results(checked):
     _, out = checked
-    assert os.listdir(out.parent / 'tmp') == [] and not [path for path in out.iterdir() if path.is_dir()]
+    assert os.listdir(out.parent / 'a tmp') == [] and not [path for path in out.iterdir() if path.is_dir()]
 
 
 def test_all_results_are_in_one_file(checked):
@@ -119,6 +121,20 @@ def test_what_cannot_be_checked_here_is_no_failure(stage):
 
 def test_what_does_not_fit_the_card_is_no_failure(stage):
     assert outcome(stage, fail(torch.OutOfMemoryError('CUDA out of memory')))['status'] == 'SKIP'
+
+
+def test_a_training_that_does_not_fit_the_card_is_no_failure(stage):
+    def train():
+        try:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        except torch.OutOfMemoryError as err:
+            raise InputError('GPU memory is full: use a smaller --batch_size') from err
+    assert outcome(stage, train)['status'] == 'SKIP'
+
+
+def test_a_signal_ends_the_stage(stage):
+    with pytest.raises(Interrupted):
+        outcome(stage, fail(Interrupted(signal.SIGTERM)))
 
 
 def test_what_would_take_too_long_is_left_out(stage):

@@ -10,7 +10,7 @@ from typing import NamedTuple, TextIO
 
 import torch
 
-from utils.common import write_text
+from utils.common import Interrupted, out_of_memory, write_text
 
 
 class Skip(Exception):
@@ -43,7 +43,8 @@ class Stage:
     def check(self, name: str, function: Callable[..., Found], *args, needs: float = 0) -> Found | None:
         """Call `function(*args)` and record what it found. `needs`: seconds that it is expected to take. -> None where it failed
 
-        An exception is a FAIL, with its last line on the console and its traceback in the log; `Skip` is a SKIP.
+        An exception is a FAIL, with its first line on the console and its traceback in the log. `Skip` is a SKIP, and so is full
+        memory. `Interrupted` ends the stage.
         """
         start = time.monotonic()
         try:
@@ -53,11 +54,12 @@ class Stage:
         except Skip as skip:
             self.record('SKIP', name, str(skip))
             return None
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            self.record('SKIP', name, f"does not fit into the {device_facts()['memory_gb']} GB of this card")
-            return None
+        except Interrupted:  # the time of the stage is over
+            raise
         except Exception as err:
+            if full := out_of_memory(err) or (err.__cause__ and out_of_memory(err.__cause__)):  # a training explains it in its own error
+                self.record('SKIP', name, full)
+                return None
             traceback.print_exc()
             self.record('FAIL', name, f'{type(err).__name__}: {_first_line(err)}', time.monotonic() - start)
             return None

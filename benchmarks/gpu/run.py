@@ -10,12 +10,13 @@ import utils  # noqa: F401  before torch
 # isort: split
 import importlib
 import os
+import signal
 import sys
 
 import torch
 
 from utils.accelerator import gpu_problem
-from utils.common import InputError, run_script
+from utils.common import InputError, Interrupted, run_script
 from utils.console import script_parser
 
 from .checks import Stage
@@ -45,6 +46,12 @@ def all_output_to(path):
     return console
 
 
+def stop(number, frame):
+    """End the stage as an error would, so that it removes its temporary folders."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Interrupted(number)
+
+
 def main(argv=None):
     args = get_parser().parse_args(argv)
     if not args.cpu and not torch.cuda.is_available():
@@ -52,6 +59,7 @@ def main(argv=None):
                          'stages at small sizes')
     out = os.path.abspath(args.out)
     os.makedirs(out, exist_ok=True)
+    signal.signal(signal.SIGTERM, stop)  # of `timeout`
     console = all_output_to(os.path.join(out, f'{args.stage}.log'))
     stage = Stage(args.stage, out, args.cpu, args.seconds, os.path.abspath(args.data or os.path.join(out, 'data')), console)
     importlib.import_module(f'benchmarks.gpu.{args.stage}').run(stage)
