@@ -58,7 +58,7 @@ def batch_size_of(case, stage):
 
 def train_args(stage: Stage, case: Case, flags: str = ''):
     """Arguments of the train script."""
-    argv = f'{flags_of(stage, case.data, batch_size_of(case, stage))} --model_name {case.model_name} {flags}'.split()
+    argv = [*flags_of(stage, case.data, batch_size_of(case, stage)), '--model_name', case.model_name, '--overwrite', *flags.split()]
     return train_lt_mxp.get_parser().parse_args(argv)
 
 
