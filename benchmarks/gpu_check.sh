@@ -19,7 +19,7 @@
 set +o posix
 set -euo pipefail
 cd "$(dirname "$0")/.." && . tools/setup_environment.sh
-out=results/gpu_check data= cpu=() study= in_memory_kb=48000000 limit=480
+out=results/gpu_check data= cpu=() study= in_memory_kb=48000000 limit=465  # 15 s of 8 minutes for cleaning up
 while [ $# -gt 0 ]; do
     case $1 in
         -h|--help) show_help benchmarks/gpu_check.sh ;;
@@ -47,6 +47,7 @@ export PYTHONUNBUFFERED=1
 
 failed=0 jobs=()
 stop() {
+    trap '' INT TERM  # a second Ctrl-C would leave 35 GB behind
     [ ${#jobs[@]} = 0 ] || kill "${jobs[@]}" 2>/dev/null || true
     wait  # a study saves its state
     [ -z "${made:-}" ] || rm -rf "$made"
@@ -98,12 +99,17 @@ if [ -z "$data" ] && [ ${#cpu[@]} = 0 ] && [ "${shm_kb:-0}" -gt "$in_memory_kb" 
     data=/dev/shm
 fi
 mkdir -p "${data:=${TMPDIR:-/tmp}}"
+for old in "$data"/gpu_check.*; do
+    [ ! -d "$old" ] || echo "* $old is of another run: delete it if that has ended"
+done
 made=$(mktemp -d "$data/gpu_check.XXXXXX")
+rm -f "$out"/{data,correct,fast,whole,decode,compile}.json  # an earlier run's, which a stage without time would leave among the new ones
 
 start data 150  # beside the tests, which are not timed
 stage correct 120
 finish data 150
-stage fast 180
+left=$((limit - SECONDS - 150))  # the next two stages come first
+stage fast $((left > 180 ? left : 180))
 stage whole 120
 stage decode 30
 stage compile 180

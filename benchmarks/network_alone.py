@@ -29,11 +29,16 @@ class NetworkAlone:
         """-> seconds that `n_steps` steps take"""
         start = time.perf_counter()
         for _ in range(n_steps):
-            with self.accelerator.autocast():
-                logits = self.model(self.inputs)
-            loss = self.criterion(logits, self.targets)
-            self.accelerator.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            loss = self.step()
         loss.item()  # waits for the device
         return time.perf_counter() - start
+
+    def step(self):
+        """-> the loss, on the device"""
+        with self.accelerator.autocast():
+            logits = self.model(self.inputs)
+        loss = self.criterion(logits, self.targets)
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss

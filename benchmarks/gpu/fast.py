@@ -20,20 +20,21 @@ from models.get_model import IMAGENET, get_arch
 from utils.accelerator import build_accelerator
 from utils.batches import Normalise, Plain
 from utils.common import write_text
-from utils.get_loaders import ClassDataset, fitting_workers, get_eval_loader
+from utils.get_loaders import EVAL_FACTOR, ClassDataset, fitting_workers, get_eval_loader
 from utils.image_cache import WORKERS, use_cache
 from utils.inference import predict
 from utils.mixing import BalancedMixUp
 
 from .checks import Found, Stage
-from .data import N_CLASSES, flags_of
+from .data import N_CLASSES, SETS, flags_of
 
 ALPHA = .2  # of Balanced-MixUp
 AIMS = {'plain': .85, 'Balanced-MixUp': .75}  # of the network alone, on AIMED_AT
 AIMED_AT = ('H100', 'H200')
 REFERENCE_WORKERS = 8  # the original's default
-SECONDS = {64: 50, 8: 25}  # batch size -> what a case takes, roughly
-REFERENCE_SECONDS = {64: 20, 8: 6}
+FIRST, LATER = 50, 30  # seconds of the network alone: CUDA starts, and cuDNN tries its convolutions; of a later size of batch
+TRIAL = 12  # seconds for the sizes of batch of an evaluation, and for starting workers
+DECODING = .05  # seconds an image and core, of the straightforward loop
 
 
 class Case(NamedTuple):
@@ -46,8 +47,10 @@ class Case(NamedTuple):
         return f'{self.model_name} b{self.batch_size}'
 
 
-CASES = (Case('mobilenetV2', 64, 'b64', 60), Case('resnext50', 64, 'b64_large', 20),
-         Case('mobilenetV2', 8, 'b8', 60), Case('resnext50', 8, 'b8', 60))
+# In the order of their weight: the time may not suffice for all.
+CASES = (Case('mobilenetV2', 64, 'b64', 60), Case('mobilenetV2', 8, 'b8', 60),
+         Case('resnext50', 64, 'b64_large', 20), Case('resnext50', 8, 'b8', 60))
+LARGE = tuple(case for case in CASES if case.batch_size == 64)
 TOY_BATCH, TOY_STEPS = 4, 2
 PROFILED = 5  # steps
 
@@ -89,31 +92,28 @@ def train(args) -> list[dict]:
 
 
 def run(stage: Stage) -> None:
-    rates: dict[Case, dict[str, float]] = {}
     for case in CASES:
         with working_folder(stage):
-            rates[case] = measure(stage, case)
-    for case in CASES:
-        stage.check(f'{case} straightforward loop', straightforward, stage, case, rates[case],
-                    needs=0 if stage.toy else REFERENCE_SECONDS[case.batch_size])
-    for case in CASES[:2]:
-        stage.check(f'{case} where a step goes', profile, stage, case, needs=0 if stage.toy else 15)
+            measure(stage, case)
 
 
 def measure(stage, case):
-    """-> images per second of what could be measured, by name"""
-    rates: dict[str, float] = {}
-    forget()
-    if not stage.check(f'{case} network alone', alone, stage, case, rates, needs=0 if stage.toy else SECONDS[case.batch_size]):
-        return rates
-    forget()
-    if stage.check(f'{case} training', loop, stage, case, rates):
+    rates: dict[str, float] = {}  # images per second of what could be measured
+
+    def check(name, function, *args, needs):
+        forget()
+        return stage.check(f'{case} {name}', function, stage, case, *args, needs=0 if stage.toy else needs)
+    if not check('network alone', alone, rates, needs=FIRST if case is CASES[0] else LATER):
+        return
+    n_images = SETS[case.data].n_train
+    if check('training', loop, rates, needs=TRIAL + 3 * n_images / (.75 * rates['alone'])):
         for name in AIMS:
             stage.check(f'{case} {name}', beside_the_network, case, name, rates)
-    stage.check(f'{case} preparing a batch', preparing, stage, case)
-    forget()
-    stage.check(f'{case} evaluation', evaluation, stage, case)
-    return rates
+    check('preparing a batch', preparing, needs=3)
+    check('evaluation', evaluation, needs=4 + 2 * n_images / rates['alone'])
+    if case in LARGE:
+        check('where a step goes', profile, needs=12)
+    check('straightforward loop', straightforward, rates, needs=reference_seconds(case, rates['alone']))
 
 
 def alone(stage, case, rates):
@@ -184,7 +184,8 @@ def evaluation(stage, case):
     model, mean, std = get_arch(args.model_name, args.n_classes, im_size=args.im_size)
     model.to(accelerator.device, memory_format=torch.channels_last)
     data, _ = decoded(args)
-    loader = get_eval_loader(data, args.batch_size, min(args.num_workers, WORKERS))
+    workers = fitting_workers(min(args.num_workers, WORKERS), EVAL_FACTOR * args.batch_size, args.im_size)
+    loader = get_eval_loader(data, args.batch_size, workers)
     normalise = Normalise(accelerator.device, mean, std)
     for _ in range(2):
         start = time.perf_counter()
@@ -194,12 +195,18 @@ def evaluation(stage, case):
                  {'images_per_second': len(data) / seconds, 'peak_gb': peak_gb()})
 
 
+def reference_seconds(case, alone):
+    """Three batches of each worker of two loaders, then as many steps in float32, at a third of the rate of the network `alone`."""
+    n_images = 3 * REFERENCE_WORKERS * case.batch_size
+    return 5 + 2 * n_images * DECODING / min(len(os.sched_getaffinity(0)), 2 * REFERENCE_WORKERS) + 3 * n_images / alone
+
+
 def straightforward(stage, case, rates):
     """Balanced-MixUp by `ReferenceLoop`: the first batch of each worker starts them, the next two are timed."""
     args = train_args(stage, case)
     device = build_accelerator().device
     workers = fitting_workers(args.num_workers and REFERENCE_WORKERS, 2 * 4 * args.batch_size, args.im_size)  # two loaders of float32
-    torch.backends.cudnn.benchmark = False  # as PyTorch starts
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = False  # as PyTorch starts
     reference = ReferenceLoop(args.csv_train, args.csv_val, args.data_path, N_CLASSES, args.model_name, args.im_size, args.batch_size,
                               workers, ALPHA, device, decoded(args))
     reference.model.train()
@@ -215,22 +222,24 @@ def straightforward(stage, case, rates):
 
 
 def profile(stage, case):
-    """Kernels of steps with Balanced-MixUp, as a table in a file of their own; how long the device is busy in one."""
-    forget()
+    """Kernels of steps with Balanced-MixUp, as a table in a file of their own; how long the device is busy in one. The time of a step is
+    that without the profiler, which slows the CPU."""
     accelerator = build_accelerator()
     network = NetworkAlone(train_args(stage, case), accelerator, warm_up=TOY_STEPS)
     batch, _, prepare = preparations(train_args(stage, case), accelerator.device)
     cuda = accelerator.device.type == 'cuda'
 
     def steps():
+        start = time.perf_counter()
         for _ in range(PROFILED):
             network.inputs = prepare(batch)[0]
-            network.seconds(1)
+            loss = network.step()
+        loss.item()  # waits for the device
+        return time.perf_counter() - start
     steps()
+    seconds = steps()
     with torch.profiler.profile() as profiler:  # of all that there is
-        start = time.perf_counter()
         steps()
-        seconds = time.perf_counter() - start
     kernels = profiler.key_averages()
     path = os.path.join(stage.out, f'profile_{case.model_name}.txt')
     write_text(path, kernels.table(sort_by='self_device_time_total' if cuda else 'self_cpu_time_total', row_limit=40))
