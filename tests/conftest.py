@@ -22,11 +22,6 @@ tiny_network.register()
 # A suite started in the background ignores Ctrl-C, and so would the scripts that it starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
-def pytest_configure(config):
-    config.addinivalue_line('markers', 'xdist_group(name): tests that share a process of pytest -n --dist loadgroup (pytest-xdist)')
-
-
 COUNTS = {'train': (12, 6, 4), 'val': (4, 3, 2), 'test': (3, 3, 2)}
 
 

@@ -20,6 +20,6 @@ setup_environment requirements.txt tests/requirements.txt
 "$PYTHON" -m mypy
 "$PYTHON" -m pytest -n 2 --cov=utils --cov=models --cov-report=term:skip-covered --cov-fail-under=90 "$@"
 if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    LT_TEST_DEVICE=cuda "$PYTHON" -m pytest -n 4 --dist loadgroup tests/test_cuda.py
+    LT_TEST_DEVICE=cuda "$PYTHON" -m pytest -n 4 --dist loadscope --max-worker-restart 0 tests/test_cuda.py
 fi
 say_next "see it work" "bash run_lt_experiments.sh"

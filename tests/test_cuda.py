@@ -1,6 +1,7 @@
 """The program on a GPU: it computes there what it computes on the CPU, and what only a GPU has works.
 
 LT_TEST_DEVICE=cuda runs these tests on it; LT_TEST_DEVICE=cpu rehearses them on the CPU. The figure of each test is its property 'figure'.
+With pytest -n 4 --dist loadscope each class has a process, so that what its tests share is made once.
 """
 import gc
 import json
@@ -49,8 +50,6 @@ if DEVICE == 'cuda' and not torch.cuda.is_available():
 
 ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-4
-# With pytest -n 4 --dist loadgroup each of these is one process, so that what its tests share is made once.
-steps, runs, comparisons, processes = (pytest.mark.xdist_group(name) for name in ('steps', 'runs', 'comparisons', 'processes'))
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +100,6 @@ CODE = '''
 import signal, sys
 from tests import tiny_network
 from train_lt_mxp import get_parser, main
-from utils.batches import Plain
 from utils.common import Interrupted
 from utils.mixing import BalancedMixUp
 import torch
@@ -123,12 +121,13 @@ for flags in sys.argv[1:]:
         print('stopped after batch', end.batches)
 print('backend', torch.distributed.get_backend() if torch.distributed.is_initialized() else None)
 '''
+LIMIT = 90 if DEVICE == 'cuda' else None  # seconds; a GPU is lent for minutes
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '1']
 DETERMINISTIC = '--deterministic --model_name mobilenetV2 --n_epochs 2 --do_mixup 0.2 --ema 0.9 --momentum 0.9'
 
 
 class Started:
-    """A process that has been started; `output()` waits for its end, and for its exit status 0."""
+    """A process that has been started; `output()` waits for its end."""
 
     def __init__(self, folder, tiny, launcher, *lines):
         (folder / 'code.py').write_text(CODE)
@@ -140,8 +139,13 @@ class Started:
 
     def output(self):
         if self.text is None:
-            self.text = self.process.communicate()[0]
-        assert self.process.returncode == 0, self.text[-2000:]
+            try:
+                self.text = self.process.communicate(timeout=LIMIT)[0]
+            except subprocess.TimeoutExpired:
+                pytest.fail(f'it had not ended after {LIMIT} s')
+            print(self.text)
+        errors = re.findall(r'.*[Ee]rror: .*', self.text)
+        assert self.process.returncode == 0, (errors or ['see its output'])[0]
         return self.text
 
 
@@ -150,14 +154,14 @@ def started(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp('processes')
     stopped = f'{DETERMINISTIC} --save_path stopped'
     first, *more = (f'{DETERMINISTIC} --save_path first', f'{DETERMINISTIC} --save_path second', stopped, f'{stopped} --resume ')
-    begun = {'torchrun': Started(folder, tiny, TORCHRUN, '--save_path torchrun')}
     if DEVICE == 'cuda':
-        begun |= {'first': Started(folder, tiny, [], first), 'second': Started(folder, tiny, [], *more)}
-    else:  # whose results do not depend on the process
-        begun['first'] = begun['second'] = Started(folder, tiny, [], first, *more)
+        begun = {'torchrun': Started(folder, tiny, TORCHRUN, '--save_path torchrun'), 'first': Started(folder, tiny, [], first),
+                 'second': Started(folder, tiny, [], *more)}
+    else:  # a rehearsal, for which starting them all takes too long
+        begun = dict.fromkeys(('torchrun', 'first', 'second'), Started(folder, tiny, TORCHRUN, '--save_path torchrun', first, *more))
     yield folder / 'experiments', begun
-    for each in begun.values():  # none is left where a test has failed
-        each.process.kill()
+    for each in begun.values():  # none is left where a test has failed; torchrun ends its own when it is asked to
+        each.process.terminate()
         each.process.wait()
         each.process.stdout.close()
 
@@ -226,37 +230,36 @@ SEEDS = {'randaugment': '--seed 78'}
 STEPS |= {f'augment {name}': f'--augment {name} {SEEDS.get(name, "")}' for name in AUGMENT}
 
 
-@steps
-@pytest.mark.parametrize('flags', STEPS.values(), ids=STEPS)
-def test_a_training_step_equals_the_cpus(eight, figure, flags):
-    args = args_of(eight, f'--lr 0.5 {flags}')
-    (loss, before, after), (expected_loss, expected_before, expected) = (one_step(args, device) for device in (DEVICE, 'cpu'))
-    assert largest_difference(before, expected_before) == 0
-    step = largest_difference(before, {name: expected[name] for name in before})
-    difference = largest_difference(after, expected)
-    figure(f'largest difference {difference:.0e} in a step of {step:.2g}, of the loss {abs(loss - expected_loss):.0e}')
-    assert difference <= TOLERANCE and abs(loss - expected_loss) <= TOLERANCE and step > 100 * TOLERANCE
+class TestSteps:
+    """One training step, and the batch it is given."""
 
+    @pytest.mark.parametrize('flags', STEPS.values(), ids=STEPS)
+    def test_a_training_step_equals_the_cpus(self, eight, figure, flags):
+        args = args_of(eight, f'--lr 0.5 {flags}')
+        (loss, before, after), (expected_loss, expected_before, expected) = (one_step(args, device) for device in (DEVICE, 'cpu'))
+        assert largest_difference(before, expected_before) == 0
+        step = largest_difference(before, {name: expected[name] for name in before})
+        difference = largest_difference(after, expected)
+        figure(f'largest difference {difference:.1g} in a step of {step:.2g}, of the loss {abs(loss - expected_loss):.1g}')
+        assert difference <= TOLERANCE and abs(loss - expected_loss) <= TOLERANCE and step > 100 * TOLERANCE
 
-@steps
-@pytest.mark.parametrize(('augment', 'mixing'), [*((name, 'none') for name in AUGMENT), ('original', 'balanced_mixup')],
-                         ids=lambda name: name)
-def test_preparing_a_batch_waits_for_the_device_nowhere(eight, figure, augment, mixing):
-    if DEVICE == 'cpu':
-        pytest.skip('the CPU has nothing to wait for')
-    _, _, method = parts_of(args_of(eight, f'--augment {augment} --mixing {mixing}'), DEVICE)
-    loader, prepare, _ = method.phase(0)
-    batch = next(iter(loader))
-    assert batch[0][0].is_pinned()
-    prepare(batch)  # loads the kernels
-    torch.cuda.set_sync_debug_mode('error')
-    try:
-        for epoch in range(20):  # other operations are drawn in each
-            prepare.set_epoch(epoch)
-            prepare(batch)
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
-    figure('20 batches')
+    @pytest.mark.parametrize('flags', [*(f'--augment {name}' for name in AUGMENT), '--mixing balanced_mixup'])
+    def test_preparing_a_batch_waits_for_the_device_nowhere(self, eight, figure, flags):
+        if DEVICE == 'cpu':
+            pytest.skip('the CPU has nothing to wait for')
+        _, _, method = parts_of(args_of(eight, flags), DEVICE)
+        loader, prepare, _ = method.phase(0)
+        batch = next(iter(loader))
+        assert batch[0][0].is_pinned()
+        prepare(batch)  # loads the kernels
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            for epoch in range(20):  # other operations are drawn in each
+                prepare.set_epoch(epoch)
+                prepare(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+        figure('20 batches')
 
 
 # What a run on the device makes is used on the CPU, and the other way round.
@@ -278,82 +281,75 @@ def stage_two(tiny, folder, stage_one):
 
 def predictions_of(load_path, tiny, folder, device):
     """Run the test script's main on `device`. -> the per-image predictions, and what it wrote beside them"""
-    run_test.main('', **DEFAULTS, argv=f'--load_path {load_path} --csv_test {tiny}/test.csv --data_path {tiny}/images --num_workers 0 '
-                                       f'--device {device} --results_path {folder / device}'.split())
+    with new_accelerator():
+        run_test.main('', **DEFAULTS, argv=f'--load_path {load_path} --csv_test {tiny}/test.csv --data_path {tiny}/images --num_workers 0 '
+                                           f'--device {device} --results_path {folder / device}'.split())
     path, = (folder / device).rglob('results_test.csv')
     return pd.read_csv(path), path.parent
 
 
-@runs
-def test_both_stages_and_the_test_script(tiny, stage_one, stage_two, tmp_path, figure):
-    table, results = predictions_of(stage_two, tiny, tmp_path, DEVICE)
-    for run in (stage_one, stage_two):
-        config = json.loads((run / 'config.cfg').read_text())
-        assert config['device_type'] == DEVICE and (run / 'val_metrics.txt').exists()
-    assert len(table) == 8 and (results / 'performance_test.txt').exists()
-    figure(f"device_type {config['device_type']}, {config['mixed_precision'].replace('no', 'fp32')}")
+class TestRuns:
+    """Whole runs in this process."""
 
+    def test_both_stages_and_the_test_script(self, tiny, stage_one, stage_two, tmp_path, figure):
+        table, results = predictions_of(stage_two, tiny, tmp_path, DEVICE)
+        for run in (stage_one, stage_two):
+            config = json.loads((run / 'config.cfg').read_text())
+            assert config['device_type'] == DEVICE and (run / 'val_metrics.txt').exists()
+        assert len(table) == 8 and (results / 'performance_test.txt').exists()
+        figure(f"device_type {config['device_type']}, {config['mixed_precision'].replace('no', 'fp32')}")
 
-@runs
-def test_balanced_mixup_with_a_moving_average_and_growing_images(tiny, folder, figure):
-    run = train_in(folder, tiny, '--save_path grown --do_mixup 0.2 --ema 0.9 --grow_from 0.5 --augment zoom --schedule onecycle '
-                                 '--n_epochs 3')
-    losses = [record['training_loss'] for record in log_of(run)]
-    assert (run / 'val_metrics.txt').exists() and len(losses) == 3 and np.isfinite(losses).all()
-    figure(f"training losses {', '.join(f'{loss:.3f}' for loss in losses)}")
+    def test_balanced_mixup_with_a_moving_average_and_growing_images(self, tiny, folder, figure):
+        run = train_in(folder, tiny, '--save_path grown --do_mixup 0.2 --ema 0.9 --grow_from 0.5 --augment zoom --schedule onecycle '
+                                     '--n_epochs 3')
+        losses = [record['training_loss'] for record in log_of(run)]
+        assert (run / 'val_metrics.txt').exists() and len(losses) == 3 and np.isfinite(losses).all()
+        figure(f"training losses {', '.join(f'{loss:.3f}' for loss in losses)}")
 
+    def test_bf16_learns(self, tiny, folder, figure):
+        run = train_in(folder, tiny, '--save_path bf16 --precision bf16 --n_epochs 8 --optimizer adamw --lr 0.02 --metric bacc')
+        best = max(record['val']['bacc'] for record in log_of(run))
+        assert json.loads((run / 'config.cfg').read_text())['mixed_precision'] == 'bf16'
+        figure(f'balanced accuracy {best:.2f}, by chance 0.33')
+        assert best > .7
 
-@runs
-def test_bf16_learns(tiny, folder, figure):
-    run = train_in(folder, tiny, '--save_path bf16 --precision bf16 --n_epochs 8 --optimizer adamw --lr 0.02 --metric bacc')
-    best = max(record['val']['bacc'] for record in log_of(run))
-    assert json.loads((run / 'config.cfg').read_text())['mixed_precision'] == 'bf16'
-    figure(f'balanced accuracy {best:.2f}, by chance 0.33')
-    assert best > .7
+    def test_frozen_features_give_the_result_of_the_images(self, tiny, folder, stage_one, monkeypatch, capsys, figure):
+        monkeypatch.setattr(train_lt_mxp, 'set_backends', lambda *args, **kwargs: None)  # which would switch TF32 on
+        flags = (f'--pretrained_weights {stage_one} --trainable classifier --augment none --n_epochs 2 --lr 0.1 --momentum 0.9 '
+                 '--precision fp32')
+        fast = train_in(folder, tiny, f'{flags} --save_path fast')
+        assert 'features of 31 images were computed once' in capsys.readouterr().out
+        monkeypatch.setattr(train_lt_mxp, 'sees_the_same', lambda args: False)
+        difference = largest_difference(weights_of(fast), weights_of(train_in(folder, tiny, f'{flags} --save_path slow')))
+        figure(f'largest difference {difference:.1g}')
+        assert difference <= TOLERANCE
 
+    def test_export(self, stage_two, tmp_path, capsys, figure):
+        pytest.importorskip('onnxruntime')
+        pytest.importorskip('onnxscript')
+        export_model.main(['--load_path', str(stage_two), '--out', str(tmp_path)])
+        figure(f"largest difference of ONNX {re.search('PyTorch.s ([^,]*),', capsys.readouterr().out)[1]}")
+        assert {path.name for path in tmp_path.iterdir()} == {'model.onnx', 'model.safetensors', 'model.json'}
 
-@runs
-def test_frozen_features_give_the_result_of_the_images(tiny, folder, stage_one, monkeypatch, capsys, figure):
-    monkeypatch.setattr(train_lt_mxp, 'set_backends', lambda *args, **kwargs: None)  # which would switch TF32 on
-    flags = (f'--pretrained_weights {stage_one} --trainable classifier --augment none --n_epochs 2 --lr 0.1 --momentum 0.9 '
-             '--precision fp32')
-    fast = train_in(folder, tiny, f'{flags} --save_path fast')
-    assert 'features of 31 images were computed once' in capsys.readouterr().out
-    monkeypatch.setattr(train_lt_mxp, 'sees_the_same', lambda args: False)
-    difference = largest_difference(weights_of(fast), weights_of(train_in(folder, tiny, f'{flags} --save_path slow')))
-    figure(f'largest difference {difference:.0e}')
-    assert difference <= TOLERANCE
-
-
-@runs
-def test_export(stage_two, tmp_path, capsys, figure):
-    pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    export_model.main(['--load_path', str(stage_two), '--out', str(tmp_path)])
-    figure(f"largest difference of ONNX {re.search('PyTorch.s ([^,]*),', capsys.readouterr().out)[1]}")
-    assert {path.name for path in tmp_path.iterdir()} == {'model.onnx', 'model.safetensors', 'model.json'}
-
-
-@runs
-def test_full_memory_is_one_line(tiny, folder, monkeypatch, figure):
-    def starved(*args):
-        if DEVICE == 'cpu':
-            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has no more.')
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction(0.)  # the batch is larger than what is cached
-        return run_one_epoch(*args)
-    run_one_epoch = train_lt_mxp.run_one_epoch
-    monkeypatch.setattr(train_lt_mxp, 'run_one_epoch', starved)
-    try:
-        with pytest.raises(SystemExit) as stop:
-            run_script(lambda: train_in(folder, tiny, '--save_path full --im_size 512 --batch_size 8'))
-    finally:
-        if DEVICE == 'cuda':
-            torch.cuda.set_per_process_memory_fraction(1.)
-    figure(stop.value.code)
-    assert re.fullmatch(r'error: GPU memory is full, [\d.]+ [KMG]iB more were needed: use a --batch_size below 8, or the same one with '
-                        '--accumulate 2, and --overwrite to start again', stop.value.code)
+    def test_full_memory_is_one_line(self, tiny, folder, monkeypatch, figure):
+        def starved(*args):
+            if DEVICE == 'cpu':
+                raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has no more.')
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(0.)  # the batch is larger than what is cached
+            return run_one_epoch(*args)
+        run_one_epoch = train_lt_mxp.run_one_epoch
+        monkeypatch.setattr(train_lt_mxp, 'run_one_epoch', starved)
+        try:
+            with pytest.raises(SystemExit) as stop:
+                run_script(lambda: train_in(folder, tiny, '--save_path full --im_size 512 --batch_size 8'))
+        finally:
+            if DEVICE == 'cuda':
+                torch.cuda.set_per_process_memory_fraction(1.)
+        figure(stop.value.code)
+        assert re.fullmatch(r'error: GPU memory is full, [\d.]+ [KMG]iB more were needed: use a --batch_size below 8, or the same one with '
+                            '--accumulate 2, and --overwrite to start again', stop.value.code)
 
 
 @pytest.fixture(scope='module', params=['tiny_test', 'mobilenetV2'])
@@ -370,69 +366,66 @@ def checkpoint(request, tiny, tmp_path_factory):
         return train_in(tmp_path_factory.mktemp(request.param), tiny, f'--model_name {request.param} --device cpu --n_epochs 3 --lr 0.05')
 
 
-@comparisons
-def test_predictions_equal_the_cpus(checkpoint, tiny, tmp_path, figure):
-    ours, expected = (predictions_of(checkpoint, tiny, tmp_path, device)[0].select_dtypes('float') for device in (DEVICE, 'cpu'))
-    difference = (ours - expected).abs().to_numpy().max()
-    figure(f'largest difference {difference:.0e}')
-    assert ours.shape == expected.shape and difference <= 1e-3 and expected.std().max() > .1
+class TestComparisons:
+    """What is made of a network or of images, on the device and on the CPU."""
+
+    def test_predictions_equal_the_cpus(self, checkpoint, tiny, tmp_path, figure):
+        ours, expected = (predictions_of(checkpoint, tiny, tmp_path, device)[0].select_dtypes('float') for device in (DEVICE, 'cpu'))
+        difference = (ours - expected).abs().to_numpy().max()
+        figure(f'largest difference {difference:.1g}')
+        assert ours.shape == expected.shape and difference <= 1e-3 and expected.std().max() > .1
+
+    def test_heat_maps_equal_the_cpus(self, checkpoint, tiny, tmp_path, monkeypatch, figure):
+        maps, grad_cam = [], predict.grad_cam
+        monkeypatch.setattr(predict, 'grad_cam', lambda *args: maps.append(grad_cam(*args)) or maps[-1])
+        heat = []
+        for device in (DEVICE, 'cpu'):
+            with new_accelerator():
+                predict.main(f'--load_path {checkpoint} {tiny}/images/test_0_0.jpg {tiny}/images/test_1_0.jpg --gradcam --num_workers 0 '
+                             f'--device {device} --results_path {tmp_path / device}'.split())
+            assert maps[-1].device.type == device and len(list((tmp_path / device).rglob('gradcam/*.jpg'))) == 2
+            heat.append(maps[-1].cpu())
+        difference = (heat[0] - heat[1]).abs().max().item()
+        figure(f'largest difference {difference:.1g} of 1')
+        assert heat[1].amax((1, 2)).min() == 1 and difference <= 1e-2
+
+    def test_the_search_for_duplicates_finds_the_pairs_of_the_cpu(self, tmp_path, monkeypatch, figure):
+        images = [picture(seed) for seed in range(12)]
+        images += [images[0].rotate(90, expand=True), images[3].resize((80, 60)), images[5].transpose(0), images[7].convert('L')]
+        for i, image in enumerate(images):
+            image.convert('RGB').save(tmp_path / f'{i}.jpg')
+        pd.DataFrame({'image_id': range(16), 'label': 0}).to_csv(tmp_path / 'all.csv', index=False)
+        monkeypatch.setattr(check_data, 'look_at_all', lambda paths, n_processes: [look_at(path) for path in paths])
+
+        def pairs():
+            with pytest.raises(SystemExit):
+                check_data.main(f'{tmp_path}/all.csv --data_path {tmp_path} --out {tmp_path}/pairs.csv'.split())
+            table = pd.read_csv(tmp_path / 'pairs.csv')[['image_a', 'image_b']]
+            return [[int(Path(path).stem) for path in row] for row in table.to_numpy()]
+        found = pairs()
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+        figure(f'{len(found)} pairs of 16 images')
+        assert found == pairs() == [[0, 12], [3, 13], [5, 14], [7, 15]]
 
 
-@comparisons
-def test_heat_maps_equal_the_cpus(checkpoint, tiny, tmp_path, monkeypatch, figure):
-    maps, grad_cam = [], predict.grad_cam
-    monkeypatch.setattr(predict, 'grad_cam', lambda *args: maps.append(grad_cam(*args)) or maps[-1])
-    heat = []
-    for device in (DEVICE, 'cpu'):
-        with new_accelerator():
-            predict.main(f'--load_path {checkpoint} {tiny}/images/test_0_0.jpg {tiny}/images/test_1_0.jpg --gradcam --num_workers 0 '
-                         f'--device {device} --results_path {tmp_path / device}'.split())
-        assert maps[-1].device.type == device and len(list((tmp_path / device).rglob('gradcam/*.jpg'))) == 2
-        heat.append(maps[-1].cpu())
-    difference = (heat[0] - heat[1]).abs().max().item()
-    figure(f'largest difference {difference:.0e} of 1')
-    assert heat[1].amax((1, 2)).min() == 1 and difference <= 1e-2
+class TestProcesses:
+    """Runs in processes of their own."""
 
+    def test_a_deterministic_run_repeats_bit_for_bit(self, started, figure):
+        experiments, begun = started
+        begun['first'].output(), begun['second'].output()
+        check_same(experiments / 'first', experiments / 'second')
+        figure(f"training loss {log_of(experiments / 'first')[-1]['training_loss']:.6f} twice")
 
-@comparisons
-def test_the_search_for_duplicates_finds_the_pairs_of_the_cpu(tmp_path, monkeypatch, figure):
-    images = [picture(seed) for seed in range(12)]
-    images += [images[0].rotate(90, expand=True), images[3].resize((80, 60)), images[5].transpose(0), images[7].convert('L')]
-    for i, image in enumerate(images):
-        image.convert('RGB').save(tmp_path / f'{i}.jpg')
-    pd.DataFrame({'image_id': range(16), 'label': 0}).to_csv(tmp_path / 'all.csv', index=False)
-    monkeypatch.setattr(check_data, 'look_at_all', lambda paths, n_processes: [look_at(path) for path in paths])
+    def test_a_deterministic_run_resumes_bit_for_bit(self, started, figure):
+        experiments, begun = started
+        stopped = re.search(r'stopped after batch (\d)', begun['second'].output())
+        begun['first'].output()
+        check_same(experiments / 'first', experiments / 'stopped')
+        figure(f'stopped after batch {stopped[1]} of 5 in epoch 2')
 
-    def pairs():
-        with pytest.raises(SystemExit):
-            check_data.main(f'{tmp_path}/all.csv --data_path {tmp_path} --out {tmp_path}/pairs.csv'.split())
-        return [[int(Path(path).stem) for path in row] for row in pd.read_csv(tmp_path / 'pairs.csv')[['image_a', 'image_b']].to_numpy()]
-    found = pairs()
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    figure(f'{len(found)} pairs of 16 images')
-    assert found == pairs() == [[0, 12], [3, 13], [5, 14], [7, 15]]
-
-
-@processes
-def test_a_deterministic_run_repeats_bit_for_bit(started, figure):
-    experiments, begun = started
-    begun['first'].output(), begun['second'].output()
-    check_same(experiments / 'first', experiments / 'second')
-    figure(f"training loss {log_of(experiments / 'first')[-1]['training_loss']:.6f} twice")
-
-
-@processes
-def test_a_deterministic_run_resumes_bit_for_bit(started, figure):
-    experiments, begun = started
-    stopped = re.search(r'stopped after batch (\d)', begun['second'].output())
-    begun['first'].output()
-    check_same(experiments / 'first', experiments / 'stopped')
-    figure(f'stopped after batch {stopped[1]} of 5 in epoch 2')
-
-
-@processes
-def test_torchrun_trains(started, figure):
-    experiments, begun = started
-    backend = re.search('backend (.*)', begun['torchrun'].output())[1]
-    assert backend == {'cuda': 'nccl', 'cpu': 'gloo'}[DEVICE] and (experiments / 'torchrun' / 'val_metrics.txt').exists()
-    figure(f'one process over {backend}')
+    def test_torchrun_trains(self, started, figure):
+        experiments, begun = started
+        backend = re.search('backend (.*)', begun['torchrun'].output())[1]
+        assert backend == {'cuda': 'nccl', 'cpu': 'gloo'}[DEVICE] and (experiments / 'torchrun' / 'val_metrics.txt').exists()
+        figure(f'one process over {backend}')

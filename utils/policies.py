@@ -39,7 +39,7 @@ def sharpness(x, factor):
     if min(x.shape[-2:]) < 3:
         return x
     kernel = x.new_ones(3, 1, 3, 3)
-    kernel[:, :, 1, 1] = 5
+    kernel[:, :, 1, 1].fill_(5)  # on the device, without a copy to it
     smooth = x.clone()
     smooth[..., 1:-1, 1:-1] = F.conv2d(x, kernel / 13, groups=3)
     return torch.lerp(smooth, x, factor).clamp_(0, 1)
