@@ -11,11 +11,12 @@ from utils.two_stage import train_mode
 
 
 class NetworkAlone:
-    """`args`: those of the train script, for a run without mixing; `accelerator`: its device and precision. Kernels are chosen as there."""
+    """`args`: those of the train script, for a run without mixing; `accelerator`: its device and precision. Kernels are chosen as there;
+    with `trial` False, cuDNN chooses its convolutions without trying them."""
 
-    def __init__(self, args, accelerator, warm_up=10):
+    def __init__(self, args, accelerator, warm_up=10, trial=True):
         device = accelerator.device
-        set_backends(args.deterministic, device.type == 'cuda')
+        set_backends(args.deterministic, device.type == 'cuda', one_size=trial)
         model = get_arch(args.model_name, args.n_classes, im_size=args.im_size).model.to(device, memory_format=torch.channels_last)
         self.model, self.optimizer = accelerator.prepare(model, OPTIMIZERS[args.optimizer](model, args))
         train_mode(accelerator.unwrap_model(self.model))

@@ -103,6 +103,8 @@ def measure(stage, case):
     def check(name, function, *args, needs):
         forget()
         return stage.check(f'{case} {name}', function, stage, case, *args, needs=0 if stage.toy else needs)
+    if case in LARGE:
+        check('without a trial of convolutions', untried, needs=LATER)
     if not check('network alone', alone, rates, needs=FIRST if case is CASES[0] else LATER):
         return
     n_images = SETS[case.data].n_train
@@ -117,14 +119,21 @@ def measure(stage, case):
 
 
 def alone(stage, case, rates):
+    found = untried(stage, case, trial=True)
+    rates['alone'] = found.values['images_per_second']
+    return found
+
+
+def untried(stage, case, trial=False):
+    """The network alone, as cuDNN chooses its convolutions with and without a trial: whether the trial is worth its time."""
     args, n_steps = train_args(stage, case), TOY_STEPS if stage.toy else case.n_steps
     start = time.perf_counter()
-    network = NetworkAlone(args, build_accelerator(), warm_up=TOY_STEPS if stage.toy else 10)
+    network = NetworkAlone(args, build_accelerator(), TOY_STEPS if stage.toy else 10, trial)
     warm_up = time.perf_counter() - start
     seconds = network.seconds(n_steps) / n_steps
-    rates['alone'] = args.batch_size / seconds
-    return Found(f"{rates['alone']:,.0f} images/s, {1000 * seconds:.1f} ms a step, {warm_up:.0f} s to warm up",
-                 {'images_per_second': rates['alone'], 'step_ms': 1000 * seconds, 'warm_up_s': warm_up})
+    rate = args.batch_size / seconds
+    return Found(f'{rate:,.0f} images/s, {1000 * seconds:.1f} ms a step, {warm_up:.0f} s to warm up',
+                 {'images_per_second': rate, 'step_ms': 1000 * seconds, 'warm_up_s': warm_up})
 
 
 def loop(stage, case, rates):
