@@ -161,9 +161,11 @@ def test_a_configuration_with_batches_of_no_images_is_refused(train):
         train('--resume')
 
 
-def test_the_trial_before_the_data_passes_it_on(train, monkeypatch):
-    monkeypatch.setattr(TinyNetwork, 'forward', lambda *args: raising(RuntimeError("DefaultCPUAllocator: can't allocate memory"))())
-    assert ending(train, train_lt_mxp.LESS) == f'error: memory is full: {train_lt_mxp.LESS}'
+def test_an_image_that_is_too_large_for_the_trial_before_the_data(train, monkeypatch):
+    host = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 2097152 bytes."
+    monkeypatch.setattr(TinyNetwork, 'forward', lambda *args: raising(RuntimeError(host))())
+    assert message(train, '') == ('memory is full, 2 MiB more were needed by --model_name tiny_test for 1 of the images, of 32x32: use a '
+                                  'smaller --im_size')
 
 
 SCRIPTS = [  # words after the interpreter's, what finds no memory, and what to do

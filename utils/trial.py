@@ -32,8 +32,9 @@ def _forward(network, args, n_images, size):
     try:
         logits = network(torch.zeros(n_images, 3, height, width))
     except Exception as err:  # each network has kinds of its own
-        if out_of_memory(err):
-            raise
+        if full := out_of_memory(err):
+            raise InputError(f'{full} by --model_name {args.model_name} for {n_images} of the images, of {height}x{width}: use a smaller '
+                             '--im_size') from err
         if 'more than 1 value per channel' in str(err):
             cut = f' and --accumulate {args.accumulate}' if args.accumulate > 1 else ''
             raise InputError(f'--batch_size {args.batch_size}{cut}: BatchNorm needs two or more images in a batch at a size of '
