@@ -25,10 +25,10 @@ STAGES = {'data': 'data eyepacs', 'fast': 'resnext50 b8 Balanced-MixUp', 'whole'
 def checked(tmp_path_factory):
     """The script with --cpu: the process, and its --out."""
     folder = tmp_path_factory.mktemp('gpu_check')
-    out, temporary = folder / 'out', folder / 'a tmp'
+    out, data, temporary = folder / 'an out', folder / 'the data', folder / 'tmp'
     temporary.mkdir()
-    done = subprocess.run(['bash', 'benchmarks/gpu_check.sh', '--cpu', '--out', out], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {'TMPDIR': str(temporary), 'VIRTUAL_ENV': sys.prefix})
+    done = subprocess.run(['bash', 'benchmarks/gpu_check.sh', '--cpu', '--out', out, '--data', data], cwd=ROOT, capture_output=True,
+                          text=True, env=os.environ | {'TMPDIR': str(temporary), 'VIRTUAL_ENV': sys.prefix})
     return done, out
 
 
@@ -58,7 +58,7 @@ def test_photographs_are_decoded(checked):
 
 def test_nothing_is_written_beside_the_results(checked):
     _, out = checked
-    assert os.listdir(out.parent / 'a tmp') == [] and not [path for path in out.iterdir() if path.is_dir()]
+    assert not [*(out.parent / 'tmp').iterdir(), *(out.parent / 'the data').iterdir(), *(path for path in out.iterdir() if path.is_dir())]
 
 
 def test_all_results_are_in_one_file(checked):

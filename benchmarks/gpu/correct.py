@@ -65,6 +65,7 @@ def run(stage):
     if find_spec('xdist'):
         flags = ['-n', '0'] if stage.toy else ['-n', str(PROCESSES), '--dist', 'loadscope', '--max-worker-restart', '0']
     with tempfile.TemporaryDirectory() as folder:
+        os.environ['TMPDIR'], tempfile.tempdir = folder, None  # torchrun leaves folders there
         status = pytest.main([str(ROOT / 'tests' / 'test_cuda.py'), '-p', 'no:cacheprovider', '--basetemp', os.path.join(folder, 'pytest'),
                               *flags], plugins=[Recorder(stage)])
     if not stage.checks or status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
