@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
         -h|--help) show_help benchmarks/gpu_check.sh ;;
         --out) out=${2:?--out needs a folder}; shift 2 ;;
         --data) data=${2:?--data needs a folder}; shift 2 ;;
-        --cpu) cpu=(--cpu); export OMP_NUM_THREADS=1; shift ;;  # threads cost tiny tensors more than they gain
+        --cpu) cpu=(--cpu); export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1; shift ;;  # threads cost tiny tensors more than they gain
         --study) study=1; shift ;;
         *) echo "error: unknown flag $1 (bash benchmarks/gpu_check.sh --help)" >&2; exit 2 ;;
     esac
@@ -33,7 +33,7 @@ done
 case $out in /*) ;; *) out=$called_from/$out ;; esac
 case $data in /*|'') ;; *) data=$called_from/$data ;; esac
 
-# An interpreter with PyTorch of any version: nothing is installed on a machine that has a GPU for a few minutes.
+# An interpreter with PyTorch of any version: nothing is installed.
 PYTHON=
 for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" .venv/bin/python python3 python; do
     if [ -n "$candidate" ] && "$candidate" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' 2>/dev/null; then

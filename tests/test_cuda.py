@@ -121,7 +121,7 @@ for flags in sys.argv[1:]:
         print('stopped after batch', end.batches)
 print('backend', torch.distributed.get_backend() if torch.distributed.is_initialized() else None)
 '''
-LIMIT = 90 if DEVICE == 'cuda' else None  # seconds; a GPU is lent for minutes
+LIMIT = 90 if DEVICE == 'cuda' else None  # seconds: benchmarks/gpu_check.sh gives the whole file two minutes
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '1']
 DETERMINISTIC = '--deterministic --model_name mobilenetV2 --n_epochs 2 --do_mixup 0.2 --ema 0.9 --momentum 0.9'
 
