@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Usage: bash benchmarks/gpu_check.sh [--out FOLDER] [--data FOLDER] [--cpu] [--study]
 #
-# Proves on a CUDA GPU that the program is right, and measures how fast it is, in at most 8 minutes. It needs no network and
-# installs nothing. Each check prints one line as soon as it is done: PASS, FAIL or SKIP. The exit status is 0 if none failed.
+# Tests the program on a CUDA GPU and measures its speed, in at most 8 minutes. It needs no network and installs nothing.
+# Each check prints one line as soon as it is done: PASS, FAIL or SKIP. The exit status is 0 if none failed.
 #
 #   --out FOLDER    a JSON file and a log of each stage, all results in one file, and a table (default: results/gpu_check)
 #   --data FOLDER   where to put 35 GB of synthetic images, which are removed at the end

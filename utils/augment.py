@@ -31,7 +31,7 @@ def warp(x, matrix):
     """Bilinear resampling of float images (B, C, H, W), 0 outside. `matrix` (B, 2, 3) maps the position (x, y) of an output pixel to
     that of an input pixel, both in pixels from the centre of the image.
 
-    The positions are no matrix product, as in `F.affine_grid`: TF32 rounds those by up to 0.1 pixels of 512, autocast to bfloat16 by 2.
+    The positions are no matrix product, as in `F.affine_grid`: TF32 would shift them by up to 0.1 of 512 pixels, bfloat16 by 2.
     """
     height, width = x.shape[-2:]
     units = np.array([[1, height / width, 2 / width], [width / height, 1, 2 / height]])  # `grid_sample` counts in halves of the image

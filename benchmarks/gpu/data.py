@@ -60,7 +60,7 @@ def flags_of(stage: Stage, name: str, batch_size: int) -> list[str]:
     """Flags of the train script for the set `name`. Raises `Skip` where there is none."""
     folder, size = os.path.join(stage.data, name), im_size(stage)
     if not glob.glob(f'{glob.escape(folder)}/cache/*.npy'):
-        raise Skip(f'the synthetic images {name} were not made, see data.log')
+        raise Skip(f'there are no synthetic images {name}: the stage data makes them, see data.log')
     flags = {'csv_train': f'{folder}/train.csv', 'csv_val': f'{folder}/val.csv', 'data_path': f'{folder}/images',
              'cache_dir': f'{folder}/cache', 'n_classes': N_CLASSES, 'im_size': size, 'batch_size': batch_size,
              'num_workers': 0 if stage.toy else n_workers(), 'init': 'none', 'metric': 'mcc', 'lr': .001}

@@ -2,8 +2,8 @@ r"""Run one stage of benchmarks/gpu_check.sh, which runs all of them within thei
 
 Examples; the second needs no GPU:
 
-  python -m benchmarks.gpu.run fast --out results/gpu_check
-  python -m benchmarks.gpu.run fast --out results/gpu_check --cpu
+  python -m benchmarks.gpu.run decode --out results/gpu_check
+  python -m benchmarks.gpu.run decode --out results/gpu_check --cpu
 """
 import utils  # noqa: F401  before torch
 
