@@ -5,15 +5,15 @@ Example, with a run of the demonstration (bash run_lt_experiments.sh):
 
   python test_with_labels_endo.py --load_path experiments/demo/BSCE/seed0 --csv_val data/demo/val_demo.csv
 """
-from utils import run_test
 from utils.common import run_script
+from utils.testing import scoring
 
 DEFAULTS = {'splits': {'val': 'data/val_endo1.csv'}, 'dihedral_tta': 0}
 
 
 def get_parser():
-    return run_test.get_parser(__doc__, **DEFAULTS)
+    return scoring.get_parser(__doc__, **DEFAULTS)
 
 
 if __name__ == '__main__':
-    run_script(lambda: run_test.main(__doc__, **DEFAULTS), 'use a smaller --batch_size')
+    run_script(lambda: scoring.main(__doc__, **DEFAULTS), 'use a smaller --batch_size')

@@ -6,15 +6,15 @@ Example, with a run of the demonstration (bash run_lt_experiments.sh):
   python test_with_labels_eyepacs.py --load_path experiments/demo/BSCE/seed0 --csv_test data/demo/test_demo.csv \
       --calibrate
 """
-from utils import run_test
 from utils.common import run_script
+from utils.testing import scoring
 
 DEFAULTS = {'splits': {'val': None, 'test': 'data/test_eyepacs.csv'}, 'dihedral_tta': 1}
 
 
 def get_parser():
-    return run_test.get_parser(__doc__, **DEFAULTS)
+    return scoring.get_parser(__doc__, **DEFAULTS)
 
 
 if __name__ == '__main__':
-    run_script(lambda: run_test.main(__doc__, **DEFAULTS), 'use a smaller --batch_size')
+    run_script(lambda: scoring.main(__doc__, **DEFAULTS), 'use a smaller --batch_size')

@@ -27,35 +27,35 @@ import torch
 from accelerate.utils import broadcast
 
 from models.get_model import Arch, get_arch
-from utils.accelerator import build_accelerator
-from utils.batches import Normalise, Plain
-from utils.check_data import some
+from utils.cli import duration, how_to_resume, say_next, script_parser, to_test
 from utils.common import InputError, Interrupted, file_sha256, progress, run_script
-from utils.console import duration, how_to_resume, say_next, script_parser, to_test
+from utils.data.check_data import some
+from utils.data.image_hashes import seen_images
+from utils.data.images import DECODER
+from utils.data.leakage import describe_leak
+from utils.data.permissions import keep_private, private_flag
+from utils.data.read_csv import check_csv_exists
 from utils.environment import describe_environment
 from utils.evaluation import METRICS, evaluate_multi_cls, performance_text, training_is_ahead
-from utils.flags import WITHOUT_EFFECT, add_flags, resolve
-from utils.formats import FORMAT
-from utils.frozen_features import sees_the_same, use_features
 from utils.get_loaders import get_eval_loader, get_train_val_cls_loaders
-from utils.image_hashes import seen_images
-from utils.images import DECODER
-from utils.inference import predict
-from utils.interrupt import Interrupt
-from utils.leakage import describe_leak
 from utils.losses import LOSSES
-from utils.memory import LESS, explain_full_memory
-from utils.method import Method
-from utils.permissions import keep_private, private_flag
-from utils.read_csv import check_csv_exists
-from utils.recipes import RecipeParser
+from utils.prediction.accelerator import build_accelerator
+from utils.prediction.inference import predict
 from utils.reproducibility import random_state, set_backends, set_random_state, set_seeds
-from utils.run_folder import RunFolder
-from utils.statistics import is_ordered
-from utils.training import Training
-from utils.trial import check_forward
-from utils.two_stage import StageOne, describe_start, get_stage_two, set_trainable, train_mode
-from utils.watch import get_watch
+from utils.runs.formats import FORMAT
+from utils.statistics.weighted_metrics import is_ordered
+from utils.training.batches import Normalise, Plain
+from utils.training.flags import WITHOUT_EFFECT, add_flags, resolve
+from utils.training.forward_check import check_forward
+from utils.training.frozen_features import sees_the_same, use_features
+from utils.training.memory import LESS, explain_full_memory
+from utils.training.plan import Method
+from utils.training.recipes import RecipeParser
+from utils.training.run_folder import RunFolder
+from utils.training.signals import Interrupt
+from utils.training.state import Training
+from utils.training.tensorboard import get_watch
+from utils.training.two_stage import StageOne, describe_start, get_stage_two, set_trainable, train_mode
 from utils.without_effect import warn
 
 CHECK_EVERY = 10  # batches between two looks at the running loss, each of which waits for the device

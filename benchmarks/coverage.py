@@ -22,12 +22,12 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 from scipy.stats import beta, norm
 
-from utils.bootstrap import bootstrap_figures, cell, combine, interval
+from utils.cli import script_parser
 from utils.common import run_script, write_text
-from utils.console import script_parser
-from utils.prediction_table import PredictionTable
-from utils.statistics import METRIC_NAMES, N_BINS, WeightedMetrics, bins_of
-from utils.tables import to_markdown
+from utils.prediction.predictions import PredictionTable
+from utils.statistics.bootstrap import bootstrap_figures, cell, combine, interval
+from utils.statistics.tables import to_markdown
+from utils.statistics.weighted_metrics import METRIC_NAMES, N_BINS, WeightedMetrics, bins_of
 
 PRIOR = np.array([.6, .2, .12, .06, .02])
 K = len(PRIOR)

@@ -20,13 +20,13 @@ import numpy as np
 from scipy.special import softmax
 from scipy.stats import t as student
 
-from utils.bootstrap import Figures, bootstrap_figures, combine, interval
+from utils.cli import script_parser
 from utils.common import InputError, progress, run_script, write_text
-from utils.console import script_parser
-from utils.pooling import mean_of, mean_over_seeds
-from utils.prediction_table import PredictionTable
-from utils.statistics import WeightedMetrics
-from utils.tables import to_markdown
+from utils.prediction.predictions import PredictionTable
+from utils.statistics.bootstrap import Figures, bootstrap_figures, combine, interval
+from utils.statistics.folds import mean_of, mean_over_seeds
+from utils.statistics.tables import to_markdown
+from utils.statistics.weighted_metrics import WeightedMetrics
 
 SHARE = np.array([.5, .2, .15, .1, .05])  # of the images, for each of the grades
 GRADES = np.arange(len(SHARE))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from utils.common import InputError
-from utils.demo_data import write_demo_data
+from utils.datasets.demo import write_demo_data
 from utils.get_loaders import ClassDataset
 
 

@@ -5,9 +5,9 @@ import torch
 
 from models.get_model import get_arch
 from utils.losses import get_loss_fn
-from utils.optimisation import OPTIMIZERS
 from utils.reproducibility import set_backends
-from utils.two_stage import train_mode
+from utils.training.optim import OPTIMIZERS
+from utils.training.two_stage import train_mode
 
 
 class NetworkAlone:

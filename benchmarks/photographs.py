@@ -8,9 +8,9 @@ import pandas as pd
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from utils.data.image_cache import use_cache
+from utils.data.images import FORMATS
 from utils.get_loaders import ClassDataset
-from utils.image_cache import use_cache
-from utils.images import FORMATS
 
 SIZE, BATCH_SIZE, REPEATS, MOST = (512, 512), 8, 3, 20  # of the result; of a reading; of each photograph; photographs
 

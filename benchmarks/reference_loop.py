@@ -13,8 +13,8 @@ from torchvision import transforms as T
 
 from models.get_model import get_arch
 from utils.combo_loader import ComboLoader
+from utils.data.images import FORMATS, find_images
 from utils.evaluation import evaluate_multi_cls
-from utils.images import FORMATS, find_images
 
 
 class Images(Dataset):

@@ -15,10 +15,10 @@ import pandas as pd
 import torch
 
 from benchmarks.memory import peak
-from utils.check_data import check_data
+from utils.data.check_data import check_data
+from utils.data.image_cache import _Array
+from utils.data.sampling import EpochSampler
 from utils.get_loaders import ClassDataset, get_combo_loader, get_eval_loader, modify_loader
-from utils.image_cache import _Array
-from utils.sampling import EpochSampler
 
 ROWS, CLASSES, BATCH_SIZE = (1_000, 10_000, 100_000, 1_000_000), (5, 23, 1_000), 32
 

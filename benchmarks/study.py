@@ -27,10 +27,10 @@ import pandas as pd
 
 import test_with_labels_eyepacs
 import train_lt_mxp
-from utils import run_test
+from utils.cli import say_next, script_parser
 from utils.common import InputError, Interrupted, no_link, read_text, run_script, write_text
-from utils.console import say_next, script_parser
-from utils.read_csv import check_csv_exists
+from utils.data.read_csv import check_csv_exists
+from utils.testing import scoring
 
 COMMON = '--recipe modern --metric bacc --num_workers 0'
 STAGE_ONE, STAGE_TWO = 2 / 3, 1 / 3  # of the epochs
@@ -93,7 +93,7 @@ def run_training(flags):
 
 
 def run_testing(flags):
-    run_test.main(test_with_labels_eyepacs.__doc__, **test_with_labels_eyepacs.DEFAULTS, argv=flags)
+    scoring.main(test_with_labels_eyepacs.__doc__, **test_with_labels_eyepacs.DEFAULTS, argv=flags)
 
 
 SCRIPTS = {'train_lt_mxp.py': run_training, 'test_with_labels_eyepacs.py': run_testing}

@@ -15,14 +15,14 @@ import sys
 import numpy as np
 import pandas as pd
 
-from utils.bootstrap import bootstrap_figures
+from utils.cli import say_next, script_parser
 from utils.common import InputError, run_script, write_text
-from utils.console import say_next, script_parser
+from utils.data.label_column import describe_label_column
 from utils.get_loaders import ClassDataset
-from utils.label_column import describe_label_column
-from utils.pooling import mean_over_seeds
-from utils.prediction_table import read_labelled
-from utils.tables import to_markdown
+from utils.prediction.predictions import read_labelled
+from utils.statistics.bootstrap import bootstrap_figures
+from utils.statistics.folds import mean_over_seeds
+from utils.statistics.tables import to_markdown
 
 from .study import BASELINE, METHODS, slug_of
 

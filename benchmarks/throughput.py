@@ -29,9 +29,9 @@ from benchmarks import memory, photographs, scale
 from benchmarks.images import choose_data
 from benchmarks.network_alone import NetworkAlone
 from benchmarks.reference_loop import ReferenceLoop
-from utils.accelerator import build_accelerator
+from utils.cli import say_next, script_parser
 from utils.common import parse_im_size, run_script, write_text
-from utils.console import say_next, script_parser
+from utils.prediction.accelerator import build_accelerator
 
 ALPHA = .2  # of Balanced-MixUp
 EYEPACS = 31_613, 3_513, 30  # training and validation images, epochs: the original's longest run

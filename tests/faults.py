@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.conftest import write_images
 from tests.kills import STATUSES, finish, kill_at, kill_in, same
-from utils.console import say_next, script_parser
+from utils.cli import say_next, script_parser
 
 CASES = (
     '--do_mixup 0.2 --sampling prog --momentum 0.9 --patience 0',

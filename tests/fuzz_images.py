@@ -16,9 +16,9 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
-from utils.console import say_next, script_parser
-from utils.duplicates import look_at
-from utils.images import read_image
+from utils.cli import say_next, script_parser
+from utils.data.images import read_image
+from utils.data.near_duplicates import look_at
 
 
 def seeds(folder, n=20, seed=0):

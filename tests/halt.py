@@ -19,8 +19,8 @@ from collections import Counter
 
 from tests import tiny_network
 from tests.writes import watched_open
-from utils import inference
-from utils.console import script_parser
+from utils.cli import script_parser
+from utils.prediction import inference
 
 FILES = {'cache': '*.npy.*.tmp', 'checkpoint': '*/model_checkpoint.pth.*.tmp', 'results': '*/results_*.csv.*.tmp',
          'report': '*/report.html.*.tmp'}

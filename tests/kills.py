@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 STATUSES = {-9: 'SIGKILL at any moment', 143: 'SIGTERM within the training loop', -15: 'SIGTERM before it', None: 'after the end'}
 # A process that has imported everything and done nothing else. Scripts are forked from it: each import again would take far longer.
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['tests.halt', 'train_lt_mxp', 'tools.report', 'utils.run_test'])
+SERVER.set_forkserver_preload(['tests.halt', 'train_lt_mxp', 'tools.report', 'utils.testing.scoring'])
 
 
 def _run(folder, out, err, *args):

@@ -16,11 +16,11 @@ from pathlib import Path
 import train_lt_mxp
 from tests import tiny_network
 from tests.conftest import write_images
-from utils import run_test
-from utils.batches import Plain
+from utils.cli import script_parser
 from utils.common import Interrupted
-from utils.console import script_parser
-from utils.run_folder import RunFolder
+from utils.testing import scoring
+from utils.training.batches import Plain
+from utils.training.run_folder import RunFolder
 
 COMMON = ('--csv_train data/train.csv --data_path data/images --n_classes 3 --im_size 32 --model_name tiny_test --init none --batch_size 4 '
           '--num_workers 0 --metric mcc')
@@ -80,7 +80,7 @@ def main():
         os.chdir(folder)
         write_images(Path('data'), size=16)
         train('finished', 'finished')
-        run_test.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
+        scoring.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
         for name in ('after_epoch', 'within_epoch'):
             train(name, f'{name}_whole')
         interrupted('after_epoch', RunFolder, 'end_epoch', stopped_after_epoch, KeyboardInterrupt)

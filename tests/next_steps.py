@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 
-from utils.console import ROOT, python
+from utils.cli import ROOT, python
 
 
 def module_of(words):

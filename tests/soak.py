@@ -20,8 +20,8 @@ import psutil
 
 from tests.conftest import train_flags, train_main, write_images
 from train_lt_mxp import get_parser as train_parser
-from utils.console import say_next, script_parser
-from utils.run_folder import RunFolder
+from utils.cli import say_next, script_parser
+from utils.training.run_folder import RunFolder
 
 MEMORY = 1.02, 8.  # growth that is noise of the allocator: as a factor, and in MB
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from utils import accelerator
-from utils.accelerator import build_accelerator, describe_device, gpu_problem
 from utils.common import InputError
+from utils.prediction import accelerator
+from utils.prediction.accelerator import build_accelerator, describe_device, gpu_problem
 
 ROOT = Path(__file__).parent.parent
 COMPLETE = {'RANK': '0', 'WORLD_SIZE': '2', 'LOCAL_RANK': '0', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29555'}
@@ -112,7 +112,7 @@ def test_no_gpu_no_problem(monkeypatch):
     assert gpu_problem() is None
 
 
-BUILD = 'from utils.accelerator import build_accelerator; print(build_accelerator("cpu").num_processes)'
+BUILD = 'from utils.prediction.accelerator import build_accelerator; print(build_accelerator("cpu").num_processes)'
 
 
 def build(variables, **options):

@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from utils.augment import JITTER, draw_params, jitter, move, warp
+from utils.training.augment import JITTER, draw_params, jitter, move, warp
 
 B = 24
 

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from utils import bad_images
-from utils.bad_images import leave_out_bad_images, verify_images
 from utils.common import InputError
+from utils.data import bad_images
+from utils.data.bad_images import leave_out_bad_images, verify_images
+from utils.data.images import read_image
 from utils.get_loaders import ClassDataset
-from utils.images import read_image
 
 COLOUR = (200, 100, 50)
 

@@ -4,11 +4,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from utils.augment import draw_params, jitter, move
-from utils.batches import Normalise, Plain
-from utils.mixing import MIXING
-from utils.policies import AUGMENT
 from utils.reproducibility import set_backends
+from utils.training.augment import draw_params, jitter, move
+from utils.training.batches import Normalise, Plain
+from utils.training.mixing import MIXING
+from utils.training.policies import AUGMENT
 
 MEAN, STD = (.5, .4, .3), (.2, .25, .3)
 

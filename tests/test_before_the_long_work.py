@@ -10,8 +10,8 @@ from models import weights
 from models.get_model import get_arch
 from train_lt_mxp import get_parser
 from utils.common import InputError, check_writable
-from utils.flags import resolve
-from utils.trial import check_forward
+from utils.training.flags import resolve
+from utils.training.forward_check import check_forward
 
 
 @pytest.fixture

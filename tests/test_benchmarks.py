@@ -13,8 +13,8 @@ from PIL import Image
 from benchmarks import coverage_seeds, memory, photographs, scale, throughput
 from benchmarks.images import spread_classes
 from benchmarks.reference_loop import ReferenceLoop
+from utils.data.images import find_images
 from utils.get_loaders import ClassDataset
-from utils.images import find_images
 
 
 def test_throughput(tiny, tmp_path, monkeypatch, capsys):

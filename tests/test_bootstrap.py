@@ -4,7 +4,9 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, norm
 
-from utils.bootstrap import (
+from utils.common import InputError
+from utils.prediction.predictions import PredictionTable
+from utils.statistics.bootstrap import (
     INTERVALS,
     align,
     bootstrap_figures,
@@ -16,9 +18,7 @@ from utils.bootstrap import (
     weights_of_draws,
     wilson,
 )
-from utils.common import InputError
-from utils.prediction_table import PredictionTable
-from utils.statistics import WeightedMetrics
+from utils.statistics.weighted_metrics import WeightedMetrics
 
 from .test_statistics import random_table
 

@@ -7,11 +7,11 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from utils.calibration import RANGE, apply_temperature, fit_temperature
 from utils.common import InputError
 from utils.evaluation import evaluate_multi_cls
-from utils.prediction_table import read_predictions
-from utils.run_test import main
+from utils.prediction.predictions import read_predictions
+from utils.statistics.calibration import RANGE, apply_temperature, fit_temperature
+from utils.testing.scoring import main
 
 
 def logits_and_labels(seed, scale, n=4000, k=4):

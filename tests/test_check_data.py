@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from tools.check_data import shared_lines
-from utils.check_data import check_data
 from utils.common import InputError
-from utils.data_files import first_spellings
+from utils.data.check_data import check_data
+from utils.data.files import first_spellings
 from utils.get_loaders import ClassDataset, get_train_val_cls_loaders
 
 

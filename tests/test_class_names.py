@@ -7,9 +7,9 @@ import pandas as pd
 from PIL import Image
 
 from tools import export_model, predict, prepare_folder_data
-from utils import run_test
 from utils.model_saving_loading import read_checkpoint
-from utils.prediction_table import read_predictions
+from utils.prediction.predictions import read_predictions
+from utils.testing import scoring
 
 NAMES = ['007', 'None', 'normal, "benign"']
 
@@ -24,7 +24,7 @@ def test_class_names_travel(train, tmp_path):
     assert pd.read_csv('data/train_set.csv', dtype=str, keep_default_na=False).groupby('label').name.unique().str[0].tolist() == NAMES
     train('--csv_train data/train_set.csv --data_path set --save_path a')
     assert read_checkpoint('experiments/a')['class_names'] == NAMES
-    run_test.main('test', {'test': 'data/test_set.csv'}, 0, ['--load_path', 'experiments/a', '--num_workers', '0'])
+    scoring.main('test', {'test': 'data/test_set.csv'}, 0, ['--load_path', 'experiments/a', '--num_workers', '0'])
     report = Path('results/a/performance_test.txt').read_text()
     assert all(f'{name}=' in report for name in NAMES)
     predict.main(['--load_path', 'experiments/a', 'set', '--num_workers', '0'])

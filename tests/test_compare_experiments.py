@@ -10,8 +10,8 @@ from tools.compare_experiments import main
 from tools.evaluate_predictions import main as evaluate
 from tools.report import main as report
 from utils.common import InputError
-from utils.comparison import RANKED, columns_of, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
-from utils.tables import to_latex, to_markdown, to_text
+from utils.statistics.comparison import RANKED, columns_of, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
+from utils.statistics.tables import to_latex, to_markdown, to_text
 
 from .report_files import write_run
 from .test_evaluate_predictions import write

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.cli import beside, next_line, quoted
 from utils.common import InputError, check_name, parse_im_size, printable, run_script
-from utils.console import beside, next_line, quoted
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ('get_endo_data.sh', 'run_lt_experiments.sh', 'tests/run.sh')

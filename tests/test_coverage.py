@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import coverage
-from utils.statistics import METRIC_NAMES
+from utils.statistics.weighted_metrics import METRIC_NAMES
 
 
 @pytest.fixture(scope='module')

@@ -21,22 +21,22 @@ import train_lt_mxp
 from models.get_model import ARCHS
 from test_with_labels_eyepacs import DEFAULTS
 from tools import check_data, export_model, predict
-from utils import run_test
-from utils.accelerator import build_accelerator
-from utils.batches import Normalise
 from utils.common import run_script
+from utils.data.near_duplicates import look_at
 from utils.digest import digest
-from utils.duplicates import look_at
-from utils.flags import resolve
 from utils.get_loaders import get_train_val_cls_loaders
-from utils.interrupt import Interrupt
 from utils.losses import LOSSES
-from utils.method import Method
-from utils.mixing import MIXING
 from utils.model_saving_loading import read_checkpoint
-from utils.policies import AUGMENT
+from utils.prediction.accelerator import build_accelerator
 from utils.reproducibility import set_seeds
-from utils.training import Training
+from utils.testing import scoring
+from utils.training.batches import Normalise
+from utils.training.flags import resolve
+from utils.training.mixing import MIXING
+from utils.training.plan import Method
+from utils.training.policies import AUGMENT
+from utils.training.signals import Interrupt
+from utils.training.state import Training
 
 from .conftest import get_parser, new_accelerator, train_flags, train_main, write_images
 from .environment import DEVICE
@@ -101,7 +101,7 @@ import signal, sys
 from tests import tiny_network
 from train_lt_mxp import get_parser, main
 from utils.common import Interrupted
-from utils.mixing import BalancedMixUp
+from utils.training.mixing import BalancedMixUp
 import torch
 tiny_network.register()
 prepare, calls = BalancedMixUp.__call__, []
@@ -282,7 +282,7 @@ def stage_two(tiny, folder, stage_one):
 def predictions_of(load_path, tiny, folder, device):
     """Run the test script's main on `device`. -> the per-image predictions, and what it wrote beside them"""
     with new_accelerator():
-        run_test.main('', **DEFAULTS, argv=f'--load_path {load_path} --csv_test {tiny}/test.csv --data_path {tiny}/images --num_workers 0 '
+        scoring.main('', **DEFAULTS, argv=f'--load_path {load_path} --csv_test {tiny}/test.csv --data_path {tiny}/images --num_workers 0 '
                                            f'--device {device} --results_path {folder / device}'.split())
     path, = (folder / device).rglob('results_test.csv')
     return pd.read_csv(path), path.parent

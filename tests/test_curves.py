@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from utils import curves
-from utils.bootstrap import bootstrap_metrics
+from utils.statistics import curves
+from utils.statistics.bootstrap import bootstrap_metrics
 
 from .test_statistics import random_table
 

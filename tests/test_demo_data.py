@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from utils.demo_data import SPLITS, counts_of, write_demo_data
+from utils.datasets.demo import SPLITS, counts_of, write_demo_data
 
 
 def test_proportions():

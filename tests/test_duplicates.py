@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from tools import check_data
-from utils import duplicates
 from utils.common import run_script
-from utils.duplicates import SIDE, look_at, similar_pairs
+from utils.data import near_duplicates
+from utils.data.near_duplicates import SIDE, look_at, similar_pairs
 
 from .next_steps import next_words, parse
 
@@ -48,7 +48,7 @@ def eye(seed):
 
 @pytest.mark.parametrize('similarity', [.6, .75, .9])
 def test_search_finds_what_all_pairs_and_views_find(similarity, monkeypatch):
-    monkeypatch.setattr(duplicates, 'BLOCK', 37)
+    monkeypatch.setattr(near_duplicates, 'BLOCK', 37)
     rng, n = np.random.default_rng(0), 100
     prints = rng.integers(-60, 60, (n, 6, 6)).astype(np.int8)
     for i in range(1, n, 2):  # every second one is its neighbour, in one of eight views, with some noise

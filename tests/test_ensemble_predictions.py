@@ -5,7 +5,7 @@ import pytest
 
 from tools.ensemble_predictions import main
 from utils.common import InputError
-from utils.prediction_table import read_predictions
+from utils.prediction.predictions import read_predictions
 
 from .test_evaluate_predictions import write
 from .test_statistics import random_table

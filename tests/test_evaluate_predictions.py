@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tools.evaluate_predictions import main
-from utils.bootstrap import bootstrap_metrics
 from utils.common import InputError, file_sha256
-from utils.pooling import pool, spread
-from utils.prediction_table import read_predictions
+from utils.prediction.predictions import read_predictions
+from utils.statistics.bootstrap import bootstrap_metrics
+from utils.statistics.folds import pool, spread
 
 from .report_files import write, write_run
 from .test_statistics import random_table

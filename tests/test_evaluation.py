@@ -16,7 +16,7 @@ from utils.evaluation import (
     shot_recalls,
     training_is_ahead,
 )
-from utils.inference import Predictions
+from utils.prediction.inference import Predictions
 
 
 def random_case(seed, n=60, k=6, absent=()):

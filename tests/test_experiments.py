@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import train_lt_mxp
-from utils import run_test
+from utils.testing import scoring
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,7 +47,7 @@ def test_every_line_parses(scripts, group, n_trainings):
         else:
             assert (ROOT / words[1]).exists()
             splits = {'val': 'x'} if 'endo' in words[1] else {'val': None, 'test': 'x'}
-            tests.append(run_test.get_parser('', splits, 0).parse_args(words[2:]).load_path)
+            tests.append(scoring.get_parser('', splits, 0).parse_args(words[2:]).load_path)
     assert runs == tests and len(runs) == len(set(runs)) == n_trainings
 
 

@@ -13,12 +13,12 @@ import train_lt_mxp
 import utils
 from tests.make_run_fixtures import COMMON, FLAGS
 from tools import report
-from utils import run_test
 from utils.common import InputError
-from utils.formats import FORMAT, read_config, upgrade
 from utils.model_saving_loading import load_model, read_checkpoint, save_model
-from utils.prediction_table import read_predictions
-from utils.report_data import find_runs, series
+from utils.prediction.predictions import read_predictions
+from utils.report.runs import find_runs, series
+from utils.runs.formats import FORMAT, read_config, upgrade
+from utils.testing import scoring
 
 ROOT = Path(__file__).parent.parent
 ARCHIVE = Path(__file__).parent / 'fixtures' / 'runs_0.1.zip'
@@ -52,7 +52,7 @@ def test_a_resumed_old_run_has_the_present_format(old_runs):
 def test_an_old_run_gives_the_same_predictions(old_runs):
     before = read_predictions('results/finished/results_test.csv')
     shutil.rmtree('results')
-    run_test.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
+    scoring.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
     np.testing.assert_allclose(read_predictions('results/finished/results_test.csv').probs, before.probs, atol=1e-5)
 
 
@@ -113,10 +113,10 @@ def test_the_version_is_the_same_everywhere():
 
 
 def test_the_test_of_an_old_run_says_that_its_images_are_not_known(old_runs, capsys):
-    run_test.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
+    scoring.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
     assert '* Note: this checkpoint holds no list of its training images: ' in capsys.readouterr().out
 
 
 def test_an_old_run_is_not_tested_on_its_training_csv(old_runs):
     with pytest.raises(InputError, match=r'data/train\.csv is the csv that trained the network: test on images that it has not seen'):
-        run_test.main('', {'test': 'data/train.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
+        scoring.main('', {'test': 'data/train.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])

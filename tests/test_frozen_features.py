@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import train_lt_mxp
-from utils.batches import Plain
 from utils.common import Interrupted
 from utils.model_saving_loading import load_model, read_checkpoint
+from utils.training.batches import Plain
 
 from .conftest import new_accelerator
 
@@ -86,6 +86,6 @@ def test_images_are_needed(train, stage_one, count, flags):
 
 
 def test_too_large_for_memory(train, stage_one, count, monkeypatch, capsys):
-    monkeypatch.setattr('utils.frozen_features.MOST', 1000)
+    monkeypatch.setattr('utils.training.frozen_features.MOST', 1000)
     train(f'--pretrained_weights {stage_one} --n_epochs 2 --train_eval off --trainable classifier --augment none')
     assert count[0] == 2 * (20 + 9) and 'Features would take 0.0 GB of memory' in capsys.readouterr().out

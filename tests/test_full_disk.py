@@ -11,12 +11,12 @@ from tests.kills import same
 from tests.test_model_saving_loading import info
 from tests.writes import FullDisk
 from tools import report
-from utils import run_test
-from utils.bad_images import leave_out_bad_images
 from utils.common import run_script
+from utils.data.bad_images import leave_out_bad_images
+from utils.data.image_cache import use_cache
 from utils.get_loaders import ClassDataset
-from utils.image_cache import use_cache
 from utils.model_saving_loading import FILE_NAME, read_checkpoint, save_model
+from utils.testing import scoring
 
 FLAGS = '--n_epochs 3 --n_checkpoints 2 --momentum 0.9 --do_mixup 0.2'
 FULL = "[Errno 28] No space left on device: '{}'"
@@ -82,7 +82,7 @@ def test_a_real_disk(train, tiny, small_disk, tmp_path, capsys):
         while True:
             f.write(bytes(1 << 16))
     test = [f'--load_path {small_disk}/run --data_path {tiny}/images --num_workers 0 --results_path {small_disk}/results'.split()]
-    assert message(run_test.main, '', {'test': str(tiny / 'test.csv')}, 0, *test) == AGAIN.format(
+    assert message(scoring.main, '', {'test': str(tiny / 'test.csv')}, 0, *test) == AGAIN.format(
         small_disk / 'results' / 'small' / 'run' / 'results_test.csv')
     (small_disk / 'other').unlink()
     subprocess.run(['mount', '-o', 'remount,size=80m', small_disk], check=True)
@@ -128,12 +128,12 @@ def test_results_and_report(train, tiny, tmp_path, monkeypatch):
     train()
     test = ['', {'test': str(tiny / 'test.csv')}, 0,
             f'--load_path experiments/run --data_path {tiny}/images --num_workers 0'.split()]
-    run_test.main(*test)
+    scoring.main(*test)
     report.main(['experiments/run', '--draws', '100'])
     folder = tmp_path / 'results' / 'run'
     before = {file: file.read_bytes() for file in folder.iterdir()}
     assert len(before) == 3
-    for file, main, args in (('results_test.csv', run_test.main, test), ('performance_test.txt', run_test.main, test),
+    for file, main, args in (('results_test.csv', scoring.main, test), ('performance_test.txt', scoring.main, test),
                              ('report.html', report.main, [['experiments/run', '--draws', '100']])):
         with monkeypatch.context() as m:
             FullDisk(m, f'results/*{file}*', 0)

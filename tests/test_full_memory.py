@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import train_lt_mxp
-from utils.batches import Plain
 from utils.common import InputError, Interrupted, out_of_memory, run_script
 from utils.model_saving_loading import read_checkpoint
+from utils.training.batches import Plain
 
 from .tiny_network import TinyNetwork
 
@@ -169,13 +169,15 @@ def test_an_image_that_is_too_large_for_the_trial_before_the_data(train, monkeyp
 
 
 SCRIPTS = [  # words after the interpreter's, what finds no memory, and what to do
-    ('train_lt_mxp.py --csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3', 'utils.accelerator.build_accelerator',
+    ('train_lt_mxp.py --csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3',
+     'utils.prediction.accelerator.build_accelerator',
      'use a smaller --batch_size, or the same one with --accumulate 2'),
-    ('test_with_labels_eyepacs.py --load_path {run} --csv_test {tiny}/test.csv', 'utils.run_test.collect_logits',
+    ('test_with_labels_eyepacs.py --load_path {run} --csv_test {tiny}/test.csv', 'utils.testing.scoring.collect_logits',
      'use a smaller --batch_size'),
-    ('test_with_labels_endo.py --load_path {run} --csv_val {tiny}/val.csv', 'utils.run_test.collect_logits', 'use a smaller --batch_size'),
-    ('-m tools.predict --load_path {run} {tiny}/images', 'utils.inference.collect_logits', 'use a smaller --batch_size'),
-    ('-m tools.check_data {tiny}/train.csv --data_path {tiny}/images', 'utils.duplicates.similar_pairs',
+    ('test_with_labels_endo.py --load_path {run} --csv_val {tiny}/val.csv', 'utils.testing.scoring.collect_logits',
+     'use a smaller --batch_size'),
+    ('-m tools.predict --load_path {run} {tiny}/images', 'utils.prediction.inference.collect_logits', 'use a smaller --batch_size'),
+    ('-m tools.check_data {tiny}/train.csv --data_path {tiny}/images', 'utils.data.near_duplicates.similar_pairs',
      'end other programs that use it, or search for equal files only: --similarity 1')]
 
 

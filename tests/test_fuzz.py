@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import fuzz_images
-from utils.check_data import check_data
 from utils.common import InputError
+from utils.data.check_data import check_data
+from utils.data.read_csv import read_csv, with_apostrophe, without_apostrophe
+from utils.data.sampling import SAMPLING, EpochSampler, get_sampling_probabilities
 from utils.evaluation import evaluate_multi_cls
 from utils.get_loaders import ClassDataset
-from utils.prediction_table import read_predictions
-from utils.read_csv import read_csv, with_apostrophe, without_apostrophe
-from utils.sampling import SAMPLING, EpochSampler, get_sampling_probabilities
+from utils.prediction.predictions import read_predictions
 
 QUICK = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CELLS = st.one_of(st.text(max_size=6), st.sampled_from(['', '0', '1', '-1', '2.0', 'nan', 'inf', '1e309', '=1', '../x', 'NA', '"', "'"]))

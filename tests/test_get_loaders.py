@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
+from utils.data.sampling import SAMPLING
 from utils.get_loaders import (
     ClassDataset,
     get_combo_loader,
@@ -12,7 +13,6 @@ from utils.get_loaders import (
     get_train_val_cls_loaders,
     modify_loader,
 )
-from utils.sampling import SAMPLING
 
 
 def test_dataset(tiny):

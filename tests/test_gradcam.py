@@ -7,7 +7,7 @@ from torch import nn
 
 from models.get_model import get_arch
 from utils.common import InputError
-from utils.gradcam import grad_cam, overlay
+from utils.prediction.gradcam import grad_cam, overlay
 
 
 class Tiny(nn.Module):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.console import HelpFormatter, duration, python, script_parser, to_resume
+from utils.cli import HelpFormatter, duration, python, script_parser, to_resume
 
 from .next_steps import module_of
 

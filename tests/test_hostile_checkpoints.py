@@ -10,10 +10,10 @@ import torch
 from models.get_model import get_arch
 from tests.test_model_saving_loading import config, info
 from tools import export_model, predict
-from utils import run_test
 from utils.common import InputError
 from utils.digest import digest
 from utils.model_saving_loading import FIELDS, FILE_NAME, load_model, read_checkpoint
+from utils.testing import scoring
 
 NAMES = ['\n* Next: rm -rf ~', '\x1b[2J', 'a\u202eb', 'a\u2066b', 'a\x9bb', 'a\u200bb']
 
@@ -183,7 +183,7 @@ def test_every_reader_of_checkpoints_refuses(tool, train, tiny, tmp_path):
         (run / 'val_metrics.txt').unlink()
         os.replace(path, run / 'last' / FILE_NAME)
     read = {
-        'test': lambda: run_test.main('', {'test': f'{tiny}/test.csv'}, 0, ['--load_path', path]),
+        'test': lambda: scoring.main('', {'test': f'{tiny}/test.csv'}, 0, ['--load_path', path]),
         'predict': lambda: predict.main(['--load_path', path, f'{tiny}/images']),
         'export': lambda: export_model.main(['--load_path', path]),
         'stage two': lambda: train(f'--save_path two --pretrained_weights {path}'),

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from utils import image_cache
+from utils.data import image_cache
+from utils.data.image_cache import use_cache
 from utils.get_loaders import ClassDataset, get_test_cls_loader, get_train_val_cls_loaders
-from utils.image_cache import use_cache
 
 SIZE = (12, 20)
 

@@ -5,8 +5,8 @@ from collections import namedtuple
 
 import pytest
 
-from utils import image_cache
 from utils.common import InputError
+from utils.data import image_cache
 
 from .test_image_cache import arrays, cached, datasets, same_pixels
 

@@ -9,11 +9,11 @@ from functools import partial
 import pytest
 from torch.utils.data import DataLoader
 
-from utils import permissions
-from utils.bad_images import find_bad_images
 from utils.common import InputError, run_script
+from utils.data import permissions
+from utils.data.bad_images import find_bad_images
+from utils.data.image_cache import open_array
 from utils.get_loaders import ClassDataset
-from utils.image_cache import open_array
 
 from .test_image_cache import arrays, cached, datasets, images, same_pixels  # noqa: F401  images: a fixture
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.duplicates import look_at
-from utils.image_metadata import without_metadata
-from utils.images import read_image
+from utils.data.image_metadata import without_metadata
+from utils.data.images import read_image
+from utils.data.near_duplicates import look_at
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 LARGE = bytes(2 << 20)  # more than Pillow unpacks of one text

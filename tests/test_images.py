@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from utils import images
-from utils.check_data import check_data
 from utils.common import InputError
+from utils.data import images
+from utils.data.check_data import check_data
+from utils.data.images import find_images, list_images, read_image, stat_images
+from utils.data.new_images import reason
 from utils.get_loaders import ClassDataset
-from utils.image_files import reason
-from utils.images import find_images, list_images, read_image, stat_images
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from train_lt_mxp import get_parser, resolve
-from utils import run_test
-from utils.batches import Normalise
 from utils.common import InputError
+from utils.data.sampling import EpochSampler
 from utils.losses import LOSSES, get_deferred_loss_fns, get_loss_fn
-from utils.method import label_shares
-from utils.mixing import MIXING
-from utils.post_hoc import implied_prior, last_epoch
-from utils.sampling import EpochSampler
+from utils.testing import scoring
+from utils.testing.post_hoc import implied_prior, last_epoch
+from utils.training.batches import Normalise
+from utils.training.mixing import MIXING
+from utils.training.plan import label_shares
 
 COUNT = np.array([1000, 300, 90, 27, 8])
 PI = COUNT / COUNT.sum()
@@ -171,13 +171,13 @@ def test_the_epoch_of_a_checkpoint(info, epoch):
 def test_the_kept_epoch_decides(train, tiny, epoch, share):
     train('--sampling prog --n_epochs 3 --n_checkpoints 3')
     folder, = glob.glob(f'experiments/run/epoch_{epoch:02d}_*')
-    run_test.main('', {'test': f'{tiny}/test.csv'}, 0, ['--load_path', folder, '--num_workers', '0', '--target_prior', 'uniform'])
+    scoring.main('', {'test': f'{tiny}/test.csv'}, 0, ['--load_path', folder, '--num_workers', '0', '--target_prior', 'uniform'])
     report = Path('results/run/performance_test.txt').read_text(encoding='utf-8')
     assert re.search(rf'^  class0 +{100 * share:.2f} +33\.33$', report, re.M)
 
 
 def test_a_refused_loss_is_named_before_images_are_read(train, tiny, monkeypatch):
     train('--loss_fn FOCAL')
-    monkeypatch.setattr(run_test, 'get_loader', lambda *args: pytest.fail('images are read'))
+    monkeypatch.setattr(scoring, 'get_loader', lambda *args: pytest.fail('images are read'))
     with pytest.raises(InputError, match='trained with FOCAL'):
-        run_test.main('', {'test': f'{tiny}/test.csv'}, 0, ['--load_path', 'experiments/run', '--target_prior', 'train'])
+        scoring.main('', {'test': f'{tiny}/test.csv'}, 0, ['--load_path', 'experiments/run', '--target_prior', 'train'])

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from utils.batches import Normalise
 from utils.common import InputError
 from utils.get_loaders import get_test_cls_loader
-from utils.inference import predict
+from utils.prediction.inference import predict
+from utils.training.batches import Normalise
 
 
 class Net(nn.Module):

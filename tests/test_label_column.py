@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 
 from tools import check_data, contact_sheet, evaluate_predictions
-from utils import run_test
 from utils.common import InputError
+from utils.data.label_column import drop_empty_columns, find_label_column
 from utils.get_loaders import ClassDataset
-from utils.label_column import drop_empty_columns, find_label_column
+from utils.testing import scoring
 
 from .test_evaluate_predictions import write
 from .test_statistics import random_table
@@ -135,13 +135,13 @@ def test_training_prints_the_class(train, with_fold, capsys):
 
 def test_the_test_takes_the_column_of_the_training(train, with_fold, capsys):
     train(f'--csv_train {with_fold}/train.csv --label_column diagnosis')
-    run_test.main('test', {'test': f'{with_fold}/test.csv'}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
+    scoring.main('test', {'test': f'{with_fold}/test.csv'}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
     assert "test.csv: class = column 'diagnosis'" in capsys.readouterr().out
 
 
 def run_tests(train, csv, *flags):
     train()
-    run_test.main('test', {'test': str(csv)}, 0, ['--load_path', 'experiments/run', '--num_workers', '0', *flags])
+    scoring.main('test', {'test': str(csv)}, 0, ['--load_path', 'experiments/run', '--num_workers', '0', *flags])
 
 
 def test_another_column_than_the_training_is_refused(train, with_fold):
@@ -163,7 +163,7 @@ def test_label_column_of_the_validation_csv(train, tiny, tmp_path, capsys, colum
     table.assign(other=table.label.to_numpy()[::-1])[['image_id', 'other', 'label']].to_csv(csv, index=False)
     train(f'--csv_val {csv}')
     capsys.readouterr()
-    run_test.main('test', {'val': str(csv)}, 0, ['--load_path', 'experiments/run', '--num_workers', '0', '--label_column', column])
+    scoring.main('test', {'val': str(csv)}, 0, ['--load_path', 'experiments/run', '--num_workers', '0', '--label_column', column])
     assert f'val.csv: {said}\n' in capsys.readouterr().out
 
 
@@ -205,14 +205,14 @@ def test_grades_in_another_order_are_refused(train, tiny, tmp_path):
     train(f"--csv_train {renamed(tiny / 'train.csv', GRADES, tmp_path)} --csv_val {renamed(tiny / 'val.csv', GRADES, tmp_path)}")
     csv = renamed(tiny / 'test.csv', GRADES[::-1], tmp_path)
     with pytest.raises(InputError, match=r"trained with: class 0 is 'DR2' here and 'DR0' in the network, class 2 is 'DR0' here"):
-        run_test.main('test', {'test': str(csv)}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
+        scoring.main('test', {'test': str(csv)}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
 
 
 def test_names_that_are_only_numbers_contradict_none(train, tiny, tmp_path, capsys):
     for split in ('train', 'val'):
         pd.read_csv(tiny / f'{split}.csv').drop(columns='name').to_csv(tmp_path / f'{split}.csv', index=False)
     train(f'--csv_train {tmp_path}/train.csv')
-    run_test.main('test', {'test': str(tiny / 'test.csv')}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
+    scoring.main('test', {'test': str(tiny / 'test.csv')}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
     assert 'performance_test.txt' in capsys.readouterr().out
 
 

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from utils import run_test
 from utils.common import InputError
-from utils.image_hashes import CHOSE, STAGE_ONE_CHOSE, STAGE_ONE_TRAINED, TRAINED, hash_file, roles_of, seen_images
+from utils.data.image_hashes import CHOSE, STAGE_ONE_CHOSE, STAGE_ONE_TRAINED, TRAINED, hash_file, roles_of, seen_images
 from utils.model_saving_loading import read_checkpoint
+from utils.testing import scoring
 
 from .conftest import write_images
 
@@ -27,7 +27,7 @@ def test(tiny, tmp_path):
     """Tests the run `experiments/run` with these flags. -> report"""
     def run(flags, splits=None):
         argv = f'--load_path experiments/run --data_path {tiny}/images --num_workers 0 {flags}'.split()
-        run_test.main('test', splits or {'val': None, 'test': str(tiny / 'test.csv')}, 0, argv)
+        scoring.main('test', splits or {'val': None, 'test': str(tiny / 'test.csv')}, 0, argv)
         return (tmp_path / 'results/run/performance_test.txt').read_text()
     return run
 
@@ -199,7 +199,7 @@ def test_the_validation_csv_with_training_images_under_its_names(train, test, ti
 def test_training_images_without_labels_are_predicted_with_a_note(train, tiny, tmp_path, capsys):
     train('')
     pd.read_csv(tiny / 'train.csv')[['image_id']][:2].to_csv(tmp_path / 'new.csv', index=False)
-    run_test.main('test', {'test': f'{tmp_path}/new.csv'}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
+    scoring.main('test', {'test': f'{tmp_path}/new.csv'}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
     assert 'new.csv, 2 trained the network (' in capsys.readouterr().out
 
 

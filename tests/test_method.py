@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from train_lt_mxp import get_parser, resolve
-from utils.batches import Normalise, Plain
 from utils.common import InputError
 from utils.get_loaders import get_train_val_cls_loaders
 from utils.losses import LOSSES
-from utils.method import Method, corrects_twice, size_in_epoch
-from utils.mixing import BalancedMixUp, CutMix
-from utils.recipes import RECIPES
+from utils.training.batches import Normalise, Plain
+from utils.training.mixing import BalancedMixUp, CutMix
+from utils.training.plan import Method, corrects_twice, size_in_epoch
+from utils.training.recipes import RECIPES
 
 
 @pytest.fixture

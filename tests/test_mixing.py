@@ -4,9 +4,9 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from utils.augment import draw_params, jitter, move
-from utils.batches import Normalise
-from utils.mixing import MIXING, BalancedMixUp, CutMix, MixUp, Remix
+from utils.training.augment import draw_params, jitter, move
+from utils.training.batches import Normalise
+from utils.training.mixing import MIXING, BalancedMixUp, CutMix, MixUp, Remix
 
 from .test_batches import MEAN, STD, batch
 

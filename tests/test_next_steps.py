@@ -11,9 +11,9 @@ from PIL import Image
 
 import train_lt_mxp
 from tools import contact_sheet, predict, prepare_demo_data, prepare_folder_data
-from utils import run_test
-from utils.batches import Plain
 from utils.common import progress, run_script
+from utils.testing import scoring
+from utils.training.batches import Plain
 
 from .next_steps import next_words, parse
 
@@ -45,7 +45,7 @@ def follow(capsys):
         if module is train_lt_mxp:
             module.main(module.get_parser().parse_args([*argv, *more]))
         elif hasattr(module, 'DEFAULTS'):
-            run_test.main('test', **module.DEFAULTS, argv=[*argv, *more])
+            scoring.main('test', **module.DEFAULTS, argv=[*argv, *more])
         else:
             module.main([*argv, *more])
         return args
@@ -67,7 +67,7 @@ def test_from_images_to_the_report(pictures, follow, capsys):
     assert follow('tools.predict', '--num_workers', '0').gradcam
     follow('test_with_labels_eyepacs.py', '--num_workers', '0')
     Path('new.csv').write_text('image_id\ngrade 0/1\n')
-    run_test.main('test', {'test': 'new.csv'}, 0, ['--load_path', RUN, '--num_workers', '0'])
+    scoring.main('test', {'test': 'new.csv'}, 0, ['--load_path', RUN, '--num_workers', '0'])
     assert follow('tools.report').runs == [RUN]  # no labels, no scores
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.optimisation import OPTIMIZERS, SCHEDULES, Schedule, average_weights
+from utils.training.optim import OPTIMIZERS, SCHEDULES, Schedule, average_weights
 
 
 def rates(name, warmup, n_steps=100, values=None, **kwargs):

@@ -10,11 +10,11 @@ from tools.ensemble_predictions import main as ensemble
 from tools.evaluate_predictions import main as evaluate
 from tools.predict import main as predict
 from tools.report import main as report
-from utils.comparison import way_of_test
-from utils.outdated import PAGES, mark_outdated, predictions_line, replaced_network
-from utils.prediction_table import read_predictions, write_predictions
-from utils.report_data import find_runs
-from utils.run_test import main as run_test
+from utils.prediction.predictions import read_predictions, write_predictions
+from utils.report.runs import find_runs
+from utils.runs.provenance import PAGES, mark_outdated, predictions_line, replaced_network
+from utils.statistics.comparison import way_of_test
+from utils.testing.scoring import main as run_test
 
 from .report_files import Page, write, write_run
 from .test_statistics import random_table

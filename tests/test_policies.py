@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from utils import policies
-from utils.policies import AUGMENT, GEOMETRY, OPERATIONS, apply_operations
+from utils.training import policies
+from utils.training.policies import AUGMENT, GEOMETRY, OPERATIONS, apply_operations
 
 CENTRE = slice(6, -6)
 

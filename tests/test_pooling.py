@@ -4,9 +4,9 @@ import pytest
 from scipy import stats
 
 from benchmarks.coverage_seeds import tables_of
-from utils.bootstrap import Figures, bootstrap_metrics, interval
-from utils.comparison import difference, load_methods, summary
-from utils.pooling import PAIR, REPEATS, evaluate_files, mean_over_seeds
+from utils.statistics.bootstrap import Figures, bootstrap_metrics, interval
+from utils.statistics.comparison import difference, load_methods, summary
+from utils.statistics.folds import PAIR, REPEATS, evaluate_files, mean_over_seeds
 
 from .test_statistics import random_table
 

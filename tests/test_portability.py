@@ -12,12 +12,13 @@ from filelock import FileLock
 from PIL import Image
 
 from tools import predict, prepare_folder_data
-from utils import get_loaders, image_cache
+from utils import get_loaders
 from utils.common import InputError, write_text
+from utils.data import image_cache
+from utils.data.images import find_images, list_images
+from utils.data.new_images import find_inputs
 from utils.get_loaders import fitting_workers
-from utils.image_files import find_inputs
-from utils.images import find_images, list_images
-from utils.run_folder import RunFolder
+from utils.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 LATIN1 = os.fsdecode(b'caf\xe9.png')  # no UTF-8
@@ -62,7 +63,7 @@ class NoLocks:
 
 
 def test_a_run_folder_does_without_locks(tmp_path, monkeypatch):
-    monkeypatch.setattr('utils.run_folder.FileLock', NoLocks)
+    monkeypatch.setattr('utils.training.run_folder.FileLock', NoLocks)
     monkeypatch.chdir(tmp_path)
     run = RunFolder('experiments/run', 'mcc', 1, {})
     run.start({'csv_sha256': {}, 'parent': None}, {})

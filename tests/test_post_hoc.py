@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from train_lt_mxp import get_parser, resolve
-from utils import run_test
 from utils.common import InputError
-from utils.inference import Logits
-from utils.post_hoc import choose_strength, implied_prior, logit_adjuster, prior_changer, prior_text, read_prior, tau_normaliser
-from utils.tuning import priors
+from utils.prediction.inference import Logits
+from utils.testing import scoring
+from utils.testing.post_hoc import choose_strength, implied_prior, logit_adjuster, prior_changer, prior_text, read_prior, tau_normaliser
+from utils.testing.tuning import priors
 
 COUNT = [1000, 300, 90, 27, 8]
 PI = np.array(COUNT) / sum(COUNT)
@@ -164,7 +164,7 @@ def test_run(train, tiny, monkeypatch):
     def run(flags, training='--lr 0.05'):
         train(f'{training} --overwrite' if run.trained else training)
         run.trained = True
-        run_test.main('', {'test': f'{tiny}/test.csv'}, 0,
+        scoring.main('', {'test': f'{tiny}/test.csv'}, 0,
                       f'--load_path experiments/run --num_workers 0 {flags}'.split())
         return open('results/run/performance_test.txt').read(), pd.read_csv('results/run/results_test.csv')
     run.trained = False
@@ -206,6 +206,6 @@ def test_frequencies_are_printed_for_a_csv_without_labels(test_run, tiny, tmp_pa
     (tmp_path / 'prior.csv').write_text('label,prior\nclass0,1\nclass1,1\nclass2,2\n')
     test_run('')
     capsys.readouterr()
-    run_test.main('', {'test': None}, 0, f'--load_path experiments/run --num_workers 0 --csv_test {tmp_path}/new.csv '
+    scoring.main('', {'test': None}, 0, f'--load_path experiments/run --num_workers 0 --csv_test {tmp_path}/new.csv '
                   f'--target_prior {tmp_path}/prior.csv'.split())
     assert re.search(r'^  class2 +18\.18 +50\.00$', capsys.readouterr().out, re.M)

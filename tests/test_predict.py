@@ -4,10 +4,10 @@ import pytest
 from PIL import Image
 
 from tools.predict import main
-from utils import run_test
 from utils.common import InputError, run_script
-from utils.image_files import find_inputs
-from utils.prediction_table import read_predictions
+from utils.data.new_images import find_inputs
+from utils.prediction.predictions import read_predictions
+from utils.testing import scoring
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def predict(train, tiny, tmp_path):
 
 def test_agrees_with_the_test_script(predict, tiny, tmp_path, capsys):
     table = predict(tiny / 'images')
-    run_test.main('test', {'test': str(tiny / 'test.csv')}, 0,
+    scoring.main('test', {'test': str(tiny / 'test.csv')}, 0,
                   ['--load_path', 'experiments/a/b', '--num_workers', '0'])
     tested = read_predictions(tmp_path / 'results' / 'a' / 'b' / 'results_test.csv')
     assert table.class_names == tested.class_names == ['class0', 'class1', 'class2'] and table.labels is None and len(table.image_ids) == 39

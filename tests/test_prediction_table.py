@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from utils.common import InputError
-from utils.prediction_table import read_labelled, read_predictions
+from utils.prediction.predictions import read_labelled, read_predictions
 
 GOOD = 'image_id,patient_id,label,pred,p_healthy,p_ill\n001,7,0,0,0.8,0.2\n002,,1,0,0.6,0.4\n'
 

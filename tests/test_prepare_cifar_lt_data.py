@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from tools.prepare_cifar_lt_data import SETS, choose, long_tailed_counts, main, read_archive
-from utils import cifar_pickle
+from utils.cli import ROOT
 from utils.common import InputError
-from utils.console import ROOT
+from utils.datasets import cifar_pickle
 
 from .next_steps import next_words, parse
 

@@ -8,11 +8,11 @@ from PIL import Image
 
 import train_lt_mxp
 from tools.prepare_folder_data import main
-from utils.check_data import check_data
 from utils.common import InputError
+from utils.data.check_data import check_data
+from utils.data.images import open_rgb
+from utils.datasets.splitting import rarity, split_groups
 from utils.get_loaders import ClassDataset
-from utils.images import open_rgb
-from utils.splitting import rarity, split_groups
 
 from .next_steps import next_words, parse
 

@@ -11,11 +11,11 @@ import pytest
 
 from tools import download_file
 from tools.prepare_medmnist_data import known_set, main
-from utils import npz_images
-from utils.check_data import check_data
 from utils.common import InputError
+from utils.data.check_data import check_data
+from utils.datasets import npz_images
+from utils.datasets.medmnist import SETS
 from utils.get_loaders import ClassDataset
-from utils.medmnist_sets import SETS
 
 from .next_steps import next_words, parse
 

@@ -15,9 +15,10 @@ from tools import (
     prepare_folder_data,
     report,
 )
-from utils import permissions, run_test
 from utils.common import InputError, write_text
-from utils.permissions import keep_private
+from utils.data import permissions
+from utils.data.permissions import keep_private
+from utils.testing import scoring
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='owners and modes of POSIX')
 
@@ -49,7 +50,7 @@ def tested(train, tiny):
 
 
 def run_the_test(tiny, *flags):
-    run_test.main('', {'test': str(tiny / 'test.csv')}, 0, ['--load_path', 'experiments/run', '--num_workers', '0', *flags])
+    scoring.main('', {'test': str(tiny / 'test.csv')}, 0, ['--load_path', 'experiments/run', '--num_workers', '0', *flags])
 
 
 def test_without_the_flag_the_umask_decides(tested, tmp_path):

@@ -34,8 +34,8 @@ import os, signal, sys
 from tests import tiny_network
 from train_lt_mxp import get_parser, main
 from utils.common import run_script
-from utils.mixing import MixUp
-from utils.run_folder import RunFolder
+from utils.training.mixing import MixUp
+from utils.training.run_folder import RunFolder
 tiny_network.register()
 end_epoch, mix, calls = RunFolder.end_epoch, MixUp.mix, []
 

@@ -3,10 +3,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils.check_data import check_data
 from utils.common import InputError
+from utils.data.check_data import check_data
+from utils.data.read_csv import csv_text, read_csv, with_apostrophe, without_apostrophe
 from utils.get_loaders import ClassDataset
-from utils.read_csv import csv_text, read_csv, with_apostrophe, without_apostrophe
 
 GOOD = 'image_id,name,label\na,x,0\nb,y,1\nNA,y,1\n'
 

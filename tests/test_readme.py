@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from train_lt_mxp import get_parser
-from utils import run_test
+from utils.data.sampling import SAMPLING
 from utils.losses import LOSSES, loss_parameters
-from utils.mixing import MIXING
-from utils.optimisation import OPTIMIZERS, SCHEDULES
-from utils.policies import AUGMENT
-from utils.recipes import RECIPES, to_flags
-from utils.sampling import SAMPLING
+from utils.testing import scoring
+from utils.training.mixing import MIXING
+from utils.training.optim import OPTIMIZERS, SCHEDULES
+from utils.training.policies import AUGMENT
+from utils.training.recipes import RECIPES, to_flags
 
 README = (Path(__file__).parent.parent / 'README.md').read_text(encoding='utf-8')
 
@@ -51,7 +51,7 @@ def test_every_parameter_of_a_loss_is_named():
 
 
 def test_every_flag_of_the_scripts_is_named():
-    for parser in (get_parser(), run_test.get_parser('', {'test': None}, 0)):
+    for parser in (get_parser(), scoring.get_parser('', {'test': None}, 0)):
         for action in parser._actions:
             if action.dest not in ('help', 'csv_out_test'):
                 assert any(f'{option}' in README for option in action.option_strings), action.dest

@@ -13,12 +13,12 @@ from PIL import Image
 
 from tools.evaluate_predictions import main as evaluate
 from tools.report import main
-from utils import plots
 from utils.common import InputError
-from utils.evaluation_text import show
-from utils.mixing import MIXING
-from utils.report_data import find_runs
-from utils.report_training import MIXINGS, what_was_run
+from utils.report.runs import find_runs
+from utils.report.training import MIXINGS, what_was_run
+from utils.statistics import plots
+from utils.statistics.text import show
+from utils.training.mixing import MIXING
 
 from .report_files import SCRIPT, Page, write_run
 from .test_evaluate_predictions import write

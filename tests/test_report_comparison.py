@@ -5,8 +5,8 @@ import pytest
 
 from tools.report import main
 from utils.common import InputError
-from utils.comparison import SHOWN, difference, find_csvs, load_methods
-from utils.evaluation_text import show
+from utils.statistics.comparison import SHOWN, difference, find_csvs, load_methods
+from utils.statistics.text import show
 
 from .report_files import Page, write_run
 from .test_report import report

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from utils import plots
 from utils.evaluation import confusion_text
-from utils.page import page
-from utils.report_comparison import comparison_sections
-from utils.report_data import find_runs
-from utils.shown import MOST_CLASSES, MOST_CONFUSIONS, MOST_CURVES, choose, extremes, frequent_confusions, smallest_first
-from utils.watch import Watch
+from utils.report.comparison import comparison_sections
+from utils.report.html import page
+from utils.report.runs import find_runs
+from utils.statistics import plots
+from utils.statistics.many_classes import MOST_CLASSES, MOST_CONFUSIONS, MOST_CURVES, choose, extremes, frequent_confusions, smallest_first
+from utils.training.tensorboard import Watch
 
 from .browser import Browser, find_chromium
 from .report_files import Page, write_run

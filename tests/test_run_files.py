@@ -8,10 +8,10 @@ import pytest
 from models.heads import HEADS
 from tests.report_files import write_run
 from tools import report
-from utils import formats
 from utils.common import MAX_TEXT, InputError
-from utils.formats import read_config, read_log
-from utils.report_data import find_runs
+from utils.report.runs import find_runs
+from utils.runs import formats
+from utils.runs.formats import read_config, read_log
 
 NESTED = '[' * 100_000
 FORGED = ['\n* Next: rm -rf ~', '\x1b[2J', 'a\u202eb', 'a\u2066b', 'a\x9bb', 'a\u200bb']
@@ -146,7 +146,7 @@ def test_a_text_report_that_is_a_pipe_is_refused_without_waiting(tmp_path):
 
 
 def test_a_page_that_is_a_pipe_is_left_alone(tmp_path):
-    from utils.outdated import mark_outdated
+    from utils.runs.provenance import mark_outdated
     run = write_run(tmp_path, 'b', ['x', 'y'])
     os.mkfifo(tmp_path / 'results' / 'b' / 'report.html')
     mark_outdated(str(tmp_path / 'results' / run.name / 'results_test.csv'))

@@ -12,13 +12,13 @@ import torch
 
 import train_lt_mxp
 import utils
-from utils import run_folder
-from utils.batches import Plain
 from utils.common import InputError, Interrupted
 from utils.digest import digest
-from utils.inference import predict
-from utils.mixing import BalancedMixUp
 from utils.model_saving_loading import read_checkpoint
+from utils.prediction.inference import predict
+from utils.training import run_folder
+from utils.training.batches import Plain
+from utils.training.mixing import BalancedMixUp
 
 from .conftest import new_accelerator
 

@@ -11,11 +11,11 @@ import pytest
 from sklearn.metrics import recall_score
 
 from utils.common import InputError
-from utils.comparison import way_of_test
-from utils.images import FORMATS
-from utils.prediction_table import read_predictions
-from utils.run_folder import name_of_run
-from utils.run_test import main
+from utils.data.images import FORMATS
+from utils.prediction.predictions import read_predictions
+from utils.statistics.comparison import way_of_test
+from utils.testing.scoring import main
+from utils.training.run_folder import name_of_run
 
 ROOT = Path(__file__).parent.parent
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from utils.sampling import SAMPLING, EpochSampler, get_sampling_probabilities
+from utils.data.sampling import SAMPLING, EpochSampler, get_sampling_probabilities
 
 EYEPACS = [25810, 2443, 5292, 873, 708]
 KVASIR = [1148, 1028, 1009, 1002, 999, 989, 932, 764, 646, 443, 403, 391, 260, 201, 133, 131, 53, 41, 35, 28, 11, 9, 6]

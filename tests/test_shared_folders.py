@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from utils import common, run_folder
+from utils import common
 from utils.common import InputError, no_link, remove, whole_file, write_text
-from utils.image_cache import _locked
-from utils.watch import Watch
+from utils.data.image_cache import _locked
+from utils.training import run_folder
+from utils.training.tensorboard import Watch
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='links and modes of POSIX')
 
@@ -165,7 +166,8 @@ def test_experiments_may_be_a_link(train, tmp_path):
 def test_files_are_opened_for_writing_by_safe_functions_alone():
     """What is not written by `whole_file` refuses links. (Sets of images are written into folders that were just made.)"""
     root = Path(__file__).parent.parent
-    files = [path for part in ('.', 'utils', 'models', 'tools') for path in (root / part).glob('*.py')]
+    files = [path for part in ('utils', 'models', 'tools') for path in (root / part).rglob('*.py')]
+    files += root.glob('*.py')
     writes = re.compile(r"""(?<![.\w])open\(.*['"][wa]\+?b?\+?['"]|\.write_(text|bytes)\(""")
     lines = [f'{path.name}: {line}' for path in files for line in path.read_text(encoding='utf-8').splitlines() if writes.search(line)]
     assert [line for line in lines if 'no_link' not in line and 'os.devnull' not in line] == []

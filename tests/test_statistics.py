@@ -7,8 +7,8 @@ import pytest
 from sklearn import metrics as sk
 
 from utils.evaluation import evaluate_multi_cls
-from utils.prediction_table import PredictionTable
-from utils.statistics import WeightedMetrics, are_grades, class_groups, is_ordered
+from utils.prediction.predictions import PredictionTable
+from utils.statistics.weighted_metrics import WeightedMetrics, are_grades, class_groups, is_ordered
 
 K = 5
 NAMES = [f'DR{c}' for c in range(K)]

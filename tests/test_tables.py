@@ -1,7 +1,7 @@
 """Any text stays in its cell of a table, as text."""
 import pytest
 
-from utils.tables import to_latex, to_markdown, to_text
+from utils.statistics.tables import to_latex, to_markdown, to_text
 
 
 @pytest.mark.parametrize(('text', 'escaped'), [

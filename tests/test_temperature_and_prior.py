@@ -9,11 +9,11 @@ import torch
 from scipy.special import log_softmax
 
 from train_lt_mxp import get_parser, resolve
-from utils import run_test, tuning
-from utils.calibration import apply_temperature, fit_temperature
 from utils.common import InputError
-from utils.inference import Logits, tempered, to_predictions
-from utils.post_hoc import fit_source_temperature, prior_shift
+from utils.prediction.inference import Logits, tempered, to_predictions
+from utils.statistics.calibration import apply_temperature, fit_temperature
+from utils.testing import scoring, tuning
+from utils.testing.post_hoc import fit_source_temperature, prior_shift
 
 COUNT = np.array([1000, 300, 90, 27, 8])
 PI, UNIFORM = COUNT / COUNT.sum(), np.full(5, .2)
@@ -140,7 +140,7 @@ def test_the_test_script_scales_before_it_shifts(train, tiny):
     train('--n_epochs 2 --sampling class')
 
     def results(flags):
-        run_test.main('', {'val': f'{tiny}/val.csv', 'test': f'{tiny}/test.csv'}, 0,
+        scoring.main('', {'val': f'{tiny}/val.csv', 'test': f'{tiny}/test.csv'}, 0,
                       f'--load_path experiments/run --num_workers 0 {flags}'.split())
         tables = [pd.read_csv(f'results/run/results_{split}.csv') for split in ('val', 'test')]
         return [table.filter(like='p_').to_numpy() for table in tables], tables[0].label.to_numpy()

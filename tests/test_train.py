@@ -10,12 +10,12 @@ from PIL import Image
 
 import train_lt_mxp
 from utils.common import InputError
+from utils.data.sampling import SAMPLING
 from utils.losses import LOSSES
-from utils.mixing import MIXING
 from utils.model_saving_loading import read_checkpoint
-from utils.policies import AUGMENT
-from utils.recipes import RECIPES
-from utils.sampling import SAMPLING
+from utils.training.mixing import MIXING
+from utils.training.policies import AUGMENT
+from utils.training.recipes import RECIPES
 
 from .conftest import new_accelerator
 
@@ -190,7 +190,7 @@ def overflow(monkeypatch):
     def step(training):
         with torch.no_grad():
             next(training.trained.parameters()).fill_(torch.nan)
-    monkeypatch.setattr('utils.training.Training.step', step)
+    monkeypatch.setattr('utils.training.state.Training.step', step)
 
 
 def test_images_of_one_colour_that_spoil_the_loss_are_named(train, black, overflow):

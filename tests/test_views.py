@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from utils.batches import Normalise
 from utils.get_loaders import get_test_cls_loader
-from utils.inference import collect_logits, to_predictions
-from utils.views import describe_views, dihedral_views, get_views, magnified
+from utils.prediction.inference import collect_logits, to_predictions
+from utils.prediction.tta import describe_views, dihedral_views, get_views, magnified
+from utils.training.batches import Normalise
 
 WHOLE = [1.]
 

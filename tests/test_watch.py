@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from utils import run_folder, watch
 from utils.common import InputError
+from utils.training import run_folder, tensorboard
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,7 +38,7 @@ def test_the_numbers_of_the_log(train, capsys):
 def test_undefined_values_are_left_out():
     nan = float('nan')
     record = {'epoch': 1, 'lr': .1, 'train': {'auc': nan, 'auc_all': [nan, .5]}, 'val': {'auc': .5, 'auc_all': [.5, nan]}}
-    assert watch.scalars(record, ['a', 'b']) == {'training/lr': .1, 'auc_all/train/b': .5, 'auc/val': .5, 'auc_all/val/a': .5}
+    assert tensorboard.scalars(record, ['a', 'b']) == {'training/lr': .1, 'auc_all/train/b': .5, 'auc/val': .5, 'auc_all/val/a': .5}
 
 
 @pytest.mark.parametrize('metric', ['bacc', 'kappa'])

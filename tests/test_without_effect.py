@@ -6,9 +6,9 @@ import pytest
 
 import train_lt_mxp
 from tools import evaluate_predictions, report
-from utils import run_test
-from utils.flags import WITHOUT_EFFECT, resolve
-from utils.recipes import RECIPES
+from utils.testing import scoring
+from utils.training.flags import WITHOUT_EFFECT, resolve
+from utils.training.recipes import RECIPES
 from utils.without_effect import flags_given, without_effect
 
 from .conftest import train_flags
@@ -141,7 +141,7 @@ def test_flags_of_a_test(train, tiny, capsys, flags, warned):
     capsys.readouterr()
     val = tiny / 'val.csv'
     argv = f'--load_path experiments/run --num_workers 0 {flags.format(val=val)}'.split()
-    run_test.main('', {'val': None, 'test': f'{tiny}/test.csv'}, 0, argv)
+    scoring.main('', {'val': None, 'test': f'{tiny}/test.csv'}, 0, argv)
     printed = [line for line in capsys.readouterr().out.splitlines() if 'Warning' in line]
     assert printed == [f'* Warning: {line.format(val=val)}' for line in warned]
 

@@ -11,15 +11,15 @@ from collections import defaultdict
 
 import numpy as np
 
-from utils.check_data import check_data, counted, differing_names, outside_rows, patient_notes, shared_between, some
+from utils.cli import beside, label_flag, say_next, script_parser, to_train
 from utils.common import InputError, check_writable, run_script, write_text
-from utils.console import beside, label_flag, say_next, script_parser, to_train
-from utils.duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
+from utils.data.check_data import check_data, counted, differing_names, outside_rows, patient_notes, shared_between, some
+from utils.data.label_column import HELP as LABEL_HELP
+from utils.data.label_column import describe_label_column
+from utils.data.near_duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
+from utils.data.permissions import add_private_flag, keep_private
+from utils.data.read_csv import csv_text
 from utils.get_loaders import ClassDataset
-from utils.label_column import HELP as LABEL_HELP
-from utils.label_column import describe_label_column
-from utils.permissions import add_private_flag, keep_private
-from utils.read_csv import csv_text
 
 
 def csv_problems(data, n_classes):

@@ -14,9 +14,11 @@ import sys
 
 import pandas as pd
 
-from utils.bootstrap import INTERVALS, STRATIFIED
+from utils.cli import say_next, script_parser
 from utils.common import InputError, printable, run_script
-from utils.comparison import (
+from utils.data.read_csv import csv_text
+from utils.statistics.bootstrap import INTERVALS, STRATIFIED
+from utils.statistics.comparison import (
     columns_of,
     difference,
     find_csvs,
@@ -26,10 +28,8 @@ from utils.comparison import (
     summary,
     tidy_rows,
 )
-from utils.console import say_next, script_parser
-from utils.evaluation_text import kinds_of, show
-from utils.read_csv import csv_text
-from utils.tables import TABLES
+from utils.statistics.tables import TABLES
+from utils.statistics.text import kinds_of, show
 
 
 def get_parser():

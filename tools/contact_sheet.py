@@ -9,13 +9,13 @@ import os
 import numpy as np
 from PIL import Image, ImageDraw
 
-from utils.check_data import check_data
+from utils.cli import beside, label_flag, say_next, script_parser
 from utils.common import InputError, run_script, whole_file
-from utils.console import beside, label_flag, say_next, script_parser
+from utils.data.check_data import check_data
+from utils.data.label_column import HELP as LABEL_HELP
+from utils.data.label_column import describe_label_column
+from utils.data.permissions import add_private_flag, keep_private
 from utils.get_loaders import ClassDataset
-from utils.label_column import HELP as LABEL_HELP
-from utils.label_column import describe_label_column
-from utils.permissions import add_private_flag, keep_private
 
 
 def contact_sheet(data, n_classes, columns=8, border=4):

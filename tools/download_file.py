@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from utils.archives import one_line
+from utils.cli import say_next, script_parser
 from utils.common import InputError, file_digest, file_sha256, no_link, run_script, write_text
-from utils.console import say_next, script_parser
+from utils.datasets.archives import one_line
 
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 1 << 20

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from utils.archives import one_line
 from utils.common import InputError, write_text
-from utils.read_csv import csv_text, parse_csv, read_csv
+from utils.data.read_csv import csv_text, parse_csv, read_csv
+from utils.datasets.archives import one_line
 
 N_FINDINGS, N_FOLDS = 23, 5
 

@@ -9,12 +9,12 @@ Example, after the demonstration (bash run_lt_experiments.sh):
 """
 import os
 
-from utils.check_data import counted
+from utils.cli import say_next, script_parser
 from utils.common import InputError, run_script
-from utils.console import say_next, script_parser
-from utils.permissions import add_private_flag, keep_private
-from utils.pooling import ensemble
-from utils.prediction_table import read_predictions, write_predictions
+from utils.data.check_data import counted
+from utils.data.permissions import add_private_flag, keep_private
+from utils.prediction.predictions import read_predictions, write_predictions
+from utils.statistics.folds import ensemble
 
 
 def get_parser():

@@ -18,22 +18,22 @@ import sys
 import numpy as np
 import pandas as pd
 
-from utils.bootstrap import INTERVALS, STRATIFIED, check_classes
-from utils.check_data import counted, names_unlike_the_network
+from utils.cli import say_next, script_parser
 from utils.common import InputError, file_sha256, run_script, write_text
-from utils.comparison import copies_note, ways_note
-from utils.console import say_next, script_parser
-from utils.evaluation_text import report_text
-from utils.formats import read_config
-from utils.label_column import HELP as LABEL_HELP
-from utils.label_column import NAME_COLUMNS, describe_label_column, drop_empty_columns, find_label_column
-from utils.outdated import replaced_network
-from utils.permissions import add_private_flag, keep_private
-from utils.pooling import are_repeats, evaluate_files
-from utils.prediction_table import read_labelled
-from utils.read_csv import read_csv
-from utils.run_settings import are_ordered, describe_settings, differing_settings
-from utils.statistics import LEVEL, REFERABLE, is_ordered
+from utils.data.check_data import counted, names_unlike_the_network
+from utils.data.label_column import HELP as LABEL_HELP
+from utils.data.label_column import NAME_COLUMNS, describe_label_column, drop_empty_columns, find_label_column
+from utils.data.permissions import add_private_flag, keep_private
+from utils.data.read_csv import read_csv
+from utils.prediction.predictions import read_labelled
+from utils.runs.formats import read_config
+from utils.runs.provenance import replaced_network
+from utils.statistics.bootstrap import INTERVALS, STRATIFIED, check_classes
+from utils.statistics.comparison import copies_note, ways_note
+from utils.statistics.folds import are_repeats, evaluate_files
+from utils.statistics.settings import are_ordered, describe_settings, differing_settings
+from utils.statistics.text import report_text
+from utils.statistics.weighted_metrics import LEVEL, REFERABLE, is_ordered
 from utils.without_effect import warn
 
 WITHOUT_EFFECT = (

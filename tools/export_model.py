@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from utils.batches import Normalise
+from utils.cli import say_next, script_parser, to_train
 from utils.common import InputError, check_writable, file_sha256, run_script, whole_file, write_text
-from utils.console import say_next, script_parser, to_train
-from utils.image_files import read_inputs
+from utils.data.new_images import read_inputs
+from utils.data.permissions import add_private_flag, keep_private
 from utils.model_saving_loading import load_model
-from utils.permissions import add_private_flag, keep_private
-from utils.run_folder import name_of_run, to_json
+from utils.training.batches import Normalise
+from utils.training.run_folder import name_of_run, to_json
 
 COMPARED, BATCH = 64, 8  # images
 PACKAGES = ('torch', 'torchvision', 'timm', 'safetensors', 'onnx')

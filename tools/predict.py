@@ -11,23 +11,23 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from utils.accelerator import add_device_flag
-from utils.batches import Normalise
-from utils.check_data import counted
+from utils.cli import say_next, script_parser, to_test
 from utils.common import InputError, check_writable, run_script, whole_file
-from utils.console import say_next, script_parser, to_test
+from utils.data.check_data import counted
+from utils.data.images import open_rgb
+from utils.data.new_images import Files, find_inputs, reason
+from utils.data.permissions import add_private_flag, keep_private, private_flag
 from utils.get_loaders import fitting_workers
-from utils.gradcam import grad_cam, overlay
-from utils.image_files import Files, find_inputs, reason
-from utils.images import open_rgb
-from utils.inference import Logits, collect_logits, to_predictions
 from utils.model_saving_loading import load_model
-from utils.permissions import add_private_flag, keep_private, private_flag
-from utils.prediction_table import write_predictions
-from utils.run_folder import name_of_run
-from utils.run_test import get_accelerator
-from utils.tables import to_text
-from utils.views import add_view_flags, check_view_flags, get_views
+from utils.prediction.accelerator import add_device_flag
+from utils.prediction.gradcam import grad_cam, overlay
+from utils.prediction.inference import Logits, collect_logits, to_predictions
+from utils.prediction.predictions import write_predictions
+from utils.prediction.tta import add_view_flags, check_view_flags, get_views
+from utils.statistics.tables import to_text
+from utils.testing.scoring import get_accelerator
+from utils.training.batches import Normalise
+from utils.training.run_folder import name_of_run
 
 SHOWN = 20  # images on the console; the csv has all
 

@@ -16,11 +16,11 @@ import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from tools.download_file import fetch
-from utils.archives import one_line
-from utils.cifar_pickle import PickledImages, read_cifar_pickle
+from utils.cli import say_next, script_parser, to_train
 from utils.common import InputError, file_digest, run_script
-from utils.console import say_next, script_parser, to_train
-from utils.image_sets import write_image_set
+from utils.datasets.archives import one_line
+from utils.datasets.cifar_pickle import PickledImages, read_cifar_pickle
+from utils.datasets.image_sets import write_image_set
 from utils.without_effect import warn
 
 # classes -> torchvision's class, which knows address and MD5; training, test and names files in the archive; keys of labels and names

@@ -6,9 +6,9 @@ Example:
 """
 import os
 
+from utils.cli import say_next, script_parser, to_train
 from utils.common import run_script
-from utils.console import say_next, script_parser, to_train
-from utils.demo_data import write_demo_data
+from utils.datasets.demo import write_demo_data
 
 
 def get_parser():

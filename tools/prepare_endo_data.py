@@ -19,10 +19,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from tools.endo_folds import N_FINDINGS, official_folds, original_folds, read_labels, write_folds
-from utils.archives import one_line, open_zip
-from utils.check_data import counted
+from utils.cli import say_next, script_parser, to_train
 from utils.common import InputError, run_script
-from utils.console import say_next, script_parser, to_train
+from utils.data.check_data import counted
+from utils.datasets.archives import one_line, open_zip
 
 SIZE = (640, 512)  # width, height, as the original prepared them
 MOST_BYTES = 64 << 20  # of one unpacked file: the largest image has 2 MB

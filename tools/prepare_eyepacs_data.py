@@ -10,11 +10,11 @@ import re
 import numpy as np
 import pandas as pd
 
-from utils.check_data import counted
+from utils.cli import say_next, script_parser, to_train
 from utils.common import InputError, run_script, write_text
-from utils.console import say_next, script_parser, to_train
-from utils.read_csv import csv_text, patient_key, read_csv
-from utils.splitting import split_groups
+from utils.data.check_data import counted
+from utils.data.read_csv import csv_text, patient_key, read_csv
+from utils.datasets.splitting import split_groups
 from utils.without_effect import warn
 
 GRADES, IMAGES = 5, 'data/eyepacs_all_ims'

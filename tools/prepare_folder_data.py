@@ -22,17 +22,17 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from utils.archives import one_line
-from utils.check_data import counted, some
+from utils.cli import say_next, script_parser, to_train
 from utils.common import InputError, run_script, write_text
-from utils.console import say_next, script_parser, to_train
+from utils.data.check_data import counted, some
+from utils.data.images import FORMATS, list_images, open_rgb
+from utils.data.label_column import HELP as LABEL_HELP
+from utils.data.label_column import describe_label_column
+from utils.data.permissions import add_private_flag, keep_private
+from utils.data.read_csv import clean_patients, csv_text, patient_key
+from utils.datasets.archives import one_line
+from utils.datasets.splitting import rarity, split_groups
 from utils.get_loaders import ClassDataset
-from utils.images import FORMATS, list_images, open_rgb
-from utils.label_column import HELP as LABEL_HELP
-from utils.label_column import describe_label_column
-from utils.permissions import add_private_flag, keep_private
-from utils.read_csv import clean_patients, csv_text, patient_key
-from utils.splitting import rarity, split_groups
 from utils.without_effect import warn
 
 WITHOUT_EFFECT = (

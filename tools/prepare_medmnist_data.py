@@ -8,11 +8,11 @@ Examples; a name is downloaded, into data/:
 import os
 
 from tools.download_file import fetch
+from utils.cli import say_next, script_parser, to_train
 from utils.common import InputError, file_digest, run_script
-from utils.console import say_next, script_parser, to_train
-from utils.image_sets import write_image_set
-from utils.medmnist_sets import SETS, SIZES, URL
-from utils.npz_images import read_npz
+from utils.datasets.image_sets import write_image_set
+from utils.datasets.medmnist import SETS, SIZES, URL
+from utils.datasets.npz_images import read_npz
 
 
 def get_parser():

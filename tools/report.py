@@ -11,18 +11,18 @@ import os
 from datetime import date
 from pathlib import Path
 
-from utils import report_scores, report_training
-from utils.bootstrap import STRATIFIED, bootstrap_metrics
+from utils.cli import say_next, script_parser
 from utils.common import InputError, check_writable, progress, run_script, write_text
-from utils.console import say_next, script_parser
-from utils.outdated import PAGES, source_lines
-from utils.page import join, page, section, tag
-from utils.permissions import add_private_flag, keep_private
-from utils.plots import to_svg
-from utils.report_comparison import comparison_sections
-from utils.report_data import find_runs
-from utils.statistics import LEVEL, REFERABLE, is_ordered
-from utils.thumbnails import mistakes
+from utils.data.permissions import add_private_flag, keep_private
+from utils.report import scores, training
+from utils.report.comparison import comparison_sections
+from utils.report.html import join, page, section, tag
+from utils.report.runs import find_runs
+from utils.report.thumbnails import mistakes
+from utils.runs.provenance import PAGES, source_lines
+from utils.statistics.bootstrap import STRATIFIED, bootstrap_metrics
+from utils.statistics.plots import to_svg
+from utils.statistics.weighted_metrics import LEVEL, REFERABLE, is_ordered
 from utils.without_effect import warn
 
 MOST_DETAILS = 6  # runs of a comparison that are shown one by one, too
@@ -61,17 +61,17 @@ def run_sections(run, ordered, level=2, prefix='', data_path=None, draws=1000, s
         return to_svg(drawn, f'{prefix}{name}', alt)
 
     count, untested = run.config and run.config['class_count'], 'There are no labelled predictions of this run: test it first.'
-    parts = [('scores', 'Scores', [tag('p', untested, class_='note')]), ('run', 'What was run', report_training.what_was_run(run)),
-             ('data', 'Images of each class', report_training.images_of_classes(run, svg)),
-             ('training', 'Training', report_training.training(run, svg))]
+    parts = [('scores', 'Scores', [tag('p', untested, class_='note')]), ('run', 'What was run', training.what_was_run(run)),
+             ('data', 'Images of each class', training.images_of_classes(run, svg)),
+             ('training', 'Training', training.training(run, svg))]
     if run.table:
         result = bootstrap_metrics(run.table, draws, ordered=ordered, class_count=count, levels=[LEVEL], referable=REFERABLE,
                                    stratified=stratified)
-        parts[0] = ('scores', 'Scores', report_scores.scores(run.table, result, run.seen_as))
-        parts += [('confusion', 'Right and wrong answers', report_scores.confusion(run.table, svg)),
-                  ('classes', 'Each class', report_scores.each_class(run.table, result, svg, count)),
-                  ('thresholds', 'Ranking and thresholds', report_scores.thresholds(run.table, result, svg)),
-                  ('trust', 'Can the probabilities be trusted?', report_scores.trust(run.table, result, svg)),
+        parts[0] = ('scores', 'Scores', scores.scores(run.table, result, run.seen_as))
+        parts += [('confusion', 'Right and wrong answers', scores.confusion(run.table, svg)),
+                  ('classes', 'Each class', scores.each_class(run.table, result, svg, count)),
+                  ('thresholds', 'Ranking and thresholds', scores.thresholds(run.table, result, svg)),
+                  ('trust', 'Can the probabilities be trusted?', scores.trust(run.table, result, svg)),
                   ('mistakes', 'Most confident mistakes', mistakes(run.table, data_path))]
     parts = [(f'{prefix}{anchor}', title, content) for anchor, title, content in parts if content]
     return [(anchor, title, section(level, anchor, title, *content)) for anchor, title, content in parts]

@@ -6,7 +6,7 @@ import subprocess
 
 import torch
 
-from . import __version__
+from utils import __version__
 
 PACKAGES = ('torch', 'torchvision', 'numpy', 'pandas', 'scikit-learn', 'scipy', 'pillow', 'accelerate', 'timm')
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

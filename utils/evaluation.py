@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from sklearn import metrics as sk
 
-from .shown import MOST_CLASSES, MOST_CONFUSIONS, frequent_confusions
+from utils.statistics.many_classes import MOST_CLASSES, MOST_CONFUSIONS, frequent_confusions
 
 SMALLER_IS_BETTER = ('loss',)
 

@@ -9,11 +9,10 @@ from torch import nn
 
 from models.get_model import get_arch
 from models.weights import check_weights, load_weights
-
-from .common import MAX_TEXT, InputError, check_name, printable, whole_file
-from .digest import digest
-from .evaluation import is_better
-from .formats import (
+from utils.common import MAX_TEXT, InputError, check_name, printable, whole_file
+from utils.digest import digest
+from utils.evaluation import is_better
+from utils.runs.formats import (
     CHANNELS,
     COUNT,
     COUNTS,

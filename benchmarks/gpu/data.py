@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from utils.demo_data import counts_of
+from utils.data.image_cache import SPARE, use_cache
+from utils.data.image_hashes import hash_file
+from utils.datasets.demo import counts_of
 from utils.get_loaders import ClassDataset
-from utils.image_cache import SPARE, use_cache
-from utils.image_hashes import hash_file
 
 from .checks import Found, Skip, Stage
 

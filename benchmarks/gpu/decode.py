@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from utils.data.image_cache import use_cache
+from utils.data.images import list_images
 from utils.get_loaders import ClassDataset
-from utils.image_cache import use_cache
-from utils.images import list_images
 
 from .checks import Found, Skip, Stage
 

@@ -17,13 +17,13 @@ import train_lt_mxp
 from benchmarks.network_alone import NetworkAlone
 from benchmarks.reference_loop import ReferenceLoop
 from models.get_model import IMAGENET, get_arch
-from utils.accelerator import build_accelerator
-from utils.batches import Normalise, Plain
 from utils.common import write_text
+from utils.data.image_cache import WORKERS, use_cache
 from utils.get_loaders import EVAL_FACTOR, ClassDataset, fitting_workers, get_eval_loader
-from utils.image_cache import WORKERS, use_cache
-from utils.inference import predict
-from utils.mixing import BalancedMixUp
+from utils.prediction.accelerator import build_accelerator
+from utils.prediction.inference import predict
+from utils.training.batches import Normalise, Plain
+from utils.training.mixing import BalancedMixUp
 
 from .checks import Found, Stage
 from .data import N_CLASSES, SETS, flags_of

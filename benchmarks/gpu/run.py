@@ -15,9 +15,9 @@ import sys
 
 import torch
 
-from utils.accelerator import gpu_problem
+from utils.cli import script_parser
 from utils.common import InputError, Interrupted, run_script
-from utils.console import script_parser
+from utils.prediction.accelerator import gpu_problem
 
 from .checks import Stage
 

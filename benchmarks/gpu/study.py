@@ -18,12 +18,12 @@ from benchmarks import study_report
 from benchmarks.study import BASELINE, Study
 from benchmarks.study import get_parser as get_study_parser
 from models.get_model import get_arch
-from utils.archives import open_zip
 from utils.common import Interrupted, write_text
+from utils.datasets.archives import open_zip
 from utils.evaluation import evaluate_multi_cls
-from utils.formats import read_log
 from utils.get_loaders import ClassDataset
-from utils.prediction_table import read_labelled
+from utils.prediction.predictions import read_labelled
+from utils.runs.formats import read_log
 
 from .checks import Found, Skip, Stage, device_facts
 

@@ -9,9 +9,9 @@ import os
 import re
 from collections import Counter
 
+from utils.cli import script_parser
 from utils.common import InputError, run_script, write_text
-from utils.console import script_parser
-from utils.tables import to_markdown
+from utils.statistics.tables import to_markdown
 
 STAGES = ('correct', 'fast', 'whole', 'decode', 'compile')  # in the order of the table
 ALONE = 'network alone'

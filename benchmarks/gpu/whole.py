@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 import train_lt_mxp
-from utils.run_folder import RunFolder
+from utils.training.run_folder import RunFolder
 
 from .checks import Found, Stage
 from .fast import ALPHA, Case, aimed_at, train, train_args, working_folder

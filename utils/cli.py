@@ -1,0 +1,145 @@
+"""What every script says on the console: its help, made from its docstring, and at the end the command to run next."""
+import argparse
+import difflib
+import os
+import re
+import shlex
+import shutil
+import sys
+
+from utils.common import CONTROL
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPLIT_WORDS = {'val': ('val', 'valid', 'validation'), 'test': ('test', 'testing')}  # in the names of csvs
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs, keeps indented ones (commands) as they are, and shows defaults that are values."""
+
+    def _fill_text(self, text, width, indent):
+        fill = super()._fill_text
+        return '\n\n'.join(part if part.startswith(' ') else fill(part, width, indent) for part in text.split('\n\n'))
+
+    def _get_help_string(self, action):
+        default = ', '.join(map(str, action.default)) if isinstance(action.default, list) else action.default
+        if default is False or default in (None, '', argparse.SUPPRESS):
+            return action.help
+        return f'{action.help} (default: {default:g})' if isinstance(default, float) else f'{action.help} (default: {default})'
+
+    def _format_usage(self, usage, actions, groups, prefix):
+        """Of many flags only those that must be given: the line stands above every error, too."""
+        if len(actions) <= 10:
+            return super()._format_usage(usage, actions, groups, prefix)
+        return super()._format_usage(usage, [action for action in actions if action.required], [], prefix).rstrip() + ' [flags]\n\n'
+
+
+class Parser(argparse.ArgumentParser):
+    """Asks whether the most similar flag was meant where one is unknown."""
+
+    def parse_args(self, args=None, namespace=None):
+        args, unknown = self.parse_known_args(args, namespace)
+        flags = [word.split('=')[0] for word in unknown if word.startswith('--')]
+        near = difflib.get_close_matches(flags[0], self._option_string_actions, 1) if flags else []
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f' (did you mean {near[0]}?)' if near else ''))
+        return args
+
+
+def script_parser(doc, parser_class=Parser):
+    """A parser whose help is the docstring `doc` of a script: first its text; below the flags its indented paragraphs, which are commands
+    as typed from the top of the repository, and the lines 'Example...:' above them."""
+    parts = [part.strip('\n') for part in (doc or '').split('\n\n')]
+    words = next((part.split() for part in parts if part.startswith(' ')), [])
+    return parser_class(prog=' '.join(words[:3 if '-m' in words else 2]) or None, formatter_class=HelpFormatter,
+                        description='\n\n'.join(part for part in parts if not part.startswith((' ', 'Example'))),
+                        epilog='\n\n'.join(part for part in parts if part.startswith((' ', 'Example'))))
+
+
+def python():
+    """What starts this interpreter from here: the name where that is enough, else a path, as for .venv when it is not activated."""
+    for name in ('python', 'python3'):
+        if shutil.which(name) == sys.executable:
+            return name
+    below = os.path.relpath(sys.executable)
+    return sys.executable if below.startswith(os.pardir) else below
+
+
+def quoted(word):
+    """`word` for a shell, in one line: control characters, which would start a line or move the cursor, are written as in bash's $'...'."""
+    if not CONTROL.search(word):
+        return shlex.quote(word)
+    escaped = word.replace('\\', r'\\').replace("'", r"\'")
+    return "$'" + CONTROL.sub(lambda found: f'\\u{ord(found[0]):04x}' if ord(found[0]) > 127 else f'\\x{ord(found[0]):02x}', escaped) + "'"
+
+
+def next_line(what, *command):
+    """The line '* Next, `what`: `command`'. A first word 'python' stands for this interpreter. The command is written for the top of the
+    repository; where another folder is the working folder, it is changed so that it works from there."""
+    words = [python() if command[0] == 'python' else command[0], *map(str, command[1:])]
+    below = words[2].replace('.', os.sep) + '.py' if words[1] == '-m' else words[1]
+    variable = ''
+    if not os.path.samefile(os.curdir, ROOT) and os.path.isfile(os.path.join(ROOT, below)):
+        if words[1] == '-m':
+            variable = f'PYTHONPATH={quoted(ROOT)} '
+        elif not os.path.isfile(words[1]):
+            words[1] = os.path.join(ROOT, words[1])
+    return f"* Next, {what}: {variable}{' '.join(map(quoted, words))}"
+
+
+def say_next(what, *command, file=None):
+    """The line that a script ends with: a command to be pasted into a shell."""
+    print(next_line(what, *command), file=file)
+
+
+def beside(csv, split):
+    """data/train_x.csv -> data/val_x.csv for `split` val, which may also be called valid or validation; `csv` itself where its name holds
+    no word train or training. A word ends where its letters do, so data/constrain_train.csv -> data/constrain_val.csv."""
+    folder, name = os.path.split(csv)
+    word = re.search(r'(?<![^\W\d_])(train|training)(?![^\W\d_])', name, re.IGNORECASE)
+    if not word:
+        return csv
+
+    def renamed(new):
+        new = new.upper() if word[0].isupper() else new.capitalize() if word[0][0].isupper() else new
+        return os.path.join(folder, name[:word.start()] + new + name[word.end():])
+    return next(filter(os.path.isfile, map(renamed, SPLIT_WORDS[split])), renamed(split))
+
+
+def label_flag(column):
+    """The words of --label_column for a command; none where it was not given."""
+    return ['--label_column', column] if column else []
+
+
+def to_train(csv_train, csv_val, data_path, n_classes, *flags):
+    return ['python', 'train_lt_mxp.py', '--csv_train', csv_train, '--csv_val', csv_val, '--data_path', data_path,
+            '--n_classes', n_classes, *flags]
+
+
+def to_test(run, csv_train, csv_val, data_path):
+    """-> what to do, and the command for it: on the test csv beside the training csv if there is one, else on the validation csv."""
+    csv_test = beside(csv_train, 'test')
+    script, flag, csv, what = 'endo', '--csv_val', csv_val, 'test it on the validation csv (test_with_labels_eyepacs.py takes a --csv_test)'
+    if os.path.isfile(csv_test) and csv_test != csv_train:
+        script, flag, csv, what = 'eyepacs', '--csv_test', csv_test, 'test it'
+    return [what, 'python', f'test_with_labels_{script}.py', '--load_path', run, '--data_path', data_path, flag, csv]
+
+
+def to_resume(argv, save_path):
+    """The command line of a training, changed so that it continues the run that it started."""
+    kept = [word for word in argv if len(word) < 4 or not ('--overwrite'.startswith(word) or '--resume'.startswith(word))]
+    named = any(word.split('=')[0] == '--save_path' for word in kept)
+    return ['python', *kept, *([] if named else ['--save_path', save_path]), '--resume']
+
+
+def how_to_resume(argv, save_path, world_size):
+    """What follows the message of an interruption. The launcher of several processes is not in `argv`; None: `argv` is not known."""
+    if argv is None or world_size > 1:
+        return f'; start it again with --save_path {quoted(save_path)} --resume and without --overwrite'
+    return '\n' + next_line('resume it', *to_resume(argv, save_path))
+
+
+def duration(seconds):
+    """90 -> '90 s', 600 -> '10 min', 9000 -> '2.5 h'"""
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'

@@ -1,0 +1,110 @@
+"""Images that cannot be decoded: training is refused before anything is written, or goes on without them."""
+import contextlib
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from utils.common import InputError, write_text
+from utils.data.check_data import counted, outside_problem, some
+from utils.data.image_hashes import content_hash, hash_sample
+from utils.data.images import DECODER, decode_image
+from utils.data.permissions import free_path, why_untrusted
+from utils.data.read_csv import csv_text, read_csv
+
+
+def verify_images(paths, tg_size=(64, 64), n_threads=1):
+    """Decode every image as training does (in threads: Pillow decodes outside Python's lock).
+    -> {path: why it cannot be read}, {path: `content_hash`} of those that can"""
+    def look(path):
+        try:
+            with open(path, 'rb') as f:
+                content = f.read()
+            decode_image(content, tg_size)
+        except OSError as err:
+            return str(err), None
+        return None, content_hash(content)
+
+    paths = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(max(1, n_threads)) as pool:
+        looks = list(tqdm(pool.map(look, paths), total=len(paths), desc='verify', unit='img', leave=False, disable=None))
+    return ({path: why for path, (why, _) in zip(paths, looks, strict=True) if why},
+            {path: content for path, (why, content) in zip(paths, looks, strict=True) if not why})
+
+
+def _remembered(path):
+    """What `find_bad_images` kept at `path`; None where there is no such file, it cannot be read, or another user may have written it."""
+    if not os.path.isfile(path):
+        return None
+    with contextlib.suppress(OSError, ValueError), open(path, encoding='utf-8') as f:
+        if not (why := why_untrusted(f)):
+            return json.load(f)
+        print(f'* {path} {why}: it is not used, and the images are looked at again')
+    return None
+
+
+def find_bad_images(data, n_threads, memory=None):
+    """-> {index in `data`: why its image cannot be used}. The folder `memory` keeps what was found, for the next run of the same
+    files, and for the other processes of this one. Notes the hashes of the files that it reads in `data`."""
+    bad, path = None, None
+    if memory is not None:
+        names = '\0'.join(path or '' for path in data.paths)
+        parts = os.fsencode(f'{DECODER} {data.tg_size} {names}'), data.stats.tobytes(), hash_sample(data.paths)
+        key = hashlib.sha256(b''.join(parts)).hexdigest()[:16]
+        path = os.path.join(memory, f'bad_images_{key}.json')
+        places = dict.fromkeys([free_path(path), path])
+        bad = next((found for found in map(_remembered, places) if found is not None), None)
+        path = free_path(path)
+    if bad is None:
+        bad, hashes = verify_images([path for path in data.paths if path is not None], data.tg_size, n_threads)
+        data.hashes = np.array([hashes.get(path, 0) for path in data.paths], np.int64)
+        if path:
+            try:
+                os.makedirs(memory, exist_ok=True)
+                write_text(path, json.dumps(bad), only_mine=True)
+            except OSError as err:  # a full disk, no permission: that costs time in the next run, and nothing else
+                print(f'* Not remembered for the next run: {err}')
+    return {i: 'no such file' if path is None else bad[path] for i, path in enumerate(data.paths) if path is None or path in bad}
+
+
+def refuse_bad_images(datasets, n_threads):
+    """Raise an `InputError` that names the images of `datasets` that cannot be decoded, or return."""
+    lines = []
+    for data in datasets:
+        bad = find_bad_images(data, n_threads)
+        if bad:
+            named = some([f'{data.paths[i]} (row {data.rows[i]}): {why}' for i, why in list(bad.items())[:6]])
+            lines.append(f"{data.csv_path}: {counted(len(bad), 'image')} cannot be read (--skip_bad_images leaves them out): {named}")
+    if lines:
+        raise InputError(lines[0] if len(lines) == 1 else '\n  - '.join(['the data cannot be used:', *lines]))
+
+
+def leave_out_bad_images(datasets, n_threads, memory=None):
+    """Take the rows whose image is missing or cannot be decoded out of `datasets`, and note them in their `skipped`.
+    A csv without a single good image stays as it is: there the folder is wrong. `memory`: see `find_bad_images`."""
+    for data in datasets:
+        if problem := outside_problem(data):
+            raise InputError(f'{data.csv_path}: {problem}')
+        bad = find_bad_images(data, n_threads, memory)
+        if bad and len(bad) < len(data):
+            data.skipped = [(data.csv_path, data.rows[i], data.im_list[i], why) for i, why in bad.items()]
+            print(f'* Left out {len(bad)} of {len(data)} images of {data.csv_path}, which cannot be read')
+            data.keep(~pd.Series(range(len(data))).isin(bad).to_numpy())
+
+
+def write_skipped(path, datasets, resumed=False):
+    """One row for each image that `leave_out_bad_images` left out: csv, row, image_id, reason. No file if there is none, one of before
+    is removed. `resumed`: raise `InputError` where the file names others."""
+    table = pd.DataFrame([row for data in datasets for row in data.skipped], columns=['csv', 'row', 'image_id', 'reason'])
+    if resumed:
+        before = read_csv(path)[0] if os.path.exists(path) else table[:0]
+        if before.image_id.tolist() != table.image_id.tolist():
+            raise InputError(f'not the same images can be read as when the run was started, see {path}: it cannot be resumed')
+    elif len(table):
+        write_text(path, csv_text(table))
+    elif os.path.exists(path):
+        os.remove(path)

@@ -1,0 +1,254 @@
+"""Images decoded and resized once: one uint8 array (N, 3, H, W) on disk for the images of a run, mapped into memory; behind it in the
+same file the hashes of the image files, int64 (N,), and the checksums of the images, uint32 (N,).
+
+Checksums find what happens to a file by accident. Another user could compute them anew, so a file that another user may have written is
+not read at all (`why_untrusted`).
+"""
+import contextlib
+import glob
+import hashlib
+import math
+import mmap
+import os
+import shutil
+import zlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from utils.common import InputError, whole_file
+from utils.data.check_data import counted
+from utils.data.image_hashes import hash_sample
+from utils.data.images import DECODER
+from utils.data.permissions import free_path, is_foreign, why_untrusted
+
+# Processes that copy rows out of an array: on a GPU they prepare the next batch; on a CPU they would take it from the network.
+WORKERS = 2 if torch.cuda.is_available() else 0
+SPARE = 1 << 30  # bytes left free on the disk, for checkpoints
+
+
+class Stored(NamedTuple):
+    images: np.ndarray  # uint8 (N, 3, H, W), mapped
+    hashes: np.ndarray  # int64 (N,), of the image files
+    checksums: np.ndarray | None  # uint32 (N,); None in a file of version 0.1
+
+
+def open_array(path):
+    """-> `Stored`. Raises `InputError` where another user may have written the file, `ValueError` or `EOFError` where it is not whole."""
+    with open(path, 'rb') as f:
+        if why := why_untrusted(f):
+            raise InputError(f'{path} {why}')
+        np.lib.format.read_magic(f)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(f)
+        begin = f.tell()
+        images = np.asarray(np.memmap(f, dtype, 'r', begin, shape))
+        f.seek(begin + images.nbytes)
+        hashes = np.lib.format.read_array(f)
+        return Stored(images, hashes, np.lib.format.read_array(f) if f.peek(1) else None)
+
+
+def checksum(image, content_hash, key):
+    """CRC-32 of the bytes of an image, of the hash of its file, and of the `key` of the array, so that no other array passes for it."""
+    return zlib.crc32(image, zlib.crc32(f'{key} {content_hash}'.encode()))
+
+
+class CachedImages:
+    """Row `rows[i]` of the array at `path` is image i. Opened on first use, so that worker processes, forked or spawned,
+    map the same file and share its pages. Each image is compared with its checksum when it is first read."""
+
+    def __init__(self, path, rows, key):
+        self.path, self.rows, self.key = path, rows, key
+        self._forget()
+
+    def _forget(self):
+        self.array = None
+        # Shared by the processes that are forked from this one, so that an image is compared once and not once in each.
+        self.compared = np.frombuffer(mmap.mmap(-1, int(self.rows.max(initial=0)) + 1), bool)
+
+    def __getstate__(self):
+        return {name: vars(self)[name] for name in ('path', 'rows', 'key')}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._forget()
+
+    def read(self, indices):
+        """-> uint8 tensor (B, 3, H, W), a copy. Raises `InputError` where it is not what was stored."""
+        if self.array is None:
+            self.array = open_array(self.path)
+        rows = self.rows[indices]
+        images = self.array.images[rows]
+        if self.array.checksums is not None:
+            for i in np.flatnonzero(~self.compared[rows]):
+                row = rows[i]
+                if checksum(images[i], self.array.hashes[row], self.key) != self.array.checksums[row]:
+                    raise InputError(f'{self.path} is damaged: image {row} differs from its checksum: delete the file, and run the '
+                                     'command again, a training with --resume')
+                self.compared[row] = True
+        return torch.from_numpy(images)
+
+
+def use_cache(datasets, folder, num_workers=0):
+    """Let `datasets` (ClassDatasets of one image size and folder, checked) read from one array in `folder`, which is written
+    first unless a run before did. Where that is impossible a line says why, and images are decoded as they are needed, as with
+    `folder` None.
+
+    A file that changes makes another array, so nothing stale is ever read; the array from before the change is removed.
+    An image that cannot be decoded is an `InputError` that names it. -> how many of `num_workers` processes loaders still need
+    """
+    if folder is None:
+        return num_workers
+    array = _Array(datasets, folder)
+    try:
+        path = array.find() or array.build(max(1, num_workers))
+    except OSError as err:
+        print(f'* No cache ({err}): images are decoded as they are needed (--cache_dir names another folder)')
+        path = None
+    if path is None:
+        return num_workers
+    hashes = open_array(path).hashes
+    for data, rows in zip(datasets, np.split(array.rows, np.cumsum([len(data) for data in datasets])[:-1]), strict=True):
+        data.cache, data.hashes = CachedImages(path, rows, array.content), hashes[rows]
+    return min(num_workers, WORKERS)
+
+
+class _Array:
+    """The array of the distinct images of `datasets`, sorted by name: known before it is written.
+
+    `content` is a hash of paths below the data folder, sizes and times of change, some contents, image size and decoder, so that a set
+    that moves to another disk keeps its array; `place` one of where the images are, which does not change when they do.
+    """
+
+    def __init__(self, datasets, folder):
+        self.folder, self.csv_path = folder, datasets[0].csv_path
+        paths = [path for data in datasets for path in data.paths]
+        order = sorted(range(len(paths)), key=paths.__getitem__)
+        new = [i == 0 or paths[order[i]] != paths[order[i - 1]] for i in range(len(order))]  # the same image may stand in two rows
+        self.rows = np.empty(len(order), np.int64)  # of the array, for each row of the datasets
+        self.rows[order] = np.cumsum(new) - 1
+        first = np.compress(new, order)
+        self.datasets, self.first = datasets, first.tolist()
+        self.shape = (len(first), 3, *datasets[0].tg_size)
+        data_path, stats = datasets[0].data_path or '', np.concatenate([data.stats for data in datasets])[first]
+        below, self.size = os.path.join(data_path, ''), '{2}x{3}'.format(*self.shape)
+        kind, names = f'{self.size} {DECODER}', '\0'.join(paths[i].removeprefix(below) for i in self.first)
+        self.place = _digest(kind, os.path.realpath(data_path), names)
+        self.content = _digest(kind, names, stats.tobytes(), hash_sample([paths[i] for i in self.first]))
+        self.untrusted = set()  # why files that could be this array are not used
+
+    def _others(self, pattern):
+        return glob.glob(os.path.join(glob.escape(self.folder), pattern))
+
+    def find(self):
+        """Its file, None if there is none. One that is not whole (a broken copy), or that another user may have written, does not
+        count."""
+        for path in filter(os.path.isfile, self._others(f'*_{self.content}*.npy')):
+            try:
+                stored = open_array(path)
+            except InputError as err:
+                self.untrusted.add(str(err))
+            except (OSError, ValueError, EOFError):
+                continue
+            else:
+                lengths = {len(part) for part in stored if part is not None}
+                if stored.images.shape == self.shape and lengths == {len(self.first)}:
+                    return path
+        return None
+
+    def build(self, n_threads):
+        """-> its file, which another run may have written meanwhile; None where the disk lacks room"""
+        os.makedirs(self.folder, exist_ok=True)
+        with _locked(os.path.join(self.folder, f'{self.content}.lock')) as alone:
+            for path in self._others(f'*_{self.content}*.npy.*.tmp') if alone else ():
+                if not is_foreign(path):
+                    os.remove(path)  # of a run that was killed while it wrote
+            if path := self.find():
+                return path
+            for why in sorted(self.untrusted):
+                print(f'* {why}: it is not used, and the images are decoded again')
+            return self._write(n_threads) if self._fits() else None
+
+    def _fits(self):
+        n_bytes, free = math.prod(self.shape), shutil.disk_usage(self.folder).free
+        if n_bytes + SPARE > free:
+            print(f'* No cache: it would take {_gigabytes(n_bytes)}, {self.folder} has {_gigabytes(free)} free, of which '
+                  f'{_gigabytes(SPARE)} must stay: images are decoded as they are needed (--cache_dir names another folder)')
+            return False
+        others = sum(map(os.path.getsize, self._others('*.npy')))
+        print(f"* Decoding {counted(len(self.first), 'image')} once, to {self.size}: {_gigabytes(n_bytes)} in {self.folder} "
+              f'({_gigabytes(free)} free, other caches there {_gigabytes(others)}; --no_cache does without)', flush=True)
+        return True
+
+    def _decode(self, i):
+        """The image of row `i` of the datasets, one after another, and the hash of its file."""
+        for data in self.datasets:
+            if i < len(data):
+                return data.decode_and_hash(i)
+            i -= len(data)
+
+    def _write(self, n_threads):
+        csv = os.path.splitext(os.path.basename(self.csv_path))[0]
+        path = free_path(os.path.join(self.folder, f'{csv}_{self.size}_{self.place}_{self.content}.npy'))
+        with whole_file(path, only_mine=True) as f:
+            np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': self.shape})
+            images, hashes, checksums = _map(self._decode, self.first, n_threads), [], []
+            for image, content in tqdm(images, total=len(self.first), desc='cache', unit='img', leave=False, disable=None):
+                pixels = image.numpy().data
+                f.write(pixels)
+                hashes.append(content)
+                checksums.append(checksum(pixels, content, self.content))
+            np.lib.format.write_array(f, np.array(hashes, np.int64))
+            np.lib.format.write_array(f, np.array(checksums, np.uint32))
+        for old in self._others(f'*_{self.place}_*.npy'):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # Windows removes no file that another run still reads
+                if old != path and not is_foreign(old):
+                    os.remove(old)
+                    print(f'* Removed {old}, made before images changed')
+        return path
+
+
+def _digest(*parts):
+    return hashlib.sha256(b'\0\0'.join(part if isinstance(part, bytes) else os.fsencode(part) for part in parts)).hexdigest()[:16]
+
+
+def _gigabytes(n):
+    return f'{n / 1e9:.1f} GB' if n >= 1e8 else f'{n / 1e6:.1f} MB'
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """One process at a time; the others wait. A process that dies frees the lock. -> False where that cannot be promised"""
+    lock, alone = FileLock(path), True
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print('* Waiting for another run that is writing the cache of these images', flush=True)
+            lock.acquire()
+    except (OSError, NotImplementedError):  # a file system without locks
+        alone = False
+    try:
+        yield alone
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            os.remove(path)
+
+
+def _map(function, items, n_threads):
+    """map() in threads, in order (Pillow decodes outside Python's lock), not far ahead of whoever uses the results."""
+    pool, pending = ThreadPoolExecutor(n_threads), deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 4 * n_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

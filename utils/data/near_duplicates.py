@@ -1,0 +1,127 @@
+"""The same picture twice: the same file, or the same content saved, scaled, compressed, brightened, turned or mirrored."""
+import hashlib
+import os
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from utils.data.check_data import counted, some
+from utils.data.images import decode_image, describe_image
+
+READ, SIZE, AROUND, MARGIN = 64, 32, 5, 4  # pixels
+SIDE = SIZE - 2 * MARGIN
+NOISE, DARK, BLANK = 2., 12., 2.  # grey levels of 255
+STEPS = 25  # of int8 in one standard deviation: a value is at most AROUND deviations
+SIMILARITY = .75  # how it was chosen: docs/reliability.md
+BLOCK = 2048  # pictures compared with as many at once
+
+
+class Look(NamedTuple):
+    """What one file shows. `problem`: why it cannot be read, else None; `note`: what is unusual about it, else None."""
+    problem: str | None
+    note: str | None = None
+    digest: bytes = b''  # SHA-256 of the file
+    fingerprint: bytes = b''  # of `fingerprint`
+
+
+def look_at(path):
+    try:
+        with open(path, 'rb') as f:
+            content = f.read()
+        image = decode_image(content, (READ, READ))
+        frames, size, mode = describe_image(content)
+    except OSError as err:
+        return Look(str(err))
+    found = fingerprint(image)
+    plain = float(image.float().mean(0).std()) < BLANK
+    notes = [text for text, holds in (
+        (f'{frames} pictures in one file, the first one counts', frames > 1),
+        ('16-bit grey levels, scaled to 8 bits', mode.startswith('I;16')),
+        ('one colour only', plain), ('too dark to look for copies of it', not plain and not found.any()),
+        (f'only {size[0]}x{size[1]} pixels', min(size) < 32)) if holds]
+    return Look(None, ', '.join(notes) or None, hashlib.sha256(content).digest(), found.tobytes())
+
+
+def look_at_all(paths, n_processes):
+    """-> a Look for each of `paths`, in order"""
+    with ProcessPoolExecutor(max(1, n_processes)) as pool:
+        return list(tqdm(pool.map(look_at, paths, chunksize=16), total=len(paths), desc='look', unit='img', leave=False, disable=None))
+
+
+def fingerprint(image):
+    """What stays of a picture, uint8 (3, READ, READ), whatever its size, brightness, contrast and colour: int8 (SIDE, SIDE).
+
+    Of SIZE x SIZE grey levels without the margin, each minus the mean of those around it, over their deviation. Zero beside
+    black: all photographs of eyes have the same edge. All zero where less than an eighth is left: two such could agree by chance.
+    """
+    grey = F.adaptive_avg_pool2d(image.float().mean(0)[None, None], SIZE)
+    detail = grey - _mean_around(grey)
+    detail = detail / (_mean_around(detail ** 2).sqrt() + NOISE)
+    lit = -F.max_pool2d(-grey, AROUND, 1, AROUND // 2) > DARK
+    values = (STEPS * detail * lit).round().to(torch.int8)[0, 0, MARGIN:-MARGIN, MARGIN:-MARGIN].numpy()
+    return values if np.count_nonzero(values) >= values.size / 8 else np.zeros_like(values)
+
+
+def _mean_around(grey):
+    return F.avg_pool2d(grey, AROUND, 1, AROUND // 2, count_include_pad=False)
+
+
+def similar_pairs(fingerprints, similarity=SIMILARITY):
+    """Pairs (i < j) of `fingerprints`, int8 (N, S, S), whose cosine is at least `similarity`, as they are or after turning one by
+    a multiple of 90 degrees or mirroring it: int64 (M, 2), sorted.
+
+    All pairs are compared, in blocks, by matrix products: for up to some hundred thousand pictures that takes less time than
+    reading them did. On a GPU where there is one.
+    """
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    fingerprints, pairs = torch.from_numpy(fingerprints), [np.empty((0, 2), np.int64)]
+    starts = range(0, len(fingerprints), BLOCK)
+    with tqdm(total=len(starts) * (len(starts) + 1) // 2, desc='compare', unit='block', leave=False, disable=None) as bar:
+        for i in starts:
+            block = fingerprints[i:i + BLOCK].to(device)
+            views = [_unit(torch.rot90(side, turns, (1, 2))) for side in (block, block.flip(2)) for turns in range(4)]
+            for j in starts[i // BLOCK:]:
+                others = _unit(fingerprints[j:j + BLOCK].to(device)).T
+                most = views[0] @ others
+                for view in views[1:]:
+                    torch.maximum(most, view @ others, out=most)
+                found = (torch.nonzero(most >= similarity) + torch.tensor([i, j], device=device)).cpu().numpy()
+                pairs.append(found[found[:, 0] < found[:, 1]])
+                bar.update()
+    return np.unique(np.concatenate(pairs), axis=0)
+
+
+def find_pairs(looks, similarity):
+    """-> DataFrame image_a, image_b, kind ('same file' or 'the same picture') of the readable files in `looks`. A file that has
+    copies is compared with other pictures once."""
+    pairs, first = [], {}
+    for path, look in looks.items():
+        if not look.problem and first.setdefault(look.digest, path) != path:
+            pairs.append((first[look.digest], path, 'same file'))
+    paths = list(first.values()) if similarity < 1 else []
+    prints = np.frombuffer(b''.join(looks[path].fingerprint for path in paths), np.int8).reshape(-1, SIDE, SIDE)
+    pairs += [(paths[i], paths[j], 'the same picture') for i, j in similar_pairs(prints.copy(), similarity)]
+    return pd.DataFrame(pairs, columns=['image_a', 'image_b', 'kind'])
+
+
+def pair_lines(pairs, owners):
+    """-> what is wrong, notes. `owners` maps a file to {csv: label}: duplicates in two csvs leak, with two labels one is wrong."""
+    groups = defaultdict(list)
+    for a, b, kind in pairs.itertuples(index=False):
+        csvs = sorted({*owners[a], *owners[b]})
+        labels = {*owners[a].values(), *owners[b].values()}
+        classes = f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else ''
+        text = f'{os.path.basename(a)} = {os.path.basename(b)}{classes}'
+        groups[len(csvs) > 1 or len(labels) > 1, kind, ' and '.join(csvs)].append(text)
+    lines = [(wrong, f'{counted(len(texts), "pair")}, {kind}, in {where}: {some(texts)}') for (wrong, kind, where), texts in groups.items()]
+    return [line for wrong, line in lines if wrong], [line for wrong, line in lines if not wrong]
+
+
+def _unit(fingerprints):
+    return F.normalize(fingerprints.flatten(1).float())

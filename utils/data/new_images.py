@@ -1,0 +1,72 @@
+"""Images that stand in no csv: files and folders as a user names them, of which some may be no images."""
+import os
+
+import torch
+from torch.utils.data import Dataset
+
+from utils.common import InputError
+from utils.data.check_data import counted, some
+from utils.data.images import is_namable, list_images, open_rgb, read_image
+
+
+def find_inputs(inputs):
+    """-> paths without repetition, in the order of `inputs`, and their ids: relative to the folder they have in common. A folder without
+    images stands for itself, which cannot be read as one. Files whose names no csv can hold are left out, with a line that names them."""
+    paths, folders, unnamable = {}, [], []
+    for item in inputs:
+        if os.path.isdir(item):
+            images, _, of_folder = list_images(item)
+            unnamable += of_folder
+            paths |= dict.fromkeys(os.path.abspath(os.path.join(item, image)) for image in images or [''])
+            folders.append(os.path.abspath(item if images else os.path.join(item, '..')))
+        else:
+            paths[os.path.abspath(item)] = None
+            folders.append(os.path.dirname(os.path.abspath(item)))
+    base = os.path.commonpath(folders)
+    ids = {path: os.path.relpath(path, base).replace(os.sep, '/') for path in paths}
+    unnamable += [ascii(image_id) for image_id in ids.values() if not is_namable(image_id)]
+    if unnamable:
+        print(f"* Left out: {counted(len(unnamable), 'file')} with names that are not UTF-8 or hold control characters: {some(unnamable)}")
+    named = [(path, image_id) for path, image_id in ids.items() if is_namable(image_id)]
+    if not named:
+        raise InputError('none of the files has a name that a csv can hold: rename them')
+    return [path for path, _ in named], [image_id for _, image_id in named]
+
+
+def reason(path):
+    """Why the image cannot be read, None if it can."""
+    if os.path.isdir(path):
+        return 'no images in this folder'
+    try:
+        open_rgb(path)
+    except FileNotFoundError:
+        return 'no such file'
+    except OSError as err:
+        return str(err).replace(repr(path), '').splitlines()[0].strip()
+    return None
+
+
+def read_inputs(inputs, tg_size, most):
+    """uint8 (N, 3, H, W): the first `most` images of `inputs`. Raises `InputError` that names one which cannot be read."""
+    images = []
+    for path, image_id in zip(*(items[:most] for items in find_inputs(inputs)), strict=True):
+        if problem := reason(path):
+            raise InputError(f'--images: {image_id}: {problem}')
+        images.append(read_image(path, tg_size))
+    return torch.stack(images)
+
+
+class Files(Dataset):
+    """Items are (uint8 tensor (3, H, W), -1, image_id), and (zeros, -2, image_id) for a file that cannot be read."""
+
+    def __init__(self, paths, ids, tg_size):
+        self.paths, self.ids, self.tg_size = paths, ids, tg_size
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        try:
+            return read_image(self.paths[index], self.tg_size), -1, self.ids[index]
+        except OSError:  # see `reason`
+            return torch.zeros((3, *self.tg_size), dtype=torch.uint8), -2, self.ids[index]

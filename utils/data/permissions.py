@@ -1,0 +1,94 @@
+"""Who else may have changed a file that we read, and who may read what we write (--private). By owners and modes of POSIX; Windows has
+none that Python can see, so there every file is trusted and --private has no effect."""
+import contextlib
+import os
+import stat
+import tempfile
+
+from utils.common import InputError, nearest_existing
+
+HAS_MODES = hasattr(os, 'geteuid')
+OTHERS = 0o077  # all permissions of the group and of other users
+
+
+def _keeps_owners(folder):
+    """False on file systems that show one owner or one mode for all files (network shares, Windows disks): nothing follows from theirs."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as f:  # asks for mode 600
+            made = os.fstat(f.fileno())
+    except OSError:  # no file can be made there
+        return True
+    return made.st_uid == os.geteuid() and not made.st_mode & OTHERS
+
+
+def is_foreign(path):
+    """Whether `path`, not followed if it is a link, belongs to another user."""
+    return HAS_MODES and os.lstat(path).st_uid != os.geteuid() and _keeps_owners(os.path.dirname(path) or os.curdir)
+
+
+def why_untrusted(file):
+    """Why another user may have written what the open `file` holds, '' if only this user and root can have done so."""
+    if not HAS_MODES:
+        return ''
+    found, why = os.fstat(file.fileno()), ''
+    if found.st_uid not in (os.geteuid(), 0):
+        why = f'belongs to another user (number {found.st_uid})'
+    elif found.st_mode & 0o022:
+        why = f'can be changed by other users (mode {stat.S_IMODE(found.st_mode):03o})'
+    return why if why and _keeps_owners(os.path.dirname(file.name) or os.curdir) else ''
+
+
+def free_path(path):
+    """`path`; where another user's file has this name, one with this user's number, so that neither replaces the other's."""
+    if not os.path.lexists(path) or not is_foreign(path):
+        return path
+    stem, extension = os.path.splitext(path)
+    return f'{stem}.user{os.geteuid()}{extension}'
+
+
+def add_private_flag(group):
+    group.add_argument('--private', action='store_true', help='write files that only you can read (mode 600), in folders of mode 700')
+
+
+def private_flag(args):
+    """The word of --private for the next command; none where it was not given."""
+    return ['--private'] if args.private else []
+
+
+def keep_private(wanted, folder=None, cache_dir=None, beside=None):
+    """What --private asks for, where it is `wanted`: from now on this process, and those that it starts, make files of mode 600 and folders
+    of mode 700.
+
+    What exists already is closed to others, too: the `folder` of the run with all that is in it, and the files of this user in `cache_dir`.
+    `beside`: an existing folder for other things as well, in which a file is written; it stays as it is, with a note. Raises `InputError`
+    where `folder` belongs to another user.
+    """
+    if not wanted:
+        return
+    places = [place for place in (folder, cache_dir, beside) if place is not None]
+    if not HAS_MODES or not all(_keeps_owners(nearest_existing(place)) for place in places):
+        print('* Warning: --private has no effect on Windows, and on file systems without owners and modes: limit there who may open the '
+              'folders')
+        return
+    os.umask(OTHERS)
+    if folder is not None and os.path.isdir(folder):
+        if os.stat(folder).st_uid != os.geteuid():
+            raise InputError(f'--private: {folder} belongs to another user, who can read what is written there: choose another folder')
+        os.chmod(folder, 0o700)  # first of all, and also where it is a link
+        for place, folders, files in os.walk(folder):
+            for name in folders + files:
+                _close(os.path.join(place, name))
+    if cache_dir is not None and os.path.isdir(cache_dir):
+        for name in os.listdir(cache_dir):
+            if os.path.isfile(path := os.path.join(cache_dir, name)):
+                _close(path)
+    if beside is not None and os.path.isdir(beside or os.curdir) and os.stat(beside or os.curdir).st_mode & OTHERS:
+        print(f'* Note: other users can list {os.path.abspath(beside)}, but not read what --private writes there')
+
+
+def _close(path):
+    """Take all permissions of others from `path` if it is this user's, and no link."""
+    with contextlib.suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if found.st_uid == os.geteuid() and found.st_mode & OTHERS and not stat.S_ISLNK(found.st_mode):
+            os.chmod(path, stat.S_IMODE(found.st_mode) & ~OTHERS)

@@ -1,0 +1,201 @@
+"""The only reader of csv tables from users, and cells that a spreadsheet does not take for formulas."""
+import io
+import os
+import re
+import unicodedata
+from collections import defaultdict
+
+import numpy as np
+import pandas as pd
+
+from utils.common import CONTROL, InputError, check_name, printable, read_limited
+
+FORMULA = r"^('*[=+\-@\t\r])"  # what makes Excel and its like compute a cell
+SEPARATORS = (',', ';', '\t')
+MAX_BYTES, MAX_CELLS, MAX_COLUMNS = 1 << 30, 2 * 10**8, 10**5  # of a table
+MAX_ROW = 10**5  # bytes, and 100 more for each column
+CONTROL_BYTES = bytes(set(range(32)) - set(b'\t\r\n')) + b'\x7f'  # of ASCII
+SHOWN = ['image_id', 'patient_id', 'name', 'finding_name']  # columns whose cells messages and reports show
+# Ways to write that a patient is not known, in lower case.
+UNKNOWN = {'', '-', '--', '---', '.', '?', '??', '???', '#n/a', '<na>', 'n/a', 'n.a.', 'na', 'nan', 'none', 'nil', 'null', 'unk', 'unknown',
+           'unknown patient', 'undefined', 'missing', 'not available', 'not known', 'anonymous', 'anonymized', 'anonymised'}
+
+
+def read_csv(path, what='csv'):
+    """-> DataFrame of str (NaN for an empty cell, so that ids such as 007 and NA keep their form), and the row of each line
+    in the file as a spreadsheet counts (the header is row 1), int64 (N,).
+
+    UTF-8 with or without byte order mark, any end of line, columns separated by comma, semicolon or tab; empty lines do not
+    count, nor do blanks around a cell. `patient_id` is normalised (`clean_patients`). Raises `InputError` for a file that is missing
+    or no such table, for one that would not fit into memory, for a cell with a line break, for control characters in names (SHOWN),
+    and for two columns of one name, naming the row where it is known.
+    """
+    check_csv_exists(path, what)
+    return parse_csv(read_limited(path, MAX_BYTES), path)
+
+
+def parse_csv(content, path):
+    """`read_csv` of the bytes `content`; `path` is what errors call them."""
+    if b'\0' in content:
+        raise InputError(f"{path} is no csv table: it holds zero bytes (a zip? unpack it; a spreadsheet file? save it as 'CSV UTF-8')")
+    header = re.split(rb'[\r\n]', content, maxsplit=1)[0].decode('utf-8-sig', 'replace')
+    separator = max(SEPARATORS, key=header.count)
+    _check_size(path, content, header.count(separator) + 1)
+    lines = content.splitlines() if b'"' in content else []  # without quotation marks no cell goes over a line
+    try:
+        # The header is read as a row: otherwise pandas renames columns of one name, and takes a column too many for an index.
+        table = pd.read_csv(io.BytesIO(content), header=None, sep=separator, dtype=str, encoding='utf-8-sig', keep_default_na=False,
+                            na_values=[''], skip_blank_lines=False, skipinitialspace=True, low_memory=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as err:
+        _refuse_open_quotes(path, lines, separator)
+        raise InputError(_parser_error(path, str(err))) from err
+    except UnicodeDecodeError as err:
+        raise InputError(f"{path} is no csv table: row {_row_without_utf8(content)} is not UTF-8 text (save it as 'CSV UTF-8')") from err
+    if len(table) < len(lines):
+        _refuse_open_quotes(path, lines, separator)
+    if re.search(rb'[^!-~\r\n]', content):  # only then: stripping a million cells takes a second
+        for column in table.columns:
+            cells = table[column].str.strip()
+            table[column] = cells.mask(cells == '')
+    table.columns = _column_names(path, table.iloc[0])
+    filled = table.notna().any(axis=1).to_numpy() & (np.arange(len(table)) > 0)  # without the header
+    table = table[filled].reset_index(drop=True)
+    rows = np.flatnonzero(filled) + 1
+    if not content.isascii() or len(content.translate(None, CONTROL_BYTES)) < len(content):
+        _refuse_control(path, table, rows)
+    for column in table.columns.intersection(SHOWN):
+        table[column] = without_apostrophe(table[column])
+    if 'patient_id' in table:
+        table['patient_id'] = clean_patients(table.patient_id)
+    return table, rows
+
+
+def _check_size(path, content, n_columns):
+    """Raise `InputError` if the table would take much more memory than its file, or has a row that no message can show."""
+    n_rows = max(content.count(b'\n'), content.count(b'\r')) + 1
+    if n_columns > MAX_COLUMNS or n_columns * n_rows > MAX_CELLS:
+        raise InputError(f'{path} is too large: {n_rows:,} rows of {n_columns:,} columns (at most {MAX_COLUMNS:,} columns and '
+                         f'{MAX_CELLS:,} cells)')
+    characters = np.frombuffer(content, np.uint8)
+    ends = np.flatnonzero((characters == 10) | (characters == 13))
+    lengths = np.diff(ends, prepend=-1, append=len(content)) - 1
+    longest = int(lengths.argmax())
+    if lengths[longest] > MAX_ROW + 100 * n_columns:
+        row = _row_at(content[:ends[longest - 1] + 1] if longest else b'')
+        raise InputError(f'{path} is no csv table: row {row} has {lengths[longest]:,} bytes in {n_columns:,} columns')
+
+
+def _refuse_control(path, table, rows):
+    """Raise `InputError` that names the first of the `rows`, or the header, where what messages and reports show holds a control character,
+    such as those that move the cursor of a console."""
+    for column in table.columns:
+        if CONTROL.search(column):
+            raise InputError(f'{path}, row 1: the name of column {printable(column)} holds control characters: rename it')
+    for column in table.columns.intersection(SHOWN):
+        bad = np.flatnonzero(table[column].str.contains(CONTROL).eq(True))
+        if len(bad):
+            raise InputError(f"{path}, row {rows[bad[0]]}: '{column}' holds control characters: {printable(table[column][bad[0]])}")
+
+
+def _row_at(before):
+    """The row, as a spreadsheet counts, of what follows the bytes `before`."""
+    return len((before + b'.').splitlines())
+
+
+def _column_names(path, header):
+    names, positions = header.fillna('').tolist(), defaultdict(list)
+    for i, name in enumerate(names, start=1):
+        if name:
+            positions[name].append(str(i))
+    for name, of in positions.items():
+        if len(of) > 1:
+            raise InputError(f"{path}, row 1: columns {' and '.join(of)} have the same name '{name}': rename or delete one of them")
+    return [name or f'Unnamed: {i}' for i, name in enumerate(names)]  # as pandas calls them
+
+
+def _parser_error(path, text):
+    if ragged := re.search(r'Expected (\d+) fields in line (\d+), saw (\d+)', text):
+        expected, row, found = ragged.groups()
+        return f'{path} is no csv table: row {row} has {found} cells, more columns than its header, row 1, which has {expected}'
+    return f'{path} is no csv table: {printable(text.strip())}'
+
+
+def _refuse_open_quotes(path, lines, separator):
+    """Raise `InputError` that names the first of the `lines`, bytes, in which a quotation mark opens a cell and none closes it."""
+    for row, line in enumerate(lines, start=1):
+        if cell := _open_cell(line.decode('utf-8-sig', 'replace'), separator):
+            raise InputError(f"{path}, row {row}: a quotation mark opens a cell and none closes it in this row: "
+                             f"{cell if len(cell) <= 40 else cell[:40] + '...'} (delete the mark, or close it; a cell must not hold a "
+                             'line break)')
+
+
+def _open_cell(line, separator):
+    """The cell of `line` that a quotation mark opens and none closes; None if there is none. Two marks in a row stand for one inside."""
+    start = 0
+    while True:
+        end = start
+        if line[start:].lstrip(' ').startswith('"'):
+            end = line.index('"', start)
+            while True:
+                end = line.find('"', end + 1)
+                if end < 0:
+                    return line[start:].strip()
+                if not line.startswith('""', end):
+                    break
+                end += 1
+        start = line.find(separator, end) + 1
+        if not start:
+            return None
+
+
+def clean_patients(ids):
+    """Patient ids, a Series of str, as they are compared: without blanks around them, and `12.0`, as a spreadsheet writes the number 12,
+    is `12`; NaN for what means that the patient is not known (`UNKNOWN`)."""
+    cleaned = {}
+    for patient in ids.dropna().unique():
+        text = patient.strip()
+        number = re.fullmatch(r'([0-9]+)\.0+', text)
+        cleaned[patient] = np.nan if text.lower() in UNKNOWN else number[1] if number else text
+    return ids.map(cleaned).astype(ids.dtype)
+
+
+def patient_key(patient_id):
+    """What two spellings of one patient id have in common: no letter case, blanks or leading zeros, one Unicode form, one hyphen."""
+    text = re.sub(r'[\s\u200b-\u200f\u2060\ufeff]', '', unicodedata.normalize('NFKC', patient_id).casefold())  # blanks without width, too
+    return re.sub(r'(?<![0-9])0+(?=[0-9])', '', re.sub(r'[\u2010-\u2015\u2212]', '-', text))
+
+
+def check_csv_exists(path: str, what: str = 'csv') -> None:
+    check_name(path)
+    if os.path.isdir(path):
+        raise InputError(f'{path} is a folder, not a {what}: name the file')
+    if not os.path.isfile(path):
+        raise InputError(f'no such {what}: {path}')
+
+
+def _row_without_utf8(content):
+    for row, line in enumerate(content.splitlines(), start=1):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return row
+
+
+def with_apostrophe(values):
+    """Text as spreadsheets show it: what they would take for a formula gets a leading apostrophe, the rest stays as it is."""
+    return pd.Series(values, dtype=object).replace(FORMULA, r"'\1", regex=True)
+
+
+def csv_text(table):
+    """The csv of `table`, of whose cells a spreadsheet computes none (`with_apostrophe`); numbers stay as they are."""
+    table = table.copy()
+    for name in table.columns:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            table[name] = with_apostrophe(table[name])
+    return table.to_csv(index=False)
+
+
+def without_apostrophe(values):
+    """Undoes `with_apostrophe`."""
+    quoted = values.str.startswith("'").eq(True)  # first of all: a million patterns take a second
+    return values.where(~quoted, values[quoted].str.replace("^'" + FORMULA[1:], r'\1', regex=True)) if quoted.any() else values

@@ -1,0 +1,38 @@
+"""Arrays of images -> a folder of PNG files and csvs in the contract, whole or not at all."""
+import os
+import shutil
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from utils.common import InputError, write_text
+from utils.data.check_data import counted
+from utils.data.read_csv import csv_text
+
+
+def write_image_set(folder, name, splits, class_names):
+    """Write `folder`/images/<split>_<row>.png and `folder`/<split>_<name>.csv.
+
+    splits: split -> (uint8 (N, H, W) or (N, H, W, 3), classes (N,), source rows (N,), which become part of the ids). Raises `InputError`
+    where the folder exists.
+    """
+    if os.path.exists(folder):
+        raise InputError(f'{folder} exists: remove it, or name another folder with --out')
+    partial = f'{folder}.{os.getpid()}.tmp'
+    os.makedirs(os.path.join(partial, 'images'))
+    try:
+        for split, (images, labels, rows) in splits.items():
+            ids = [f'{split}_{row:06d}' for row in rows]
+            for image_id, image in tqdm(zip(ids, images, strict=True), total=len(ids), desc=f'{split} images', leave=False, disable=None):
+                Image.fromarray(image).save(os.path.join(partial, 'images', f'{image_id}.png'))
+            table = pd.DataFrame({'image_id': ids, 'name': [class_names[c] for c in labels], 'label': np.asarray(labels)})
+            write_text(os.path.join(partial, f'{split}_{name}.csv'), csv_text(table))
+        os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for split, (_, labels, _) in splits.items():
+        counts = np.bincount(labels, minlength=len(class_names))
+        print(f"* {os.path.join(folder, f'{split}_{name}.csv')}: {counted(len(labels), 'image')}, "
+              f"of each class {' / '.join(map(str, counts))}")

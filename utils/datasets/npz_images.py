@@ -1,0 +1,103 @@
+"""Images and labels in an .npz of MedMNIST's form: checked by their headers before memory is taken, then read one image at a time."""
+import io
+import math
+import zipfile
+
+import numpy as np
+
+from utils.common import InputError
+from utils.data.check_data import some
+from utils.datasets.archives import one_line, open_zip
+
+SPLITS = ('train', 'val', 'test')
+MOST_IMAGES, MOST_SIDE, MOST_CLASSES = 1_000_000, 4096, 10_000  # of a split; pixels; the largest set has 165,466 images of 224 pixels
+MOST_BYTES = 32 << 30  # of a file when unpacked: the largest, pathmnist_224, has 16 GB
+MOST_HEADER = 1 << 16  # bytes
+
+
+class NpzImages:
+    """The images of one array in the .npz at `path`: iterates over uint8 (H, W) or (H, W, 3). `shape`: (N, H, W) or (N, H, W, 3)."""
+
+    def __init__(self, path, name, shape, begin):
+        self.path, self.name, self.shape, self._begin = path, name, shape, begin
+
+    def __iter__(self):
+        shape, size = self.shape[1:], math.prod(self.shape[1:])
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(f'{self.name}.npy') as f:
+                f.read(self._begin)
+                for _ in range(self.shape[0]):
+                    yield np.frombuffer(f.read(size), np.uint8).reshape(shape)  # with the last one, zipfile checks the checksum of all
+        except Exception as err:  # of damaged files zipfile raises nearly every kind of error
+            raise InputError(f'{self.path}: {self.name} is damaged: {one_line(err) or type(err).__name__}') from err
+
+
+def _read_header(archive, name):
+    """-> shape, data type and length in bytes of the header of the array `name`. Raises `InputError` for what is no array."""
+    try:
+        with archive.open(f'{name}.npy') as f:
+            head = io.BytesIO(f.read(MOST_HEADER))
+        version = np.lib.format.read_magic(head)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, by_column, dtype = read(head)
+        if not all(0 <= n < 1 << 63 for n in shape):
+            raise ValueError('its shape is impossible')
+        if by_column and len(shape) > 1:
+            raise ValueError(f'it is stored column by column: save it again as numpy.ascontiguousarray({name})')
+    except Exception as err:  # of damaged files zipfile and numpy raise nearly every kind of error
+        raise InputError(f'{archive.filename} is no MedMNIST file, with train, val and test _images and _labels: {name}: '
+                         f'{one_line(err) or type(err).__name__}') from err
+    return shape, dtype, head.tell()
+
+
+def _check_size(archive, name, shape, dtype, begin):
+    wanted, found = math.prod(shape) * dtype.itemsize, archive.getinfo(f'{name}.npy').file_size - begin
+    if found != wanted:
+        raise InputError(f'{archive.filename}: {name} {one_line(shape)} must have {wanted:,} bytes, not {found:,}: the file is damaged')
+
+
+def _images(archive, name):
+    shape, dtype, begin = _read_header(archive, name)
+    if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
+        raise InputError(f'{archive.filename}: {name} must be uint8 (N, H, W) or (N, H, W, 3), not {one_line(dtype, 40)} '
+                         f'{one_line(shape, 80)} (volumes are not supported)')
+    if not 1 <= shape[0] <= MOST_IMAGES or not all(1 <= side <= MOST_SIDE for side in shape[1:3]):
+        raise InputError(f'{archive.filename}: {name} must be 1 to {MOST_IMAGES:,} images of 1 to {MOST_SIDE:,} pixels a side, not '
+                         f'{one_line(shape, 80)}')
+    _check_size(archive, name, shape, dtype, begin)
+    return NpzImages(archive.filename, name, shape, begin)
+
+
+def _labels(archive, name, n):
+    """int64 (n,)"""
+    shape, dtype, begin = _read_header(archive, name)
+    if shape not in ((n,), (n, 1)) or dtype.kind not in 'iu':
+        raise InputError(f'{archive.filename}: {name} must be one class per image, integers ({n},) or ({n}, 1), not {one_line(dtype, 40)} '
+                         f'{one_line(shape, 80)} (sets with several labels per image are not supported)')
+    _check_size(archive, name, shape, dtype, begin)
+    try:
+        with archive.open(f'{name}.npy') as f:
+            labels = np.frombuffer(f.read()[begin:], dtype)
+    except Exception as err:  # as above
+        raise InputError(f'{archive.filename}: {name} is damaged: {one_line(err) or type(err).__name__}') from err
+    wrong = (labels < 0) | (labels >= MOST_CLASSES)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(f'{archive.filename}: {name}, image {row}: class {labels[row]} is not in 0..{MOST_CLASSES - 1}')
+    return labels.astype(np.int64)
+
+
+def read_npz(path):
+    """-> split -> (`NpzImages`, int64 (N,)). Nothing that could run code is read. Raises `InputError` for other sizes, shapes and labels
+    than a set has."""
+    with open_zip(path, MOST_BYTES, MOST_BYTES) as archive:
+        splits = {}
+        for split in SPLITS:
+            images = _images(archive, f'{split}_images')
+            splits[split] = images, _labels(archive, f'{split}_labels', images.shape[0])
+    classes = np.unique(np.concatenate([labels for _, labels in splits.values()]))
+    absent = np.setdiff1d(np.arange(classes[-1] + 1), splits['train'][1])
+    if len(absent):
+        raise InputError(f'{path}: train_labels name no image of class {some(absent.tolist())}: classes must be numbered from 0 without a '
+                         'gap, and each needs a training image')
+    return splits

@@ -1,0 +1,56 @@
+"""Where a convolutional network looked: Grad-CAM, and its picture."""
+import numpy as np
+import torch
+from PIL import Image
+
+from utils.common import InputError
+
+LONGEST = 800  # pixels of a picture's longer side
+
+
+def _last_map(model, inputs):
+    """-> (logits, output of the last module that still has a height and a width). Raises `InputError` where a network goes on with
+    tokens after it (ViT: patches are cut by a convolution, too), or keeps its channels last (Swin)."""
+    maps, tokens = [], []
+
+    def hook(module, args, output):
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+            maps[:], tokens[:] = [output], []
+        elif isinstance(output, torch.Tensor) and output.ndim == 3:
+            tokens.append(output.shape)
+    hooks = [module.register_forward_hook(hook) for module in model.modules() if module is not model]
+    try:
+        logits = model(inputs)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    if not maps or tokens or getattr(model, 'output_fmt', 'NCHW') != 'NCHW':
+        raise InputError(f'--gradcam: {type(model).__name__} has no feature map with height and width in its last layers (Grad-CAM is for '
+                         'convolutional networks, with images large enough for one)')
+    return logits, maps[0]
+
+
+def grad_cam(model, inputs, classes):
+    """Heat of the logits of `classes` (int64 (B,)) in `inputs` (B, 3, H, W): float (B, h, w) in 0..1, the size of the last feature map A.
+
+    ReLU(sum_k a_k A_k), a_k = mean over positions of d logit / d A_k (Selvaraju et al., ICCV 2017, equations 1 and 2), divided by its
+    maximum per image; 0 everywhere where nothing speaks for the class.
+    """
+    model.eval()
+    with torch.enable_grad():
+        logits, maps = _last_map(model, inputs.detach().requires_grad_())
+        gradient, = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), maps)
+    heat = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu().detach()
+    return heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
+
+
+def overlay(image, heat):
+    """The RGB picture `image` beside itself under `heat` ((h, w) in 0..1; cold is clear, then red to yellow) -> Pillow image."""
+    image = image.copy()
+    image.thumbnail((LONGEST, LONGEST))
+    heat = Image.fromarray(np.asarray(heat, np.float32)).resize(image.size, Image.Resampling.BICUBIC)
+    heat = np.asarray(heat).clip(0, 1)[..., None]
+    colour = np.concatenate([np.full_like(heat, 255), 255 * heat ** 2, np.zeros_like(heat)], axis=2)
+    pixels = np.asarray(image)
+    mixed = pixels + .6 * heat * (colour - pixels)
+    return Image.fromarray(np.concatenate([pixels, mixed.round().astype(np.uint8)], axis=1))

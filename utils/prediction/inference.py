@@ -1,0 +1,87 @@
+"""The only evaluation loop: validation, test and test-time augmentation."""
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object
+
+from utils.common import InputError, progress
+from utils.data.images import is_of_one_colour
+
+
+class Predictions(NamedTuple):
+    preds: np.ndarray  # int64 (N,)
+    probs: np.ndarray  # float32 (N, K)
+    labels: np.ndarray | None  # int64 (N,)
+    loss: float  # mean cross-entropy of the raw logits; NaN without labels
+    image_ids: list
+
+
+class Logits(NamedTuple):
+    values: torch.Tensor  # float32 (V, N, K), on the CPU: raw logits of each view of each image
+    labels: torch.Tensor  # int64 (N,), -1 where unknown
+    image_ids: list
+
+
+@torch.inference_mode()
+def collect_logits(model, loader, normalise, autocast, desc='evaluate', views=lambda images: [images]):
+    """Every image of `loader` exactly once, in its order -> Logits of each of its `views` (uint8 batch -> as many of them).
+    `normalise`: uint8 batch -> input on the device, outside of `autocast`, which makes a context for the network."""
+    model.eval()
+
+    def score(view):
+        inputs = normalise(view)  # it may augment, which lower precision would distort
+        with autocast():
+            return model(inputs).float()
+    logits, labels, image_ids = [], [], []
+    with progress(len(loader.dataset), desc) as bar:
+        for images, batch_labels, ids in loader:
+            logits.append(torch.stack([score(view) for view in views(images)]))
+            labels.append(batch_labels)
+            image_ids += ids
+            bar.update(len(ids))
+    values = torch.cat(logits, dim=1).cpu()
+    if len(image_ids) != len(loader.dataset):
+        raise RuntimeError(f'{len(image_ids)} predictions for {len(loader.dataset)} images')
+    is_nan = values.isnan().any(dim=2).any(dim=0)
+    if is_nan.any():
+        first = int(is_nan.int().argmax())
+        image, reason = loader.dataset[first][0], 'training has diverged (a lower --lr usually helps)'
+        if image.dtype == torch.uint8 and is_of_one_colour(image):  # else these are features
+            reason = 'this image is of one colour (if the training images are too: leave them out)'
+        raise InputError(f'{desc}: the network returns NaN for {image_ids[first]}: {reason}')
+    return Logits(values, torch.cat(labels), image_ids)
+
+
+def gather(logits):
+    """`Logits` of the images rank, rank + world_size, ... of each process -> those of all images in order, in each process."""
+    parts = gather_object([logits])
+    order = np.argsort(np.concatenate([np.arange(len(part.image_ids)) * len(parts) + rank for rank, part in enumerate(parts)]))
+    values, labels = torch.cat([part.values for part in parts], dim=1), torch.cat([part.labels for part in parts])
+    return Logits(values[:, order], labels[order], np.concatenate([part.image_ids for part in parts])[order].tolist())
+
+
+def _log_mean(values):
+    """Logits (V, N, K) -> the log of the mean over the views of their softmax, (N, K)."""
+    return values.log_softmax(dim=2).logsumexp(dim=0) - np.log(len(values))
+
+
+def tempered(logits, temperature):
+    """`Logits` -> those of one view: the log of the mean probabilities of all views, divided by `temperature`."""
+    return logits._replace(values=_log_mean(logits.values)[None] / temperature)
+
+
+def to_predictions(logits, adjust=None):
+    """Logits -> Predictions. Probabilities are the mean over the views of the softmax of the logits, which `adjust` may change
+    before (float (V, N, K) -> the same); the loss is the cross-entropy of that mean."""
+    log_p = _log_mean(logits.values if adjust is None else adjust(logits.values))
+    has_labels = bool((logits.labels >= 0).all())
+    loss = F.nll_loss(log_p, logits.labels).item() if has_labels else float('nan')
+    probs = log_p.exp().numpy()
+    return Predictions(probs.argmax(axis=1), probs, logits.labels.numpy() if has_labels else None, loss, logits.image_ids)
+
+
+def predict(model, loader, normalise, autocast, desc='evaluate'):
+    """`collect_logits` in each process, then `to_predictions` of all: the probabilities are those of the raw logits."""
+    return to_predictions(gather(collect_logits(model, loader, normalise, autocast, desc)))

@@ -1,0 +1,104 @@
+"""The per-image csv that the test scripts write: written, and read and checked as arrays."""
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from utils.common import InputError, write_text
+from utils.data.check_data import counted
+from utils.data.read_csv import csv_text, read_csv
+from utils.runs.provenance import mark_outdated
+
+TOLERANCE = 0.01  # of the sum of one row: files of others round to three digits
+
+
+class PredictionTable(NamedTuple):
+    image_ids: list  # str, unique
+    labels: np.ndarray | None  # int64 (N,) in 0..K-1
+    preds: np.ndarray  # int64 (N,) in 0..K-1
+    probs: np.ndarray  # float64 (N, K), as they stand in the file
+    class_names: list  # (K,)
+    patient_ids: list | None  # str (N,); an image whose patient is not known is a patient of its own
+    path: str
+
+
+def _classes(table, column, k, path):
+    """Integers of 0..k-1, or an error that names the first row that is none."""
+    values = pd.to_numeric(table[column], errors='coerce').to_numpy(np.float64)
+    bad = np.flatnonzero(~(np.isin(values, np.arange(k))))
+    if len(bad):
+        raise InputError(f"{path}: {len(bad)} values of '{column}' are no class of 0..{k - 1} (the file has {k} columns p_<class>), "
+                         f'the first is {table[column].iloc[bad[0]]} in row {bad[0] + 2}')
+    return values.astype(np.int64)
+
+
+def _probabilities(table, columns, path):
+    probs = table[columns].apply(pd.to_numeric, errors='coerce').to_numpy(np.float64)
+    total = probs.sum(axis=1)
+    for what, bad in (('are missing or no number', ~np.isfinite(probs).all(axis=1)), ('are negative', (probs < 0).any(axis=1)),
+                      ('do not add up to 1', ~(np.abs(total - 1) <= TOLERANCE))):
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise InputError(f'{path}: probabilities p_<class> {what} in {bad.sum()} of {len(table)} rows, the first is row {row + 2} '
+                             f'({table.image_id.iloc[row]}, sum {total[row]:.4g})')
+    return probs
+
+
+def read_predictions(path):
+    """Columns `image_id`, `pred`, `p_<class>` for each class, and optionally `label` and `patient_id` -> PredictionTable.
+
+    Raises `InputError` for what is missing, repeated, out of range, no number, or a row whose probabilities do not add up to 1.
+    """
+    table = read_csv(path, 'csv of predictions')[0]
+    columns = [name for name in table.columns if name.startswith('p_')]
+    missing = [name for name in ('image_id', 'pred') if name not in table.columns]
+    if missing or len(columns) < 2:
+        raise InputError(f'{path} is no csv of predictions as the test scripts write it: '
+                         f"it has no column {', '.join([*missing, *(['p_<class> for each class'] if len(columns) < 2 else [])])}")
+    if not len(table):
+        raise InputError(f'{path} has no rows')
+    twice = table.image_id[table.image_id.duplicated()]
+    if len(twice):
+        raise InputError(f"{path}: {counted(len(twice), 'image', 'stand')} in more than one row, the first is {twice.iloc[0]}")
+    if table.image_id.isna().any():
+        raise InputError(f'{path}: rows without image_id')
+    k = len(columns)
+    patients = None
+    if 'patient_id' in table.columns and table.patient_id.notna().any():
+        patients = table.patient_id.fillna('image ' + table.image_id).tolist()
+    return PredictionTable(table.image_id.tolist(), _classes(table, 'label', k, path) if 'label' in table.columns else None,
+                           _classes(table, 'pred', k, path), _probabilities(table, columns, path), [name[2:] for name in columns],
+                           patients, str(path))
+
+
+def read_labelled(path):
+    """`read_predictions` of a file that has labels, as every figure but the predictions themselves needs them."""
+    table = read_predictions(path)
+    if table.labels is None:
+        raise InputError(f"{path} has no column 'label': test on a csv with labels to evaluate the predictions")
+    return table
+
+
+def anonymous(values, salt):
+    """The first 16 hexadecimal digits of SHA-256 of salt, zero byte, id; NaN (an unknown patient) stays."""
+    return [value if pd.isna(value) else hashlib.sha256(f'{salt}\0{value}'.encode()).hexdigest()[:16] for value in values]
+
+
+def write_predictions(path, predictions, class_names, patient_ids=None, salt=None):
+    """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class. Ids are hashed with
+    `salt` where it is given; cells are safe in spreadsheets (`read_predictions` undoes it). Reports of what the file held before are
+    marked (`mark_outdated`)."""
+    def written(ids):
+        return list(ids) if salt is None else anonymous(ids, salt)
+
+    table = pd.DataFrame({'image_id': written(predictions.image_ids)})
+    if patient_ids is not None:
+        table['patient_id'] = written(patient_ids)
+    if predictions.labels is not None:
+        table['label'] = predictions.labels
+    table['pred'] = predictions.preds
+    columns = [f'p_{name}' for name in class_names]
+    table = pd.concat([table, pd.DataFrame(predictions.probs, columns=columns)], axis=1)
+    write_text(path, csv_text(table))
+    mark_outdated(path)

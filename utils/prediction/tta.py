@@ -1,0 +1,55 @@
+"""Test-time augmentation: the views of an image over which the probabilities are averaged."""
+import math
+
+import torch
+from torchvision.transforms.v2 import functional as TF
+
+from utils.common import InputError
+
+
+def add_view_flags(group, dihedral_tta=0):
+    group.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
+                       help='mean of the probabilities over N rotations, each with and without vertical flip (4: by quarters); 0 is off')
+    group.add_argument('--zoom_tta', type=float, nargs='+', default=[1.], metavar='Z',
+                       help='mean over these magnifications of the middle of the image as well, such as 1 1.2 1.4; 1 is the whole image')
+
+
+def check_view_flags(args):
+    if args.dihedral_tta < 0:
+        raise InputError('--dihedral_tta must not be negative')
+    if not all(1 <= zoom < math.inf for zoom in args.zoom_tta) or len(set(args.zoom_tta)) < len(args.zoom_tta):
+        given = ' '.join(f'{zoom:g}' for zoom in args.zoom_tta)
+        raise InputError(f'--zoom_tta {given}: different numbers from 1 (the whole image) upwards expected')
+
+
+def dihedral_views(images, n):
+    """The 2n views of uint8 images (B, 3, H, W): n rotations by 360/n degrees, each as it is and flipped vertically.
+    Multiples of 90 degrees are exact (`rot90`; height and width change places); other angles are bilinear, 0 outside."""
+    for i in range(n):
+        turns, rest = divmod(360 * i / n, 90)
+        view = TF.rotate(images, 90 * turns + rest, TF.InterpolationMode.BILINEAR) if rest else torch.rot90(images, int(turns), (2, 3))
+        yield view
+        yield view.flip(2)
+
+
+def magnified(images, zoom):
+    """The middle of uint8 images (B, 3, H, W), H / zoom x W / zoom in whole pixels, at full size (bilinear)."""
+    size = list(images.shape[-2:])
+    middle = TF.center_crop(images, [max(round(side / zoom), 1) for side in size])
+    return TF.resize(middle, size, TF.InterpolationMode.BILINEAR)
+
+
+def get_views(args):
+    """-> function: uint8 images (B, 3, H, W) -> their views, one after the other"""
+    def views(images):
+        for zoom in args.zoom_tta:
+            view = images if zoom == 1 else magnified(images, zoom)
+            yield from dihedral_views(view, args.dihedral_tta) if args.dihedral_tta else [view]
+    return views
+
+
+def describe_views(args):
+    """', mean over 24 views at zoom 1 1.2 1.4'; '' for the image as it is"""
+    count = len(args.zoom_tta) * (2 * args.dihedral_tta or 1)
+    zooms = '' if args.zoom_tta == [1] else f" at zoom {' '.join(f'{zoom:g}' for zoom in args.zoom_tta)}"
+    return f", mean over {count} view{'s' if count > 1 else ''}{zooms}" if count > 1 or zooms else ''

@@ -1,0 +1,166 @@
+"""Several runs -> the sections that set them side by side; runs that differ only in a folder seed* or F1, ... are one method."""
+import os
+
+import numpy as np
+
+from utils.common import InputError
+from utils.evaluation import SMALLER_IS_BETTER
+from utils.report.html import figure, figures, join, section, table, tag
+from utils.report.runs import series
+from utils.report.scores import folded_kinds, percent, stacked
+from utils.statistics import plots
+from utils.statistics.comparison import SHOWN, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
+from utils.statistics.many_classes import MOST_CLASSES, choose, extremes
+from utils.statistics.text import kinds_of, show
+from utils.statistics.weighted_metrics import METRIC_NAMES, mean_of_defined
+
+NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent', 'resume', 'overwrite', 'frozen', 'reinitialised',
+                'initial_weights')
+
+
+def methods_of(runs, draws, ordered=None, stratified=False):
+    """-> list of `comparison.Method` of `runs`, which have labelled predictions, all in files of one name."""
+    names = sorted({os.path.basename(run.table.path) for run in runs})
+    if len(names) > 1:
+        raise InputError(f"the runs were tested on different splits, {' and '.join(names)}: choose one with --file")
+    return load_methods(find_csvs([run.results for run in runs], names[0]), draws, ordered=ordered,
+                        tables={run.table.path: run.table for run in runs}, stratified=stratified)
+
+
+def _column(cells, name):
+    return np.array([np.nan if cell[name] is None else 100 * cell[name] for cell in cells])
+
+
+def _scores(methods, summaries):
+    names = [name for name in SHOWN if any(s['metrics', name]['value'] is not None for s in summaries)]
+    rows = []
+    for method, cells, rank in zip(methods, summaries, mean_ranks(methods), strict=True):
+        rows.append([method.name, (len(method.runs), len(method.runs)), (f'{method.n_images:,}', method.n_images),
+                     ('-' if rank is None else f'{rank:.1f}', rank)])
+        for cell in (cells['metrics', name] for name in (*names, 'ece')):
+            shown, number = stacked(cell)
+            rows[-1].append((shown if cell['sd'] is None else join([shown, tag('small', f"± {100 * cell['sd']:.1f}")]), number))
+    forests = []
+    for name in names:
+        cells = [s['metrics', name] for s in summaries]
+        value, low, high = (_column(cells, end) for end in ('value', 'low', 'high'))
+        drawn = plots.intervals([method.name for method in methods], value, low, high, f'{METRIC_NAMES[name]} (%)',
+                                [percent(cell['value']) for cell in cells])
+        best = methods[int(np.nanargmax(_column(cells, 'value')))].name
+        sizes = ', '.join(sorted({f'{method.n_images:,}' for method in methods}))
+        alt = f'Dots with intervals: {METRIC_NAMES[name]} of each method; best: {best}.'
+        forests.append(figure(plots.to_svg(drawn, f'compare-{name}', alt), METRIC_NAMES[name],
+                              f'Mean over the runs with its 95 % interval, {sizes} images a method; further right is better.'))
+    if all(method.chance == methods[0].chance for method in methods):
+        rows.append(['chance', ('', None), ('', None), ('', None),
+                     *((percent(value), value) for value in map(methods[0].chance.get, (*names, 'ece')))])
+    parts = [table('Methods in percent: mean [95 % interval], ± standard deviation over runs; rank: mean over the scores but '
+                   'accuracy, 1 is the best; chance: answers that know nothing about the image; press a heading to sort',
+                   ['method', 'runs', 'images', 'rank', *(METRIC_NAMES[name] for name in (*names, 'ece'))], rows, sortable=True)]
+    if len({frozenset(method.image_sets) for method in methods}) > 1:
+        parts.append(tag('p', 'Not all methods were tested on the same images: their scores are not comparable.', class_='note'))
+    parts += [tag('p', f'{note}.', class_='note') for note in settings_notes(methods)]
+    return [*parts, tag('p', f'{_coverage(methods, summaries)} Methods may differ although their intervals overlap: the paired differences '
+                             'tell (', tag('code', '--baseline METHOD'), ').'), _kinds(summaries, (*names, 'ece')), figures(*forests)]
+
+
+def _coverage(methods, cells):
+    """What the intervals of `cells`, one {key: cell} a method, cover, in a sentence."""
+    covered: dict = {}
+    for method, of_method in zip(methods, cells, strict=True):
+        covered.setdefault(of_method['metrics', 'bacc']['covers'], []).append(method.name)
+    each = '; '.join(f"other {what} ({', '.join(names)})" if len(covered) > 1 else f'other {what}' for what, names in covered.items())
+    within = ' within each class' if methods[0].drawn['within_classes'] else ''
+    return f"Intervals cover {each}, from {methods[0].drawn['draws']:,} bootstrap draws{within}."
+
+
+def _kinds(cells, names):
+    """The kinds of interval of these metrics, folded."""
+    return folded_kinds('Kinds of interval', kinds_of((METRIC_NAMES[name], of_method['metrics', name]) for name in names
+                                                      for of_method in cells))
+
+
+def _differences(methods, baseline):
+    """Of each method to the one called `baseline`, paired on the same images."""
+    base = next((method for method in methods if method.name == baseline), None)
+    if base is None:
+        raise InputError(f"--baseline {baseline}: no such method; there are {', '.join(method.name for method in methods)}")
+    paired = {method.name: difference(method, base) for method in methods if method is not base}
+    found = {name: cells for name, cells in paired.items() if cells is not None}
+    if not found:
+        return []
+    names = [name for name in SHOWN if any(cells['metrics', name]['value'] is not None for cells in found.values())]
+    rows = [[name, *((show(cells['metrics', metric], sign='+'), cells['metrics', metric]['value']) for metric in names)]
+            for name, cells in found.items()]
+    value, low, high = (_column([cells['metrics', names[0]] for cells in found.values()], end) for end in ('value', 'low', 'high'))
+    drawn = plots.intervals(list(found), value, low, high, f'difference of {METRIC_NAMES[names[0]]} (points)',
+                            ['-' if np.isnan(v) else f'{v:+.1f}' for v in value], zero=True)
+    apart = sum(bool(lo > 0 or hi < 0) for lo, hi in zip(low, high, strict=True))
+    return [figure(plots.to_svg(drawn, 'compare-differences', f'Dots with intervals: difference of each method to {baseline}; {apart} of '
+                                f'{len(found)} intervals are without 0.'), f'{METRIC_NAMES[names[0]]}: difference to {baseline}',
+                   'Right of the dotted line is better than the baseline. '
+                   f'{_coverage([m for m in methods if m.name in found], list(found.values()))} {methods[0].n_images:,} images.'),
+            table(f'Difference to {baseline} in points [95 % interval], paired on the same images',
+                  ['method', *(METRIC_NAMES[name] for name in names)], rows, sortable=True), _kinds(list(found.values()), names)]
+
+
+def _recalls(methods, summaries):
+    keys = [key for key in summaries[0] if key[0] == 'classes' and key[2] == 'recall']
+    shares = np.array([_column([s[key] for key in keys], 'value') for s in summaries]) / 100
+    counts, names = [summaries[0][key]['n'] for key in keys], [method.name for method in methods]
+    choice = choose(len(keys), 'those with the lowest and those with the highest mean recall',
+                    *extremes(mean_of_defined(shares), np.array(counts)))
+    drawn = plots.heat_map(shares[:, choice.classes], names, [f'{plots.short(keys[c][1], 22)} ({counts[c]:,})' for c in choice.classes],
+                           'class (tested images of a run)', 'method')
+    if len(keys) <= MOST_CLASSES:
+        header = ['method', *(key[1] for key in keys)]
+        rows = [[name, *(stacked(s[key]) for key in keys)] for name, s in zip(names, summaries, strict=True)]
+        of_classes = table('Recall in percent [95 % interval]', header, rows)
+    else:  # a row for each class: nobody scrolls through hundreds of columns
+        rows = [[key[1], (f'{n:,}', n), *(stacked(s[key]) for s in summaries)] for key, n in zip(keys, counts, strict=True)]
+        of_classes = table('Recall in percent [95 % interval]; press a heading to sort', ['class', 'tested images', *names], rows,
+                           sortable=True)
+    return [figure(plots.to_svg(drawn, 'compare-recalls', 'Recall of each class by method; the values stand in the table below.'),
+                   'Recall of each class, percent', f'Of the images of a class (column), how many each method finds.{choice.note}'),
+            of_classes]
+
+
+def _settings(runs):
+    trained = [run for run in runs if run.config]
+    flags = [name for name in dict.fromkeys(name for run in trained for name in run.config) if name not in NOT_COMPARED]
+    values = {name: [run.config.get(name) for run in trained] for name in flags}
+    differing = [name for name in flags if any(value != values[name][0] for value in values[name])]
+    if not trained or not differing:
+        return []
+    rows = [[run.name, *(str(values[name][i]) for name in differing)] for i, run in enumerate(trained)]
+    return [table('Settings that differ between the runs', ['run', *differing], rows, numbers=False)]
+
+
+def _training(runs):
+    trained = [run for run in runs if run.history]
+    metrics = list(dict.fromkeys(run.config['metric'] for run in trained if run.config['metric'] not in SMALLER_IS_BETTER)) or ['bacc']
+    if not trained:
+        return []
+    shown = []
+    for key, label, scale in ((metrics[0], f'{METRIC_NAMES[metrics[0]]} (%)', 100), ('loss', 'cross-entropy', 1)):
+        curves = {run.name: (series(run.history, 'epoch'), scale * series(run.history, 'val', key), plots.line_style(i))
+                  for i, run in enumerate(trained)}
+        drawn = plots.lines(curves, 'epoch', f'validation {label}', size=(4.6, 2.7 + .17 * len(curves)))
+        shown.append(figure(plots.to_svg(drawn, f'compare-training-{key}', f'Validation {label} by epoch of {len(trained)} runs.'),
+                            f'Validation {label}',
+                            f"{'Lower' if key == 'loss' else 'Higher'} is better. Epochs of a second stage count from 1."))
+    return [figures(*shown)]
+
+
+def comparison_sections(runs, draws=1000, baseline=None, ordered=None, stratified=False):
+    """-> list of (anchor, title, section) for the whole of `runs`; `baseline`: name of the method to give differences to; `ordered`: see
+    `comparison.load_methods`, as for `stratified`."""
+    tested, built = [run for run in runs if run.table], []
+    if tested:
+        methods = methods_of(tested, draws, ordered, stratified)
+        summaries = [summary(method) for method in methods]
+        built = [('compare', 'Scores side by side', _scores(methods, summaries)),
+                 ('differences', f'Difference to {baseline}', _differences(methods, baseline) if baseline else []),
+                 ('recalls', 'Each class', _recalls(methods, summaries))]
+    built += [('settings', 'What differs', _settings(runs)), ('curves', 'Training', _training(runs))]
+    return [(anchor, title, section(2, anchor, title, *content)) for anchor, title, content in built if content]

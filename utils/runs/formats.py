@@ -1,0 +1,222 @@
+"""The format of what this project saves, the checks of what is read back, and the upgrade of what older versions saved."""
+import json
+import os
+import re
+import reprlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from utils.common import CONTROL, MAX_PIXELS, InputError, check_name, printable, read_text
+from utils.evaluation import METRICS
+
+FORMAT = 1  # of config.cfg, and so of a run folder, and of checkpoints; those of version 0.1 have no number, which counts as 0
+# Flags that came later than format 0, each with the value that stands for what was done before.
+ADDED_FLAGS = {'grow_from': 1., 'label_column': None, 'private': False}
+MAX_CLASSES, MAX_NAME, MAX_STRING = 10**6, 1000, 10**5  # of a list; characters of a class name and of any other text
+HEADS = ('linear', 'cosine', 'scaled')  # the keys of models.heads.HEADS, which needs torch
+MAX_DEPTH, MAX_VALUES = 10, 5 * 10**6  # of lists and dictionaries within each other; of all values in them
+
+
+class Kind(NamedTuple):
+    """What the value of a key must be."""
+    what: str  # for a message
+    fits: Callable[[Any], bool]
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300  # False for NaN and infinity
+
+
+def _is_score(value):
+    return value is None or isinstance(value, float) or _is_number(value)  # null and NaN: undefined
+
+
+def _is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def _is_name(value):
+    return _is_text(value) and len(value) <= MAX_NAME and not re.search('[\ud800-\udfff]', value)  # which no file can hold
+
+
+def _is_dictionary_of(fits, value):
+    return isinstance(value, dict) and all(map(fits, value.values()))
+
+
+def _is_size(value):
+    return are(_is_count, 2)(value) and min(value) > 0 and value[0] * value[1] <= MAX_PIXELS
+
+
+def are(fits, n=None):
+    """A test for lists and tuples of `n` (default: 1 to MAX_CLASSES) values that fit."""
+    def all_fit(value):
+        fits_length = isinstance(value, (list, tuple)) and (0 < len(value) <= MAX_CLASSES if n is None else len(value) == n)
+        return fits_length and all(map(fits, value))
+    return all_fit
+
+
+def _are_scores(value):
+    return isinstance(value, dict) and all(_is_score(score) or (name not in METRICS and are(_is_score)(score))
+                                           for name, score in value.items())
+
+
+def _is_parent(value):
+    return isinstance(value, dict) and 'path' in value and 'epoch' in value and all(
+        kind.fits(value[name]) for name, kind in PARENT.items() if name in value)
+
+
+def _or_null(kind):
+    return Kind(f'{kind.what} or null', lambda value: value is None or kind.fits(value))
+
+
+TEXT, FLAG = Kind('text', _is_text), Kind('true or false', lambda value: isinstance(value, bool))
+NUMBER, SCORE = Kind('a number', _is_number), Kind('a number or null', _is_score)
+COUNT = Kind('a whole number, 0 or more', _is_count)
+SCORES = Kind('a dictionary of scores', _are_scores)
+SIZE = Kind(f'[height, width] in pixels, {MAX_PIXELS:,} at most in all', _is_size)
+HEAD = Kind(f"one of {', '.join(HEADS)}", lambda value: value in HEADS)
+METRIC = Kind(f"one of {', '.join(METRICS)}", lambda value: value in METRICS)
+NAMES = Kind(f'1 to {MAX_CLASSES:,} names of at most {MAX_NAME:,} characters', are(_is_name))
+PARTS = Kind('a whole number, 1 or more', lambda value: _is_count(value) and value > 0)
+COUNTS = Kind('a list of whole numbers', are(_is_count))
+CHANNELS = Kind('three numbers', are(_is_number, 3))
+PARENT = {'path': TEXT, 'epoch': COUNT, 'metric': METRIC, 'score': SCORE, 'im_size': SIZE}
+
+# The keys of config.cfg that are read back. A run of any version has those of REQUIRED.
+REQUIRED = {
+    'model_name': TEXT, 'im_size': SIZE, 'init': TEXT, 'trainable': TEXT, 'loss_fn': TEXT, 'sampling': TEXT, 'do_mixup': NUMBER,
+    'optimizer': TEXT, 'lr': NUMBER, 'batch_size': COUNT, 'n_epochs': COUNT, 'seed': COUNT, 'metric': METRIC, 'csv_train': TEXT,
+    'csv_val': TEXT, 'data_path': TEXT, 'class_names': NAMES, 'class_count': COUNTS, 'torch': TEXT, 'device_type': TEXT,
+    'mixed_precision': TEXT,
+    'parent': _or_null(Kind("a dictionary with 'path' and 'epoch' of the run that stage two started from", _is_parent)),
+    'csv_sha256': Kind('a dictionary of text', lambda value: _is_dictionary_of(_is_text, value)),
+}
+OPTIONAL = {
+    'n_classes': COUNT, 'accumulate': PARTS, 'label_column': _or_null(TEXT), 'class_column': _or_null(TEXT), 'head': HEAD,
+    'initial_weights': TEXT,
+    'pretrained_weights': _or_null(TEXT), 'recipe': _or_null(TEXT), 'mixing': TEXT, 'mix_alpha': SCORE, 'mixup_off_epochs': COUNT,
+    'augment': TEXT, 'defer': NUMBER, 'schedule': TEXT, 'warmup': NUMBER, 'min_lr': NUMBER, 'patience': COUNT, 'ema': NUMBER,
+    'momentum': NUMBER, 'wd': NUMBER, 'grow_from': NUMBER,
+    'loss_params': _or_null(Kind('a dictionary of numbers', lambda value: _is_dictionary_of(_is_number, value))),
+}
+RECORD = {'epoch': COUNT, 'lr': SCORE, 'train': SCORES, 'val': SCORES}  # of log.jsonl
+TIMES = {'seconds': NUMBER, 'images_per_second': NUMBER, 'training_loss': SCORE}  # of log.jsonl, too
+
+
+def check_values(saved: dict, source: str, is_leaf: Callable[[str, Any], bool] = lambda key, value: False) -> None:
+    """Raise `InputError` that names `source` and the key unless `saved` holds plain values only: numbers, text without control characters,
+    and lists and dictionaries of them, MAX_DEPTH deep at most. `is_leaf(key, value)`: whether a value of another type is known."""
+    stack, n_values = [('', saved, 0)], 0
+
+    def refuse(key, problem):
+        raise InputError(f"{source}: '{printable(key)}' is or holds {problem}")
+    while stack:
+        key, value, depth = stack.pop()
+        n_values += 1
+        if n_values > MAX_VALUES:
+            raise InputError(f'{source} holds more than {MAX_VALUES:,} values')
+        if isinstance(value, (dict, list, tuple)):
+            if depth == MAX_DEPTH:
+                refuse(key, f'more than {MAX_DEPTH} lists within each other')
+            if isinstance(value, dict):
+                stack += [(key or str(name)[:60], part, depth + 1) for pair in value.items() for name in pair[:1] for part in pair]
+            else:
+                stack += [(key, item, depth + 1) for item in value]
+        elif isinstance(value, str):
+            if len(value) > MAX_STRING or CONTROL.search(value):
+                problem = f'{len(value):,}' if len(value) > MAX_STRING else 'control'
+                refuse(key, f'a text with {problem} characters: {printable(value[:60])}')
+        elif isinstance(value, int):
+            if value.bit_length() > 1024:
+                refuse(key, 'a number of more than 1,024 bits')
+        elif not (value is None or isinstance(value, float) or is_leaf(key, value)):
+            refuse(key, f'a {type(value).__name__}, which is no plain value')
+
+
+def check_keys(saved: dict, source: str, required: dict, optional: dict | None = None) -> None:
+    """Raise `InputError` that names `source` and the first key that is missing, or whose value is not of its `Kind`."""
+    for key, kind in (required | (optional or {})).items():
+        if key in saved and not kind.fits(saved[key]):
+            raise InputError(f"{source}: '{key}' must be {kind.what}, not {printable(reprlib.repr(saved[key]))}")
+    if missing := [key for key in required if key not in saved]:
+        raise InputError(f"{source} is incomplete: it lacks {', '.join(missing)}")
+
+
+def check_classes_agree(saved: dict, source: str) -> None:
+    """Raise `InputError` unless `saved`, a configuration or a checkpoint, counts the images of as many classes as it names."""
+    n_names, n_counts = len(saved['class_names']), len(saved['class_count'])
+    if n_counts != n_names or saved.get('n_classes', n_names) != n_names:
+        raise InputError(f"{source}: 'class_names' has {n_names} classes, " + (
+            f"'class_count' has {n_counts}" if n_counts != n_names else f"'n_classes' is {saved['n_classes']}"))
+
+
+def check_config(config: dict, source: str) -> dict:
+    """`config`, the content of a config.cfg in the present format. Raises `InputError` naming `source` and the key that is missing or
+    unfit."""
+    check_keys(config, source, REQUIRED, OPTIONAL)
+    check_classes_agree(config, source)
+    return config
+
+
+def upgrade(saved: dict, source: str) -> dict:
+    """Bring `saved`, the content of a config.cfg or of a checkpoint, to the present format. Raises `InputError` naming the file `source`
+    if a newer version of this project wrote it."""
+    number = saved.get('format', 0)
+    if not _is_count(number):
+        raise InputError(f"{source}: 'format' must be {COUNT.what}, not {printable(reprlib.repr(number))}")
+    if number > FORMAT:
+        raise InputError(f'{source} was written by a newer version of this project (format {number}, this version reads up to {FORMAT}): '
+                         'update the code')
+    if 'config' in saved:  # a checkpoint, with the configuration of its run inside
+        return {'image_hashes': None} | saved | {'format': FORMAT, 'config': upgrade(saved['config'], source)}
+    if number == 0:  # where `device` was what the run was trained on, and no flag
+        saved = saved | {'device': 'auto', 'device_type': saved.get('device', 'cpu')}
+    return ADDED_FLAGS | saved | {'format': FORMAT}
+
+
+def _from_json(text: str, source: str) -> dict:
+    """The dictionary that `text` holds. Raises `InputError` naming `source`."""
+    try:
+        saved = json.loads(text)
+    except RecursionError as err:
+        raise InputError(f'{source} cannot be read as JSON: too many lists within each other') from err
+    except ValueError as err:  # a number of thousands of digits among them
+        raise InputError(f'{source} cannot be read as JSON: {err}') from err
+    if not isinstance(saved, dict):
+        raise InputError(f'{source} holds no dictionary')
+    check_values(saved, source)
+    return saved
+
+
+def read_config(folder: str) -> dict:
+    """The content of `folder`/config.cfg, brought to the present format (`upgrade`) and checked. Raises `InputError` where there is no
+    run, or something in the file is unfit."""
+    check_name(folder)
+    path = os.path.join(folder, 'config.cfg')
+    try:
+        text = read_text(path)
+    except FileNotFoundError as err:
+        raise InputError(f'{folder} is no run folder: it has no config.cfg') from err
+    return check_config(upgrade(_from_json(text, path), path), path)
+
+
+def read_log(folder: str) -> list:
+    """The records of `folder`/log.jsonl, one an epoch; none where there is no such file. Raises `InputError` naming file, line and key."""
+    path = os.path.join(folder, 'log.jsonl')
+    try:
+        lines = read_text(path).split('\n')
+    except FileNotFoundError:
+        return []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            source = f'{path}, line {number}'
+            records.append(_from_json(line, source))
+            check_keys(records[-1], source, RECORD, TIMES)
+            if records[-1]['epoch'] != len(records):
+                raise InputError(f"{source}: 'epoch' is {records[-1]['epoch']}, not {len(records)}")
+    return records

@@ -1,0 +1,75 @@
+"""One file's predictions -> the points of its pictures; what they mean in one number stands in statistics.py."""
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.statistics.weighted_metrics import N_BINS
+
+
+class Reliability(NamedTuple):
+    confidence: np.ndarray  # mean confidence of each bin, (N_BINS,), NaN where the bin is empty
+    accuracy: np.ndarray  # share of its images that are right
+    counts: np.ndarray  # its images
+    edges: np.ndarray  # (N_BINS + 1,)
+
+
+def confusion_counts(labels, preds, k):
+    """(K, K) int64: rows are true classes, columns predicted ones."""
+    return np.bincount(labels * k + preds, minlength=k * k).reshape(k, k)
+
+
+def row_shares(counts):
+    """Each row over its sum; NaN for a class without images."""
+    with np.errstate(invalid='ignore'):
+        return counts / counts.sum(axis=1, keepdims=True)
+
+
+def _thresholds(scores, positive):
+    """Positives and images at or above each distinct score, from the highest down: (T,), (T,)."""
+    order = np.argsort(-scores, kind='stable')
+    last_of_equals = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    return np.cumsum(positive[order])[last_of_equals], last_of_equals + 1
+
+
+def thin(x, y, most=200):
+    """At most about `most` of the points, spread evenly over the length of the line, its ends kept: what the eye can see."""
+    if len(x) <= most:
+        return x, y
+    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    keep = np.unique(np.append(np.searchsorted(length, np.linspace(0, length[-1], most - 1)), len(x) - 1))
+    return x[keep], y[keep]
+
+
+def roc_curve(scores, positive):
+    """`scores` (N,), `positive` bool (N,) -> false and true positive rate from (0, 0) to (1, 1); None without both kinds."""
+    n_positive = positive.sum()
+    if n_positive in (0, len(positive)):
+        return None
+    true, called = _thresholds(scores, positive)
+    rates = (called - true) / (len(positive) - n_positive), true / n_positive
+    return thin(*(np.append(0., rate) for rate in rates))
+
+
+def pr_curve(scores, positive):
+    """-> recall and precision, from the highest threshold down; None without positives."""
+    if not positive.any():
+        return None
+    true, called = _thresholds(scores, positive)
+    return thin(true / positive.sum(), true / called)
+
+
+def reliability(table):
+    """Bins of equal width of the confidence in the predicted class, closed above (Guo et al., ICML 2017). -> Reliability"""
+    top, right = table.probs[np.arange(len(table.preds)), table.preds], table.preds == table.labels
+    edges = np.linspace(0, 1, N_BINS + 1)
+    of_bin = np.digitize(top, edges[1:-1], right=True)
+    counts = np.bincount(of_bin, minlength=N_BINS)
+    with np.errstate(invalid='ignore'):
+        confidence, accuracy = (np.bincount(of_bin, values, N_BINS) / counts for values in (top, right))
+    return Reliability(confidence, accuracy, counts, edges)
+
+
+def confident_mistakes(table, most=24):
+    """Rows of the wrong answers, those with the highest probability of the predicted class first."""
+    wrong = np.flatnonzero(table.preds != table.labels)
+    return wrong[np.argsort(-table.probs[wrong, table.preds[wrong]], kind='stable')][:most]

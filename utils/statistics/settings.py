@@ -1,0 +1,84 @@
+"""What the config.cfg of the runs behind several csvs of predictions says: are they repeats of one method, are the classes grades?"""
+import math
+import os
+import re
+
+from utils.runs.paths import config_of
+from utils.statistics.weighted_metrics import is_ordered
+
+FOLD = re.compile(r'(F|fold[_-]?)\d+')
+REPEAT = re.compile(rf'seed.*|{FOLD.pattern}')  # folders that tell the runs of one method apart
+# Entries of config.cfg that may differ between the runs of one method: what tells them apart, what no result depends on, and what follows
+# from other entries. The training and validation csvs are compared by their content.
+NOT_SETTINGS = {'seed', 'save_path', 'csv_train', 'csv_val', 'csv_sha256', 'class_count', 'parent', 'format', 'recipe', 'class_names',
+                'head', 'frozen', 'reinitialised', 'initial_weights', 'resume', 'overwrite', 'do_not_save', 'n_checkpoints', 'tensorboard',
+                'num_workers', 'cache_dir', 'no_cache', 'device', 'device_type', 'mixed_precision', 'compile', 'deterministic', 'torch',
+                'decoder', 'allow_outside_data_path', 'private'}
+# Other ways to give an entry that is compared as well
+ALIASES = {'cdt_gamma': 'loss_params', 'do_mixup': 'mixing', 'label_column': 'class_column'}
+
+
+def are_ordered(tables, flag=None):
+    """`is_ordered` of tables with the same classes, also by the --metric of their runs where these are found."""
+    metrics = [(config_of(table.path) or {}).get('metric') for table in tables]
+    return any(is_ordered(tables[0].class_names, metric, flag) for metric in metrics)
+
+
+def _stage_one(path):
+    """A run or checkpoint as far as it tells methods apart: experiments/set/plain/seed0/epoch_07_... -> experiments/set/plain"""
+    parts = os.path.normpath(path).split(os.sep)
+    parts = parts[parts.index('experiments'):] if 'experiments' in parts else parts
+    return '/'.join(part for part in parts if not REPEAT.fullmatch(part) and not re.match(r'epoch_\d+|last$|.*\.pth$', part))
+
+
+def _compared(config):
+    """{flag: value} of what must agree, in one spelling, whatever the machine and the folder of the run were."""
+    found = {flag: value for flag, value in config.items() if flag not in NOT_SETTINGS and ALIASES.get(flag) not in config}
+    if found.get('pretrained_weights'):
+        found['pretrained_weights'] = _stage_one(found['pretrained_weights'])
+    if 'data_path' in found:  # sets have folders such as data/demo/images
+        found['data_path'] = '/'.join(os.path.normpath(found['data_path']).split(os.sep)[-2:])
+    if 'min_lr' in found and math.isclose(found['min_lr'], found['lr'] / 1000):  # the default follows from the rate
+        found['min_lr'] = 'lr / 1000'
+    return found
+
+
+def _differing_csvs(configs, fold_of):
+    """As `differing_settings`, for the csvs alone: runs of one fold must have been trained and selected on the same ones."""
+    found = {}
+    for role in ('train', 'val'):
+        digests = {csv: config['csv_sha256'].get(role, '') for csv, config in configs.items()}
+        if len({(fold_of[csv], digest) for csv, digest in digests.items()}) > len({fold_of[csv] for csv in digests}):
+            found[f'csv_{role}'] = {csv: f"{configs[csv][f'csv_{role}']} (SHA-256 {digest[:8]}...)" for csv, digest in digests.items()}
+    return found
+
+
+def differing_settings(csvs, image_sets):
+    """{flag: {csv: value}} of the settings in which the runs of per-image `csvs` differ although they are pooled as one method.
+
+    `image_sets`: which images each csv holds, as a number. Seeds, names, machines and places may differ, and the training and validation
+    csvs between folds: runs with other test images, or in other folders F1, fold1, ... Runs whose config.cfg is not found are left out,
+    and so are flags that the version of one of the runs did not know.
+    """
+    configs = {csv: config for csv in csvs if (config := config_of(csv))}
+    compared, found = {csv: _compared(config) for csv, config in configs.items()}, {}
+    for flag in next(iter(compared.values()), {}):
+        if all(flag in settings for settings in compared.values()):
+            values = {csv: settings[flag] for csv, settings in compared.items()}
+            if any(value != next(iter(values.values())) for value in values.values()):
+                found[flag] = values
+    fold_of = {csv: (number, *filter(FOLD.fullmatch, os.path.abspath(csv).split(os.sep)))
+               for csv, number in zip(csvs, image_sets, strict=True)}
+    return found | _differing_csvs(configs, fold_of)
+
+
+def describe_settings(differing):
+    """What `differing_settings` found -> 'lr 0.01 (seed0, seed1) or 0.1 (seed2); loss_fn ...', '' for nothing."""
+    flags = []
+    for flag, values in differing.items():
+        folders = {csv: os.path.dirname(os.path.abspath(csv)) for csv in values}
+        base, of_value = os.path.commonpath(folders.values()), {}
+        for csv, value in values.items():
+            of_value.setdefault('none' if value in (None, '') else str(value), []).append(os.path.relpath(folders[csv], base))
+        flags.append(f'{flag} ' + ' or '.join(f"{value} ({', '.join(runs)})" for value, runs in of_value.items()))
+    return '; '.join(flags)

@@ -1,0 +1,48 @@
+"""Rows of text -> a table for the console, for Markdown, or for LaTeX. Cells may hold any text: it is escaped, and stays in its cell."""
+import re
+
+from utils.common import printable
+
+# LaTeX: braces around a character that is a command or an option in some places only: [ and * after \\, " with babel, ` in ligatures.
+LATEX = {'\\': r'\textbackslash{}', '%': r'\%', '_': r'\_', '&': r'\&', '#': r'\#', '$': r'\$', '{': r'\{', '}': r'\}',
+         '^': r'\textasciicircum{}', '~': r'\textasciitilde{}', '<': r'\textless{}', '>': r'\textgreater{}', '|': r'\textbar{}',
+         '"': r'{\char34}', '`': '{`}', '[': '{[}', ']': '{]}', '*': '{*}', '±': r'$\pm$', '≥': r'$\geq$'}
+# Markdown: what begins code, emphasis, a link, a formula or HTML. A _ between letters does not, nor do brackets without an address, as
+# around intervals. GitHub makes links of plain addresses, too.
+MARKDOWN = re.compile(r'[\\`*~$|]|(?<![^\W_])_|_(?![^\W_])|](?=\()|:(?=//)|(?<=www)\.|@')
+HTML = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
+
+
+def _padded(rows):
+    """The first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [[cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+            for row in rows], widths
+
+
+def to_text(rows):
+    """`rows`: lists of str of one length, the first is the header."""
+    padded, widths = _padded([[*map(printable, row)] for row in rows])
+    lines = ['  '.join(row).rstrip() for row in padded]
+    return '\n'.join([lines[0], '-' * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
+
+
+def _markdown(cell):
+    return re.sub('[&<>]', lambda found: HTML[found[0]], MARKDOWN.sub(r'\\\g<0>', printable(cell)))
+
+
+def to_markdown(rows):
+    padded, widths = _padded([[*map(_markdown, row)] for row in rows])
+    lines = ['| ' + ' | '.join(row) + ' |' for row in padded]
+    rule = '|'.join('-' * (width + 1) + ('-' if i == 0 else ':') for i, width in enumerate(widths))
+    return '\n'.join([lines[0], f'|{rule}|', *lines[1:]])
+
+
+def to_latex(rows):
+    """A tabular without any package; characters that LaTeX reads as commands are escaped."""
+    lines = [' & '.join(''.join(LATEX.get(c, c) for c in printable(cell)) for cell in row) + r' \\' for row in rows]
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
+    return '\n'.join([begin, r'\hline', lines[0], r'\hline', *lines[1:], r'\hline', r'\end{tabular}'])
+
+
+TABLES = {'text': to_text, 'markdown': to_markdown, 'latex': to_latex}

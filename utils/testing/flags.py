@@ -1,0 +1,72 @@
+"""Flags of the test scripts, and what is wrong with them."""
+import os
+
+from utils.cli import script_parser
+from utils.common import InputError, parse_im_size
+from utils.data.permissions import add_private_flag
+from utils.prediction.accelerator import add_device_flag
+from utils.prediction.tta import add_view_flags, check_view_flags
+from utils.testing.tuning import add_flags, chooses, given_corrections, priors
+
+SPLITS = ('val', 'test')
+# Flags that have no effect among others: see utils/without_effect.py.
+WITHOUT_EFFECT = (
+    ('csv_tune', 'without --calibrate, or --tau_norm or --logit_adjust without a number', lambda a: not chooses(a)),
+    *((f'csv_out_{split}', f'without --csv_{split}', lambda a, csv=f'csv_{split}': getattr(a, csv) is None) for split in SPLITS),
+)
+
+
+def get_parser(description, splits, dihedral_tta):
+    """`splits`: name of a split -> default csv (None: only when given). The flags of the original test scripts."""
+    parser = script_parser(description)
+    parser.add_argument('--load_path', required=True, metavar='RUN', help='run folder (then its best epoch), checkpoint folder or file')
+    data = parser.add_argument_group('data')
+    for split, csv in splits.items():
+        data.add_argument(f'--csv_{split}', default=csv, metavar='CSV',
+                          help=f'{split} csv; without a label column only predictions are written')
+    data.add_argument('--label_column', metavar='COLUMN',
+                      help='column with the class (default: that of the training csv); none: write predictions only')
+    data.add_argument('--data_path', metavar='FOLDER', help='folder of the images (default: that of the training)')
+    data.add_argument('--num_workers', type=int, default=8, metavar='N',
+                      help='processes or threads that decode images, at most one per CPU core')
+    data.add_argument('--cache_dir', metavar='FOLDER',
+                      help='keep the decoded images in this folder: pays when several runs are tested on them')
+    data.add_argument('--skip_bad_images', action='store_true',
+                      help='leave out images that cannot be read; lists them in skipped_<split>.csv beside the results')
+    data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of --data_path')
+    method = parser.add_argument_group('method')
+    add_view_flags(method, dihedral_tta)
+    method.add_argument('--batch_size', type=int, default=8, metavar='N', help='a step has four times as many images')
+    add_device_flag(method)
+    add_flags(parser)
+    output = parser.add_argument_group('output')
+    output.add_argument('--results_path', default='results/', metavar='FOLDER', help='folder that gets one folder per run')
+    for split in splits:
+        output.add_argument(f'--csv_out_{split}', default=f'results_{split}.csv', metavar='NAME',
+                            help=f'name of the per-image predictions of the {split} csv')
+    output.add_argument('--salt', metavar='TEXT', help='write hashes of this secret text and the id instead of image and patient ids')
+    add_private_flag(output)
+    checks = parser.add_argument_group('known from the checkpoint', 'not needed; another value than the checkpoint\'s is an error')
+    checks.add_argument('--model_name', metavar='NAME', help='network')
+    checks.add_argument('--n_classes', type=int, metavar='K', help='number of classes')
+    checks.add_argument('--im_size', type=parse_im_size, metavar='PIXELS', help='height,width or one number for both')
+    return parser
+
+
+def check_flags(args, info):
+    own = {'model_name': info['model_name'], 'n_classes': len(info['class_names']), 'im_size': tuple(info['im_size'])}
+    for name, value in own.items():
+        given = getattr(args, name)
+        if given is not None and given != value:
+            raise InputError(f'--{name} {given} contradicts the checkpoint, which has {value}: leave the flag out')
+    outputs = [value for name, value in vars(args).items() if name.startswith('csv_out_')]
+    if len(set(outputs)) < len(outputs) or any(os.path.basename(name) != name or not name.endswith('.csv') for name in outputs):
+        raise InputError(f"--csv_out_*: different names of csv files in the results folder expected, not {', '.join(outputs)}")
+    if args.salt == '':
+        raise InputError('--salt must not be empty: everybody could hash the ids then')
+    check_view_flags(args)
+    given_corrections(args)
+    if args.target_prior is not None:
+        priors(args.target_prior, info)  # refuses before images are decoded
+    if args.batch_size < 1 or args.num_workers < 0:
+        raise InputError('--num_workers must not be negative, --batch_size must be positive')

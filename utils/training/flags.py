@@ -1,0 +1,198 @@
+"""The flags of the train script, and what depends on several of them."""
+import os
+from datetime import datetime
+
+from models.get_model import ARCHS
+from utils.cli import beside
+from utils.common import InputError, parse_im_size, parse_parameter, str2bool
+from utils.data.label_column import HELP as LABEL_HELP
+from utils.data.permissions import add_private_flag
+from utils.data.sampling import SAMPLING
+from utils.evaluation import METRICS
+from utils.losses import LOSSES, get_loss_fn, loss_parameters
+from utils.prediction.accelerator import add_device_flag
+from utils.training.mixing import MIXING
+from utils.training.optim import OPTIMIZERS, SCHEDULES
+from utils.training.plan import corrects_twice, n_deferred, n_mixed, size_in_epoch
+from utils.training.policies import AUGMENT
+from utils.training.recipes import RECIPES
+
+
+def add_flags(parser):
+    data = parser.add_argument_group('data')
+    data.add_argument('--csv_train', default='data/train_eyepacs.csv', metavar='CSV',
+                      help='training csv: column image_id, last column the class, 0 to K-1')
+    data.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
+    data.add_argument('--csv_val', metavar='CSV', help='validation csv (default: the name of --csv_train with the word train -> val)')
+    data.add_argument('--data_path', default='data/eyepacs_all_ims/', metavar='FOLDER', help='folder of the images')
+    data.add_argument('--n_classes', type=int, default=5, metavar='K', help='number of classes')
+    data.add_argument('--im_size', default='512,512', type=parse_im_size, metavar='PIXELS',
+                      help='what images are resized to: height,width or one number for both')
+    data.add_argument('--num_workers', type=int, default=8, metavar='N',
+                      help='processes or threads that decode images, at most one per CPU core')
+    data.add_argument('--cache_dir', default='data/cache', metavar='FOLDER', help='folder for the decoded and resized images, written once')
+    data.add_argument('--no_cache', action='store_true', help='decode every image anew in each epoch')
+    data.add_argument('--skip_bad_images', action='store_true',
+                      help="leave out images that cannot be read, and list them in the run's skipped.csv (without it they are an error)")
+    data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of --data_path')
+    method = parser.add_argument_group('method')
+    method.add_argument('--recipe', choices=RECIPES, metavar='NAME',
+                        help=f"a named set of flags, of which those given by hand win: {', '.join(RECIPES)}")
+    method.add_argument('--sampling', default='instance', choices=SAMPLING,
+                        help='how training images are drawn: each once an epoch (instance), all classes equally often (class), between '
+                             'these by the square or cube root of the class size (sqrt, cbrt), or from the one to the other (prog)')
+    method.add_argument('--mixing', default='none', choices=MIXING, help='how images and labels of a batch are mixed')
+    method.add_argument('--mix_alpha', type=float, metavar='A',
+                        help='parameter of the Beta distribution of the mixing (default: as published)')
+    method.add_argument('--do_mixup', type=float, default=0., metavar='ALPHA',
+                        help='Balanced-MixUp with Beta(ALPHA, 1): --mixing balanced_mixup --mix_alpha ALPHA; 0 is off')
+    method.add_argument('--mixup_off_epochs', type=int, default=0, metavar='N', help='mix nothing in the last N epochs')
+    method.add_argument('--augment', default='original', choices=AUGMENT, help='random changes of each image')
+    method.add_argument('--loss_fn', '--weighting', dest='loss_fn', type=str.upper, default='CE', choices=LOSSES, metavar='LOSS',
+                        help=f"training loss: {', '.join(LOSSES)}")
+    method.add_argument('--loss_params', nargs='*', default=[], type=parse_parameter, metavar='NAME=VALUE',
+                        help='parameters of the loss, such as gamma=2 tau=1 (default: as published)')
+    method.add_argument('--cdt_gamma', type=float, metavar='GAMMA', help='the same as --loss_params gamma=GAMMA of CDT')
+    method.add_argument('--defer', type=float, default=0., metavar='FRACTION',
+                        help='begin re-balancing, by loss (DRW) or sampler (DRS), after this share of the epochs, 0 to 1')
+    method.add_argument('--pretrained_weights', metavar='PATH', help='stage two: start from this run folder or checkpoint')
+    method.add_argument('--trainable', default='all', choices=('all', 'classifier', 'scale'),
+                        help='classifier: freeze the backbone, initialise the last layer anew (cRT); scale: one factor per class (LWS)')
+    network = parser.add_argument_group('network')
+    network.add_argument('--model_name', default='bit_resnext50_1', metavar='NAME', help=f"{', '.join(ARCHS)}, or a timm model")
+    network.add_argument('--init', default='imagenet', metavar='imagenet|none|PATH',
+                         help='first weights: ImageNet (downloaded once), random, or a local state dict')
+    training = parser.add_argument_group('training')
+    training.add_argument('--n_epochs', type=int, default=7, metavar='N', help='epochs')
+    training.add_argument('--batch_size', type=int, default=8, metavar='N', help='images of a training step, of all processes together')
+    training.add_argument('--accumulate', type=int, default=1, metavar='N', help='cut a training step into N batches, to save memory')
+    training.add_argument('--grow_from', type=float, default=1., metavar='FRACTION',
+                          help='begin with images of this share of --im_size, which grow to all of it over the first 80 %% of the epochs')
+    training.add_argument('--optimizer', default='sgd', choices=OPTIMIZERS, help='optimizer')
+    training.add_argument('--lr', type=float, default=.01, metavar='RATE', help='learning rate')
+    training.add_argument('--schedule', default='plateau', choices=SCHEDULES,
+                          help='learning rate: divided by 10 when --metric stops improving, half a cosine, or up and down once')
+    training.add_argument('--warmup', type=float, metavar='FRACTION',
+                          help='share of the training in which the rate rises, 0 to 1 (default: 0, cosine 0.05, onecycle 0.3)')
+    training.add_argument('--min_lr', type=float, default=-1, metavar='RATE',
+                          help='plateau: stop after an epoch at this rate; cosine: the last rate; -1 means --lr / 1000')
+    training.add_argument('--patience', type=int, default=2, metavar='N',
+                          help='plateau: epochs without improvement before the rate is divided by 10')
+    training.add_argument('--ema', type=float, default=0., metavar='DECAY',
+                          help='score and save the moving average of the weights, such as 0.998; 0 is off')
+    training.add_argument('--momentum', type=float, default=0., metavar='M', help='momentum of sgd (onecycle: between 0.95 and 0.85)')
+    training.add_argument('--wd', type=float, default=0., metavar='W', help='weight decay')
+    training.add_argument('--metric', default='auc', choices=METRICS,
+                          help='validation metric that picks the best epoch and lowers the rate')
+    training.add_argument('--train_eval', default='sample', choices=('sample', 'full', 'off'),
+                          help='training images scored each epoch, augmented: a fixed sample as large as the validation set, all, none')
+    training.add_argument('--seed', type=int, default=0, metavar='N', help='random seed')
+    add_device_flag(training)
+    training.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='auto: bf16 on CUDA, fp32 elsewhere')
+    training.add_argument('--compile', action='store_true', help='torch.compile: pays on GPUs in long runs')
+    training.add_argument('--sync_bn', action='store_true', help='several GPUs: BatchNorm statistics of the whole batch')
+    training.add_argument('--deterministic', action='store_true', help='on CUDA: the same result in every run, slower')
+    run = parser.add_argument_group('run folder')
+    run.add_argument('--save_path', default='date_time', metavar='NAME',
+                     help='name of the run, a folder below experiments/; date_time stands for the time of the start')
+    run.add_argument('--n_checkpoints', type=int, default=1, metavar='N', help='how many of the best epochs to keep')
+    run.add_argument('--resume', action='store_true', help='continue an interrupted run')
+    run.add_argument('--overwrite', action='store_true', help='replace a run of the same name')
+    run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, metavar='yes|no', help='write no run folder')
+    run.add_argument('--tensorboard', action='store_true', help='write the numbers of log.jsonl for TensorBoard into the run folder, too')
+    add_private_flag(run)
+    return parser
+
+
+# Flags that have no effect among others: see utils/without_effect.py. Conditions see the flags after `resolve`, and n_processes and
+# device_type. What says 'nothing', such as --momentum 0, gets no warning.
+WITHOUT_EFFECT = (
+    ('cache_dir', 'with --no_cache', lambda a: a.no_cache),
+    ('mixing', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.mixing != 'none' and not n_mixed(a)),
+    ('do_mixup', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.do_mixup and not n_mixed(a)),
+    ('mix_alpha', 'without --mixing', lambda a: a.mixing == 'none'),
+    ('mix_alpha', 'with --do_mixup {do_mixup:g}, which sets it', lambda a: a.do_mixup),
+    ('mixup_off_epochs', 'without --mixing', lambda a: a.mixup_off_epochs and a.mixing == 'none'),
+    ('cdt_gamma', 'with --loss_fn {loss_fn}', lambda a: a.loss_fn != 'CDT'),
+    ('cdt_gamma', 'with --loss_params gamma={loss_params[gamma]:g}', lambda a: a.loss_params['gamma'] != a.cdt_gamma),
+    ('defer', 'with {n_epochs} epochs: re-balancing begins in the first one', lambda a: a.defer and not n_deferred(a)),
+    ('defer', 'with {n_epochs} epochs: re-balancing would begin after the last one',
+     lambda a: n_deferred(a) == a.n_epochs and a.sampling == 'instance' and LOSSES[a.loss_fn].drw),
+    ('sampling', 'with --defer {defer:g}, which lasts all of {n_epochs} epochs',
+     lambda a: a.sampling != 'instance' and n_deferred(a) == a.n_epochs),
+    ('loss_fn', 'on the balance of the classes with --defer {defer:g}, which lasts all of {n_epochs} epochs',
+     lambda a: not LOSSES[a.loss_fn].drw and n_deferred(a) == a.n_epochs),
+    ('init', 'with --pretrained_weights', lambda a: a.pretrained_weights and a.init != 'none'),
+    ('grow_from', 'with one epoch, which has images of all of --im_size', lambda a: a.grow_from < 1 and a.n_epochs == 1),
+    ('grow_from', 'with --im_size {im_size[0]},{im_size[1]}: the smaller sizes are multiples of 16',
+     lambda a: a.grow_from < 1 and size_in_epoch(a.im_size, a.grow_from, 0, a.n_epochs) == tuple(a.im_size)),
+    ('momentum', 'with --optimizer {optimizer}', lambda a: a.momentum and a.optimizer != 'sgd'),
+    ('momentum', 'with --schedule onecycle, which varies the momentum between 0.95 and 0.85',
+     lambda a: a.optimizer == 'sgd' and a.schedule == 'onecycle'),
+    ('wd', 'with --optimizer adamw, which spares the factors of --trainable scale',
+     lambda a: a.wd and a.optimizer == 'adamw' and a.trainable == 'scale'),
+    ('min_lr', 'with --schedule onecycle', lambda a: a.schedule == 'onecycle'),
+    ('patience', 'with --schedule {schedule}', lambda a: a.schedule != 'plateau'),
+    ('sync_bn', 'with one process', lambda a: a.n_processes == 1),
+    ('sync_bn', 'with --trainable {trainable}, which keeps the BatchNorm statistics', lambda a: a.trainable != 'all'),
+    ('deterministic', 'without CUDA; on the CPU every run gives the same result', lambda a: a.device_type != 'cuda'),
+    ('private', 'with --do_not_save and --no_cache', lambda a: a.do_not_save and a.no_cache),
+    *((name, 'with --do_not_save', lambda a: a.do_not_save) for name in ('save_path', 'n_checkpoints', 'resume', 'overwrite')),
+)
+
+
+def resolve(args):
+    """Fill in what depends on other flags, and refuse what cannot work. Changes `args`."""
+    for name in ('n_classes', 'batch_size', 'n_epochs', 'n_checkpoints', 'lr', 'accumulate'):
+        if not getattr(args, name) > 0:
+            raise InputError(f'--{name} must be positive, not {getattr(args, name)}')
+    for name in ('do_mixup', 'num_workers', 'patience', 'momentum', 'wd', 'seed', 'mixup_off_epochs'):
+        if not getattr(args, name) >= 0:
+            raise InputError(f'--{name} must not be negative, got {getattr(args, name)}')
+    for name in ('defer', 'warmup', 'ema'):
+        if getattr(args, name) is not None and not 0 <= getattr(args, name) < 1:
+            raise InputError(f'--{name} must lie in 0..1 (1 excluded), got {getattr(args, name)}')
+    if not 0 < args.grow_from <= 1:
+        raise InputError(f'--grow_from must lie in 0..1 (0 excluded), got {args.grow_from}')
+    if args.csv_val is None:
+        args.csv_val = beside(args.csv_train, 'val')
+        if args.csv_val == args.csv_train:
+            name = os.path.basename(args.csv_train)
+            raise InputError(f"the validation csv cannot be guessed from the name '{name}': give it with --csv_val")
+        if os.path.isfile(args.csv_train) and not os.path.isfile(args.csv_val):
+            raise InputError(f'no such csv: {args.csv_val} (guessed from --csv_train): give the validation csv with --csv_val')
+    if not args.pretrained_weights and (args.trainable == 'scale' or (args.trainable == 'classifier' and args.init == 'none')):
+        raise InputError(f'--trainable {args.trainable} would freeze a random backbone: it belongs to stage two, give --pretrained_weights')
+    resolve_method(args)
+    args.warmup = SCHEDULES[args.schedule] if args.warmup is None else args.warmup
+    first, *below = os.path.normpath(args.save_path).split(os.sep)
+    # As the shell completes it. A folder that is there already is a run of an earlier version, which took the path literally.
+    if first == 'experiments' and not os.path.isdir(os.path.join('experiments', args.save_path)):
+        args.save_path = os.path.join('', *below)
+    if first == os.pardir:
+        raise InputError(f'--save_path {args.save_path} leads out of experiments/: name a folder below it')
+    if args.save_path == 'date_time':
+        args.save_path = datetime.now().strftime('%Y-%m-%d-%H-%M-%S')
+    args.num_workers = min(args.num_workers, os.cpu_count() or 1)
+    args.min_lr = args.lr * 1e-3 if args.min_lr == -1 else args.min_lr
+
+
+def resolve_method(args):
+    """The part of `resolve` about loss and mixing, with published defaults written out."""
+    if args.do_mixup > 0:
+        if args.mixing not in ('none', 'balanced_mixup'):
+            raise InputError(f'--do_mixup is Balanced-MixUp: leave it out with --mixing {args.mixing} (--mix_alpha sets its alpha)')
+        args.mixing, args.mix_alpha = 'balanced_mixup', args.do_mixup
+    if args.mixing != 'none':
+        args.mix_alpha = MIXING[args.mixing].alpha if args.mix_alpha is None else args.mix_alpha  # type: ignore[union-attr]
+        if not args.mix_alpha > 0:
+            raise InputError(f'--mix_alpha must be positive, got {args.mix_alpha}')
+    given = dict(args.loss_params)
+    if args.cdt_gamma is not None and args.loss_fn == 'CDT':
+        given.setdefault('gamma', args.cdt_gamma)
+    get_loss_fn(args.loss_fn, [1] * args.n_classes, **given)  # refuses unknown names and values without meaning
+    args.loss_params = loss_parameters(args.loss_fn) | given
+    if args.trainable == 'scale' and LOSSES[args.loss_fn].head != 'linear':
+        raise InputError(f'--trainable scale scales the last layer as it is, but {args.loss_fn} needs a cosine classifier')
+    if warning := corrects_twice(args):
+        print(f'* Warning: {warning}')

@@ -1,0 +1,101 @@
+"""Optimizers, learning-rate schedules and the moving average of the weights."""
+import math
+
+import torch
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel
+
+from utils.evaluation import SMALLER_IS_BETTER
+
+
+def decayed_and_not(model, weight_decay):
+    """Parameter groups: weight decay for matrices and filters, none for biases and normalisation layers."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [{'params': [p for p in trainable if p.ndim > 1], 'weight_decay': weight_decay},
+            {'params': [p for p in trainable if p.ndim <= 1], 'weight_decay': 0.}]
+
+
+def trainable_parameters(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _fused(model):
+    """One kernel for all parameters, on CUDA."""
+    return {'fused': True} if next(model.parameters()).is_cuda else {}
+
+
+# sgd and adam decay every parameter, as the original does; adamw spares biases and normalisation, as is usual today.
+OPTIMIZERS = {
+    'sgd': lambda model, args: torch.optim.SGD(trainable_parameters(model), args.lr, args.momentum, weight_decay=args.wd, **_fused(model)),
+    'adam': lambda model, args: torch.optim.Adam(trainable_parameters(model), args.lr, weight_decay=args.wd, **_fused(model)),
+    'adamw': lambda model, args: torch.optim.AdamW([g for g in decayed_and_not(model, args.wd) if g['params']], args.lr, **_fused(model)),
+}
+SCHEDULES = {'plateau': 0., 'cosine': .05, 'onecycle': .3}  # name -> default share of the steps with a rising rate
+SHORT = 10  # steps of a fall after which the last one still has a few percent of the rate
+
+
+class Schedule:
+    """The learning rate: `after_step()` once a training step, `after_epoch(value)` with the validation metric (None: it says nothing).
+
+    plateau: divided by 10 after `patience` epochs without improvement (the original's). cosine: half a cosine from `lr` to `min_lr`
+    over the whole training. onecycle: torch's OneCycleLR (Smith and Topin, 2018), which varies momentum as well. `warmup`: share
+    of all steps in which the rate rises: linearly from 1 % of lr, in onecycle along a cosine from 4 %.
+
+    The rate of cosine and onecycle falls to its end after the last step, so that the last step is near it. Where a long warm-up leaves
+    less than SHORT steps, it falls to its end at the last step, which would else be trained at a high rate.
+    """
+
+    def __init__(self, name, optimizer, warmup, n_steps, lr, min_lr, patience, metric):
+        n_warm, end = round(warmup * n_steps), n_steps
+        self.by_epoch = self.by_step = None
+        if n_warm > max(n_steps / 2, n_steps - SHORT) and name != 'plateau' and n_steps > 1:
+            end = n_steps - 1
+            n_warm = min(n_warm, end - 1)
+        if name == 'onecycle':
+            if warmup * (end + 1) == 1:  # a rise of no steps, by which torch would divide
+                warmup = math.nextafter(warmup, 0)
+            self.by_step = lr_scheduler.OneCycleLR(optimizer, lr, total_steps=end + 1, pct_start=warmup)
+        elif name == 'cosine':
+            floor = min_lr / lr
+
+            def factor(step):
+                if step < n_warm:
+                    return .01 + .99 * step / n_warm
+                return floor + (1 - floor) * (1 + math.cos(math.pi * min((step - n_warm) / max(end - n_warm, 1), 1))) / 2
+            self.by_step = lr_scheduler.LambdaLR(optimizer, factor)
+        else:
+            self.by_step = lr_scheduler.LinearLR(optimizer, .01, total_iters=n_warm) if n_warm else None
+            self.by_epoch = lr_scheduler.ReduceLROnPlateau(optimizer, 'min' if metric in SMALLER_IS_BETTER else 'max', factor=.1,
+                                                           patience=patience, min_lr=min_lr)
+        self.steps, self.n_warm = 0, n_warm
+
+    def after_step(self):
+        self.steps += 1
+        if self.by_step and (self.by_epoch is None or self.steps <= self.n_warm):
+            self.by_step.step()
+
+    def after_epoch(self, value):
+        if self.by_epoch and value is not None and self.steps >= self.n_warm:
+            self.by_epoch.step(value)
+
+    def state_dict(self):
+        return {'steps': self.steps} | {name: getattr(self, name).state_dict() for name in ('by_step', 'by_epoch') if getattr(self, name)}
+
+    def load_state_dict(self, state):
+        self.steps = state['steps']
+        for name in ('by_step', 'by_epoch'):
+            if getattr(self, name):
+                getattr(self, name).load_state_dict(state[name])
+
+
+def average_weights(model, decay):
+    """The exponential moving average of weights and BatchNorm statistics, as torch's `AveragedModel`. The decay rises with the
+    number of updates n as (1 + n) / (10 + n), so that the first, random weights are forgotten in short trainings too."""
+    @torch.no_grad()
+    def update(averaged, current, n_averaged):
+        weight = 1 - min(decay, (1 + int(n_averaged)) / (10 + int(n_averaged)))
+        if averaged[0].is_floating_point():  # one type at a time
+            torch._foreach_lerp_(averaged, current, weight)
+        else:  # the counters of BatchNorm
+            torch._foreach_copy_(averaged, current)
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
