@@ -9,6 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
+# Script: the elements that are wider than the window, '' if there are none.
+NARROW = ('document.documentElement.scrollWidth > innerWidth ? [...document.querySelectorAll("main *")].filter('
+          'e => e.getBoundingClientRect().right > innerWidth && !e.closest(".scroll")).map(e => e.outerHTML.slice(0, 99)).join() : ""')
+
+
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
 
 

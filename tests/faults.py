@@ -17,7 +17,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests.conftest import write_images
+from tests.factories import write_images
 from tests.kills import STATUSES, finish, kill_at, kill_in, same
 from utils.cli import say_next, script_parser
 

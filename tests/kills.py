@@ -5,15 +5,14 @@ import os
 import signal
 import sys
 from collections import Counter
-from pathlib import Path
 from unittest import mock
 
 import torch
 
 from tests import halt
+from tests.factories import ROOT
 from utils.model_saving_loading import read_checkpoint
 
-ROOT = Path(__file__).parent.parent
 STATUSES = {-9: 'SIGKILL at any moment', 143: 'SIGTERM within the training loop', -15: 'SIGTERM before it', None: 'after the end'}
 # A process that has imported everything and done nothing else. Scripts are forked from it: each import again would take far longer.
 SERVER = multiprocessing.get_context('forkserver')

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import train_lt_mxp
 from tests import tiny_network
-from tests.conftest import write_images
+from tests.factories import write_images
 from utils.cli import script_parser
 from utils.common import Interrupted
 from utils.testing import scoring

@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 
-from .test_statistics import random_table
+from tests.factories import random_table
+from tools.report import main
 
 SCRIPT = '<script>document.title = "owned"</script>$x^2$'
 VOID = ('meta', 'img', 'br')
@@ -40,6 +41,13 @@ def write_run(root, name, class_names, parent=None, seed=0, epochs=3, tested=Tru
         table = truth._replace(probs=probs, preds=probs.argmax(1))
         write(root / 'results' / name / 'results_test.csv', table._replace(image_ids=[f'patient{i}' for i in table.image_ids]))
     return run
+
+
+def report(path, *flags):
+    """The text of the page that `tools.report` makes of `path`."""
+    out = path / 'r.html' if path.is_dir() else path.parent / 'r.html'
+    main([str(path), '--draws', '100', '--out', str(out), *flags])
+    return out.read_text(encoding='utf-8')
 
 
 class Page(HTMLParser):

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from tests.conftest import train_flags, train_main, write_images
+from tests.factories import train_flags, write_images
 from train_lt_mxp import get_parser as train_parser
+from train_lt_mxp import main as train_main
 from utils.cli import say_next, script_parser
 from utils.training.run_folder import RunFolder
 

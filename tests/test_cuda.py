@@ -20,7 +20,11 @@ import torch
 import train_lt_mxp
 from models.get_model import ARCHS
 from test_with_labels_eyepacs import DEFAULTS
+from tests.environment import DEVICE
+from tests.factories import ROOT, new_accelerator, picture, train_flags, write_images
 from tools import check_data, export_model, predict
+from train_lt_mxp import get_parser
+from train_lt_mxp import main as train_main
 from utils.common import run_script
 from utils.data.near_duplicates import look_at
 from utils.digest import digest
@@ -38,17 +42,12 @@ from utils.training.policies import AUGMENT
 from utils.training.signals import Interrupt
 from utils.training.state import Training
 
-from .conftest import get_parser, new_accelerator, train_flags, train_main, write_images
-from .environment import DEVICE
-from .test_duplicates import picture
-
 if DEVICE is None:
     pytest.skip('needs a GPU: LT_TEST_DEVICE=cuda python -m pytest tests/test_cuda.py', allow_module_level=True)
 if DEVICE == 'cuda' and not torch.cuda.is_available():
     pytest.skip('PyTorch finds no CUDA device; LT_TEST_DEVICE=cpu python -m pytest tests/test_cuda.py rehearses on the CPU',
                 allow_module_level=True)
 
-ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-4
 
 

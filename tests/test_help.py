@@ -4,15 +4,13 @@ import runpy
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.factories import ROOT
+from tests.next_steps import module_of
 from utils.cli import HelpFormatter, duration, python, script_parser, to_resume
 
-from .next_steps import module_of
-
-ROOT = Path(__file__).parent.parent
 FOLDERS = ('utils', 'models', 'tools', 'benchmarks', 'tests')  # what else lies in the checkout is not the project's
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.get_model import get_arch
-from tests.test_model_saving_loading import config, info
+from tests.factories import checkpoint, checkpoint_config
 from tools import export_model, predict
 from utils.common import InputError
 from utils.digest import digest
@@ -20,7 +20,7 @@ NAMES = ['\n* Next: rm -rf ~', '\x1b[2J', 'a\u202eb', 'a\u2066b', 'a\x9bb', 'a\u
 
 def save(tmp_path, with_checksum=True, **changes):
     """-> path of a checkpoint that an attacker wrote, with a right checksum"""
-    saved = info(**changes)
+    saved = checkpoint(**changes)
     torch.save(saved | ({'sha256': digest(saved)} if with_checksum else {}), tmp_path / FILE_NAME)
     return str(tmp_path / FILE_NAME)
 
@@ -38,8 +38,8 @@ def refused(load, path, message):
     ('class_names', ['a', 'b', 'c'], "'class_names' has 3 classes, 'class_count' has 2"), ('class_count', [1, -1], "'class_count' must be"),
     ('mean', (.5, float('nan'), .5), "'mean' must be three numbers"), ('std', 'x', "'std' must be"), ('epoch', '1', "'epoch' must be"),
     ('metrics', {'mcc': 'x'}, "'metrics' must be"), ('metrics', [], "'metrics' must be"), ('config', [], "'config' must be"),
-    ('config', {}, "'config' is incomplete: it lacks model_name"), ('config', config() | {'n_classes': 3}, "'n_classes' is 3"),
-    ('config', config() | {'format': 'x'}, "'format' must be"), ('state_dict', {'a': 1}, "'state_dict' must be"),
+    ('config', {}, "'config' is incomplete: it lacks model_name"), ('config', checkpoint_config() | {'n_classes': 3}, "'n_classes' is 3"),
+    ('config', checkpoint_config() | {'format': 'x'}, "'format' must be"), ('state_dict', {'a': 1}, "'state_dict' must be"),
     ('state_dict', [], "'state_dict' must be"), ('image_hashes', torch.zeros(3), "'image_hashes' must be"),
     ('model_name', 7, "'model_name' must be"),
     ('optimizer', {1, 2}, "'optimizer' is or holds a set"), ('total', 10**400, "'total' is or holds a number of more than 1,024 bits"),
@@ -50,7 +50,7 @@ def test_an_unfit_field_is_named(tmp_path, field, value, message):
 
 @pytest.mark.parametrize('field', FIELDS)
 def test_a_missing_field_is_named(tmp_path, field):
-    saved = info()
+    saved = checkpoint()
     del saved[field]
     torch.save(saved, tmp_path / FILE_NAME)
     refused(read_checkpoint, str(tmp_path), f'it lacks {field}')
@@ -76,7 +76,7 @@ def test_a_small_file_of_many_values_is_refused(tmp_path):
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('changes', [lambda name: {'class_names': [name, 'b']}, lambda name: {'model_name': name},
-                                     lambda name: {'config': config() | {'data_path': name}},
+                                     lambda name: {'config': checkpoint_config() | {'data_path': name}},
                                      lambda name: {'state_dict': {name: torch.zeros(1)}}], ids=['class', 'network', 'config', 'weight'])
 def test_control_characters_are_refused(tmp_path, changes, name):
     refused(read_checkpoint, save(tmp_path, **changes(name)), 'control characters: [^\x00-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069]*$')
@@ -138,7 +138,7 @@ def test_weights_of_another_network_are_refused_before_it_takes_memory(tmp_path,
 
 def test_weights_of_another_number_of_classes_are_refused(tmp_path):
     names = {'class_names': ['a'] * 10**5, 'class_count': [1] * 10**5}
-    refused(load_model, save(tmp_path, **names, config=config() | names),
+    refused(load_model, save(tmp_path, **names, config=checkpoint_config() | names),
             r'a tiny_test of 100,000 classes, does not fit the network: classifier\.1\.weight has shape \(2, 16\)')
 
 
@@ -167,7 +167,7 @@ def test_a_loaded_checkpoint_does_not_need_its_file(tmp_path):
     loaded = read_checkpoint(path)
     with open(path, 'r+b') as f:
         f.truncate(0)
-    assert digest(loaded['state_dict']) == digest(info()['state_dict'])
+    assert digest(loaded['state_dict']) == digest(checkpoint()['state_dict'])
 
 
 EXPANDED = {'state_dict': {'a': torch.zeros(1).expand(10**11)}}

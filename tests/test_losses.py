@@ -4,10 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.loss_formulas import reference
 from utils.common import InputError
 from utils.losses import LOSSES, CrossEntropy, get_deferred_loss_fns, get_loss_fn, loss_parameters
-
-from .loss_formulas import reference
 
 COUNTS = {'tail': [1000, 300, 90, 27, 8], 'eyepacs': [25810, 2443, 5292, 873, 708], 'uniform': [7] * 5, 'zero': [50, 9, 0, 4, 30]}
 PARAMS = {'CE': {'epsilon': .1}, 'SEQL': {'gamma': 1., 'lam': .05}, 'WCE': {'gamma': .7}, 'FOCAL': {'gamma': .5}, 'LA': {'tau': 1.3},

@@ -4,27 +4,14 @@ import pytest
 import torch
 
 from models.get_model import get_arch
+from tests.factories import checkpoint, checkpoint_config
 from utils.common import InputError
 from utils.digest import digest
 from utils.model_saving_loading import FIELDS, FILE_NAME, load_model, read_checkpoint, save_model
 
 
-def config(metric='mcc'):
-    return {'model_name': 'tiny_test', 'im_size': (32, 40), 'init': 'none', 'trainable': 'all', 'loss_fn': 'CE', 'sampling': 'instance',
-            'do_mixup': 0., 'optimizer': 'sgd', 'lr': .01, 'batch_size': 4, 'n_epochs': 3, 'seed': 0, 'metric': metric,
-            'csv_train': 'train.csv', 'csv_val': 'val.csv', 'data_path': 'images', 'class_names': ['a', 'b'], 'class_count': [3, 1],
-            'torch': '2', 'mixed_precision': 'no', 'parent': None, 'csv_sha256': {}}
-
-
-def info(mcc=.5, epoch=1, **changes):
-    torch.manual_seed(epoch)
-    return {'model_name': 'tiny_test', 'class_names': ['a', 'b'], 'class_count': [3, 1], 'im_size': (32, 40), 'mean': (.5,) * 3,
-            'std': (.2,) * 3, 'epoch': epoch, 'metrics': {'mcc': mcc}, 'config': config(),
-            'state_dict': get_arch('tiny_test', 2).model.state_dict()} | changes
-
-
 def test_round_trip_in_evaluation(tmp_path):
-    saved = info()
+    saved = checkpoint()
     save_model(tmp_path / 'epoch_01_x', saved)
     loaded = load_model(str(tmp_path / 'epoch_01_x'))
     reference = get_arch('tiny_test', 2).model
@@ -38,7 +25,7 @@ def test_round_trip_in_evaluation(tmp_path):
 @pytest.mark.parametrize(('metric', 'best'), [('mcc', 'epoch_02_x'), ('loss', 'epoch_03_x')])
 def test_a_run_folder_means_its_best(tmp_path, metric, best):
     for epoch, value in ((1, .4), (2, .9), (3, -.3)):
-        save_model(tmp_path / f'epoch_{epoch:02d}_x', info(epoch=epoch, metrics={metric: value}, config=config(metric)))
+        save_model(tmp_path / f'epoch_{epoch:02d}_x', checkpoint(epoch=epoch, metrics={metric: value}, config=checkpoint_config(metric)))
     assert os.path.basename(read_checkpoint(str(tmp_path))['folder']) == best
 
 
@@ -46,14 +33,14 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     class Evil:
         def __reduce__(self):
             return os.system, (f'touch {tmp_path}/ran',)
-    torch.save(info(config=Evil()), tmp_path / FILE_NAME)
+    torch.save(checkpoint(config=Evil()), tmp_path / FILE_NAME)
     with pytest.raises(InputError, match=r'cannot be read as a checkpoint: .* holds more than weights'):
         load_model(str(tmp_path / FILE_NAME))
     assert not (tmp_path / 'ran').exists()
 
 
 def test_damaged_and_strange_files(tmp_path):
-    save_model(tmp_path / 'whole', info())
+    save_model(tmp_path / 'whole', checkpoint())
     content = (tmp_path / 'whole' / FILE_NAME).read_bytes()
     for name, text in (('half', content[:len(content) // 2]), ('empty', b''), ('text', b'hello')):
         (tmp_path / name).write_bytes(text)
@@ -63,7 +50,7 @@ def test_damaged_and_strange_files(tmp_path):
     with pytest.raises(InputError, match='it lacks model_name'):
         read_checkpoint(str(tmp_path / 'other'))
     for field in FIELDS:
-        incomplete = info()
+        incomplete = checkpoint()
         del incomplete[field]
         with pytest.raises(ValueError, match=field):
             save_model(tmp_path / 'never', incomplete)
@@ -71,19 +58,19 @@ def test_damaged_and_strange_files(tmp_path):
 
 
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
-    save_model(tmp_path, info(mcc=.1))
+    save_model(tmp_path, checkpoint(mcc=.1))
 
     def full(*args):
         raise OSError('No space left on device')
     monkeypatch.setattr(torch, 'save', full)
     with pytest.raises(OSError, match='No space'):
-        save_model(tmp_path, info(mcc=.2))
+        save_model(tmp_path, checkpoint(mcc=.2))
     assert read_checkpoint(str(tmp_path))['metrics']['mcc'] == .1 and os.listdir(tmp_path) == [FILE_NAME]
 
 
 def test_a_changed_weight_is_noticed(tmp_path):
     """A file that is whole, but not what was saved."""
-    save_model(tmp_path, info())
+    save_model(tmp_path, checkpoint())
     saved = torch.load(tmp_path / FILE_NAME, weights_only=True)
     next(iter(saved['state_dict'].values())).view(-1)[0] += 1
     torch.save(saved, tmp_path / FILE_NAME)

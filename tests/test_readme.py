@@ -1,9 +1,9 @@
 """What the README says about methods and flags is what the tables and parsers hold."""
 import re
-from pathlib import Path
 
 import pytest
 
+from tests.factories import ROOT
 from train_lt_mxp import get_parser
 from utils.data.sampling import SAMPLING
 from utils.losses import LOSSES, loss_parameters
@@ -13,7 +13,7 @@ from utils.training.optim import OPTIMIZERS, SCHEDULES
 from utils.training.policies import AUGMENT
 from utils.training.recipes import RECIPES, to_flags
 
-README = (Path(__file__).parent.parent / 'README.md').read_text(encoding='utf-8')
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
 def table(heading):

@@ -5,17 +5,13 @@ from pathlib import Path
 import pytest
 
 import train_lt_mxp
+from tests.factories import experiment_lines, random_table, train_flags
+from tests.report_files import write, write_run
 from tools import evaluate_predictions, report
 from utils.testing import scoring
 from utils.training.flags import WITHOUT_EFFECT, resolve
 from utils.training.recipes import RECIPES
 from utils.without_effect import flags_given, without_effect
-
-from .conftest import train_flags
-from .report_files import write_run
-from .test_evaluate_predictions import write
-from .test_experiments import lines, scripts  # noqa: F401  a fixture
-from .test_statistics import random_table
 
 COMMON = '--csv_train data/train_x.csv'
 UNTUNED = '--csv_tune {val} has no effect without --calibrate, or --tau_norm or --logit_adjust without a number'
@@ -95,8 +91,8 @@ def test_flags_of_a_recipe_are_not_named(recipe):
 
 
 @pytest.mark.parametrize('group', ['demo', 'eyepacs', 'endo', 'eyepacs_recipes', 'endo_recipes', 'cifar'])
-def test_no_experiment_has_a_flag_without_effect(scripts, group):  # noqa: F811
-    trainings = [' '.join(words[2:]) for words in lines(scripts, group) if words[1] == 'train_lt_mxp.py']
+def test_no_experiment_has_a_flag_without_effect(scripts, group):
+    trainings = [' '.join(words[2:]) for words in experiment_lines(scripts, group) if words[1] == 'train_lt_mxp.py']
     assert trainings and [said(flags) for flags in trainings] == [[]] * len(trainings)
 
 

@@ -1,0 +1,141 @@
+"""A disk that is full in the middle: what was saved before can be read, nothing is left half done, one line says what to do."""
+import shutil
+import subprocess
+from itertools import groupby
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.factories import checkpoint
+from tests.kills import same
+from tests.writes import FullDisk
+from tools import report
+from utils.common import run_script
+from utils.data.bad_images import leave_out_bad_images
+from utils.data.image_cache import use_cache
+from utils.get_loaders import ClassDataset
+from utils.model_saving_loading import FILE_NAME, read_checkpoint, save_model
+from utils.testing import scoring
+
+FLAGS = '--n_epochs 3 --n_checkpoints 2 --momentum 0.9 --do_mixup 0.2'
+FULL = "[Errno 28] No space left on device: '{}'"
+RESUME = f'error: {FULL}: free some space there, then the same command with --resume goes on'
+AGAIN = f'error: {FULL}: free some space there and run the same command again'
+
+
+def message(main, *args):
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda: main(*args))
+    return stop.value.code  # a text: exit status 1
+
+
+def check_intact(run, epoch):
+    """Best and last checkpoint are whole, and of that epoch; nothing temporary is left."""
+    assert read_checkpoint(str(run))['epoch'] <= read_checkpoint(str(run / 'last'))['epoch'] == epoch
+    assert not list(run.rglob('*.tmp'))
+
+
+def test_a_training_goes_on_when_there_is_room_again(train, monkeypatch, tmp_path):
+    with monkeypatch.context() as m:
+        disk = FullDisk(m, 'experiments/*')
+        train(f'{FLAGS} --save_path whole')
+    writes, first = {}, 0  # file -> the numbers of the writes of each time that it was written
+    for path, group in groupby(disk.paths):
+        numbers = range(first, first + len(list(group)))
+        writes.setdefault(path.removeprefix('experiments/whole/').rsplit('.', 2)[0], []).append(numbers)
+        first = numbers.stop
+    performance, log, last = 'performance_epoch_02.txt', 'log.jsonl', f'last/{FILE_NAME}'
+    best, = (file for file in writes if file.startswith('epoch_02'))
+    for file, room in ((performance, writes[performance][0][0]), (log, writes[log][1][0]),
+                       (best, writes[best][0][len(writes[best][0]) // 2]), (last, writes[last][1][-1])):
+        with monkeypatch.context() as m:
+            FullDisk(m, 'experiments/*', room)
+            assert message(train, f'{FLAGS} --overwrite') == RESUME.format(f'experiments/run/{file}')
+        run = tmp_path / 'experiments' / 'run'
+        check_intact(run, epoch=1)
+        train(f'{FLAGS} --resume')
+        same(tmp_path, 'whole', 'run')
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 40 MB at experiments/small."""
+    folder = tmp_path / 'experiments' / 'small'
+    folder.mkdir(parents=True)
+    mount = shutil.which('mount')
+    done = mount and subprocess.run([mount, '-t', 'tmpfs', '-o', 'size=40m', 'tmpfs', folder], capture_output=True, text=True)
+    if not mount or done.returncode:
+        pytest.skip(f"no small file system can be mounted: {done.stderr.strip() if mount else 'there is no mount command'}")
+    yield folder
+    subprocess.run(['umount', folder], check=True)
+
+
+def test_a_real_disk(train, tiny, small_disk, tmp_path, capsys):
+    """40 MB hold the first epoch (weights 9 MB, last/ 18 MB) and the best checkpoint of the second, but not its last/."""
+    network = '--model_name mobilenetV2'
+    flags = f'{FLAGS} {network} --save_path small/run --cache_dir {small_disk}/cache'
+    assert message(train, flags) == RESUME.format(f'experiments/small/run/last/{FILE_NAME}')
+    assert '* No cache: ' in capsys.readouterr().out  # it leaves the room that is left to the checkpoints
+    check_intact(small_disk / 'run', epoch=1)
+    with open(small_disk / 'other', 'wb', buffering=0) as f, pytest.raises(OSError, match='No space'):
+        while True:
+            f.write(bytes(1 << 16))
+    test = [f'--load_path {small_disk}/run --data_path {tiny}/images --num_workers 0 --results_path {small_disk}/results'.split()]
+    assert message(scoring.main, '', {'test': str(tiny / 'test.csv')}, 0, *test) == AGAIN.format(
+        small_disk / 'results' / 'small' / 'run' / 'results_test.csv')
+    (small_disk / 'other').unlink()
+    subprocess.run(['mount', '-o', 'remount,size=80m', small_disk], check=True)
+    train(f'{flags} --resume')
+    train(f'{FLAGS} {network} --save_path whole')
+    same(tmp_path, 'whole', 'small/run')
+
+
+def test_every_write_of_a_checkpoint(tmp_path, monkeypatch):
+    saved = checkpoint() | {'state_dict': {str(n): torch.zeros(n) for n in (3, 3000, 30_000, 100_000)}}
+    with monkeypatch.context() as m:
+        disk = FullDisk(m, '*')
+        save_model(tmp_path, saved)
+    assert len(disk.paths) >= 5
+    for room in range(len(disk.paths)):
+        with monkeypatch.context() as m:
+            FullDisk(m, '*', room)
+            assert message(save_model, tmp_path, saved | {'epoch': 2}) == AGAIN.format(tmp_path / FILE_NAME)
+        assert read_checkpoint(str(tmp_path))['epoch'] == 1 and [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_the_image_cache_does_without(tiny, tmp_path, monkeypatch, capsys):
+    data = ClassDataset(tiny / 'train.csv', str(tiny / 'images'), (32, 32))
+    FullDisk(monkeypatch, '*.npy.*', 3)
+    assert use_cache([data], str(tmp_path), 2) == 2 and data.cache is None
+    out = capsys.readouterr().out
+    assert f"* No cache ({FULL.format(str(tmp_path) + '/train_32x32_')[:-1]}" in out and 'images are decoded as they are needed' in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_images_are_found_again_where_they_cannot_be_remembered(tiny, tmp_path, monkeypatch, capsys):
+    table = pd.read_csv(tiny / 'train.csv')
+    shutil.copy(tiny / 'images' / f'{table.image_id[0]}.jpg', tmp_path)
+    (tmp_path / f'{table.image_id[1]}.jpg').write_text('no image')
+    data = ClassDataset(tiny / 'train.csv', str(tmp_path), (32, 32))
+    FullDisk(monkeypatch, '*bad_images*', 0)
+    leave_out_bad_images([data], 1, str(tmp_path / 'cache'))
+    assert data.im_list == [table.image_id[0]] and list((tmp_path / 'cache').iterdir()) == []
+    assert '* Not remembered for the next run: [Errno 28] No space left' in capsys.readouterr().out
+
+
+def test_results_and_report(train, tiny, tmp_path, monkeypatch):
+    train()
+    test = ['', {'test': str(tiny / 'test.csv')}, 0,
+            f'--load_path experiments/run --data_path {tiny}/images --num_workers 0'.split()]
+    scoring.main(*test)
+    report.main(['experiments/run', '--draws', '100'])
+    folder = tmp_path / 'results' / 'run'
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    assert len(before) == 3
+    for file, main, args in (('results_test.csv', scoring.main, test), ('performance_test.txt', scoring.main, test),
+                             ('report.html', report.main, [['experiments/run', '--draws', '100']])):
+        with monkeypatch.context() as m:
+            FullDisk(m, f'results/*{file}*', 0)
+            assert message(main, *args) == AGAIN.format(f'results/run/{file}')
+        assert before == {file: file.read_bytes() for file in folder.iterdir()}

@@ -1,0 +1,203 @@
+"""The page from the files of runs: what stands in it, what must not, and where the files are found."""
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tests.factories import ROOT, random_table
+from tests.report_files import SCRIPT, Page, report, write, write_run
+from tools.evaluate_predictions import main as evaluate
+from tools.report import main
+from utils.common import InputError
+from utils.report.runs import find_runs
+from utils.report.training import MIXINGS, what_was_run
+from utils.statistics import plots
+from utils.statistics.text import show
+from utils.training.mixing import MIXING
+
+
+@pytest.mark.parametrize('k', [3, 23])
+def test_one_run(tmp_path, k):
+    names = [SCRIPT, '  & "quoted"', *(f'ulcerative-colitis-grade-{c}' for c in range(2, k))]
+    before = dict(matplotlib.rcParams)
+    html = report(write_run(tmp_path, 'a/b', names))
+    assert dict(matplotlib.rcParams) == before  # nobody else's figures change
+    page = Page(html)
+    assert len(html) < 3e6 and len(page.all('script')) == 1 and SCRIPT in page.text
+    assert not re.search(r'(src|href)="(?!#|data:)', html) and 'url(http' not in html and '@import' not in html
+    ids = [attributes['id'] for _, attributes in page.elements if 'id' in attributes]
+    assert len(ids) == len(set(ids))
+    assert {attributes['href'][1:] for attributes in page.all('a')} <= set(ids)
+    assert {attributes['aria-labelledby'] for attributes in page.all('section')} <= set(ids)
+    assert all('scope' in attributes for attributes in page.all('th')) and len(page.all('caption')) == len(page.all('table'))
+    pictures = [attributes for attributes in page.all('svg') if attributes.get('role') == 'img']
+    assert len(pictures) == len(page.all('figure')) == len(page.all('figcaption')) == 9
+    assert all(len(attributes['aria-label']) > 20 for attributes in pictures)
+    assert [name for name in ('header', 'nav', 'main', 'footer') if len(page.all(name)) == 1] == ['header', 'nav', 'main', 'footer']
+    assert 'epoch kept2, the best by MCC' in page.text and f'{60 + 3 * k} images' in page.text
+    assert 'patient1' not in html  # no image, no name of one
+
+
+def test_images_only_when_asked_for(tmp_path):
+    run = write_run(tmp_path, 'a', ['x', 'y', SCRIPT])
+    (tmp_path / 'images').mkdir()
+    for i in range(80):
+        Image.fromarray(np.full((300, 200, 3), i, np.uint8)).save(tmp_path / 'images' / f'patient{i}.jpg')
+    page = Page(report(run, '--with_images', '--data_path', str(tmp_path / 'images')))
+    pictures = page.all('img')
+    assert len(pictures) == 24 and all(re.match(r'patient\d+: .*, taken for ', picture['alt']) for picture in pictures)
+    assert 'holds images of patients' in page.text and len(page.all('script')) == 1
+    for flags, message in ((['--with_images'], 'belong together'), (['--data_path', str(tmp_path)], 'belong together'),
+                           (['--with_images', '--data_path', 'absent'], 'is no folder'),
+                           (['--with_images', '--data_path', str(tmp_path)], 'images to show are not in')):
+        with pytest.raises(InputError, match=message):
+            report(run, *flags)
+
+
+def test_operating_points_are_those_of_the_evaluation(tmp_path):
+    csv = Path(write(tmp_path / 'results' / 'a' / 'results_test.csv', random_table(3, n=300, names=['DR0', 'DR1', 'DR2', 'DR3'])))
+    page, json_file = Page(report(csv)), tmp_path / 'scores.json'
+    evaluate([str(csv), '--draws', '100', '--json', str(json_file)])
+    points = json.loads(json_file.read_text())['operating_points']
+    assert list(points) == ['DR0', 'DR1', 'DR2', 'DR3', 'DR2 or worse']
+    for of_name in points.values():
+        for of_level in of_name.values():
+            assert show(of_level['0.9']) in page.text and f"{of_level['0.9']['threshold']:.3f}" in page.text
+    with pytest.raises(InputError, match='--baseline compares several runs'):
+        report(csv, '--baseline', 'a')
+
+
+def test_both_folders_and_the_stages_are_found(tmp_path, monkeypatch):
+    names = ['a', 'b']
+    write_run(tmp_path, 'one/seed0', names, epochs=5)
+    second = write_run(tmp_path, 'two/seed0', names, {'path': 'experiments/one/seed0/epoch_04_K_1.00', 'epoch': 4})
+    results = tmp_path / 'results' / 'two' / 'seed0'
+    sha, config = 'f' * 64, json.loads((second / 'config.cfg').read_text())
+    (second / 'config.cfg').write_text(json.dumps(config | {'csv_sha256': {'train': 'e' * 64, 'val': sha}}))
+    (results / 'performance_test.txt').write_text(f'Calibrated with temperature 2\nCheckpoint c, epoch 3; csv x, SHA-256 {sha}\n')
+    for path in (second, results, results / 'results_test.csv'):  # from another working folder than that of the training
+        run, = find_runs([str(path)])
+        assert (run.name, run.folder, run.results) == ('two/seed0', str(second), str(results)) and len(run.table.labels) == 66
+        assert [(name, len(records)) for name, records in run.stages] == [('one/seed0', 4), ('two/seed0', 3)]
+        assert run.seen_as == 'val' and run.facts[0] == 'Calibrated with temperature 2'
+    assert 'stage 2' in report(second) and 'chose the epoch of this network' in report(second)
+    monkeypatch.chdir(tmp_path)
+    assert [run.name for run in find_runs(['results', 'experiments'])] == ['one/seed0', 'two/seed0']  # each once
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """-> function(keys of config.cfg) -> {part: value} of the table of settings, of a run with these keys beside those of `write_run`"""
+    def read(**keys):
+        run = write_run(tmp_path, 'a', ['x', 'y'], tested=False)
+        config = json.loads((run / 'config.cfg').read_text())
+        (run / 'config.cfg').write_text(json.dumps(config | keys))
+        html = ''.join(what_was_run(find_runs([str(run)])[0]))
+        return dict(re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)</td>', html))
+    return read
+
+
+@pytest.mark.parametrize(('keys', 'part', 'value'), [
+    ({'mixing': 'cutmix', 'mix_alpha': 1.}, 'mixing', 'CutMix, alpha 1'),
+    ({'mixing': 'mixup', 'mix_alpha': .2, 'mixup_off_epochs': 2}, 'mixing', 'MixUp, alpha 0.2, not in the last 2 of 3 epochs'),
+    ({'mixing': 'balanced_mixup', 'mix_alpha': .3, 'do_mixup': .3}, 'mixing', 'Balanced-MixUp, alpha 0.3'),
+    ({'do_mixup': .1}, 'mixing', 'Balanced-MixUp, alpha 0.1'), ({}, 'mixing', 'none'),  # runs without --mixing
+    ({'loss_fn': 'VS', 'loss_params': {'gamma': .3, 'tau': 1.}}, 'loss', 'VS (gamma 0.3, tau 1)'), ({}, 'loss', 'CE'),
+    ({'defer': .6}, 'deferred re-balancing', 'begins after epoch 2 of 3'), ({'recipe': 'balanced'}, 'recipe', 'balanced'),
+    ({'augment': 'zoom'}, 'augmentation', 'zoom'), ({'ema': .998}, 'moving average of the weights', 'decay 0.998'),
+    ({'sampling': 'sqrt'}, 'sampling of training images', 'sqrt'),
+    ({'momentum': .9, 'wd': 1e-4}, 'optimisation',
+     'sgd, learning rate 0.01, momentum 0.9, weight decay 0.0001, 8 images a step, 3 of 3 epochs, seed 0'),
+    ({'schedule': 'onecycle', 'momentum': .5, 'min_lr': 1e-5, 'warmup': .3}, 'optimisation',
+     'sgd, learning rate 0.01, momentum 0.95 to 0.85 and back, 8 images a step, 3 of 3 epochs, seed 0'),
+    ({'schedule': 'plateau', 'patience': 2, 'min_lr': 1e-5, 'warmup': 0.}, 'learning-rate schedule', 'plateau, patience 2, minimum 1e-05'),
+    ({'schedule': 'onecycle', 'patience': 2, 'min_lr': 1e-5, 'warmup': .3}, 'learning-rate schedule',
+     'onecycle, warm-up in the first 30 % of the steps'),
+    ({'grow_from': .5}, 'network', 'mobilenetV2, input 96 x 96 pixels (height x width), growing from 50 % of it'),
+    ({'init': 'imagenet', 'initial_weights': 'resnet10t.c3_in1k of timm'}, 'starts from', 'resnet10t.c3_in1k of timm'),
+    ({'init': 'none', 'initial_weights': 'random'}, 'starts from', 'random weights'),
+    ({'init': 'imagenet'}, 'starts from', 'ImageNet weights')])
+def test_settings_of_a_run(settings, keys, part, value):
+    assert settings(**keys)[part] == value
+
+
+def test_settings_that_an_old_run_does_not_know_are_left_out(settings):
+    new = {'recipe', 'deferred re-balancing', 'augmentation', 'learning-rate schedule', 'moving average of the weights'}
+    assert not new & set(settings())
+
+
+def test_every_mixing_has_a_name():
+    assert set(MIXINGS) == set(MIXING)
+
+
+@pytest.mark.parametrize('line', ['Calibrated with temperature 2', 'Class prior changed to: uniform', 'Logit adjustment with tau 1',
+                                  'Tau-normalisation with tau 1'])
+def test_corrections_at_test_are_in_the_report(tmp_path, line):
+    run = write_run(tmp_path, 'a', ['x', 'y'])
+    (tmp_path / 'results' / 'a' / 'performance_test.txt').write_text(line + '\n')
+    assert line in Page(report(run)).text
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize(('n', 'absent'), [(60, (1,)), (60, (0, 2)), (1, ())])
+def test_absent_classes(tmp_path, n, absent):
+    csv = write(tmp_path / 'results' / 'a' / 'results_test.csv', random_table(0, n=n, absent=absent, names=['x', 'y', 'z']))
+    page = Page(report(Path(csv)))
+    assert len(page.all('figure')) == 6 and not re.search(r'\bnan\b', page.text)
+
+
+@pytest.mark.parametrize(('metric', 'flags', 'shown'), [
+    ('mcc', [], False), ('kappa', [], True), ('kappa', ['--no-ordered'], False), ('mcc', ['--ordered'], True)])
+def test_kappa_is_shown_for_ordered_classes_only(tmp_path, metric, flags, shown):
+    run = write_run(tmp_path, 'a', ['x', 'y', 'z'])
+    config = run / 'config.cfg'
+    config.write_text(json.dumps(json.loads(config.read_text()) | {'metric': metric}))
+    log = (run / 'log.jsonl').read_text()
+    (run / 'log.jsonl').write_text(log.replace('"mcc"', f'"{metric}"'))
+    assert ('agreement (quadratic kappa)' in Page(report(run, *flags)).text) == shown
+
+
+def test_plain_accuracy_is_on_a_card(tmp_path):
+    run = write_run(tmp_path, 'a', ['x', 'y'])
+    table = find_runs([str(run)])[0].table
+    assert f'accuracy{100 * np.mean(table.labels == table.preds):.1f} %' in Page(report(run)).text
+
+
+def test_letters_that_the_font_lacks_are_no_warning(recwarn):
+    axes = Figure().subplots()
+    axes.set_title('糖尿病 نرم 🩺')
+    assert '糖尿病' in str(plots.to_svg(axes.figure, 'x', 'title')) and not recwarn.list
+
+
+def test_errors(tmp_path):
+    run = write_run(tmp_path, 'a', ['x', 'y'])
+    for args, message in ((['absent'], 'no such run or results: absent'), ([str(tmp_path / 'results'), '--draws', '9'], '--draws must be'),
+                          ([str(run), '--file', 'x.csv'], 'none of the runs has it')):
+        with pytest.raises(InputError, match=message):
+            main(args)
+    (tmp_path / 'new').mkdir()
+    (tmp_path / 'new' / 'results_test.csv').write_text('image_id,pred,p_a,p_b\n1,0,.6,.4\n')
+    with pytest.raises(InputError, match='neither labelled predictions'):
+        main([str(tmp_path / 'new')])
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(InputError, match=r'holds no run \(config\.cfg\)'):
+        main([str(tmp_path / 'empty')])
+    (run / 'config.cfg').write_text((run / 'config.cfg').read_text().replace('"y"', '"z"'))
+    with pytest.raises(InputError, match=r"results_test\.csv and its run differ in their classes: class 1 is 'y' and 'z'"):
+        main([str(run)])
+    (run / 'config.cfg').write_text('{')
+    with pytest.raises(InputError, match='cannot be read as JSON'):
+        main([str(run)])
+
+
+def test_help_and_nothing_imported_that_it_does_not_need():
+    code = "import sys; from tools.report import main; print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules]); main(['-h'])"
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith('[]') and '--with_images' in done.stdout, done.stderr

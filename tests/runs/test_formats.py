@@ -1,0 +1,122 @@
+"""What version 0.1 saved is loaded, tested and resumed by the present code."""
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_lt_mxp
+import utils
+from tests.factories import ROOT
+from tests.make_run_fixtures import COMMON, FLAGS
+from tools import report
+from utils.common import InputError
+from utils.model_saving_loading import load_model, read_checkpoint, save_model
+from utils.prediction.predictions import read_predictions
+from utils.report.runs import find_runs, series
+from utils.runs.formats import FORMAT, read_config, upgrade
+from utils.testing import scoring
+
+ARCHIVE = ROOT / 'tests' / 'fixtures' / 'runs_0.1.zip'
+
+
+@pytest.fixture
+def old_runs(tmp_path, monkeypatch):
+    """The working folder is that of the runs of version 0.1."""
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+def train(name, flags):
+    train_lt_mxp.main(train_lt_mxp.get_parser().parse_args(f'{COMMON} {FLAGS[name]} --save_path {name} {flags}'.split()))
+
+
+@pytest.mark.parametrize('name', ['after_epoch', 'within_epoch'])
+def test_an_old_run_resumes_to_the_uninterrupted_one(old_runs, name):
+    train(name, '--resume')
+    resumed, whole = (read_checkpoint(f'experiments/{run}/last')['state_dict'] for run in (name, f'{name}_whole'))
+    for key, tensor in whole.items():
+        torch.testing.assert_close(resumed[key], tensor, rtol=1e-3, atol=1e-4)  # another CPU sums in another order
+
+
+def test_a_resumed_old_run_has_the_present_format(old_runs):
+    train('after_epoch', '--resume')
+    assert json.loads(Path('experiments/after_epoch/config.cfg').read_text())['format'] == FORMAT
+
+
+def test_an_old_run_gives_the_same_predictions(old_runs):
+    before = read_predictions('results/finished/results_test.csv')
+    shutil.rmtree('results')
+    scoring.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
+    np.testing.assert_allclose(read_predictions('results/finished/results_test.csv').probs, before.probs, atol=1e-5)
+
+
+def test_stage_two_starts_from_an_old_run(old_runs):
+    train('finished', '--save_path two --pretrained_weights experiments/finished --trainable classifier')
+    kept, parent = (read_checkpoint(f'experiments/{name}')['state_dict']['features.0.weight'] for name in ('two', 'finished'))
+    assert torch.equal(kept, parent)
+
+
+def test_stage_two_says_that_an_old_run_does_not_know_its_images(old_runs, capsys):
+    train('finished', '--save_path two --pretrained_weights experiments/finished')
+    assert '* Note: stage one holds no list of its training images' in capsys.readouterr().out
+
+
+def test_a_log_without_accuracy_is_read(old_runs):
+    before = json.loads(Path('experiments/after_epoch/log.jsonl').read_text().splitlines()[0])
+    train('after_epoch', '--resume')
+    history = find_runs(['experiments/after_epoch'])[0].history
+    assert 'acc' not in before['val'] and np.isnan(series(history, 'val', 'acc')).tolist() == [True, True, False, False]
+
+
+def test_old_runs_are_reported_side_by_side(old_runs):
+    report.main(['experiments', '--draws', '100', '--out', 'page.html'])
+    assert 'accuracy' in Path('page.html').read_text(encoding='utf-8')
+
+
+def test_a_flag_that_an_old_run_does_not_know_has_the_old_behaviour():
+    assert upgrade({'lr': .1}, 'config.cfg')['grow_from'] == 1
+
+
+def test_a_flag_that_an_old_run_knows_stays():
+    assert upgrade({'grow_from': .5}, 'config.cfg')['grow_from'] == .5
+
+
+def test_the_configuration_inside_a_checkpoint_is_upgraded(old_runs):
+    config = load_model('experiments/finished').info['config']
+    assert (config['format'], config['device'], config['device_type']) == (FORMAT, 'auto', 'cpu')
+
+
+def test_a_config_of_a_newer_version_is_refused(tmp_path):
+    (tmp_path / 'config.cfg').write_text(json.dumps({'format': FORMAT + 1}))
+    with pytest.raises(InputError, match=rf'config.cfg was written by a newer version .*format {FORMAT + 1}'):
+        read_config(str(tmp_path))
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(old_runs, tmp_path, monkeypatch):
+    info = read_checkpoint('experiments/finished')
+    monkeypatch.setattr('utils.model_saving_loading.FORMAT', FORMAT + 1)
+    save_model(str(tmp_path / 'newer'), info)
+    with pytest.raises(InputError, match='was written by a newer version'):
+        read_checkpoint(str(tmp_path / 'newer'))
+
+
+def test_the_version_is_the_same_everywhere():
+    cited = re.search(r'^version: (.+)$', (ROOT / 'CITATION.cff').read_text(), re.M)
+    released = re.search(r'^## (\d+\.\d+\.\d+)', (ROOT / 'CHANGELOG.md').read_text(), re.M)
+    assert cited.group(1) == released.group(1) == utils.__version__
+
+
+def test_the_test_of_an_old_run_says_that_its_images_are_not_known(old_runs, capsys):
+    scoring.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
+    assert '* Note: this checkpoint holds no list of its training images: ' in capsys.readouterr().out
+
+
+def test_an_old_run_is_not_tested_on_its_training_csv(old_runs):
+    with pytest.raises(InputError, match=r'data/train\.csv is the csv that trained the network: test on images that it has not seen'):
+        scoring.main('', {'test': 'data/train.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])

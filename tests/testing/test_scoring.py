@@ -1,0 +1,160 @@
+"""The test scripts on a checkpoint of the real trainer."""
+import re
+import runpy
+import shutil
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import recall_score
+
+from tests.factories import ROOT
+from utils.common import InputError
+from utils.data.images import FORMATS
+from utils.prediction.predictions import read_predictions
+from utils.statistics.comparison import way_of_test
+from utils.testing.scoring import main
+from utils.training.run_folder import name_of_run
+
+
+@pytest.fixture
+def test(train, tiny, tmp_path):
+    train('--save_path tiny/mobilenet')
+
+    def run(flags, splits=None):
+        argv = f'--load_path experiments/tiny/mobilenet --data_path {tiny}/images --num_workers 0 {flags}'.split()
+        main('test', splits or {'val': None, 'test': str(tiny / 'test.csv')}, 0, argv)
+        return tmp_path / 'results' / 'tiny' / 'mobilenet'
+    return run
+
+
+def test_report_and_predictions(test, tiny, capsys):
+    folder = test('')
+    table, truth = pd.read_csv(folder / 'results_test.csv'), pd.read_csv(tiny / 'test.csv')
+    assert list(table.columns) == ['image_id', 'label', 'pred', 'p_class0', 'p_class1', 'p_class2']
+    assert (table.image_id == truth.image_id).all() and (table.label == truth.label).all()
+    probs = table.filter(like='p_').to_numpy()
+    np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
+    assert (probs.argmax(1) == table.pred).all()
+    text = (folder / 'performance_test.txt').read_text()
+    recalls = recall_score(table.label, table.pred, average=None, zero_division=0)
+    assert 'Recall: ' + ' - '.join(f'class{c}={100 * r:.2f}' for c, r in enumerate(recalls)) in text
+    assert re.search(r'F1: class0=\d', text) and f'Top-1 = {100 * (table.label == table.pred).mean():.2f} of 8 images' in text
+    assert re.search(r'^Checkpoint experiments/tiny/mobilenet/epoch_01_\S+, epoch 1; csv \S+/test\.csv, SHA-256 [0-9a-f]{64}$', text, re.M)
+    assert f'many=none - medium=none - few={100 * recalls.mean():.2f}' in text
+    out = capsys.readouterr().out
+    assert re.search(r'^Test - mAUC: [\d.]+ - MCC: -?[\d.]+ - F1: [\d.]+ - BalAcc: [\d.]+ - Acc: [\d.]+ - n: 8$', out, re.M)
+    assert 'optimistic' not in out and way_of_test(folder / 'results_test.csv') == 'nothing more'
+    assert way_of_test(test('--dihedral_tta 2') / 'results_test.csv') == '4 views'
+    assert way_of_test(test('--dihedral_tta 2 --zoom_tta 1 1.25') / 'results_test.csv') == '8 views at zoom 1 1.25'
+    assert way_of_test(test('--zoom_tta 1.25') / 'results_test.csv') == '1 view at zoom 1.25'
+
+
+def test_repeated_runs_write_the_same_whole_files(test):
+    folder = test('')
+    before = [(folder / name).read_bytes() for name in ('performance_test.txt', 'results_test.csv')]
+    test('')
+    assert before == [(folder / name).read_bytes() for name in ('performance_test.txt', 'results_test.csv')]
+
+
+def test_csv_that_chose_the_checkpoint(test, tiny, tmp_path, capsys):
+    copy = tmp_path / 'copy.csv'  # recognised by its content
+    copy.write_bytes((tiny / 'val.csv').read_bytes())
+    folder = test(f'--csv_val {copy}')
+    assert f'{copy} is the csv that chose the checkpoint: the result is optimistic' in capsys.readouterr().out
+    assert {'performance_val.txt', 'performance_test.txt', 'results_val.csv'} <= {path.name for path in folder.iterdir()}
+
+
+def test_patients_travel_into_the_predictions(test, tmp_path):
+    (tmp_path / 'new.csv').write_text('image_id,patient_id,label\ntest_0_0,007,0\ntest_1_1,,1\n')
+    table = read_predictions(test(f'--csv_test {tmp_path}/new.csv') / 'results_test.csv')
+    assert table.patient_ids == ['007', 'image test_1_1'] and table.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(('content', 'first'), [
+    ('image_id\ntest_0_0\ntest_1_1\n', ['image_id', 'pred']),
+    ('image_id,patient_id\ntest_0_0,a\ntest_1_1,b\n', ['image_id', 'patient_id', 'pred']),
+])
+def test_without_labels(test, tmp_path, capsys, content, first):
+    (tmp_path / 'new.csv').write_text(content)
+    folder = test(f'--csv_test {tmp_path}/new.csv --dihedral_tta 2')
+    table = pd.read_csv(folder / 'results_test.csv')
+    assert list(table.columns) == [*first, 'p_class0', 'p_class1', 'p_class2'] and len(table) == 2
+    assert not (folder / 'performance_test.txt').exists() and 'no labels' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('flags', 'message'), [
+    ('--model_name resnet_50', '--model_name resnet_50 contradicts the checkpoint, which has tiny_test'),
+    ('--n_classes 5', '--n_classes 5 contradicts'), ('--im_size 64', r'--im_size \(64, 64\) contradicts'),
+    ('--dihedral_tta -1', 'must not be negative'), ('--zoom_tta 1 0.5', '--zoom_tta 1 0.5: different numbers from 1'),
+    ('--zoom_tta 1 nan', '--zoom_tta 1 nan'), ('--zoom_tta 2 2', '--zoom_tta 2 2'), ('--csv_out_val a/b.csv', 'names of csv files'),
+    ('--csv_out_val results_test.csv', 'different names'), ('--csv_test absent.csv', 'no such csv: absent.csv'),
+])
+def test_errors(test, flags, message):
+    with pytest.raises(InputError, match=message):
+        test(flags)
+    test('--model_name tiny_test --n_classes 3 --im_size 32')  # what agrees is accepted
+
+
+@pytest.fixture
+def script(monkeypatch, capfd):
+    """Runs a file as `python FILE` does, in this process. -> what it writes to stderr, the message that it ends with included"""
+    def run(name, *flags):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, flags)])
+        capfd.readouterr()
+        try:
+            runpy.run_path(str(ROOT / name), run_name='__main__')
+        except SystemExit as end:
+            return f'{capfd.readouterr().err}{end.code}'
+        return capfd.readouterr().err
+    return run
+
+
+@pytest.mark.parametrize(('name', 'flag'), [('endo', '--csv_val'), ('eyepacs', '--csv_test')])
+def test_scripts(train, script, tiny, tmp_path, name, flag):
+    train('--save_path a/b')
+    command = f'test_with_labels_{name}.py', '--load_path', 'experiments/a/b', flag  # the images: of the training
+    assert script(*command, tiny / 'test.csv') == ''  # no bar in a file
+    assert (tmp_path / 'results/a/b' / f'performance_{flag[6:]}.txt').exists()
+    assert script(*command, 'absent.csv') == 'error: no such csv: absent.csv'
+
+
+def test_broken_image_in_a_worker_is_one_line(train, script, tmp_path):
+    train('--save_path a')
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / 'x.jpg').write_text('not an image')
+    (tmp_path / 'x.csv').write_text('image_id,label\nx,0\n')
+    said = script('test_with_labels_endo.py', '--load_path', 'experiments/a', '--data_path', 'images', '--csv_val', 'x.csv')
+    assert re.fullmatch(r'error: images/x\.jpg \(from x\.csv\) cannot be read as an image: .*', said)
+
+
+def test_bad_images_are_left_out_listed_and_counted(test, tiny, tmp_path, capsys):
+    images = tmp_path / 'images'
+    shutil.copytree(tiny / 'images', images)
+    table = pd.read_csv(tiny / 'test.csv')
+    (images / f'{table.image_id[1]}.jpg').write_text('not an image')
+    (images / f'{table.image_id[4]}.jpg').unlink()
+    shutil.copy(images / f'{table.image_id[1]}.jpg', images / 'val_0_0.jpg')
+    with pytest.raises(InputError, match=f'1 of 8 images not found in .*: {table.image_id[4]}'):
+        test(f'--data_path {images}')
+    pd.read_csv(tiny / 'val.csv').iloc[::-1].to_csv(tmp_path / 'tune.csv', index=False)  # the training's own csv would be read there
+    folder = test(f'--data_path {images} --skip_bad_images --calibrate --csv_tune {tmp_path}/tune.csv')
+    skipped = pd.read_csv(folder / 'skipped_test.csv')
+    assert skipped.image_id.tolist() == table.image_id[[1, 4]].tolist() and skipped.row.tolist() == [3, 6]
+    assert skipped.reason.tolist() == [f"the content is no image ({', '.join(FORMATS)})", 'no such file']
+    assert skipped.csv.unique() == [f'{tiny}/test.csv']
+    assert pd.read_csv(folder / 'skipped_tune.csv').image_id.tolist() == ['val_0_0']
+    assert pd.read_csv(folder / 'results_test.csv').image_id.tolist() == table.image_id.drop([1, 4]).tolist()
+    text = (folder / 'performance_test.txt').read_text()
+    assert 'Left out 2 of 8 images, which cannot be read: skipped_test.csv\n' in text and ' of 6 images' in text
+    assert f'* Left out 2 of 8 images of {tiny}/test.csv, which cannot be read\n' in capsys.readouterr().out
+    test(f'--data_path {images} --skip_bad_images --salt secret')
+    assert skipped.image_id[0] not in (folder / 'skipped_test.csv').read_text() and not (folder / 'skipped_tune.csv').exists()
+    test('')
+    assert not list(folder.glob('skipped*'))
+
+
+def test_name_of_run():
+    assert name_of_run('experiments/eyepacs/2stage/BSCE/epoch_07_K_1') == 'eyepacs/2stage/BSCE'
+    assert name_of_run('/x/experiments/a/last') == 'a' and name_of_run('/models/best') == 'best'

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from tests.factories import MEAN, STD, image_batch
+from utils.reproducibility import set_backends
+from utils.training.augment import draw_params, jitter, move
+from utils.training.batches import Normalise, Plain
+from utils.training.mixing import MIXING
+from utils.training.policies import AUGMENT
+
+
+@pytest.fixture
+def normalise():
+    return Normalise('cpu', MEAN, STD)
+
+
+def test_normalise(normalise):
+    images = image_batch(3, 0)[0]
+    out = normalise(images)
+    expected = (images.numpy() / 255. - np.array(MEAN).reshape(3, 1, 1)) / np.array(STD).reshape(3, 1, 1)
+    np.testing.assert_allclose(out.numpy(), expected, atol=2e-6)
+    assert out.is_contiguous(memory_format=torch.channels_last) and out.dtype == torch.float32
+
+
+def test_plain(normalise):
+    images, labels, ids = image_batch(6, 1)
+    inputs, targets = Plain(normalise, seed=4)([(images, labels, ids)])
+    params = draw_params(np.random.default_rng([4, 2, 0]), 6, 26)
+    expected = jitter(move(images / 255, params), params)
+    torch.testing.assert_close(inputs * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1), expected)
+    assert torch.equal(targets, labels) and not torch.equal(images / 255, expected)
+
+
+@pytest.mark.parametrize('augment', AUGMENT)
+@pytest.mark.parametrize('world_size', [2, 3])
+def test_processes_share_the_draws_of_one(normalise, augment, world_size):
+    images, labels, ids = image_batch(6, 3)
+    whole = Plain(normalise, augment, seed=5)
+    parts = [Plain(normalise, augment, 5, rank, world_size) for rank in range(world_size)]
+    for _ in range(2):  # the streams are at the same place afterwards, too
+        expected = whole([(images, labels, ids)])[0]
+        for rank, part in enumerate(parts):
+            mine = slice(rank, None, world_size)
+            torch.testing.assert_close(part([(images[mine], labels[mine], ids[mine])])[0], expected[mine], rtol=0, atol=1e-5)
+
+
+def test_epochs_are_reproducible_and_differ(normalise):
+    prepare, data = Plain(normalise, seed=0), [image_batch(4, 0)]
+
+    def draw(epoch):
+        prepare.set_epoch(epoch)
+        return prepare(data)[0]
+    assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
+    images, labels, ids = data[0]
+    same = Plain(normalise)([(images[:1].repeat(9, 1, 1, 1), labels, ids)])[0]
+    assert len({tuple(image.flatten().tolist()) for image in same}) == 9  # one draw per image
+
+
+class HostWork(TorchDispatchMode):
+    """Records the operations that work on images in the memory of the host; copying them to the device is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        values = tree_flatten((args, kwargs or {}))[0]
+        on_host = any(isinstance(v, torch.Tensor) and v.ndim == 4 and v.shape[-1] > 1 and v.device.type == 'cpu' for v in values)
+        if on_host and func is not torch.ops.aten._to_copy.default:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('augment', AUGMENT)
+@pytest.mark.parametrize('mixing', MIXING)
+def test_images_are_only_copied_on_the_host(mixing, augment):
+    normalise = Normalise('meta', MEAN, STD)
+    prepare = MIXING[mixing](normalise, [5, 3], augment=augment) if MIXING[mixing] else Plain(normalise, augment)
+    images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    with HostWork() as work:
+        prepare([(images, torch.arange(4) % 2, None)] * 2)
+    assert work.found == []
+
+
+@pytest.fixture
+def backends(monkeypatch):
+    """The settings of CUDA, which are put back after the test."""
+    flags = [(torch.backends.cudnn, 'benchmark'), (torch.backends.cudnn, 'allow_tf32'), (torch.backends.cuda.matmul, 'allow_tf32')]
+    before = [getattr(owner, name) for owner, name in flags]
+    monkeypatch.setattr(torch, 'use_deterministic_algorithms', lambda *args, **kwargs: None)
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')
+    yield torch.backends
+    for (owner, name), value in zip(flags, before, strict=True):
+        setattr(owner, name, value)
+
+
+@pytest.mark.parametrize('deterministic, one_size, by_trial', [(False, True, True), (False, False, False), (True, True, False)])
+def test_convolutions_are_tried_only_where_it_pays(backends, deterministic, one_size, by_trial):
+    set_backends(deterministic, use_cuda=True, one_size=one_size)
+    assert backends.cudnn.benchmark is by_trial

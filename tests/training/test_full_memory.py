@@ -1,0 +1,189 @@
+"""Memory that is full, on the GPU or the host: one line says which flag to change, and what was trained before is not lost."""
+import json
+import runpy
+import signal
+
+import pytest
+import torch
+
+import train_lt_mxp
+from tests.factories import ROOT
+from tests.tiny_network import TinyNetwork
+from utils.common import InputError, Interrupted, out_of_memory, run_script
+from utils.model_saving_loading import read_checkpoint
+from utils.training.batches import Plain
+
+CUDA = 'CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 7.76 GiB of which 1.69 GiB is free.'
+FULL = 'GPU memory is full, 2.50 GiB more were needed'
+FLAGS = '--n_epochs 3 --train_eval off'
+
+
+def ending(main, *options):
+    with pytest.raises(SystemExit) as stop:
+        run_script(main, *options)
+    return stop.value.code  # a text: exit status 1
+
+
+def raising(error):
+    def main():
+        raise error
+    return main
+
+
+@pytest.mark.parametrize(('error', 'message'), [
+    (torch.OutOfMemoryError(CUDA), FULL),
+    (RuntimeError('MPS backend out of memory (MPS allocated: 5.00 GB). Tried to allocate 1.00 GB on private pool.'),
+     'GPU memory is full, 1.00 GB more were needed'),
+    (RuntimeError('CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported'), 'GPU memory is full'),
+    (RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`'), 'GPU memory is full'),
+    (RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'), 'GPU memory is full'),
+    (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\n... DefaultCPUAllocator: can't allocate memory: you tried to "
+                  'allocate 4194304000 bytes. Error code 12'), 'memory is full, 4,000 MiB more were needed'),
+    (MemoryError('Unable to allocate 72.8 TiB for an array with shape (7,)'), 'memory is full, 72.8 TiB more were needed'),
+    (MemoryError(), 'memory is full')])
+def test_full_memory_is_one_line(error, message):
+    assert ending(raising(error)) == f'error: {message}: end other programs that use it, or take a machine that has more'
+
+
+def test_the_allocator_of_the_host_is_known():
+    with pytest.raises(RuntimeError) as stop:
+        torch.empty(2 ** 60)
+    assert out_of_memory(stop.value) == 'memory is full, 4,398,046,511,104 MiB more were needed'
+
+
+@pytest.mark.parametrize('error', [RuntimeError('a fault of ours'), ValueError('out of memory'), InputError('out of memory')])
+def test_another_error_is_none_of_memory(error):
+    assert out_of_memory(error) is None
+
+
+@pytest.fixture
+def break_at(monkeypatch):
+    """Let the tiny network find no memory from its `n`-th training step on; 0 lets it be."""
+    calls, forward = [], TinyNetwork.forward
+
+    def breaking(n):
+        def count(self, x):
+            if self.training and x.any():  # not the trial on zeros
+                calls.append(1)
+            if n and len(calls) >= n:
+                raise torch.OutOfMemoryError(CUDA)
+            return forward(self, x)
+        calls.clear()
+        monkeypatch.setattr(TinyNetwork, 'forward', count)
+    return breaking
+
+
+def message(train, flags):
+    with pytest.raises(InputError) as stop:
+        train(flags)
+    return str(stop.value)
+
+
+@pytest.mark.parametrize(('flags', 'advice'), [
+    ('', 'use a --batch_size below 4, or the same one with --accumulate 2, and --overwrite to start again'),
+    ('--batch_size 9', 'use a --batch_size below 9, or the same one with --accumulate 3, and --overwrite to start again'),
+    ('--batch_size 8 --accumulate 2', 'use a --batch_size below 8, or the same one with --accumulate 4, and --overwrite to start again'),
+    ('--do_not_save', 'use a --batch_size below 4, or the same one with --accumulate 2')])
+def test_the_first_epoch_has_to_start_again(train, break_at, flags, advice):
+    break_at(2)
+    assert message(train, f'{FLAGS} {flags}') == f'{FULL}: {advice}'
+
+
+def test_batches_of_one_image_cannot_be_cut(train, monkeypatch):
+    monkeypatch.setattr(train_lt_mxp, 'check_forward', lambda *args: None)
+    monkeypatch.setattr(TinyNetwork, 'forward', lambda *args: raising(torch.OutOfMemoryError(CUDA))())
+    assert message(train, '--batch_size 2 --accumulate 2') == (f'{FULL}: use a smaller --im_size or another --model_name, and --overwrite '
+                                                               'to start again')
+
+
+@pytest.mark.parametrize('flags', ['--batch_size 2', '--accumulate 2'])
+def test_the_first_epoch_starts_again_as_the_message_says(train, break_at, flags):
+    break_at(2)
+    message(train, FLAGS)
+    break_at(0)
+    assert (train(f'{FLAGS} {flags} --overwrite') / 'val_metrics.txt').exists()
+
+
+@pytest.fixture
+def stopped(train, break_at):
+    """-> what a run says that finds no memory in its third epoch"""
+    break_at(5 + 5 + 3)
+    said = message(train, f'{FLAGS} --momentum 0.9')
+    break_at(0)
+    return said
+
+
+def test_a_later_epoch_says_how_to_go_on(stopped):
+    assert stopped == f'{FULL}: --accumulate 2 --resume goes on after epoch 2; with a smaller --batch_size, --overwrite starts again'
+
+
+def test_a_later_epoch_goes_on_with_smaller_batches(stopped, train, capsys):
+    run = train(f'{FLAGS} --momentum 0.9 --accumulate 2 --resume')
+    assert 'Resuming experiments/run after epoch 2\n' in capsys.readouterr().out
+    assert len((run / 'log.jsonl').read_text().splitlines()) == 3 and json.loads((run / 'config.cfg').read_text())['accumulate'] == 2
+
+
+def test_a_later_epoch_goes_on_as_it_was_where_memory_is_free_again(stopped, train):
+    run = train(f'{FLAGS} --momentum 0.9 --resume')
+    whole = train(f'{FLAGS} --momentum 0.9 --save_path whole').parent / 'whole'
+    a, b = (read_checkpoint(str(folder / 'last'))['state_dict'] for folder in (run, whole))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_resumes_within_an_epoch_with_smaller_batches(train, monkeypatch):
+    """Two of five steps are done: three are left, of two batches each."""
+    calls, original = [], Plain.__call__
+
+    def strike(*args):
+        calls.append(1)
+        if len(calls) == 5 + 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+    monkeypatch.setattr(Plain, '__call__', strike)
+    with pytest.raises(Interrupted):
+        train('--n_epochs 2')
+    calls.clear()
+    calls += [1] * 100
+    run = train('--n_epochs 2 --accumulate 2 --resume')
+    assert len(calls) - 100 == 3 * 2
+    first, second = (json.loads(line)['training_loss'] for line in (run / 'log.jsonl').read_text().splitlines())
+    assert second == pytest.approx(first, rel=.5)  # a mean over all batches of the epoch, those before the stop included
+
+
+def test_a_configuration_with_batches_of_no_images_is_refused(train):
+    config = train() / 'config.cfg'
+    (config.parent / 'val_metrics.txt').unlink()
+    config.write_text(config.read_text().replace('"accumulate": 1', '"accumulate": 0'))
+    with pytest.raises(InputError, match="'accumulate' must be a whole number, 1 or more, not 0"):
+        train('--resume')
+
+
+def test_an_image_that_is_too_large_for_the_trial_before_the_data(train, monkeypatch):
+    host = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 2097152 bytes."
+    monkeypatch.setattr(TinyNetwork, 'forward', lambda *args: raising(RuntimeError(host))())
+    assert message(train, '') == ('memory is full, 2 MiB more were needed by --model_name tiny_test for 1 of the images, of 32x32: use a '
+                                  'smaller --im_size')
+
+
+SCRIPTS = [  # words after the interpreter's, what finds no memory, and what to do
+    ('train_lt_mxp.py --csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3',
+     'utils.prediction.accelerator.build_accelerator',
+     'use a smaller --batch_size, or the same one with --accumulate 2'),
+    ('test_with_labels_eyepacs.py --load_path {run} --csv_test {tiny}/test.csv', 'utils.testing.scoring.collect_logits',
+     'use a smaller --batch_size'),
+    ('test_with_labels_endo.py --load_path {run} --csv_val {tiny}/val.csv', 'utils.testing.scoring.collect_logits',
+     'use a smaller --batch_size'),
+    ('-m tools.predict --load_path {run} {tiny}/images', 'utils.prediction.inference.collect_logits', 'use a smaller --batch_size'),
+    ('-m tools.check_data {tiny}/train.csv --data_path {tiny}/images', 'utils.data.near_duplicates.similar_pairs',
+     'end other programs that use it, or search for equal files only: --similarity 1')]
+
+
+@pytest.mark.filterwarnings('ignore:.*found in sys.modules')
+@pytest.mark.parametrize(('words', 'place', 'advice'), SCRIPTS, ids=[words.split(' --')[0] for words, _, _ in SCRIPTS])
+def test_a_script_names_its_own_flag(train, tiny, monkeypatch, words, place, advice):
+    words = words.format(run=train(), tiny=tiny).split()
+    monkeypatch.setattr(place, lambda *args: raising(torch.OutOfMemoryError(CUDA))())
+    monkeypatch.setattr('sys.argv', words if words[0] != '-m' else words[1:])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module(words[1], run_name='__main__') if words[0] == '-m' else runpy.run_path(str(ROOT / words[0]), run_name='__main__')
+    assert stop.value.code == f'error: {FULL}: {advice}'

@@ -1,0 +1,184 @@
+"""Two processes on the CPU make the same run as one: the real trainer, through torchrun."""
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.factories import ROOT, new_accelerator, write_images
+from train_lt_mxp import get_parser
+from train_lt_mxp import main as train_main
+from utils.common import InputError
+from utils.model_saving_loading import read_checkpoint
+
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+ENVIRONMENT = os.environ | {'PYTHONPATH': str(ROOT)}
+
+# Starting two processes takes far longer than a tiny training, so one start trains all runs: flags of each -> argv.
+TRAIN = '''
+import sys
+from tests import tiny_network
+from train_lt_mxp import get_parser, main
+from utils.common import run_script
+tiny_network.register()
+for flags in sys.argv[1:]:
+    run_script(lambda: main(get_parser().parse_args(flags.split())))
+'''
+# The first run crashes between two epochs. In the second, SIGTERM reaches one of the processes in the third batch of the second epoch.
+BREAK = '''
+import os, signal, sys
+from tests import tiny_network
+from train_lt_mxp import get_parser, main
+from utils.common import run_script
+from utils.training.mixing import MixUp
+from utils.training.run_folder import RunFolder
+tiny_network.register()
+end_epoch, mix, calls = RunFolder.end_epoch, MixUp.mix, []
+
+def dying(self, record, *rest):
+    end_epoch(self, record, *rest)
+    assert record['epoch'] < 2, 'crash'
+
+def strike(*args):
+    calls.append(1)
+    if os.environ['RANK'] == '1' and len(calls) == 12 + 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return mix(*args)
+
+crashing, preempted = (get_parser().parse_args(flags.split()) for flags in sys.argv[1:])
+RunFolder.end_epoch = dying
+try:
+    main(crashing)
+except AssertionError:
+    print('crashed')
+RunFolder.end_epoch, MixUp.mix = end_epoch, strike
+run_script(lambda: main(preempted))
+'''
+STAGE_TWO = ('--pretrained_weights experiments/one --trainable classifier --n_epochs 3 --momentum 0.9 --lr 0.1 --train_eval full '
+             '--precision fp32')
+METHODS = {  # -> flags, and those of one process that does the same
+    'balanced': ('--do_mixup 0.2 --augment none', ''), 'bsce': ('--loss_fn BSCE --augment none', '--accumulate 2'),
+    'mixup': ('--mixing mixup --augment rotate', ''), 'cutmix': ('--mixing cutmix --augment randaugment --sampling class', ''),
+    'remix': ('--mixing remix --augment trivial --accumulate 2', '')}
+CUT = '--n_epochs 3 --sampling class --momentum 0.9 --ema 0.9'
+PREEMPTED = '--n_epochs 3 --ema 0.9 --mixing mixup'
+
+
+def flags_of(name, flags, data='tiny'):
+    return (f'--csv_train {data}/train.csv --data_path {data}/images --n_classes 3 --im_size 32 --model_name tiny_test --init none '
+            f'--batch_size 8 --num_workers 0 --device cpu --metric mcc --save_path {name} {flags}')
+
+
+def start(folder, code, runs):
+    """Train `runs`, {name: flags}, in two processes."""
+    (folder / 'code.py').write_text(code)
+    lines = [flags_of(name, flags, data='more' if PREEMPTED in flags else 'tiny') for name, flags in runs.items()]
+    return subprocess.run([*TORCHRUN, 'code.py', *lines], cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
+
+
+def log_of(folder, name):
+    return [json.loads(line) for line in (folder / 'experiments' / name / 'log.jsonl').read_text().splitlines()]
+
+
+def last_weights(folder, name):
+    return read_checkpoint(str(folder / 'experiments' / name / 'last'))['state_dict']
+
+
+def is_finished(folder, name):
+    return (folder / 'experiments' / name / 'val_metrics.txt').exists()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('processes')
+    write_images(folder / 'tiny')
+    write_images(folder / 'more', {'train': (48, 32, 16), 'val': (3, 3, 3)})  # 12 batches an epoch
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(folder):
+    """All runs that nothing disturbs, in two processes, and one that cannot start; stage one with all that has a state."""
+    runs = {'one': '--n_epochs 2 --do_mixup 0.2 --ema 0.9 --schedule onecycle --train_eval full', 'short': '--n_epochs 1'}
+    runs |= {name: f'{STAGE_TWO} {flags}' for name, (flags, _) in METHODS.items()}
+    runs |= {'whole': CUT, 'unbroken': PREEMPTED}
+    done = start(folder, TRAIN, runs | {'unequal': '--batch_size 3'})
+    assert all(is_finished(folder, name) for name in runs), done.stderr
+    return done
+
+
+def test_first_process_speaks_and_writes(folder, trained):
+    assert len(log_of(folder, 'one')) == 2 and trained.stdout.count('Epoch 1/1') == 1
+
+
+def test_unequal_parts(trained):
+    assert trained.returncode
+    assert 'error: --batch_size 3 cannot be cut into equal parts for 2 processes x --accumulate 1' in trained.stderr
+
+
+def test_sync_bn_on_the_cpu_is_refused(train, monkeypatch):
+    two = SimpleNamespace(process_index=0, num_processes=2, device=torch.device('cpu'))
+    monkeypatch.setattr('train_lt_mxp.build_accelerator', lambda *args: two)
+    with pytest.raises(InputError, match='--sync_bn needs CUDA, not cpu: leave it out'):
+        train('--sync_bn')
+
+
+@pytest.fixture(scope='module')
+def single(folder, trained):
+    """Stage two in one process."""
+    with pytest.MonkeyPatch.context() as m, new_accelerator():
+        m.chdir(folder)
+        for name, (flags, more) in METHODS.items():
+            train_main(get_parser().parse_args(flags_of(f'single_{name}', f'{STAGE_TWO} {flags} {more}').split()))
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_stage_two_equals_one_process(folder, single, method):
+    """A frozen backbone has fixed statistics, so that nothing but the order of the sums differs: every image is augmented alike and
+    mixed with the same partner."""
+    two, one = (last_weights(folder, name) for name in (method, f'single_{method}'))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+    for a, b in zip(log_of(folder, method), log_of(folder, f'single_{method}'), strict=True):
+        assert a['training_loss'] == pytest.approx(b['training_loss'], rel=1e-4)
+        for split in ('train', 'val'):  # every image exactly once, in both
+            assert a[split]['loss'] == pytest.approx(b[split]['loss'], rel=1e-4) and a[split]['bacc'] == b[split]['bacc']
+
+
+def test_two_processes_remember_the_images_that_one_does(folder, single):
+    two, one = (read_checkpoint(str(folder / 'experiments' / name))['image_hashes'] for name in ('bsce', 'single_bsce'))
+    assert torch.equal(two, one)
+
+
+@pytest.fixture(scope='module')
+def broken(folder, trained):
+    """One run that crashed between two epochs, and one that a signal to one of its processes stopped within an epoch."""
+    done = start(folder, BREAK, {'cut': CUT, 'preempted': PREEMPTED})
+    done.lines = {name: len(log_of(folder, name)) for name in ('cut', 'preempted')}
+    done.batches = read_checkpoint(str(folder / 'experiments' / 'preempted' / 'interrupted'))['batches']
+    return done
+
+
+@pytest.fixture(scope='module')
+def resumed(folder, broken):
+    done = start(folder, TRAIN, {'cut': f'{CUT} --resume', 'preempted': f'{PREEMPTED} --resume'})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_crash_between_two_epochs_keeps_both(broken):
+    assert 'crashed' in broken.stdout and broken.lines['cut'] == 2, broken.stderr
+
+
+def test_a_signal_to_one_process_stops_both_within_the_epoch(broken):
+    """After the same step, the next at which they ask each other."""
+    assert broken.returncode and 'everything is saved' in broken.stderr, broken.stderr
+    assert broken.lines['preempted'] == 1 and broken.batches == 10
+
+
+@pytest.mark.parametrize(('name', 'undisturbed'), [('cut', 'whole'), ('preempted', 'unbroken')])
+def test_a_resumed_run_ends_like_an_undisturbed_one(folder, resumed, name, undisturbed):
+    expected = last_weights(folder, undisturbed)
+    assert is_finished(folder, name) and all(torch.equal(expected[key], tensor) for key, tensor in last_weights(folder, name).items())
