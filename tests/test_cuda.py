@@ -27,14 +27,13 @@ from train_lt_mxp import get_parser
 from train_lt_mxp import main as train_main
 from utils.common import run_script
 from utils.data.near_duplicates import look_at
-from utils.digest import digest
 from utils.get_loaders import get_train_val_cls_loaders
 from utils.losses import LOSSES
-from utils.model_saving_loading import read_checkpoint
+from utils.model_saving_loading import digest, read_checkpoint
 from utils.prediction.accelerator import build_accelerator
+from utils.prediction.inference import Normalise
 from utils.reproducibility import set_seeds
 from utils.testing import scoring
-from utils.training.batches import Normalise
 from utils.training.flags import resolve
 from utils.training.mixing import MIXING
 from utils.training.plan import Method

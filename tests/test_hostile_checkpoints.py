@@ -11,8 +11,7 @@ from models.get_model import get_arch
 from tests.factories import checkpoint, checkpoint_config
 from tools import export_model, predict
 from utils.common import InputError
-from utils.digest import digest
-from utils.model_saving_loading import FIELDS, FILE_NAME, load_model, read_checkpoint
+from utils.model_saving_loading import FIELDS, FILE_NAME, digest, load_model, read_checkpoint
 from utils.testing import scoring
 
 NAMES = ['\n* Next: rm -rf ~', '\x1b[2J', 'a\u202eb', 'a\u2066b', 'a\x9bb', 'a\u200bb']

@@ -6,8 +6,7 @@ import torch
 from models.get_model import get_arch
 from tests.factories import checkpoint, checkpoint_config
 from utils.common import InputError
-from utils.digest import digest
-from utils.model_saving_loading import FIELDS, FILE_NAME, load_model, read_checkpoint, save_model
+from utils.model_saving_loading import FIELDS, FILE_NAME, digest, load_model, read_checkpoint, save_model
 
 
 def test_round_trip_in_evaluation(tmp_path):

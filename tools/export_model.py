@@ -21,7 +21,7 @@ from utils.common import InputError, check_writable, file_sha256, run_script, wh
 from utils.data.new_images import read_inputs
 from utils.data.permissions import add_private_flag, keep_private
 from utils.model_saving_loading import load_model
-from utils.training.batches import Normalise
+from utils.prediction.inference import Normalise
 from utils.training.run_folder import name_of_run, to_json
 
 COMPARED, BATCH = 64, 8  # images

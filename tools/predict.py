@@ -21,12 +21,11 @@ from utils.get_loaders import fitting_workers
 from utils.model_saving_loading import load_model
 from utils.prediction.accelerator import add_device_flag
 from utils.prediction.gradcam import grad_cam, overlay
-from utils.prediction.inference import Logits, collect_logits, to_predictions
+from utils.prediction.inference import Logits, Normalise, collect_logits, to_predictions
 from utils.prediction.predictions import write_predictions
 from utils.prediction.tta import add_view_flags, check_view_flags, get_views
 from utils.statistics.tables import to_text
 from utils.testing.scoring import get_accelerator
-from utils.training.batches import Normalise
 from utils.training.run_folder import name_of_run
 
 SHOWN = 20  # images on the console; the csv has all

@@ -1,8 +1,9 @@
 """One checkpoint folder in and out: weights, and everything needed to use them without any flag."""
 import glob
+import hashlib
 import os
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -10,7 +11,6 @@ from torch import nn
 from models.get_model import get_arch
 from models.weights import check_weights, load_weights
 from utils.common import MAX_TEXT, InputError, check_name, printable, whole_file
-from utils.digest import digest
 from utils.evaluation import is_better
 from utils.runs.formats import (
     CHANNELS,
@@ -57,7 +57,31 @@ class LoadedModel(NamedTuple):
     folder: str
 
 
-def save_model(folder, info):
+def digest(value: Any) -> str:
+    """The checksum of a checkpoint: SHA-256, hexadecimal, of plain values and tensors in nested dictionaries, lists and tuples. The order
+    of keys does not matter."""
+    result = hashlib.sha256()
+
+    def add(item):
+        if isinstance(item, dict):
+            result.update(b'{')
+            for key in sorted(item, key=repr):
+                result.update(repr(key).encode())
+                add(item[key])
+        elif isinstance(item, (list, tuple)):
+            result.update(b'[')
+            for each in item:
+                add(each)
+        elif isinstance(item, torch.Tensor):
+            result.update(repr((item.dtype, tuple(item.shape))).encode())
+            result.update(item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            result.update(repr(item).encode() + b';')
+    add(value)
+    return result.hexdigest()
+
+
+def save_model(folder: str, info: dict[str, Any]) -> None:
     """Write `info` (plain Python values and tensors, FIELDS at least) with a checksum as `folder`/model_checkpoint.pth, whole or
     not at all."""
     missing = [name for name in FIELDS if name not in info]
@@ -79,7 +103,7 @@ def _os_error(error):
     return error
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: str) -> dict[str, Any]:
     """The dictionary saved at `path`: a file, a checkpoint folder, or a run folder (then the best of its checkpoints). Raises `InputError`
     for what is damaged, incomplete or of another kind, before it takes more memory than the file has bytes."""
     check_name(path)
@@ -163,7 +187,7 @@ def _read_best(run):
     return best
 
 
-def load_model(path):
+def load_model(path: str) -> LoadedModel:
     """Network (on the CPU) and facts of the checkpoint at `path` (see `read_checkpoint`); downloads nothing. Raises `InputError` before
     the network takes memory if the weights are of another one."""
     info = read_checkpoint(path)

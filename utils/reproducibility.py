@@ -1,33 +1,41 @@
+"""Seeds, kernels, and the record of what else a result depends on."""
+import importlib.metadata
 import os
+import platform
 import random
+import subprocess
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from utils import __version__
 
-def set_seeds(seed, use_cuda=False):
-    """Seed python, numpy and torch. `seed` is an integer or a sequence of integers such as (seed, epoch): every epoch
-    has its own stream, so that a resumed run draws what the uninterrupted one would have drawn."""
+PACKAGES = ('torch', 'torchvision', 'numpy', 'pandas', 'scikit-learn', 'scipy', 'pillow', 'accelerate', 'timm')
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+def set_seeds(seed: int | Sequence[int]) -> None:
+    """Seed Python, NumPy and torch, on all devices. `seed` may be a sequence such as (seed, epoch): each epoch then has a random stream of
+    its own, so that a resumed run draws the numbers of an uninterrupted one."""
     state = int(np.random.SeedSequence(seed).generate_state(1)[0])
     random.seed(state)
     np.random.seed(state)
     torch.manual_seed(state)
-    if use_cuda:
-        torch.cuda.manual_seed_all(state)
 
 
-def random_state(use_cuda=False):
-    """The state of torch's streams, which `set_random_state` puts back; training draws from no other global one."""
-    return {'cpu': torch.get_rng_state()} | ({'cuda': torch.cuda.get_rng_state()} if use_cuda else {})
+def random_state() -> dict[str, torch.Tensor]:
+    """The state of torch's random streams, for `set_random_state`. Training draws from no other global stream."""
+    return {'cpu': torch.get_rng_state()} | ({'cuda': torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
 
 
-def set_random_state(state):
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state['cpu'])
     if 'cuda' in state:
         torch.cuda.set_rng_state(state['cuda'])
 
 
-def set_backends(deterministic, use_cuda, one_size=True):
+def set_backends(deterministic: bool, use_cuda: bool, one_size: bool = True) -> None:
     """Choose the kernels of CUDA; on the CPU runs repeat bit for bit in any case.
 
     With `deterministic`: only operations with the same result in every run (slower). Otherwise TF32 for what bf16 leaves in float32, and,
@@ -41,3 +49,28 @@ def set_backends(deterministic, use_cuda, one_size=True):
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # without it cuBLAS refuses
         torch.use_deterministic_algorithms(True, warn_only=True)  # resampling has no deterministic backward, and needs none here
+
+
+def _git(*arguments):
+    try:
+        done = subprocess.run(['git', '-C', ROOT, *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """What a result depends on beside the flags, for environment.json: versions, device, state of the code. No name of host or user, no
+    absolute path. `git_dirty`: whether files differ from the commit."""
+    versions: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    status = _git('status', '--porcelain', '--untracked-files=no')
+    return {'version': __version__, 'python': platform.python_version(), 'system': f'{platform.system()} {platform.machine()}',
+            'packages': versions,
+            'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type, 'cuda': torch.version.cuda,
+            'threads': torch.get_num_threads(), 'git_commit': _git('rev-parse', 'HEAD'),
+            'git_dirty': None if status is None else bool(status)}

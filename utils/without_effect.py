@@ -1,7 +1,8 @@
 """Flags of a command line that have no effect among the others given there: a warning for each.
 
 A script lists them in a table with the rows (flag, reason, condition): the flag has no effect where condition(args) is true. The reason
-may hold values, as in 'with --optimizer {optimizer}'. Defaults and the flags of a --recipe are no reason for a warning.
+may hold values, as in 'with --optimizer {optimizer}'; `given` holds the flags of the command line.
+Defaults and the flags of a --recipe are no reason for a warning.
 """
 import argparse
 
@@ -17,7 +18,7 @@ def flags_given(parser, argv, args):
 
 def without_effect(given, args, table):
     """-> one line for each flag of `given` (`flags_given`) that meets a condition of `table`; the first row that it meets counts."""
-    lines = {}
+    lines, args = {}, argparse.Namespace(**vars(args), given=given)
     for flag, reason, condition in table:
         if flag in given and flag not in lines and condition(args):
             value = given[flag]

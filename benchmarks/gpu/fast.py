@@ -21,8 +21,8 @@ from utils.common import write_text
 from utils.data.image_cache import WORKERS, use_cache
 from utils.get_loaders import EVAL_FACTOR, ClassDataset, fitting_workers, get_eval_loader
 from utils.prediction.accelerator import build_accelerator
-from utils.prediction.inference import predict
-from utils.training.batches import Normalise, Plain
+from utils.prediction.inference import Normalise, predict
+from utils.training.batches import Plain
 from utils.training.mixing import BalancedMixUp
 
 from .checks import Found, Stage

@@ -7,8 +7,7 @@ from torch import nn
 
 from utils.common import InputError
 from utils.get_loaders import get_test_cls_loader
-from utils.prediction.inference import predict
-from utils.training.batches import Normalise
+from utils.prediction.inference import Normalise, predict
 
 
 class Net(nn.Module):

@@ -9,9 +9,8 @@ from PIL import Image
 from torch import nn
 
 from utils.get_loaders import get_test_cls_loader
-from utils.prediction.inference import collect_logits, to_predictions
+from utils.prediction.inference import Normalise, collect_logits, to_predictions
 from utils.prediction.tta import describe_views, dihedral_views, get_views, magnified
-from utils.training.batches import Normalise
 
 WHOLE = [1.]
 

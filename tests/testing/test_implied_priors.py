@@ -12,9 +12,9 @@ from train_lt_mxp import get_parser, resolve
 from utils.common import InputError
 from utils.data.sampling import EpochSampler
 from utils.losses import LOSSES, get_deferred_loss_fns, get_loss_fn
+from utils.prediction.inference import Normalise
 from utils.testing import scoring
 from utils.testing.post_hoc import implied_prior, last_epoch
-from utils.training.batches import Normalise
 from utils.training.mixing import MIXING
 from utils.training.plan import label_shares
 

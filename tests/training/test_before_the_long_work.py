@@ -5,13 +5,13 @@ import time
 import pytest
 import timm
 import torch
+from utils.training.forward_check import check_forward
 
 from models import weights
 from models.get_model import get_arch
 from train_lt_mxp import get_parser
 from utils.common import InputError, check_writable
 from utils.training.flags import resolve
-from utils.training.forward_check import check_forward
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from train_lt_mxp import get_parser, resolve
 from utils.common import InputError
 from utils.get_loaders import get_train_val_cls_loaders
 from utils.losses import LOSSES
-from utils.training.batches import Normalise, Plain
+from utils.prediction.inference import Normalise
+from utils.training.batches import Plain
 from utils.training.mixing import BalancedMixUp, CutMix
 from utils.training.plan import Method, corrects_twice, size_in_epoch
 from utils.training.recipes import RECIPES

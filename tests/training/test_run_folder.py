@@ -14,8 +14,7 @@ import train_lt_mxp
 import utils
 from tests.factories import new_accelerator
 from utils.common import InputError, Interrupted
-from utils.digest import digest
-from utils.model_saving_loading import read_checkpoint
+from utils.model_saving_loading import digest, read_checkpoint
 from utils.prediction.inference import predict
 from utils.training import run_folder
 from utils.training.batches import Plain

@@ -23,7 +23,7 @@ def add_device_flag(group):
 
 
 def build_accelerator(device: str = 'auto', precision: str = 'auto', compile: bool = False) -> Accelerator:
-    """Set up device, precision and processes, and print the device.
+    """Set up device, precision and processes, and print the device. Only the first process prints from then on.
 
     `device`: one of DEVICES. `precision`: 'fp32', 'bf16', or 'auto' for bf16 on CUDA where it is supported. `compile`: use torch.compile.
     Variables of the environment that accelerate would obey are removed first. Raises `InputError` if the device cannot be used, or if
@@ -35,8 +35,9 @@ def build_accelerator(device: str = 'auto', precision: str = 'auto', compile: bo
     with _patience():
         accelerator = Accelerator(cpu=kind == 'cpu', mixed_precision='bf16' if bf16 else 'no',
                                   dynamo_backend='inductor' if compile else 'no')
-    if accelerator.is_main_process:
-        print(f'* {describe_device(accelerator)}')
+    if not accelerator.is_main_process:
+        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115  the first process speaks for all
+    print(f'* {describe_device(accelerator)}')
     return accelerator
 
 

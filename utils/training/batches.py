@@ -1,36 +1,24 @@
-"""On the device: uint8 batch -> float -> augment -> normalise -> (inputs, targets)."""
+"""What happens to a batch on the device: uint8 -> float -> augment -> normalise -> (inputs, targets)."""
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from utils.prediction.inference import Normalise
 from utils.training.policies import AUGMENT
 
 MIX_STREAM = 4  # of random numbers; 0 and 1 are the samplers', 2 and 3 those of `Plain`
 
 
-class Normalise:
-    """uint8 (B, 3, H, W) -> float32 on `device` in channels_last, (x / 255 - mean) / std per channel."""
-
-    def __init__(self, device, mean, std):
-        self.device = device
-        self.mean, self.std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
-
-    def to_float(self, images):
-        """uint8 -> float32 of 0..1 on the device: a quarter of the bytes travels."""
-        return images.to(self.device, non_blocking=True).float().div_(255)
-
-    def standardise(self, x):
-        return x.sub(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
-
-    def __call__(self, images):
-        return self.standardise(self.to_float(images))
-
-
 class SharedDraws:
-    """What the policies call of numpy's Generator, for one of several processes: drawn for the images of all of them, of which this
-    one takes rank, rank + world_size, ..., as `EpochSampler` deals them out. So an image gets the draws it has in one process."""
+    """The methods of numpy's Generator that the augmentations call, for one of several processes.
 
-    def __init__(self, rng, rank, world_size):
+    Numbers are drawn for the images of all processes. This one takes rank, rank + world_size, ..., as `EpochSampler` deals the images
+    out. So an image gets the numbers that it gets in a training of one process.
+    """
+
+    def __init__(self, rng: np.random.Generator, rank: int, world_size: int):
         self.rng, self.mine, self.world_size, self.bit_generator = rng, slice(rank, None, world_size), world_size, rng.bit_generator
 
     def random(self, size):
@@ -50,38 +38,39 @@ class SharedDraws:
 
 
 class Plain:
-    """prepare: a combo batch -> augmented inputs (B, 3, H, W) and hard targets (B,), of its first loader.
+    """Augments and normalises the batch of the first loader: combo batch -> float32 inputs (B, 3, H, W), int64 targets (B,).
 
-    `augment` is a key of AUGMENT. The draws depend on (seed, stream, epoch) alone: several processes, of which this is the
-    `rank`-th, draw for their common batch what one would. `inputs` also serves to score training images as they are trained on.
-    `size` (height, width) is what augmented images are shrunk to; None leaves them.
+    `augment` is a key of AUGMENT. The random numbers depend on (seed, stream, epoch) alone: the process number `rank` of `world_size`
+    takes its share of those that one process would draw. `inputs` also serves to score training images as they are trained on.
+    `size` (height, width): what augmented images are resized to; None leaves them as they are.
     """
-    size: tuple | None = None
 
-    def __init__(self, normalise, augment='original', seed=0, rank=0, world_size=1, stream=2):
+    def __init__(self, normalise: Normalise, augment: str = 'original', seed: int = 0, rank: int = 0, world_size: int = 1,
+                 stream: int = 2):
         self.normalise, self.augment, self.seed, self.stream = normalise, AUGMENT[augment], seed, stream
         self.rank, self.world_size = rank, world_size
+        self.size: tuple[int, ...] | None = None
         self.set_epoch(0)
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         rng = np.random.default_rng([self.seed, self.stream, epoch])
         self.rng = SharedDraws(rng, self.rank, self.world_size) if self.world_size > 1 else rng
         self.mix_rng = np.random.default_rng([self.seed, MIX_STREAM, epoch])
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name).bit_generator.state for name in ('rng', 'mix_rng')}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             getattr(self, name).bit_generator.state = value
 
-    def augmented(self, images):
+    def augmented(self, images: torch.Tensor) -> torch.Tensor:
         x = self.augment(self.normalise.to_float(images), self.rng)
         return x if self.size is None else F.interpolate(x, self.size, mode='bilinear', antialias=True)
 
-    def inputs(self, images):
+    def inputs(self, images: torch.Tensor) -> torch.Tensor:
         return self.normalise.standardise(self.augmented(images))
 
-    def __call__(self, batch):
+    def __call__(self, batch: tuple) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels, _ = batch[0]
         return self.inputs(images), labels.to(self.normalise.device, non_blocking=True)

@@ -1,6 +1,10 @@
 """The flags of the train script, and what depends on several of them."""
+import argparse
 import os
+from argparse import Namespace
 from datetime import datetime
+
+from accelerate import Accelerator
 
 from models.get_model import ARCHS
 from utils.cli import beside
@@ -15,10 +19,12 @@ from utils.training.mixing import MIXING
 from utils.training.optim import OPTIMIZERS, SCHEDULES
 from utils.training.plan import corrects_twice, n_deferred, n_mixed, size_in_epoch
 from utils.training.policies import AUGMENT
-from utils.training.recipes import RECIPES
+from utils.training.recipes import RECIPES, RecipeParser
+from utils.training.tensorboard import summary_writer
 
 
-def add_flags(parser):
+def add_flags(parser: RecipeParser) -> RecipeParser:
+    """Add the flags of the train script to `parser`."""
     data = parser.add_argument_group('data')
     data.add_argument('--csv_train', default='data/train_eyepacs.csv', metavar='CSV',
                       help='training csv: column image_id, last column the class, 0 to K-1')
@@ -44,7 +50,7 @@ def add_flags(parser):
     method.add_argument('--mixing', default='none', choices=MIXING, help='how images and labels of a batch are mixed')
     method.add_argument('--mix_alpha', type=float, metavar='A',
                         help='parameter of the Beta distribution of the mixing (default: as published)')
-    method.add_argument('--do_mixup', type=float, default=0., metavar='ALPHA',
+    method.add_argument('--do_mixup', type=float, default=argparse.SUPPRESS, metavar='ALPHA',
                         help='Balanced-MixUp with Beta(ALPHA, 1): --mixing balanced_mixup --mix_alpha ALPHA; 0 is off')
     method.add_argument('--mixup_off_epochs', type=int, default=0, metavar='N', help='mix nothing in the last N epochs')
     method.add_argument('--augment', default='original', choices=AUGMENT, help='random changes of each image')
@@ -109,9 +115,9 @@ def add_flags(parser):
 WITHOUT_EFFECT = (
     ('cache_dir', 'with --no_cache', lambda a: a.no_cache),
     ('mixing', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.mixing != 'none' and not n_mixed(a)),
-    ('do_mixup', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.do_mixup and not n_mixed(a)),
+    ('do_mixup', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.given['do_mixup'] and not n_mixed(a)),
     ('mix_alpha', 'without --mixing', lambda a: a.mixing == 'none'),
-    ('mix_alpha', 'with --do_mixup {do_mixup:g}, which sets it', lambda a: a.do_mixup),
+    ('mix_alpha', 'with --do_mixup {given[do_mixup]:g}, which sets it', lambda a: a.given.get('do_mixup')),
     ('mixup_off_epochs', 'without --mixing', lambda a: a.mixup_off_epochs and a.mixing == 'none'),
     ('cdt_gamma', 'with --loss_fn {loss_fn}', lambda a: a.loss_fn != 'CDT'),
     ('cdt_gamma', 'with --loss_params gamma={loss_params[gamma]:g}', lambda a: a.loss_params['gamma'] != a.cdt_gamma),
@@ -141,12 +147,13 @@ WITHOUT_EFFECT = (
 )
 
 
-def resolve(args):
-    """Fill in what depends on other flags, and refuse what cannot work. Changes `args`."""
+def resolve(args: Namespace) -> Namespace:
+    """A copy of `args` with what depends on several flags filled in. Raises `InputError` for flags that cannot work together."""
+    args = Namespace(**vars(args))
     for name in ('n_classes', 'batch_size', 'n_epochs', 'n_checkpoints', 'lr', 'accumulate'):
         if not getattr(args, name) > 0:
             raise InputError(f'--{name} must be positive, not {getattr(args, name)}')
-    for name in ('do_mixup', 'num_workers', 'patience', 'momentum', 'wd', 'seed', 'mixup_off_epochs'):
+    for name in ('num_workers', 'patience', 'momentum', 'wd', 'seed', 'mixup_off_epochs'):
         if not getattr(args, name) >= 0:
             raise InputError(f'--{name} must not be negative, got {getattr(args, name)}')
     for name in ('defer', 'warmup', 'ema'):
@@ -175,14 +182,25 @@ def resolve(args):
         args.save_path = datetime.now().strftime('%Y-%m-%d-%H-%M-%S')
     args.num_workers = min(args.num_workers, os.cpu_count() or 1)
     args.min_lr = args.lr * 1e-3 if args.min_lr == -1 else args.min_lr
+    if args.tensorboard:
+        if args.do_not_save:
+            raise InputError('--tensorboard writes into the run folder: leave out --do_not_save')
+        summary_writer()
+    return args
 
 
-def resolve_method(args):
-    """The part of `resolve` about loss and mixing, with published defaults written out."""
-    if args.do_mixup > 0:
-        if args.mixing not in ('none', 'balanced_mixup'):
-            raise InputError(f'--do_mixup is Balanced-MixUp: leave it out with --mixing {args.mixing} (--mix_alpha sets its alpha)')
-        args.mixing, args.mix_alpha = 'balanced_mixup', args.do_mixup
+def check_processes(args: Namespace, accelerator: Accelerator) -> None:
+    """Raise `InputError` unless the processes of `accelerator` can share the training steps that `args` ask for."""
+    n_processes = accelerator.num_processes
+    if args.batch_size % (n_processes * args.accumulate):
+        raise InputError(f'--batch_size {args.batch_size} cannot be cut into equal parts for {n_processes} processes x --accumulate '
+                         f'{args.accumulate}')
+    if args.sync_bn and n_processes > 1 and accelerator.device.type != 'cuda':
+        raise InputError(f'--sync_bn needs CUDA, not {accelerator.device.type}: leave it out')
+
+
+def resolve_method(args: Namespace) -> None:
+    """The part of `resolve` about loss and mixing, with published defaults written out. Changes `args`."""
     if args.mixing != 'none':
         args.mix_alpha = MIXING[args.mixing].alpha if args.mix_alpha is None else args.mix_alpha  # type: ignore[union-attr]
         if not args.mix_alpha > 0:

@@ -1,26 +1,35 @@
-"""A frozen backbone sees the same pixels in every epoch where nothing is augmented or mixed: its features are computed once."""
+"""A frozen backbone that sees the same pixels in every epoch: its features are computed once, before the training."""
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
+from accelerate import Accelerator
+from torch import nn
 
 from models.heads import get_head
 from utils.common import progress
 from utils.get_loaders import get_eval_loader
-from utils.training.batches import Normalise
+from utils.prediction.inference import Normalise
+from utils.training.data import TrainingData
+from utils.training.network import Network
 
-MOST = 1 << 31  # bytes of features to keep in memory
+MEMORY_LIMIT = 1 << 31  # bytes of features to keep in memory
 
 
-class Features:
-    """In place of the cache of images. `values`: float32 (N, C) or (N, C, 1, 1), what the last layer is given for each image."""
+class FeatureCache:
+    """The features of a dataset, in place of its image cache. `values`: float32 (N, C) or (N, C, 1, 1), the inputs of the last layer."""
 
-    def __init__(self, values):
+    def __init__(self, values: torch.Tensor):
         self.values = values
 
-    def read(self, indices):
+    def read(self, indices: list[int]) -> torch.Tensor:
         return self.values[indices]
 
 
-class AsTheyAre(Normalise):
-    """float32 features -> the same, on the device."""
+class KeepFeatures(Normalise):
+    """Moves float32 features to the device and changes nothing else."""
 
     def to_float(self, images):
         return images.to(self.device, non_blocking=True)
@@ -29,14 +38,33 @@ class AsTheyAre(Normalise):
         return x
 
 
-def sees_the_same(args):
-    """Whether the backbone is given the same in every epoch, and stays as it is."""
+def can_cache_features(args: Namespace) -> bool:
+    """Whether the backbone is frozen and sees the same images in every epoch."""
     return args.trainable != 'all' and args.augment == 'none' and args.mixing == 'none' and args.grow_from == 1
 
 
+def cache_features(network: Network, data: TrainingData, accelerator: Accelerator) -> None:
+    """Compute the features of all images, let the datasets yield them in place of images, and let `network` start from them. Changes
+    nothing where they would take more memory than MEMORY_LIMIT."""
+    model, datasets = network.model, (data.train, data.val)
+    n_images, width = sum(map(len, datasets)), max(p.numel() for p in get_head(model).parameters()) // model.n_classes
+    n_bytes = 4 * n_images * width
+    if n_bytes > MEMORY_LIMIT:
+        print(f'* Features would take {n_bytes / 2 ** 30:.1f} GB of memory: they are computed in every epoch')
+        return
+    model.eval()
+    for dataset in datasets:
+        loader = get_eval_loader(dataset, data.train_loader.batch_size, data.train_loader.num_workers)
+        dataset.cache = FeatureCache(compute_features(model, loader, network.normalise, accelerator.autocast))
+    network.on_features, network.normalise = True, KeepFeatures(accelerator.device, (0, 0, 0), (1, 1, 1))
+    print(f'* Nothing but the last layer changes: the features of {n_images:,} images were computed once')
+
+
 @torch.no_grad()
-def _features(model, loader, normalise, autocast):
-    found = []
+def compute_features(model: nn.Module, loader: Any, normalise: Normalise,
+                     autocast: Callable[[], AbstractContextManager]) -> torch.Tensor:
+    """The inputs of the last layer of `model` for every image of the data loader `loader`, float32, on the CPU."""
+    found: list[torch.Tensor] = []
     hook = get_head(model).register_forward_pre_hook(lambda head, inputs: found.append(inputs[0].float().cpu()))
     with progress(len(loader.dataset), 'features') as bar:
         for images, _, ids in loader:
@@ -45,21 +73,3 @@ def _features(model, loader, normalise, autocast):
             bar.update(len(ids))
     hook.remove()
     return torch.cat(found)
-
-
-def use_features(model, datasets, normalise, autocast, batch_size, num_workers):
-    """Let `datasets` (ClassDatasets) give features of the frozen `model` instead of images, and `model` start from these: it stays
-    whole, but its forward pass is its last layer's. -> what takes the place of `normalise`; `normalise` itself, and nothing changed,
-    where the features would take more memory than MOST."""
-    n_images, width = sum(map(len, datasets)), max(p.numel() for p in get_head(model).parameters()) // model.n_classes
-    n_bytes = 4 * n_images * width
-    if n_bytes > MOST:
-        print(f'* Features would take {n_bytes / 2 ** 30:.1f} GB of memory: they are computed in every epoch')
-        return normalise
-    model.eval()
-    for data in datasets:
-        data.cache = Features(_features(model, get_eval_loader(data, batch_size, num_workers), normalise, autocast))
-    # A class of its own rather than a method of the object: copies of the network (its moving average) go through their own layer.
-    model.__class__ = type(f'{type(model).__name__}OnFeatures', (type(model),), {'forward': lambda self, x: get_head(self)(x)})
-    print(f'* Nothing but the last layer changes: the features of {n_images:,} images were computed once')
-    return AsTheyAre(normalise.device, (0, 0, 0), (1, 1, 1))

@@ -1,21 +1,23 @@
 """Optimizers, learning-rate schedules and the moving average of the weights."""
 import math
+from argparse import Namespace
 
 import torch
+from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
 
 from utils.evaluation import SMALLER_IS_BETTER
 
 
-def decayed_and_not(model, weight_decay):
+def decayed_and_not(model: nn.Module, weight_decay: float) -> list[dict]:
     """Parameter groups: weight decay for matrices and filters, none for biases and normalisation layers."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [{'params': [p for p in trainable if p.ndim > 1], 'weight_decay': weight_decay},
             {'params': [p for p in trainable if p.ndim <= 1], 'weight_decay': 0.}]
 
 
-def trainable_parameters(model):
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -35,7 +37,7 @@ SHORT = 10  # steps of a fall after which the last one still has a few percent o
 
 
 class Schedule:
-    """The learning rate: `after_step()` once a training step, `after_epoch(value)` with the validation metric (None: it says nothing).
+    """The learning rate: `after_step()` once a training step, `after_epoch(value)` with the validation metric (None: not to be compared).
 
     plateau: divided by 10 after `patience` epochs without improvement (the original's). cosine: half a cosine from `lr` to `min_lr`
     over the whole training. onecycle: torch's OneCycleLR (Smith and Topin, 2018), which varies momentum as well. `warmup`: share
@@ -45,7 +47,9 @@ class Schedule:
     less than SHORT steps, it falls to its end at the last step, which would else be trained at a high rate.
     """
 
-    def __init__(self, name, optimizer, warmup, n_steps, lr, min_lr, patience, metric):
+    def __init__(self, args: Namespace, optimizer: torch.optim.Optimizer, n_steps: int):
+        name, warmup, lr, min_lr = args.schedule, args.warmup, args.lr, args.min_lr
+        self.name, self.lr, self.min_lr = name, lr, min_lr
         n_warm, end = round(warmup * n_steps), n_steps
         self.by_epoch = self.by_step = None
         if n_warm > max(n_steps / 2, n_steps - SHORT) and name != 'plateau' and n_steps > 1:
@@ -65,30 +69,35 @@ class Schedule:
             self.by_step = lr_scheduler.LambdaLR(optimizer, factor)
         else:
             self.by_step = lr_scheduler.LinearLR(optimizer, .01, total_iters=n_warm) if n_warm else None
-            self.by_epoch = lr_scheduler.ReduceLROnPlateau(optimizer, 'min' if metric in SMALLER_IS_BETTER else 'max', factor=.1,
-                                                           patience=patience, min_lr=min_lr)
+            self.by_epoch = lr_scheduler.ReduceLROnPlateau(optimizer, 'min' if args.metric in SMALLER_IS_BETTER else 'max', factor=.1,
+                                                           patience=args.patience, min_lr=min_lr)
         self.steps, self.n_warm = 0, n_warm
 
-    def after_step(self):
+    def after_step(self) -> None:
         self.steps += 1
         if self.by_step and (self.by_epoch is None or self.steps <= self.n_warm):
             self.by_step.step()
 
-    def after_epoch(self, value):
+    def after_epoch(self, value: float | None) -> None:
         if self.by_epoch and value is not None and self.steps >= self.n_warm:
             self.by_epoch.step(value)
 
-    def state_dict(self):
+    def finished(self, history: list[dict]) -> bool:
+        """Whether the plateau schedule has trained its last epoch: one at the minimum rate, reached from a higher one. `history`: the
+        records of log.jsonl."""
+        return self.name == 'plateau' and bool(history) and history[-1]['lr'] <= self.min_lr * (1 + 1e-6) < self.lr
+
+    def state_dict(self) -> dict:
         return {'steps': self.steps} | {name: getattr(self, name).state_dict() for name in ('by_step', 'by_epoch') if getattr(self, name)}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         self.steps = state['steps']
         for name in ('by_step', 'by_epoch'):
             if getattr(self, name):
                 getattr(self, name).load_state_dict(state[name])
 
 
-def average_weights(model, decay):
+def average_weights(model: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of weights and BatchNorm statistics, as torch's `AveragedModel`. The decay rises with the
     number of updates n as (1 + n) / (10 + n), so that the first, random weights are forgotten in short trainings too."""
     @torch.no_grad()

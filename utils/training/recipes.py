@@ -2,13 +2,14 @@
 import argparse
 
 from utils.cli import Parser
+from utils.common import InputError
 
 _MODERN = {'optimizer': 'adamw', 'lr': .002, 'wd': .01, 'schedule': 'onecycle', 'ema': .998, 'batch_size': 16, 'augment': 'rotate',
            'train_eval': 'off'}
 _STAGE_TWO = _MODERN | {'n_epochs': 10, 'augment': 'original'}
 RECIPES: dict[str, dict] = {
     'original': {},
-    'original_mxp': {'do_mixup': .1},
+    'original_mxp': {'mixing': 'balanced_mixup', 'mix_alpha': .1},
     'original_bsce': {'loss_fn': 'BSCE'},
     'original_cdt': {'loss_fn': 'CDT'},
     'modern': _MODERN | {'n_epochs': 60},
@@ -23,17 +24,36 @@ RECIPES: dict[str, dict] = {
 
 
 class RecipeParser(Parser):
-    """Takes the defaults of the flags from the recipe that the command line names."""
+    """Takes the defaults of the flags from the recipe that the command line names, and --do_mixup for what it stands for."""
 
     def parse_known_args(self, args=None, namespace=None):
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument('--recipe', default=None)
-        name = first.parse_known_args(args)[0].recipe
-        if name in RECIPES:
-            self.set_defaults(**RECIPES[name])
+        first.add_argument('--recipe')
+        first.add_argument('--do_mixup', nargs='?')
+        given = first.parse_known_args(args)[0]
+        defaults = RECIPES.get(given.recipe, {})
+        if given.do_mixup is not None and defaults.get('mixing') == 'balanced_mixup':  # given by hand, also as 0
+            defaults = {flag: value for flag, value in defaults.items() if flag not in ('mixing', 'mix_alpha')}
+        self.set_defaults(**defaults)
         return super().parse_known_args(args, namespace)
 
+    def parse_args(self, args=None, namespace=None):
+        return without_do_mixup(super().parse_args(args, namespace))
 
-def to_flags(name):
+
+def without_do_mixup(args: argparse.Namespace) -> argparse.Namespace:
+    """--do_mixup ALPHA -> --mixing balanced_mixup --mix_alpha ALPHA; 0 changes nothing. Raises `InputError` beside another --mixing."""
+    others = {name: value for name, value in vars(args).items() if name != 'do_mixup'}
+    alpha = getattr(args, 'do_mixup', 0)
+    if not alpha >= 0:
+        raise InputError(f'--do_mixup must not be negative, got {alpha}')
+    if alpha > 0:
+        if args.mixing not in ('none', 'balanced_mixup'):
+            raise InputError(f'--do_mixup is Balanced-MixUp: leave it out with --mixing {args.mixing} (--mix_alpha sets its alpha)')
+        others |= {'mixing': 'balanced_mixup', 'mix_alpha': alpha}
+    return argparse.Namespace(**others)
+
+
+def to_flags(name: str) -> str:
     """The recipe as it would be typed."""
     return ' '.join(f'--{flag} {value}' for flag, value in RECIPES[name].items())

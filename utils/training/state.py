@@ -1,46 +1,60 @@
 """What training changes: the network, its moving average, the optimizer and the learning rate."""
+from argparse import Namespace
+from typing import Any
+
+from accelerate import Accelerator
+
 from models.weights import load_weights
 from utils.common import InputError
+from utils.training.network import Network
 from utils.training.optim import OPTIMIZERS, Schedule, average_weights
 
 
-class Training:
-    """`model` is what a training step calls (perhaps wrapped), `trained` the network itself, `evaluated` the network to score and to
-    save: its moving average with --ema, else itself."""
+class TrainState:
+    """`trained` is the network itself, `evaluated` the one to score and to save: its moving average with --ema, else itself.
 
-    def __init__(self, args, model, accelerator, n_steps):
-        optimizer = OPTIMIZERS[args.optimizer](model, args)
-        self.schedule = Schedule(args.schedule, optimizer, args.warmup, n_steps, args.lr, args.min_lr, args.patience, args.metric)
-        self.averaged = average_weights(model, args.ema) if args.ema else None
-        self.trained, self.evaluated = model, self.averaged.module if self.averaged else model
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+    `model` is what a training step calls, as `accelerator` wraps it, and `eval_model` what the evaluation calls.
+    """
+
+    def __init__(self, args: Namespace, network: Network, accelerator: Accelerator, n_steps: int):
+        optimizer = OPTIMIZERS[args.optimizer](network.model, args)
+        self.schedule = Schedule(args, optimizer, n_steps)
+        self.averaged = average_weights(network.model, args.ema) if args.ema else None
+        self.trained, self.evaluated = network.model, self.averaged.module if self.averaged else network.model
+        self.eval_model = network.entry(self.evaluated)
+        self.model, self.optimizer = accelerator.prepare(network.entry(network.model), optimizer)
+        self.mean, self.std = network.mean, network.std
 
     @property
-    def lr(self):
+    def lr(self) -> float:
         return self.optimizer.param_groups[0]['lr']
 
-    def step(self):
+    def step(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.after_step()
         if self.averaged:
             self.averaged.update_parameters(self.trained)
 
-    def state_dict(self):
-        """What a checkpoint of `evaluated` lacks for going on."""
+    def checkpoint(self) -> dict[str, Any]:
+        """The weights to use, their normalisation, and what `load` needs to go on training."""
         average = {'trained': self.trained.state_dict(), 'n_averaged': self.averaged.n_averaged} if self.averaged else {}
-        return {'optimizer': self.optimizer.state_dict(), 'schedule': self.schedule.state_dict()} | average
+        return {'mean': self.mean, 'std': self.std, 'state_dict': self.evaluated.state_dict(),
+                'optimizer': self.optimizer.state_dict(), 'schedule': self.schedule.state_dict()} | average
 
-    def load_state_dict(self, checkpoint):
-        load_weights(self.evaluated, checkpoint['state_dict'], checkpoint['folder'])
+    def load(self, checkpoint: dict[str, Any] | None) -> None:
+        """Continue from `checkpoint` (see `read_checkpoint`), if there is one. Raises `InputError` if it is of another kind of run."""
+        if checkpoint is None:
+            return
+        folder = checkpoint['folder']
+        load_weights(self.evaluated, checkpoint['state_dict'], folder)
         if self.averaged:
             if not {'trained', 'n_averaged'} <= set(checkpoint):
-                raise InputError(f"{checkpoint['folder']} lacks the state of --ema: --overwrite starts the run anew")
-            load_weights(self.trained, checkpoint['trained'], checkpoint['folder'])
+                raise InputError(f'{folder} lacks the state of --ema: --overwrite starts the run anew')
+            load_weights(self.trained, checkpoint['trained'], folder)
             self.averaged.n_averaged.copy_(checkpoint['n_averaged'])
         try:
             self.optimizer.load_state_dict(checkpoint['optimizer'])
             self.schedule.load_state_dict(checkpoint['schedule'])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as err:  # of another network or optimizer
-            raise InputError(f"{checkpoint['folder']}: the state of the optimizer does not fit this run: "
-                             '--overwrite starts it anew') from err
+            raise InputError(f'{folder}: the state of the optimizer does not fit this run: --overwrite starts it anew') from err

@@ -1,0 +1,123 @@
+"""The network of a run: built, given its first weights, and tried before any image is decoded."""
+import copy
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from models.get_model import get_arch
+from models.heads import get_head
+from utils.common import InputError, out_of_memory
+from utils.losses import LOSSES
+from utils.prediction.inference import Normalise
+from utils.reproducibility import random_state, set_random_state
+from utils.training.plan import size_in_epoch
+from utils.training.two_stage import StageOne, describe_start, get_stage_two, set_trainable, train_mode
+
+
+class LastLayer(nn.Module):
+    """The last layer of `network` on what the rest of it returned: features (B, C) or (B, C, 1, 1) -> logits (B, K)."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network  # the whole: its other layers are frozen
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return get_head(self.network)(features)
+
+
+@dataclass
+class Network:
+    """What a run trains, and where it started.
+
+    `model` is the whole network, which checkpoints hold. With `on_features` the data loaders yield the inputs of its last layer
+    (`cache_features`), and training and evaluation call that layer alone.
+    """
+    model: Any  # nn.Module, with the attributes of `Arch.model`
+    mean: tuple  # of the training images, per channel
+    std: tuple
+    head: str  # key of HEADS
+    stage_one: StageOne
+    frozen: list[str]  # names of parameters
+    reinitialised: list[str]
+    normalise: Normalise  # uint8 batch -> input
+    on_features: bool = False
+
+    def entry(self, model: nn.Module) -> nn.Module:
+        """What is called for the logits of `model`: the network itself or a moving average of it."""
+        return LastLayer(model) if self.on_features else model
+
+    def describe(self, args: Namespace) -> str:
+        n_trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        start = describe_start(self.model.initial_weights, args.im_size, self.stage_one.facts, self.frozen, self.reinitialised)
+        return f'* {args.model_name}: {n_trainable:,} trainable parameters; {start}'
+
+    def to(self, accelerator: Accelerator, sync_bn: bool = False) -> None:
+        """Move the network to the device of `accelerator`. `sync_bn`: BatchNorm then uses the statistics of all processes."""
+        if sync_bn and accelerator.num_processes > 1:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.model = self.model.to(accelerator.device, memory_format=torch.channels_last)
+        self.normalise = Normalise(accelerator.device, self.mean, self.std)
+
+
+def build_network(args: Namespace, accelerator: Accelerator) -> Network:
+    """Build the network that `args` name with its first weights, on the CPU, and try it. Raises `InputError` for weights that cannot be
+    had or do not fit, and for what `check_forward` finds."""
+    with accelerator.local_main_process_first():  # it downloads weights for the others
+        network = initial_network(args)
+    check_forward(network.model, args, args.batch_size // args.accumulate // (1 if args.sync_bn else accelerator.num_processes))
+    return network
+
+
+def initial_network(args: Namespace) -> Network:
+    head = 'scaled' if args.trainable == 'scale' else LOSSES[args.loss_fn].head
+    if args.pretrained_weights:
+        arch, stage_one = get_stage_two(args.pretrained_weights, args.model_name, args.n_classes, args.im_size, head)
+    else:
+        arch, stage_one = get_arch(args.model_name, args.n_classes, args.init, args.im_size, head), StageOne()
+    if args.grow_from < 1 and arch.model.fixed_size:
+        raise InputError(f'--grow_from {args.grow_from:g}: {args.model_name} takes images of one size only, leave the flag out')
+    frozen, reinitialised = set_trainable(arch.model, args.trainable)
+    model, mean, std = arch
+    return Network(model, mean, std, head=head, stage_one=stage_one, frozen=frozen, reinitialised=reinitialised,
+                   normalise=Normalise('cpu', mean, std))
+
+
+def check_forward(model: nn.Module, args: Namespace, n_images: int) -> None:
+    """Raise `InputError` if `model`, on the CPU, cannot score images of --im_size or train on a batch of `n_images` as `args` ask.
+
+    A copy of the network sees zeros: one image of --im_size in evaluation mode, and at most two of the smallest size of the training in
+    training mode. The network and the random streams stay as they are.
+    """
+    network, state = copy.deepcopy(model), random_state()
+    smallest = size_in_epoch(args.im_size, args.grow_from, 0, args.n_epochs)
+    try:
+        _forward(network.eval(), args, 1, args.im_size)
+        train_mode(network)
+        _forward(network, args, min(n_images, 2), smallest)
+    finally:
+        set_random_state(state)
+
+
+@torch.no_grad()
+def _forward(network, args, n_images, size):
+    height, width = size
+    try:
+        logits = network(torch.zeros(n_images, 3, height, width))
+    except Exception as err:  # each network has kinds of its own
+        if full := out_of_memory(err):
+            raise InputError(f'{full} by --model_name {args.model_name} for {n_images} of the images, of {height}x{width}: use a smaller '
+                             '--im_size') from err
+        if 'more than 1 value per channel' in str(err):
+            cut = f' and --accumulate {args.accumulate}' if args.accumulate > 1 else ''
+            raise InputError(f'--batch_size {args.batch_size}{cut}: BatchNorm needs two or more images in a batch at a size of '
+                             f'{height}x{width}') from err
+        reason = (str(err).strip() or type(err).__name__).splitlines()[0]
+        raise InputError(f'--model_name {args.model_name} cannot process images of {height}x{width} ({reason}): try a larger --im_size'
+                         + (', or leave out --grow_from' if args.grow_from < 1 else '')) from err
+    if not isinstance(logits, torch.Tensor) or logits.shape != (n_images, args.n_classes):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f'a {type(logits).__name__}'
+        raise InputError(f'--model_name {args.model_name} returns {shape} instead of one logit per class: choose another network')
