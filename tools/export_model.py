@@ -22,7 +22,8 @@ from utils.data.new_images import read_inputs
 from utils.data.permissions import add_private_flag, keep_private
 from utils.model_saving_loading import load_model
 from utils.prediction.inference import Normalise
-from utils.training.run_folder import name_of_run, to_json
+from utils.runs.formats import nan_to_null
+from utils.runs.paths import name_of_run
 
 COMPARED, BATCH = 64, 8  # images
 PACKAGES = ('torch', 'torchvision', 'timm', 'safetensors', 'onnx')
@@ -99,7 +100,7 @@ def write_safetensors(path, loaded, sidecar):
     facts = {name: info[name] for name in ('model_name', 'class_names', 'class_count', 'im_size', 'mean', 'std', 'epoch', 'metrics')} | {
         'head': info['config'].get('head', 'linear'), 'run': name_of_run(loaded.folder), 'safetensors_sha256': file_sha256(path),
         'versions': {'trained': {'torch': info['config']['torch']}, 'exported': {name: version(name) for name in PACKAGES}}} | sidecar
-    write_text(os.path.splitext(path)[0] + '.json', json.dumps(to_json(facts), indent=2) + '\n')
+    write_text(os.path.splitext(path)[0] + '.json', json.dumps(nan_to_null(facts), indent=2) + '\n')
 
 
 def main(argv=None):

@@ -24,9 +24,9 @@ from utils.prediction.gradcam import grad_cam, overlay
 from utils.prediction.inference import Logits, Normalise, collect_logits, to_predictions
 from utils.prediction.predictions import write_predictions
 from utils.prediction.tta import add_view_flags, check_view_flags, get_views
+from utils.runs.paths import name_of_run
 from utils.statistics.tables import to_text
 from utils.testing.scoring import get_accelerator
-from utils.training.run_folder import name_of_run
 
 SHOWN = 20  # images on the console; the csv has all
 

@@ -87,6 +87,20 @@ def test_a_flag_that_an_old_run_knows_stays():
     assert upgrade({'grow_from': .5}, 'config.cfg')['grow_from'] == .5
 
 
+@pytest.mark.parametrize(('old', 'mixing', 'alpha'), [
+    ({'do_mixup': 0.}, 'none', None), ({'do_mixup': .2}, 'balanced_mixup', .2), ({'do_mixup': .2, 'mixing': 'none'}, 'balanced_mixup', .2),
+    ({'do_mixup': .2, 'mixing': 'balanced_mixup', 'mix_alpha': .2}, 'balanced_mixup', .2),
+    ({'do_mixup': 0., 'mixing': 'cutmix', 'mix_alpha': 1.}, 'cutmix', 1.)])
+def test_do_mixup_of_an_old_run_is_a_mixing(old, mixing, alpha):
+    new = upgrade(old, 'config.cfg')
+    assert (new['mixing'], new.get('mix_alpha'), 'do_mixup' in new) == (mixing, alpha, False)
+
+
+def test_an_old_run_with_do_mixup_has_the_mixing_of_its_resume(old_runs):
+    config = read_config('experiments/after_epoch')
+    assert (config['mixing'], config['mix_alpha']) == ('balanced_mixup', .2)
+
+
 def test_the_configuration_inside_a_checkpoint_is_upgraded(old_runs):
     config = load_model('experiments/finished').info['config']
     assert (config['format'], config['device'], config['device_type']) == (FORMAT, 'auto', 'cpu')

@@ -50,17 +50,18 @@ def refuses(run):
     ('parent', 'a', "'parent' must be a dictionary"), ('parent', {'path': 'b'}, "'parent' must be a dictionary"),
     ('csv_sha256', [], "'csv_sha256' must be a dictionary of text"), ('loss_params', {'gamma': 'x'}, "'loss_params' must be"),
     ('head', 'x', "'head' must be one of linear, cosine, scaled"), ('format', 'x', "'format' must be a whole number"),
+    ('do_mixup', 'x', "'do_mixup' must be a number, not 'x'"), ('mixing', 'mixup', "incomplete: it lacks mix_alpha"),
     ('unknown', [[[[[[[[[[[1]]]]]]]]]]], "'unknown' is or holds more than 10 lists within each other"),
     ('unknown', 'x' * 10**6, "'unknown' is or holds a text with 1,000,000 characters"),
 ])
 def test_an_unfit_value_of_a_config_names_its_key(run, refuses, key, value, message):
     change(run, **{key: value})
-    refuses(read_config, f'config.cfg: .*{message}')
+    refuses(read_config, f'config.cfg.* .*{message}')
 
 
 @pytest.mark.parametrize('key', formats.REQUIRED)
 def test_a_config_without_a_key_names_it(run, refuses, key):
-    config = json.loads((run / 'config.cfg').read_text()) | {'format': formats.FORMAT, 'device_type': 'cpu'}
+    config = read_config(str(run))
     del config[key]
     (run / 'config.cfg').write_text(json.dumps(config))
     refuses(read_config, rf'config\.cfg is incomplete: it lacks {key}$')

@@ -13,9 +13,9 @@ from tests.factories import ROOT
 from utils.common import InputError
 from utils.data.images import FORMATS
 from utils.prediction.predictions import read_predictions
+from utils.runs.paths import name_of_run
 from utils.statistics.comparison import way_of_test
 from utils.testing.scoring import main
-from utils.training.run_folder import name_of_run
 
 
 @pytest.fixture

@@ -34,12 +34,11 @@ def _deferred(c):
 
 
 def _mixing(c):
-    """Runs that had no --mixing had --do_mixup alone."""
-    name, alpha = c.get('mixing', 'balanced_mixup' if c['do_mixup'] else 'none'), c.get('mix_alpha') or c['do_mixup']
-    if name == 'none':
+    if c['mixing'] == 'none':
         return 'none'
     off = c.get('mixup_off_epochs')
-    return f'{MIXINGS.get(name, name)}, alpha {alpha:g}' + (f', not in the last {off} of {c["n_epochs"]} epochs' if off else '')
+    return (f"{MIXINGS.get(c['mixing'], c['mixing'])}, alpha {c['mix_alpha']:g}"
+            + (f', not in the last {off} of {c["n_epochs"]} epochs' if off else ''))
 
 
 def _schedule(c):

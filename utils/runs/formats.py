@@ -1,5 +1,6 @@
 """The format of what this project saves, the checks of what is read back, and the upgrade of what older versions saved."""
 import json
+import math
 import os
 import re
 import reprlib
@@ -9,7 +10,9 @@ from typing import Any, NamedTuple
 from utils.common import CONTROL, MAX_PIXELS, InputError, check_name, printable, read_text
 from utils.evaluation import METRICS
 
-FORMAT = 1  # of config.cfg, and so of a run folder, and of checkpoints; those of version 0.1 have no number, which counts as 0
+# Of config.cfg, and so of a run folder, and of checkpoints. Version 0.1 wrote no number, which counts as 0; before format 2, the alpha of
+# Balanced-MixUp was in 'do_mixup', and often in 'mix_alpha' as well.
+FORMAT = 2
 # Flags that came later than format 0, each with the value that stands for what was done before.
 ADDED_FLAGS = {'grow_from': 1., 'label_column': None, 'private': False}
 MAX_CLASSES, MAX_NAME, MAX_STRING = 10**6, 1000, 10**5  # of a list; characters of a class name and of any other text
@@ -51,8 +54,8 @@ def _is_size(value):
     return are(_is_count, 2)(value) and min(value) > 0 and value[0] * value[1] <= MAX_PIXELS
 
 
-def are(fits, n=None):
-    """A test for lists and tuples of `n` (default: 1 to MAX_CLASSES) values that fit."""
+def are(fits: Callable[[Any], bool], n: int | None = None) -> Callable[[Any], bool]:
+    """Return a check for lists and tuples of `n` (default: 1 to MAX_CLASSES) values that fit."""
     def all_fit(value):
         fits_length = isinstance(value, (list, tuple)) and (0 < len(value) <= MAX_CLASSES if n is None else len(value) == n)
         return fits_length and all(map(fits, value))
@@ -69,7 +72,7 @@ def _is_parent(value):
         kind.fits(value[name]) for name, kind in PARENT.items() if name in value)
 
 
-def _or_null(kind):
+def or_null(kind: Kind) -> Kind:
     return Kind(f'{kind.what} or null', lambda value: value is None or kind.fits(value))
 
 
@@ -88,20 +91,20 @@ PARENT = {'path': TEXT, 'epoch': COUNT, 'metric': METRIC, 'score': SCORE, 'im_si
 
 # The keys of config.cfg that are read back. A run of any version has those of REQUIRED.
 REQUIRED = {
-    'model_name': TEXT, 'im_size': SIZE, 'init': TEXT, 'trainable': TEXT, 'loss_fn': TEXT, 'sampling': TEXT, 'do_mixup': NUMBER,
+    'model_name': TEXT, 'im_size': SIZE, 'init': TEXT, 'trainable': TEXT, 'loss_fn': TEXT, 'sampling': TEXT, 'mixing': TEXT,
     'optimizer': TEXT, 'lr': NUMBER, 'batch_size': COUNT, 'n_epochs': COUNT, 'seed': COUNT, 'metric': METRIC, 'csv_train': TEXT,
     'csv_val': TEXT, 'data_path': TEXT, 'class_names': NAMES, 'class_count': COUNTS, 'torch': TEXT, 'device_type': TEXT,
     'mixed_precision': TEXT,
-    'parent': _or_null(Kind("a dictionary with 'path' and 'epoch' of the run that stage two started from", _is_parent)),
+    'parent': or_null(Kind("a dictionary with 'path' and 'epoch' of the run that stage two started from", _is_parent)),
     'csv_sha256': Kind('a dictionary of text', lambda value: _is_dictionary_of(_is_text, value)),
 }
 OPTIONAL = {
-    'n_classes': COUNT, 'accumulate': PARTS, 'label_column': _or_null(TEXT), 'class_column': _or_null(TEXT), 'head': HEAD,
+    'n_classes': COUNT, 'accumulate': PARTS, 'label_column': or_null(TEXT), 'class_column': or_null(TEXT), 'head': HEAD,
     'initial_weights': TEXT,
-    'pretrained_weights': _or_null(TEXT), 'recipe': _or_null(TEXT), 'mixing': TEXT, 'mix_alpha': SCORE, 'mixup_off_epochs': COUNT,
+    'pretrained_weights': or_null(TEXT), 'recipe': or_null(TEXT), 'mix_alpha': SCORE, 'mixup_off_epochs': COUNT,
     'augment': TEXT, 'defer': NUMBER, 'schedule': TEXT, 'warmup': NUMBER, 'min_lr': NUMBER, 'patience': COUNT, 'ema': NUMBER,
     'momentum': NUMBER, 'wd': NUMBER, 'grow_from': NUMBER,
-    'loss_params': _or_null(Kind('a dictionary of numbers', lambda value: _is_dictionary_of(_is_number, value))),
+    'loss_params': or_null(Kind('a dictionary of numbers', lambda value: _is_dictionary_of(_is_number, value))),
 }
 RECORD = {'epoch': COUNT, 'lr': SCORE, 'train': SCORES, 'val': SCORES}  # of log.jsonl
 TIMES = {'seconds': NUMBER, 'images_per_second': NUMBER, 'training_loss': SCORE}  # of log.jsonl, too
@@ -158,28 +161,68 @@ def check_config(config: dict, source: str) -> dict:
     """`config`, the content of a config.cfg in the present format. Raises `InputError` naming `source` and the key that is missing or
     unfit."""
     check_keys(config, source, REQUIRED, OPTIONAL)
+    if config['mixing'] != 'none':
+        check_keys(config, source, {'mix_alpha': NUMBER})
     check_classes_agree(config, source)
     return config
+
+
+def check_format(saved: dict, source: str, latest: int = FORMAT) -> int:
+    """Return the format number of `saved`, 0 where it has none. Raises `InputError` naming the file `source` if the number is unfit, or
+    larger than `latest`: a newer version of this project wrote the file."""
+    number = saved.get('format', 0)
+    if not _is_count(number):
+        raise InputError(f"{source}: 'format' must be {COUNT.what}, not {printable(reprlib.repr(number))}")
+    if number > latest:
+        raise InputError(f'{source} was written by a newer version of this project (format {number}, this version reads up to {latest}): '
+                         'update the code')
+    return number
 
 
 def upgrade(saved: dict, source: str) -> dict:
     """Bring `saved`, the content of a config.cfg or of a checkpoint, to the present format. Raises `InputError` naming the file `source`
     if a newer version of this project wrote it."""
-    number = saved.get('format', 0)
-    if not _is_count(number):
-        raise InputError(f"{source}: 'format' must be {COUNT.what}, not {printable(reprlib.repr(number))}")
-    if number > FORMAT:
-        raise InputError(f'{source} was written by a newer version of this project (format {number}, this version reads up to {FORMAT}): '
-                         'update the code')
+    number = check_format(saved, source)
     if 'config' in saved:  # a checkpoint, with the configuration of its run inside
         return {'image_hashes': None} | saved | {'format': FORMAT, 'config': upgrade(saved['config'], source)}
     if number == 0:  # where `device` was what the run was trained on, and no flag
         saved = saved | {'device': 'auto', 'device_type': saved.get('device', 'cpu')}
-    return ADDED_FLAGS | saved | {'format': FORMAT}
+    return ADDED_FLAGS | _without_do_mixup(saved, source) | {'format': FORMAT}
 
 
-def _from_json(text: str, source: str) -> dict:
-    """The dictionary that `text` holds. Raises `InputError` naming `source`."""
+def _without_do_mixup(config, source):
+    """`config` with --do_mixup ALPHA as what it stands for: --mixing balanced_mixup --mix_alpha ALPHA."""
+    if 'do_mixup' not in config:
+        return config
+    check_keys(config, source, {'do_mixup': NUMBER})
+    alpha, mixing = config['do_mixup'], config.get('mixing', 'none')
+    if alpha > 0 and mixing == 'none':
+        mixing = 'balanced_mixup'
+    if alpha > 0 and mixing == 'balanced_mixup':
+        config = config | {'mix_alpha': alpha}
+    return {key: value for key, value in config.items() if key != 'do_mixup'} | {'mixing': mixing}
+
+
+def nan_to_null(value: Any) -> Any:
+    """`value`, of dictionaries and lists, with None for each NaN, which JSON does not have; tuples become lists."""
+    if isinstance(value, dict):
+        return {key: nan_to_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [nan_to_null(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def null_to_nan(value: Any) -> Any:
+    """`value`, scores in dictionaries and lists as read from JSON, with NaN for each None: the reverse of `nan_to_null`."""
+    if isinstance(value, dict):
+        return {key: null_to_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [null_to_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
+def parse_json(text: str, source: str) -> dict:
+    """Return the dictionary of plain values that `text` holds. Raises `InputError` naming `source`."""
     try:
         saved = json.loads(text)
     except RecursionError as err:
@@ -201,7 +244,7 @@ def read_config(folder: str) -> dict:
         text = read_text(path)
     except FileNotFoundError as err:
         raise InputError(f'{folder} is no run folder: it has no config.cfg') from err
-    return check_config(upgrade(_from_json(text, path), path), path)
+    return check_config(upgrade(parse_json(text, path), path), path)
 
 
 def read_log(folder: str) -> list:
@@ -215,7 +258,7 @@ def read_log(folder: str) -> list:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             source = f'{path}, line {number}'
-            records.append(_from_json(line, source))
+            records.append(parse_json(line, source))
             check_keys(records[-1], source, RECORD, TIMES)
             if records[-1]['epoch'] != len(records):
                 raise InputError(f"{source}: 'epoch' is {records[-1]['epoch']}, not {len(records)}")

@@ -15,7 +15,7 @@ NOT_SETTINGS = {'seed', 'save_path', 'csv_train', 'csv_val', 'csv_sha256', 'clas
                 'num_workers', 'cache_dir', 'no_cache', 'device', 'device_type', 'mixed_precision', 'compile', 'deterministic', 'torch',
                 'decoder', 'allow_outside_data_path', 'private'}
 # Other ways to give an entry that is compared as well
-ALIASES = {'cdt_gamma': 'loss_params', 'do_mixup': 'mixing', 'label_column': 'class_column'}
+ALIASES = {'cdt_gamma': 'loss_params', 'label_column': 'class_column'}
 
 
 def are_ordered(tables, flag=None):

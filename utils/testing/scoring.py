@@ -18,11 +18,11 @@ from utils.prediction.accelerator import build_accelerator
 from utils.prediction.inference import Normalise, collect_logits, to_predictions
 from utils.prediction.predictions import anonymous, write_predictions
 from utils.prediction.tta import describe_views, get_views
+from utils.runs.paths import name_of_run
 from utils.runs.provenance import predictions_line
 from utils.statistics.weighted_metrics import chance_levels, is_ordered
 from utils.testing.flags import WITHOUT_EFFECT, check_flags, get_parser
 from utils.testing.tuning import corrected, tune
-from utils.training.run_folder import name_of_run
 from utils.without_effect import warn
 
 
