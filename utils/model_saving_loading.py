@@ -11,7 +11,6 @@ from torch import nn
 from models.get_model import get_arch
 from models.weights import check_weights, load_weights
 from utils.common import MAX_TEXT, InputError, check_name, printable, whole_file
-from utils.evaluation import is_better
 from utils.runs.formats import (
     CHANNELS,
     COUNT,
@@ -28,6 +27,7 @@ from utils.runs.formats import (
     check_values,
     upgrade,
 )
+from utils.runs.history import best_index
 
 FILE_NAME = 'model_checkpoint.pth'
 FIELDS = ('model_name', 'class_names', 'class_count', 'im_size', 'mean', 'std', 'epoch', 'metrics', 'config', 'state_dict')
@@ -177,14 +177,11 @@ def _read_best(run):
     found = [read_checkpoint(file) for file in sorted(glob.glob(os.path.join(glob.escape(run), 'epoch_*', FILE_NAME)))]
     if not found:
         raise InputError(f'no checkpoint in {run}: it holds no epoch_*/{FILE_NAME}')
-    metric, best = found[0]['config']['metric'], found[0]
+    metric = found[0]['config']['metric']
     for info in found:
         if not isinstance(info['metrics'].get(metric), (int, float)):
             raise InputError(f"{info['folder']}: 'metrics' lacks {metric}, by which the best checkpoint is chosen: name one of them")
-    for info in found[1:]:
-        if is_better(metric, info['metrics'][metric], best['metrics'][metric]):
-            best = info
-    return best
+    return found[best_index([info['metrics'][metric] for info in found], metric)]
 
 
 def load_model(path: str) -> LoadedModel:

@@ -3,24 +3,16 @@ import json
 
 import numpy as np
 
-from utils.evaluation import SMALLER_IS_BETTER, is_better
+from utils.evaluation import SMALLER_IS_BETTER
 from utils.report.html import figure, figures, table, tag
 from utils.report.runs import series
+from utils.runs.history import best_epoch
 from utils.statistics import plots
 from utils.statistics.many_classes import choose, extremes
 from utils.statistics.weighted_metrics import METRIC_NAMES
 
 STARTS = {'random': 'random weights', 'none': 'random weights', 'imagenet': 'ImageNet weights'}
 MIXINGS = {'none': 'none', 'balanced_mixup': 'Balanced-MixUp', 'mixup': 'MixUp', 'cutmix': 'CutMix', 'remix': 'Remix'}
-
-
-def best_epoch(run):
-    """Counts from 1: the epoch of the history that the run keeps."""
-    metric, best = run.config['metric'], 0
-    values = series(run.history, 'val', metric)
-    for i, value in enumerate(values):
-        best = i if is_better(metric, value, values[best]) else best
-    return run.history[best]['epoch']
 
 
 def _loss(c):
@@ -87,7 +79,7 @@ def what_was_run(run):
             ('optimisation', _optimisation(run)),
             ('learning-rate schedule', _schedule(c)),
             ('moving average of the weights', f"decay {c['ema']:g}" if c.get('ema') else None),
-            ('epoch kept', f'{best_epoch(run)}, the best by {metric} on validation' if run.history else 'none yet'),
+            ('epoch kept', f"{best_epoch(run.history, c['metric'])}, the best by {metric} on validation" if run.history else 'none yet'),
             ('training images', f"{sum(c['class_count']):,} of {len(c['class_count'])} classes, {c['csv_train']}"),
             ('validation images', c['csv_val']),
             ('versions', f"PyTorch {c['torch']} on {c['device_type']}, mixed precision: {c['mixed_precision']}")]
@@ -133,7 +125,7 @@ def training(run, svg):
     if not run.history:
         return []
     metric = 'bacc' if run.config['metric'] in SMALLER_IS_BETTER else run.config['metric']
-    name, best = METRIC_NAMES[metric], best_epoch(run)
+    name, best = METRIC_NAMES[metric], best_epoch(run.history, run.config['metric'])
     before = sum(len(records) for _, records in run.stages[:-1])
     at = 100 * series(run.history, 'val', metric)[best - 1]
     (scores, boundaries), (losses, _) = stage_lines(run, metric, 100), stage_lines(run, 'loss')

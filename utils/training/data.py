@@ -57,8 +57,8 @@ def load_data(args: Namespace, accelerator: Accelerator, stage_one: StageOne) ->
 
 def find_image_hashes(args: Namespace, train: ClassDataset, val: ClassDataset, stage_one: StageOne) -> torch.Tensor:
     """The hashes of all images that the network has seen, in stage one as well. Prints a warning where `val` holds some of them."""
-    hashes = [dataset.content_hashes(args.num_workers) for dataset in (train, val)]
-    image_hashes = seen_images(*hashes, stage_one.image_hashes)
+    of_train, of_val = (dataset.content_hashes(args.num_workers) for dataset in (train, val))
+    image_hashes = seen_images(of_train, of_val, stage_one.image_hashes)
     if stage_one.facts and stage_one.image_hashes is None:
         print('* Note: stage one holds no list of its training images: an overlap with tested images cannot be found')
     if leak := describe_leak(val, image_hashes):

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from utils.common import InputError
 from utils.model_saving_loading import FILE_NAME, read_checkpoint
-from utils.runs.formats import COUNT, NUMBER, SCORE, Kind, check_keys, read_config, read_log
-from utils.runs.values import from_json, to_json
+from utils.runs.formats import COUNT, NUMBER, SCORE, Kind, check_keys, nan_to_null, null_to_nan, read_config, read_log
 
 # Flags that may differ when a run is resumed; --save_path is another spelling of its folder.
 # --accumulate, like the number of processes, only changes the batches that a step is cut into: where memory was full, a run goes on.
@@ -48,7 +47,7 @@ def read_stopped_run(folder: str, flags: dict[str, Any]) -> StoppedRun:
 
 def check_flags(folder: str, saved: dict[str, Any], flags: dict[str, Any]) -> None:
     """Raise `InputError` that names the `flags` that differ from the `saved` configuration although they must not."""
-    differing = [f'--{name} {value} (saved: {saved.get(name)})' for name, value in to_json(flags).items()
+    differing = [f'--{name} {value} (saved: {saved.get(name)})' for name, value in nan_to_null(flags).items()
                  if name not in MAY_DIFFER and saved.get(name) != value]
     if differing:
         raise InputError(f"{folder} was started with other flags: {', '.join(differing)}; resume it with the saved ones, or start "
@@ -65,7 +64,7 @@ def _read_last(folder, metric):
         check_keys(last, place, STATE)
     except InputError as err:
         raise InputError(f'{err}: the run cannot be resumed, --overwrite starts it anew') from err
-    history = [from_json(record) for record in read_log(folder)][:last['epoch']]
+    history = [null_to_nan(record) for record in read_log(folder)][:last['epoch']]
     if len(history) < last['epoch']:
         raise InputError(f"{log} has {len(history)} epochs, last/ {last['epoch']}: --overwrite starts the run anew")
     for number, record in enumerate(history, start=1):

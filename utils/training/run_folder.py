@@ -18,7 +18,8 @@ from utils.data.image_hashes import own_images_differ
 from utils.evaluation import is_better
 from utils.model_saving_loading import FIELDS, save_model
 from utils.reproducibility import describe_environment
-from utils.runs.values import to_json
+from utils.runs.formats import nan_to_null
+from utils.runs.history import best_epoch
 from utils.training.data import TrainingData
 from utils.training.engine import Scores
 from utils.training.plan import Epoch
@@ -137,7 +138,7 @@ class RunFolder:
         if before is not None and own_images_differ(before, data.image_hashes):
             raise InputError(f'{self.path} cannot be resumed: the contents of images changed since it was started')
         write_text(self.file('environment.json'), json.dumps(describe_environment(torch.device(config['device_type'])), indent=2) + '\n')
-        write_text(self.file('config.cfg'), json.dumps(to_json(config), indent=2) + '\n')
+        write_text(self.file('config.cfg'), json.dumps(nan_to_null(config), indent=2) + '\n')
 
     def _check_unchanged(self, saved, config):
         changed = [f"--csv_{name} {config[f'csv_{name}']}" for name, digest in config['csv_sha256'].items()
@@ -151,11 +152,7 @@ class RunFolder:
 
     def best_epoch(self) -> int:
         """Counts from 1; the earliest of equals."""
-        best = 1
-        for epoch in range(2, len(self.history) + 1):
-            if is_better(self.metric, self.score(epoch), self.score(best)):
-                best = epoch
-        return best
+        return best_epoch(self.history, self.metric)
 
     @contextlib.contextmanager
     def saves_on(self, stop: StopSignal, state: TrainState, epoch: Epoch) -> Iterator[None]:
@@ -183,7 +180,7 @@ class RunFolder:
             return
         number, metric, n_checkpoints = record['epoch'], self.metric, self.flags['n_checkpoints']
         write_text(self.file(f'performance_epoch_{number:02d}.txt'), epoch_text(scores, self.config['class_names'], stats['lr']))
-        write_text(self.file('log.jsonl'), ''.join(json.dumps(to_json(line)) + '\n' for line in self.history))
+        write_text(self.file('log.jsonl'), ''.join(json.dumps(nan_to_null(line)) + '\n' for line in self.history))
         checkpoint = self._checkpoint(number, scores.val, state)
         if len(self.kept) < n_checkpoints or any(is_better(metric, self.score(number), score) for score in self.kept.values()):
             folder = self.file(checkpoint_name(record))
