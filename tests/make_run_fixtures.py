@@ -36,9 +36,9 @@ def train(name, save_path):
 
 
 def stopped_after_epoch(end_epoch):
-    def stopped(run, record, *rest):
-        end_epoch(run, record, *rest)
-        if record['epoch'] == 2:
+    def stopped(run, *args):
+        end_epoch(run, *args)
+        if len(run.history) == 2:
             raise KeyboardInterrupt
     return stopped
 

@@ -27,19 +27,20 @@ from train_lt_mxp import get_parser
 from train_lt_mxp import main as train_main
 from utils.common import run_script
 from utils.data.near_duplicates import look_at
-from utils.get_loaders import get_train_val_cls_loaders
 from utils.losses import LOSSES
 from utils.model_saving_loading import digest, read_checkpoint
 from utils.prediction.accelerator import build_accelerator
-from utils.prediction.inference import Normalise
 from utils.reproducibility import set_seeds
 from utils.testing import scoring
+from utils.training.data import load_data
+from utils.training.engine import train_one_epoch
 from utils.training.flags import resolve
 from utils.training.mixing import MIXING
-from utils.training.plan import Method
+from utils.training.network import build_network
+from utils.training.plan import TrainingPlan
 from utils.training.policies import AUGMENT
-from utils.training.signals import Interrupt
-from utils.training.state import Training
+from utils.training.signals import StopSignal
+from utils.training.state import TrainState
 
 if DEVICE is None:
     pytest.skip('needs a GPU: LT_TEST_DEVICE=cuda python -m pytest tests/test_cuda.py', allow_module_level=True)
@@ -116,7 +117,7 @@ for flags in sys.argv[1:]:
     try:
         main(get_parser().parse_args(flags.split()))
     except Interrupted as end:
-        print('stopped after batch', end.batches)
+        print('stopped by', end)
 print('backend', torch.distributed.get_backend() if torch.distributed.is_initialized() else None)
 '''
 LIMIT = 90 if DEVICE == 'cuda' else None  # seconds: benchmarks/gpu_check.sh gives the whole file two minutes
@@ -190,32 +191,31 @@ def eight(tmp_path_factory):
 
 def args_of(data, flags):
     args = get_parser().parse_args(train_flags(data, f'--batch_size 8 --no_cache {flags}'))
-    resolve(args)
+    args = resolve(args)
     return args
 
 
 def parts_of(args, device):
-    """-> accelerator, network and `Method` of a training on `device`. There is no dropout, whose random numbers differ."""
+    """-> accelerator, network and plan of a training on `device`. There is no dropout, whose random numbers differ."""
     accelerator = build_accelerator(device, 'fp32')
     set_seeds(args.seed)
-    model, mean, std = train_lt_mxp.build_network(args).arch
-    for module in model.modules():
+    network = build_network(args, accelerator)
+    for module in network.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.
-    loader = get_train_val_cls_loaders(args.csv_train, args.csv_val, args.data_path, args.batch_size, args.im_size, args.n_classes).train
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
-    class_count = np.bincount(loader.dataset.dr, minlength=args.n_classes)
-    return accelerator, model, Method(args, loader, class_count, Normalise(accelerator.device, mean, std))
+    data = load_data(args, accelerator, network.stage_one)
+    network.to(accelerator)
+    return accelerator, network, TrainingPlan(args, data, network)
 
 
 def one_step(args, device):
     """-> loss of the batch, parameters before the step, parameters and statistics of BatchNorm after it"""
     with new_accelerator():
-        accelerator, model, method = parts_of(args, device)
-        training = Training(args, model, accelerator, n_steps=1)
-        before = {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
-        loss = train_lt_mxp.run_one_epoch(method.phase(0), training, accelerator, Interrupt(), 'step')
-        return loss, before, {name: value.cpu() for name, value in model.state_dict().items()}
+        accelerator, network, plan = parts_of(args, device)
+        state = TrainState(args, network, accelerator, plan.n_steps)
+        before = {name: value.detach().cpu().clone() for name, value in network.model.named_parameters()}
+        stats = train_one_epoch(state, plan.epoch(0), accelerator, StopSignal())
+        return stats['training_loss'], before, {name: value.cpu() for name, value in network.model.state_dict().items()}
 
 
 LOSS_FLAGS = {'SEQL': '--loss_params lam=0.3 gamma=1',  # leaves out two of the classes, and draws nothing
@@ -245,15 +245,14 @@ class TestSteps:
     def test_preparing_a_batch_waits_for_the_device_nowhere(self, eight, figure, flags):
         if DEVICE == 'cpu':
             pytest.skip('the CPU has nothing to wait for')
-        _, _, method = parts_of(args_of(eight, flags), DEVICE)
-        loader, prepare, _ = method.phase(0)
-        batch = next(iter(loader))
+        epoch = parts_of(args_of(eight, flags), DEVICE)[2].epoch(0)
+        prepare, batch = epoch.transform, next(iter(epoch.loader))
         assert batch[0][0].is_pinned()
         prepare(batch)  # loads the kernels
         torch.cuda.set_sync_debug_mode('error')
         try:
-            for epoch in range(20):  # other operations are drawn in each
-                prepare.set_epoch(epoch)
+            for number in range(20):  # other operations are drawn in each
+                prepare.set_epoch(number)
                 prepare(batch)
         finally:
             torch.cuda.set_sync_debug_mode('default')
@@ -317,7 +316,7 @@ class TestRuns:
                  '--precision fp32')
         fast = train_in(folder, tiny, f'{flags} --save_path fast')
         assert 'features of 31 images were computed once' in capsys.readouterr().out
-        monkeypatch.setattr(train_lt_mxp, 'sees_the_same', lambda args: False)
+        monkeypatch.setattr(train_lt_mxp, 'can_cache_features', lambda args: False)
         difference = largest_difference(weights_of(fast), weights_of(train_in(folder, tiny, f'{flags} --save_path slow')))
         figure(f'largest difference {difference:.1g}')
         assert difference <= TOLERANCE
@@ -336,9 +335,9 @@ class TestRuns:
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(0.)  # the batch is larger than what is cached
-            return run_one_epoch(*args)
-        run_one_epoch = train_lt_mxp.run_one_epoch
-        monkeypatch.setattr(train_lt_mxp, 'run_one_epoch', starved)
+            return train_one_epoch(*args)
+        train_one_epoch = train_lt_mxp.train_one_epoch
+        monkeypatch.setattr(train_lt_mxp, 'train_one_epoch', starved)
         try:
             with pytest.raises(SystemExit) as stop:
                 run_script(lambda: train_in(folder, tiny, '--save_path full --im_size 512 --batch_size 8'))
@@ -417,7 +416,7 @@ class TestProcesses:
 
     def test_a_deterministic_run_resumes_bit_for_bit(self, started, figure):
         experiments, begun = started
-        stopped = re.search(r'stopped after batch (\d)', begun['second'].output())
+        stopped = re.search(r'Resuming \S+ after epoch 1, batch (\d)', begun['second'].output())
         begun['first'].output()
         check_same(experiments / 'first', experiments / 'stopped')
         figure(f'stopped after batch {stopped[1]} of 5 in epoch 2')

@@ -29,11 +29,11 @@ class InputError(ValueError):
 
 
 class Interrupted(Exception):
-    """A signal asked the program to end. `batches` of the epoch are done, the sum of their losses is `total`; `saved`: how to go on."""
+    """A signal, whose `number` this is, asked the program to end. `saved`: what is saved, and how to continue."""
 
-    def __init__(self, number, batches=0, total=0., saved=''):
+    def __init__(self, number: int, saved: str = ''):
         super().__init__(signal.Signals(number).name)
-        self.number, self.batches, self.total, self.saved = number, batches, total, saved
+        self.number, self.saved = number, saved
 
 
 def printable(text):

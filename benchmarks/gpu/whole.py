@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from unittest import mock
 
-import train_lt_mxp
+from utils.training.engine import Evaluator
 from utils.training.run_folder import RunFolder
 
 from .checks import Found, Stage
@@ -48,7 +48,7 @@ def warm_up(stage):
 
 
 def epoch(stage):
-    with timed(train_lt_mxp, 'evaluate') as evaluating, timed(RunFolder, 'end_epoch') as saving:
+    with timed(Evaluator, '__call__') as evaluating, timed(RunFolder, 'end_epoch') as saving:
         record, = train(train_args(stage, WHOLE, f'{FLAGS} --save_path whole'))
     seconds, rate = record['seconds'] + sum(saving), record['images_per_second']  # a record is made before it is saved
     shares = {'evaluation': sum(evaluating) / seconds, 'saving': sum(saving) / seconds}

@@ -47,7 +47,7 @@ def test_contract(folder, tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert '* Left out: 1 image outside any class folder: loose.png\n' in out and 'broken.jpg' in out and 'notes.txt' in out
     _, args, _ = parse(next_words(out))
-    train_lt_mxp.resolve(args)
+    args = train_lt_mxp.resolve(args)
     assert args.n_classes == 4
     check_data({'train': ClassDataset(args.csv_train, args.data_path), 'val': ClassDataset(args.csv_val, args.data_path)}, args.n_classes)
 
@@ -269,7 +269,7 @@ def test_the_printed_command_finds_its_csvs_whatever_the_folder_is_called(tmp_pa
     monkeypatch.chdir(tmp_path)
     main([str(pictures(tmp_path / name, 'a', 'b', n=10))])
     _, args, _ = parse(next_words(capsys.readouterr().out))
-    train_lt_mxp.resolve(args)
+    args = train_lt_mxp.resolve(args)
     assert (args.csv_train, args.csv_val) == (f'data/train_{name}.csv', f'data/val_{name}.csv')
 
 

@@ -20,7 +20,7 @@ def test_every_line_parses(scripts, group, n_trainings):
         assert words[0] == 'python'
         if words[1] == 'train_lt_mxp.py':
             args = train_lt_mxp.get_parser().parse_args(words[2:])
-            train_lt_mxp.resolve(args)
+            args = train_lt_mxp.resolve(args)
             if args.pretrained_weights:  # stage two starts from a run that this series makes before it
                 assert args.pretrained_weights in runs
                 assert '/instance/' in args.pretrained_weights or '/modern/' in args.pretrained_weights

@@ -15,6 +15,7 @@ from tools import contact_sheet, predict, prepare_demo_data, prepare_folder_data
 from utils.common import progress, run_script
 from utils.testing import scoring
 from utils.training.batches import Plain
+from utils.training.run_text import epoch_line
 
 QUICK = '--im_size 32 --model_name tiny_test --init none --n_epochs 2 --batch_size 4 --num_workers 0 --metric mcc'
 PREPARE = ['my set', '--val_fraction', '.25', '--test_fraction', '.25']
@@ -122,11 +123,11 @@ def test_a_second_signal(pictures, monkeypatch, capsys):
 def test_progress_without_a_terminal(capsys):
     scores = dict.fromkeys(('loss', 'kappa', 'auc', 'mcc', 'bacc', 'acc'), .5) | {'n_predicted': 3}
     record = {'epoch': 2, 'train': scores, 'val': scores, 'lr': .01, 'images_per_second': 57.3, 'seconds': 90.}
-    assert train_lt_mxp.epoch_line(record, 5).endswith(' - LR: 0.01 - 57 img/s - 90.0 s - 4 min left')
-    assert train_lt_mxp.epoch_line(record, 2).endswith(' - 57 img/s - 90.0 s')
-    assert train_lt_mxp.epoch_line(record, 2).startswith('Epoch 2/2 Train||Val Loss: ')
+    assert epoch_line(record, 5).endswith(' - LR: 0.01 - 57 img/s - 90.0 s - 4 min left')
+    assert epoch_line(record, 2).endswith(' - 57 img/s - 90.0 s')
+    assert epoch_line(record, 2).startswith('Epoch 2/2 Train||Val Loss: ')
     record['train'] = dict.fromkeys(record['train'], math.nan)  # --train_eval off
-    assert re.match(r'Epoch 2/2 Val Loss: [\d.]+ - K: [\d.]+ - mAUC: ', train_lt_mxp.epoch_line(record, 2))
+    assert re.match(r'Epoch 2/2 Val Loss: [\d.]+ - K: [\d.]+ - mAUC: ', epoch_line(record, 2))
     assert not sys.stderr.isatty()
 
 

@@ -62,10 +62,12 @@ class NoLocks:
 
 
 def test_a_run_folder_does_without_locks(tmp_path, monkeypatch):
-    monkeypatch.setattr('utils.training.run_folder.FileLock', NoLocks)
+    monkeypatch.setattr('utils.training.run_lock.FileLock', NoLocks)
     monkeypatch.chdir(tmp_path)
-    run = RunFolder('experiments/run', 'mcc', 1, {})
-    run.start({'csv_sha256': {}, 'parent': None}, {})
+    none_skipped = SimpleNamespace(skipped=[])
+    data = SimpleNamespace(train=none_skipped, val=none_skipped, image_hashes=None)
+    run = RunFolder('experiments/run', {'metric': 'mcc', 'resume': False, 'overwrite': False})
+    run.start({'csv_sha256': {}, 'parent': None, 'device_type': 'cpu'}, data)
     assert (tmp_path / 'experiments' / 'run' / 'config.cfg').exists()
 
 

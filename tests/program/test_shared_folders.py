@@ -14,7 +14,7 @@ from utils import common
 from utils.common import InputError, no_link, remove, whole_file, write_text
 from utils.data.image_cache import _locked
 from utils.training import run_folder
-from utils.training.tensorboard import Watch
+from utils.training.tensorboard import TensorBoard
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='links and modes of POSIX')
 
@@ -147,11 +147,12 @@ def test_a_checkpoint_folder_that_is_a_link_is_replaced_by_overwrite(train, tmp_
 
 
 def test_tensorboard_writes_into_a_folder_of_its_own(tmp_path):
-    writer = pytest.importorskip('torch.utils.tensorboard').SummaryWriter
+    pytest.importorskip('torch.utils.tensorboard')
     (tmp_path / 'run').mkdir()
     (tmp_path / 'other').mkdir()
     (tmp_path / 'run' / 'tensorboard').symlink_to(tmp_path / 'other')
-    Watch(SimpleNamespace(path=str(tmp_path / 'run'), history=[], metric='mcc'), writer)(['a', 'b'], np.array([2, 1]))
+    run = SimpleNamespace(file=lambda name: str(tmp_path / 'run' / name), history=[], metric='mcc')
+    TensorBoard(run, ['a', 'b'], np.array([2, 1])).update()
     assert list((tmp_path / 'run' / 'tensorboard').iterdir()) and not list((tmp_path / 'other').iterdir())
 
 

@@ -13,7 +13,8 @@ from utils.report.html import page
 from utils.report.runs import find_runs
 from utils.statistics import plots
 from utils.statistics.many_classes import MOST_CLASSES, MOST_CONFUSIONS, MOST_CURVES, choose, extremes, frequent_confusions, smallest_first
-from utils.training.tensorboard import Watch
+from utils.training import tensorboard
+from utils.training.tensorboard import TensorBoard
 
 K = 40
 NAMES = [f'lesion of the upper segment, variety {c}' for c in range(K)]
@@ -102,10 +103,12 @@ def test_nothing_is_wider_than_the_window(pages, tmp_path, width):
 def test_tensorboard_shows_the_same_classes_in_every_epoch(tmp_path, monkeypatch):
     drawn, values = [], {'auc_all': [c / K for c in range(K)], 'f1_all': [0.] * K}
     writer = SimpleNamespace(add_scalar=lambda *args: None, add_image=lambda *args, **kwargs: None, flush=lambda: None)
-    run = SimpleNamespace(metric='mcc', path=str(tmp_path), history=[{'epoch': epoch, 'train': {}, 'val': values} for epoch in (1, 2)])
+    run = SimpleNamespace(metric='mcc', file=lambda name: str(tmp_path / name),
+                          history=[{'epoch': epoch, 'train': {}, 'val': values} for epoch in (1, 2)])
     monkeypatch.setattr(plots, 'bars', lambda *args, **kwargs: drawn.append(args))
     monkeypatch.setattr(plots, 'to_pixels', lambda figure: None)
-    Watch(run, lambda folder: writer)(NAMES, np.arange(K, 0, -1))
+    monkeypatch.setattr(tensorboard, 'summary_writer', lambda: lambda folder: writer)
+    TensorBoard(run, NAMES, np.arange(K, 0, -1)).update()
     half = MOST_CLASSES // 2
     assert [names for names, *_ in drawn] == [[plots.short(name) for name in NAMES[:half] + NAMES[-half:]]] * 3
     assert drawn[1][1]['AUC'][0][-1] == 100 * (K - 1) / K

@@ -24,7 +24,7 @@ PI = COUNT / COUNT.sum()
 
 def config_of(flags):
     args = get_parser().parse_args(['--do_not_save', *flags.split()])
-    resolve(args)
+    args = resolve(args)
     return vars(args)
 
 

@@ -43,7 +43,7 @@ def test_logit_adjustment():
 
 def config_of(flags):
     args = get_parser().parse_args(['--do_not_save', '--n_epochs', '10', *flags.split()])
-    resolve(args)
+    args = resolve(args)
     return vars(args)
 
 

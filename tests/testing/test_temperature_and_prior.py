@@ -46,7 +46,7 @@ def test_of(monkeypatch):
 
     def run(flags, training='', learnt=PI, val=PI, expected=UNIFORM):
         config = get_parser().parse_args(['--do_not_save', *training.split()])
-        resolve(config)
+        config = resolve(config)
         parser = argparse.ArgumentParser()
         tuning.add_flags(parser)
         args = parser.parse_args([*flags.split(), '--csv_tune', 'val.csv'])

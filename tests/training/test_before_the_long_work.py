@@ -5,13 +5,13 @@ import time
 import pytest
 import timm
 import torch
-from utils.training.forward_check import check_forward
 
 from models import weights
 from models.get_model import get_arch
 from train_lt_mxp import get_parser
 from utils.common import InputError, check_writable
 from utils.training.flags import resolve
+from utils.training.network import check_forward
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_images_that_are_too_small_at_first(refused):
 @pytest.fixture
 def args(tiny):
     args = get_parser().parse_args(f'--csv_train {tiny}/train.csv --im_size 32 --model_name mobilenetV2 --do_not_save'.split())
-    resolve(args)
+    args = resolve(args)
     return args
 
 

@@ -9,6 +9,7 @@ import train_lt_mxp
 from tests.factories import new_accelerator
 from utils.common import Interrupted
 from utils.model_saving_loading import load_model, read_checkpoint
+from utils.training import network
 from utils.training.batches import Plain
 
 FLAGS = '--augment none --n_epochs 3 --optimizer adamw --lr 0.01'
@@ -23,14 +24,14 @@ def stage_one(train):
 def count(monkeypatch):
     """Images that go through the first layer of the backbone, the trial before the data aside."""
     seen = [0]
-    monkeypatch.setattr(train_lt_mxp, 'check_forward', lambda *args: None)
+    monkeypatch.setattr(network, 'check_forward', lambda *args: None)
 
     def counted(*args, **kwargs):
         arch, parent = get_stage_two(*args, **kwargs)
         arch.model.features[0].register_forward_hook(lambda layer, inputs, out: seen.__setitem__(0, seen[0] + len(out)))
         return arch, parent
-    get_stage_two = train_lt_mxp.get_stage_two
-    monkeypatch.setattr(train_lt_mxp, 'get_stage_two', counted)
+    get_stage_two = network.get_stage_two
+    monkeypatch.setattr(network, 'get_stage_two', counted)
     return seen
 
 
@@ -41,7 +42,7 @@ def test_same_result_as_with_images(train, stage_one, count, monkeypatch, capsys
     fast = train(f'{flags} --save_path fast').parent / 'fast'
     assert 'features of 31 images were computed once' in capsys.readouterr().out
     assert count[0] == 31
-    monkeypatch.setattr(train_lt_mxp, 'sees_the_same', lambda args: False)
+    monkeypatch.setattr(train_lt_mxp, 'can_cache_features', lambda args: False)
     slow = train(f'{flags} --save_path slow').parent / 'slow'
     assert count[0] > 31 + 3 * 20
     a, b = (read_checkpoint(str(run))['state_dict'] for run in (fast, slow))
@@ -85,6 +86,6 @@ def test_images_are_needed(train, stage_one, count, flags):
 
 
 def test_too_large_for_memory(train, stage_one, count, monkeypatch, capsys):
-    monkeypatch.setattr('utils.training.frozen_features.MOST', 1000)
+    monkeypatch.setattr('utils.training.frozen_features.MEMORY_LIMIT', 1000)
     train(f'--pretrained_weights {stage_one} --n_epochs 2 --train_eval off --trainable classifier --augment none')
     assert count[0] == 2 * (20 + 9) and 'Features would take 0.0 GB of memory' in capsys.readouterr().out

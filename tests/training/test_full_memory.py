@@ -6,7 +6,6 @@ import signal
 import pytest
 import torch
 
-import train_lt_mxp
 from tests.factories import ROOT
 from tests.tiny_network import TinyNetwork
 from utils.common import InputError, Interrupted, out_of_memory, run_script
@@ -90,7 +89,7 @@ def test_the_first_epoch_has_to_start_again(train, break_at, flags, advice):
 
 
 def test_batches_of_one_image_cannot_be_cut(train, monkeypatch):
-    monkeypatch.setattr(train_lt_mxp, 'check_forward', lambda *args: None)
+    monkeypatch.setattr('utils.training.network.check_forward', lambda *args: None)
     monkeypatch.setattr(TinyNetwork, 'forward', lambda *args: raising(torch.OutOfMemoryError(CUDA))())
     assert message(train, '--batch_size 2 --accumulate 2') == (f'{FULL}: use a smaller --im_size or another --model_name, and --overwrite '
                                                                'to start again')

@@ -8,11 +8,15 @@ from torch import nn
 from utils.training.optim import OPTIMIZERS, SCHEDULES, Schedule, average_weights
 
 
-def rates(name, warmup, n_steps=100, values=None, **kwargs):
+def schedule_args(name, warmup, min_lr=.001):
+    return SimpleNamespace(schedule=name, warmup=warmup, lr=.5, min_lr=min_lr, patience=1, metric='mcc')
+
+
+def rates(name, warmup, n_steps=100, values=None):
     """The rate of each step; one epoch is ten steps."""
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], .5)
-    schedule = Schedule(name, optimizer, warmup, n_steps, .5, .001, 1, 'mcc', **kwargs)
+    schedule = Schedule(schedule_args(name, warmup), optimizer, n_steps)
     result = []
     for step in range(n_steps):
         result.append(optimizer.param_groups[0]['lr'])
@@ -78,12 +82,19 @@ def test_onecycle_with_a_rise_of_no_steps(warmup, n_steps):
     assert rates('onecycle', warmup, n_steps)[0] == pytest.approx(.5)
 
 
+@pytest.mark.parametrize(('min_lr', 'last', 'finished'), [(.001, .001, True), (.001, .01, False), (.5, .5, False)],
+                         ids=['reached', 'not reached', 'a constant rate'])
+def test_plateau_is_finished_after_an_epoch_at_the_minimum_rate(min_lr, last, finished):
+    schedule = Schedule(schedule_args('plateau', 0., min_lr), torch.optim.SGD([nn.Parameter(torch.zeros(1))], .5), n_steps=10)
+    assert schedule.finished([{'lr': .5}, {'lr': last}]) == finished and not schedule.finished([])
+
+
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_resuming_a_schedule(name):
     def build():
         parameter = nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.SGD([parameter], .5, momentum=.9)
-        return optimizer, Schedule(name, optimizer, .25, 40, .5, .001, 1, 'mcc')
+        return optimizer, Schedule(schedule_args(name, .25), optimizer, n_steps=40)
 
     def run(optimizer, schedule, steps):
         for step in steps:

@@ -13,57 +13,58 @@ from utils.losses import LOSSES
 from utils.prediction.inference import Normalise
 from utils.training.batches import Plain
 from utils.training.mixing import BalancedMixUp, CutMix
-from utils.training.plan import Method, corrects_twice, size_in_epoch
+from utils.training.plan import TrainingPlan, corrects_twice, size_in_epoch
 from utils.training.recipes import RECIPES
 
 
 @pytest.fixture
-def method(tiny):
+def plan(tiny):
     def build(flags=''):
         args = get_parser().parse_args(f'--csv_train {tiny}/train.csv --n_classes 3 --n_epochs 10 --do_not_save {flags}'.split())
-        resolve(args)
+        args = resolve(args)
         loaders = get_train_val_cls_loaders(args.csv_train, args.csv_val, f'{tiny}/images', 4, (8, 8), 3, n_epochs=10, see_classes=False)
         loader = loaders.train
-        return Method(args, loader, np.bincount(loader.dataset.dr), Normalise('cpu', (0, 0, 0), (1, 1, 1)))
+        data = SimpleNamespace(train=loader.dataset, train_loader=loader, class_count=np.bincount(loader.dataset.dr))
+        return TrainingPlan(args, data, SimpleNamespace(normalise=Normalise('cpu', (0, 0, 0), (1, 1, 1))))
     return build
 
 
-def modes(method, epochs=range(10)):
-    return [[loader.sampler.mode for loader in method.phase(epoch).loader.loaders] for epoch in epochs]
+def modes(plan, epochs=range(10)):
+    return [[loader.sampler.mode for loader in plan.epoch(epoch).loader.loaders] for epoch in epochs]
 
 
-def test_plain(method):
-    m = method()
-    assert modes(m) == [['instance']] * 10 and type(m.phase(3).prepare) is Plain and m.phase(0).criterion is m.phase(9).criterion
-    assert m.phase(0).loader.loaders[0] is m.phase(9).loader.loaders[0]  # built once, with its worker processes
+def test_plain(plan):
+    m = plan()
+    assert modes(m) == [['instance']] * 10 and type(m.epoch(3).transform) is Plain and m.epoch(0).criterion is m.epoch(9).criterion
+    assert m.epoch(0).loader.loaders[0] is m.epoch(9).loader.loaders[0]  # built once, with its worker processes
 
 
-def test_deferred_sampling_and_loss(method):
-    m = method('--sampling class --loss_fn BSCE --defer 0.8')
+def test_deferred_sampling_and_loss(plan):
+    m = plan('--sampling class --loss_fn BSCE --defer 0.8')
     assert modes(m) == [['instance']] * 8 + [['class']] * 2
     z, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
-    torch.testing.assert_close(m.phase(7).criterion(z, y), torch.nn.functional.cross_entropy(z, y))
-    torch.testing.assert_close(m.phase(8).criterion(z, y),
+    torch.testing.assert_close(m.epoch(7).criterion(z, y), torch.nn.functional.cross_entropy(z, y))
+    torch.testing.assert_close(m.epoch(8).criterion(z, y),
                                torch.nn.functional.cross_entropy(z + torch.tensor([12., 6., 4.]).log(), y))
-    assert method('--sampling class --defer 0.8').phase(9).criterion.class_weight is None  # DRS alone: no weights on top
-    assert method('--defer 0.8').phase(9).criterion.class_weight is not None  # DRW
+    assert plan('--sampling class --defer 0.8').epoch(9).criterion.class_weight is None  # DRS alone: no weights on top
+    assert plan('--defer 0.8').epoch(9).criterion.class_weight is not None  # DRW
 
 
-def test_mixing_is_switched_off(method):
-    m = method('--do_mixup 0.2 --sampling sqrt --mixup_off_epochs 3')
+def test_mixing_is_switched_off(plan):
+    m = plan('--do_mixup 0.2 --sampling sqrt --mixup_off_epochs 3')
     assert modes(m) == [['sqrt', 'class']] * 7 + [['sqrt']] * 3
-    assert [type(m.phase(e).prepare) for e in (6, 7)] == [BalancedMixUp, Plain]
-    m = method('--mixing cutmix --mixup_off_epochs 10')
-    assert type(m.phase(0).prepare) is Plain and type(method('--mixing cutmix').phase(9).prepare) is CutMix
+    assert [type(m.epoch(e).transform) for e in (6, 7)] == [BalancedMixUp, Plain]
+    m = plan('--mixing cutmix --mixup_off_epochs 10')
+    assert type(m.epoch(0).transform) is Plain and type(plan('--mixing cutmix').epoch(9).transform) is CutMix
     for epoch in (0, 9):
-        phase = m.phase(epoch)
-        batch = next(iter(phase.loader))
-        assert phase.prepare(batch)[0].shape == (4, 3, 8, 8)
+        parts = m.epoch(epoch)
+        batch = next(iter(parts.loader))
+        assert parts.transform(batch)[0].shape == (4, 3, 8, 8)
 
 
 def args_of(flags):
     args = get_parser().parse_args(flags.split())
-    resolve(args)
+    args = resolve(args)
     return args
 
 
@@ -85,10 +86,10 @@ def test_the_first_of_several_epochs_has_small_images(n_epochs):
     assert size_in_epoch((512, 512), .5, 0, n_epochs) == (256, 256)
 
 
-def test_small_images_at_first(method):
-    m = method('--grow_from 0.5 --im_size 64 --mixing mixup --mixup_off_epochs 2 --augment none')
+def test_small_images_at_first(plan):
+    m = plan('--grow_from 0.5 --im_size 64 --mixing mixup --mixup_off_epochs 2 --augment none')
     images, labels = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
-    shapes = [tuple(m.phase(epoch).prepare([(images, labels, list('abcd'))])[0].shape[2:]) for epoch in (0, 4, 8, 9, 0)]
+    shapes = [tuple(m.epoch(epoch).transform([(images, labels, list('abcd'))])[0].shape[2:]) for epoch in (0, 4, 8, 9, 0)]
     assert shapes == [(32, 32), (48, 48), (64, 64), (64, 64), (32, 32)]
     x = m.plain.normalise.to_float(images)
     small = torch.nn.functional.interpolate(x.double(), (32, 32), mode='bilinear', antialias=True)

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import train_lt_mxp
 import utils
 from tests.factories import new_accelerator
 from utils.common import InputError, Interrupted
 from utils.model_saving_loading import digest, read_checkpoint
 from utils.prediction.inference import predict
-from utils.training import run_folder
+from utils.training import engine, run_folder
 from utils.training.batches import Plain
 from utils.training.mixing import BalancedMixUp
 
@@ -121,7 +120,7 @@ def test_a_signal_within_an_epoch_loses_nothing(train, monkeypatch, capsys, flag
             signal.raise_signal(signal.SIGTERM)
         return predict(*args, **kwargs)
     if moment == 'evaluation':
-        monkeypatch.setattr(train_lt_mxp, 'predict', strike_evaluation)
+        monkeypatch.setattr(engine, 'predict', strike_evaluation)
     else:
         monkeypatch.setattr(prepare, '__call__', strike)
     with pytest.raises(Interrupted) as stop:
@@ -140,7 +139,7 @@ def test_a_signal_within_an_epoch_loses_nothing(train, monkeypatch, capsys, flag
 
 def test_a_second_process_is_refused(train, tmp_path):
     run = train()
-    other = run_folder.RunFolder(str(run), 'mcc', 1, {}, overwrite=True)
+    other = run_folder.RunFolder(str(run), {'metric': 'mcc', 'resume': False, 'overwrite': True})
     with pytest.raises(InputError, match='another process is training into'):
         train('--overwrite')
     del other

@@ -14,6 +14,7 @@ from utils.common import InputError
 from utils.data.sampling import SAMPLING
 from utils.losses import LOSSES
 from utils.model_saving_loading import read_checkpoint
+from utils.training import engine
 from utils.training.mixing import MIXING
 from utils.training.policies import AUGMENT
 from utils.training.recipes import RECIPES
@@ -73,12 +74,12 @@ def test_every_policy(train, augment):
 
 def test_growing_images(train, monkeypatch, tmp_path):
     """Small in training, whole in evaluation; a network for one size is refused before anything is written."""
-    seen, original = [], train_lt_mxp.Training
+    seen, original = [], train_lt_mxp.TrainState
 
-    def watched(args, model, *rest):
-        model.register_forward_pre_hook(lambda model, inputs: seen.append((model.training, inputs[0].shape[-1])))
-        return original(args, model, *rest)
-    monkeypatch.setattr(train_lt_mxp, 'Training', watched)
+    def watched(args, network, *rest):
+        network.model.register_forward_pre_hook(lambda model, inputs: seen.append((model.training, inputs[0].shape[-1])))
+        return original(args, network, *rest)
+    monkeypatch.setattr(train_lt_mxp, 'TrainState', watched)
     train('--grow_from 0.5 --im_size 64 --n_epochs 5 --train_eval full --do_not_save')
     assert {width for training, width in seen if not training} == {64}
     assert list(dict.fromkeys(width for training, width in seen if training)) == [32, 48, 64]
@@ -94,7 +95,7 @@ def test_every_recipe(train, recipe, tmp_path):
     if stage_two:
         train('--save_path one')
     config = json.loads((train(f'--recipe {recipe} {stage_two}') / 'config.cfg').read_text())
-    given = ('n_epochs', 'batch_size', 'do_mixup', 'metric', 'im_size', 'model_name', 'init')
+    given = ('n_epochs', 'batch_size', 'metric', 'im_size', 'model_name', 'init')
     assert all(config[flag] == value for flag, value in RECIPES[recipe].items() if flag not in given) and config['n_epochs'] == 1
 
 
@@ -135,8 +136,8 @@ def test_accuracy_chooses_the_epoch(train):
 
 @pytest.mark.parametrize(('preds', 'hint'), [([1] * 9, True), ([1] * 8 + [0], False)])
 def test_a_network_that_predicts_one_class_only_is_named(train, monkeypatch, capsys, preds, hint):
-    predict = train_lt_mxp.predict
-    monkeypatch.setattr(train_lt_mxp, 'predict', lambda *args, **kwargs: predict(*args, **kwargs)._replace(preds=np.array(preds)))
+    predict = engine.predict
+    monkeypatch.setattr(engine, 'predict', lambda *args, **kwargs: predict(*args, **kwargs)._replace(preds=np.array(preds)))
     train('--metric mcc --do_not_save')
     assert (' - predicts one class only - best mcc so far' in capsys.readouterr().out) == hint
 
@@ -186,10 +187,10 @@ def black(tmp_path):
 @pytest.fixture
 def overflow(monkeypatch):
     """Each step leaves weights that are not finite, as BatchNorm's gradients do in deep networks where the images of a batch are equal."""
-    def step(training):
+    def step(state):
         with torch.no_grad():
-            next(training.trained.parameters()).fill_(torch.nan)
-    monkeypatch.setattr('utils.training.state.Training.step', step)
+            next(state.trained.parameters()).fill_(torch.nan)
+    monkeypatch.setattr('utils.training.state.TrainState.step', step)
 
 
 def test_images_of_one_colour_that_spoil_the_loss_are_named(train, black, overflow):

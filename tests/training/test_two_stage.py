@@ -21,13 +21,13 @@ def stage_one(train):
 
 def first_weights(monkeypatch):
     """Record the network's tensors before the first training epoch."""
-    seen, original = {}, train_lt_mxp.run_one_epoch
+    seen, original = {}, train_lt_mxp.train_one_epoch
 
-    def spy(phase, training, *args):
+    def spy(state, *args):
         if not seen:
-            seen.update({name: tensor.clone() for name, tensor in training.trained.state_dict().items()})
-        return original(phase, training, *args)
-    monkeypatch.setattr(train_lt_mxp, 'run_one_epoch', spy)
+            seen.update({name: tensor.clone() for name, tensor in state.trained.state_dict().items()})
+        return original(state, *args)
+    monkeypatch.setattr(train_lt_mxp, 'train_one_epoch', spy)
     return seen
 
 
