@@ -26,7 +26,7 @@ from utils.prediction.predictions import write_predictions
 from utils.prediction.tta import add_view_flags, check_view_flags, get_views
 from utils.runs.paths import name_of_run
 from utils.statistics.tables import to_text
-from utils.testing.scoring import get_accelerator
+from utils.testing.network import get_accelerator
 
 SHOWN = 20  # images on the console; the csv has all
 

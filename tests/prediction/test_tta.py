@@ -10,7 +10,7 @@ from torch import nn
 
 from utils.get_loaders import get_test_cls_loader
 from utils.prediction.inference import Normalise, collect_logits, to_predictions
-from utils.prediction.tta import describe_views, dihedral_views, get_views, magnified
+from utils.prediction.tta import dihedral_views, get_views, magnified
 
 WHOLE = [1.]
 
@@ -52,10 +52,3 @@ def test_mean_of_probabilities(tiny, n, zooms):
     p = to_predictions(logits)
     np.testing.assert_allclose(p.probs, expected.mean(0), atol=1e-6)
     assert (p.preds == expected.mean(0).argmax(1).numpy()).all()
-
-
-@pytest.mark.parametrize(('n', 'zooms', 'text'), [
-    (0, WHOLE, ''), (1, WHOLE, ', mean over 2 views'), (0, [1.2], ', mean over 1 view at zoom 1.2'),
-    (4, [1, 1.2, 1.4], ', mean over 24 views at zoom 1 1.2 1.4')])
-def test_description(n, zooms, text):
-    assert describe_views(Namespace(dihedral_tta=n, zoom_tta=zooms)) == text

@@ -132,8 +132,9 @@ def test_results_and_report(train, tiny, tmp_path, monkeypatch):
     report.main(['experiments/run', '--draws', '100'])
     folder = tmp_path / 'results' / 'run'
     before = {file: file.read_bytes() for file in folder.iterdir()}
-    assert len(before) == 3
-    for file, main, args in (('results_test.csv', scoring.main, test), ('performance_test.txt', scoring.main, test),
+    assert len(before) == 4
+    for file, main, args in (('results_test.csv', scoring.main, test), ('results_test.json', scoring.main, test),
+                             ('performance_test.txt', scoring.main, test),
                              ('report.html', report.main, [['experiments/run', '--draws', '100']])):
         with monkeypatch.context() as m:
             FullDisk(m, f'results/*{file}*', 0)

@@ -86,7 +86,7 @@ def test_both_folders_and_the_stages_are_found(tmp_path, monkeypatch):
         run, = find_runs([str(path)])
         assert (run.name, run.folder, run.results) == ('two/seed0', str(second), str(results)) and len(run.table.labels) == 66
         assert [(name, len(records)) for name, records in run.stages] == [('one/seed0', 4), ('two/seed0', 3)]
-        assert run.seen_as == 'val' and run.facts[0] == 'Calibrated with temperature 2'
+        assert run.seen_as == 'val' and run.facts[0] == 'Calibrated with temperature 2.000'
     assert 'stage 2' in report(second) and 'chose the epoch of this network' in report(second)
     monkeypatch.chdir(tmp_path)
     assert [run.name for run in find_runs(['results', 'experiments'])] == ['one/seed0', 'two/seed0']  # each once
@@ -137,7 +137,7 @@ def test_every_mixing_has_a_name():
     assert set(MIXINGS) == set(MIXING)
 
 
-@pytest.mark.parametrize('line', ['Calibrated with temperature 2', 'Class prior changed to: uniform', 'Logit adjustment with tau 1',
+@pytest.mark.parametrize('line', ['Calibrated with temperature 2.000', 'Class prior changed to: uniform', 'Logit adjustment with tau 1',
                                   'Tau-normalisation with tau 1'])
 def test_corrections_at_test_are_in_the_report(tmp_path, line):
     run = write_run(tmp_path, 'a', ['x', 'y'])

@@ -12,9 +12,10 @@ from tools.ensemble_predictions import main as ensemble
 from tools.evaluate_predictions import main as evaluate
 from tools.predict import main as predict
 from tools.report import main as report
+from utils.common import file_sha256
 from utils.prediction.predictions import read_predictions, write_predictions
 from utils.report.runs import find_runs
-from utils.runs.provenance import PAGES, mark_outdated, predictions_line, replaced_network
+from utils.runs.provenance import PAGES, mark_outdated, replaced_network
 from utils.statistics.comparison import way_of_test
 from utils.testing.scoring import main as run_test
 
@@ -82,8 +83,7 @@ def test_pages_of_others_are_left_alone(tmp_path):
 def test_a_page_names_its_predictions(results):
     rows = Page((results / 'report.html').read_text()).text
     for method in ('plain', 'mix & match'):
-        line = predictions_line(str(results / method / 'results_test.csv'))
-        assert f"{line.split()[-1]}  {method}/results_test.csv" in rows
+        assert f"{file_sha256(results / method / 'results_test.csv')}  {method}/results_test.csv" in rows
 
 
 def test_images_on_a_page_do_not_hide_that_it_is_outdated(results):
@@ -106,7 +106,8 @@ def tested(train, tiny, tmp_path):
 
 def test_the_text_report_names_its_predictions(tested):
     folder = tested()
-    assert predictions_line(folder / 'results_test.csv') in (folder / 'performance_test.txt').read_text()
+    line = f"Predictions results_test.csv, SHA-256 {file_sha256(folder / 'results_test.csv')}\n"
+    assert line in (folder / 'performance_test.txt').read_text()
 
 
 def test_calibration_marks_the_page_of_before(tested, tiny):
@@ -138,11 +139,20 @@ def test_an_ensemble_removes_the_scores_of_before(tested, tmp_path):
 
 
 def test_a_text_report_is_not_taken_for_one_of_other_predictions(tested):
-    """A second test writes its predictions under another name, but its text report in the place of the first one's."""
+    """A second test writes its predictions under another name, but its text report in the place of the first one's. Without results files,
+    as in older versions."""
     folder = tested()
     tested('--dihedral_tta 2 --csv_out_test views.csv')
+    for file in folder.glob('*.json'):
+        file.unlink()
     assert way_of_test(str(folder / 'results_test.csv')) is None and way_of_test(str(folder / 'views.csv')) == '4 views'
     assert 'performance_test.txt is of other predictions' in find_runs([str(folder)])[0].facts[0]
+
+
+def test_each_predictions_file_keeps_its_results(tested):
+    folder = tested()
+    tested('--dihedral_tta 2 --csv_out_test views.csv')
+    assert [way_of_test(str(folder / name)) for name in ('results_test.csv', 'views.csv')] == ['nothing more', '4 views']
 
 
 def test_text_reports_of_version_0_1_are_removed_with_their_predictions(tmp_path):

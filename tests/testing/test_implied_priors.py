@@ -178,6 +178,6 @@ def test_the_kept_epoch_decides(train, tiny, epoch, share):
 
 def test_a_refused_loss_is_named_before_images_are_read(train, tiny, monkeypatch):
     train('--loss_fn FOCAL')
-    monkeypatch.setattr(scoring, 'get_loader', lambda *args: pytest.fail('images are read'))
+    monkeypatch.setattr('utils.testing.network.get_test_cls_loader', lambda *args, **options: pytest.fail('images are read'))
     with pytest.raises(InputError, match='trained with FOCAL'):
         scoring.main('', {'test': f'{tiny}/test.csv'}, 0, ['--load_path', 'experiments/run', '--target_prior', 'train'])

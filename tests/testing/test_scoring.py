@@ -1,4 +1,5 @@
 """The test scripts on a checkpoint of the real trainer."""
+import json
 import re
 import runpy
 import shutil
@@ -10,7 +11,7 @@ import pytest
 from sklearn.metrics import recall_score
 
 from tests.factories import ROOT
-from utils.common import InputError
+from utils.common import InputError, file_sha256
 from utils.data.images import FORMATS
 from utils.prediction.predictions import read_predictions
 from utils.runs.paths import name_of_run
@@ -51,11 +52,76 @@ def test_report_and_predictions(test, tiny, capsys):
     assert way_of_test(test('--zoom_tta 1.25') / 'results_test.csv') == '1 view at zoom 1.25'
 
 
+def read_json(folder, name='results_test.json'):
+    return json.loads((folder / name).read_text())
+
+
+def test_results_as_data(test, tiny, tmp_path):
+    folder = test('')
+    found, table = read_json(folder), pd.read_csv(folder / 'results_test.csv')
+    checkpoint, = (tmp_path / 'experiments' / 'tiny' / 'mobilenet').glob('epoch_*')
+    assert found | {'metrics': None} == {
+        'format': 1, 'checkpoint': {'folder': str(checkpoint.relative_to(tmp_path)), 'epoch': 1},
+        'csv': {'path': str(tiny / 'test.csv'), 'sha256': file_sha256(tiny / 'test.csv')},
+        'predictions': {'file': 'results_test.csv', 'sha256': file_sha256(folder / 'results_test.csv')},
+        'tta': {'dihedral': 0, 'zoom': [1.], 'n_views': 1}, 'correction': None, 'temperature': None, 'metrics': None,
+        'class_names': ['class0', 'class1', 'class2'], 'n_images': 8, 'n_left_out': 0}
+    metrics, probs = found['metrics'], table.filter(like='p_').to_numpy()
+    assert metrics['acc'] == pytest.approx((table.label == table.pred).mean())
+    assert metrics['bacc'] == pytest.approx(recall_score(table.label, table.pred, average='macro', zero_division=0))
+    assert metrics['loss'] == pytest.approx(-np.log(probs[np.arange(8), table.label]).mean(), rel=1e-5)
+    assert set(metrics) == {'auc', 'kappa', 'mcc', 'f1', 'bacc', 'auc_all', 'f1_all', 'acc', 'loss'}
+
+
+def test_results_as_data_hold_no_image_ids(test, tiny):
+    for flags in ('', '--salt secret'):
+        text = (test(flags) / 'results_test.json').read_text()
+        assert not any(image_id in text for image_id in pd.read_csv(tiny / 'test.csv').image_id)
+
+
+def test_results_as_data_have_the_name_of_the_predictions(test, tiny):
+    folder = test(f'--csv_val {tiny}/val.csv --csv_out_test views.csv --csv_out_val first.csv --dihedral_tta 2')
+    assert [read_json(folder, f'{name}.json')['n_images'] for name in ('views', 'first')] == [8, 9]
+    assert read_json(folder, 'views.json')['tta'] == {'dihedral': 2, 'zoom': [1.], 'n_views': 4}
+    assert not (folder / 'results_test.json').exists()
+
+
+def test_results_as_data_hold_what_was_chosen(test, tiny):
+    folder = test(f'--csv_val {tiny}/val.csv --logit_adjust --calibrate')
+    found, (line, *_) = read_json(folder), re.findall(r'^Logit adjustment.*', (folder / 'performance_test.txt').read_text(), re.M)
+    chosen, temperature = found['correction']['chosen'], found['temperature']
+    assert chosen['csv'] == temperature['csv'] == str(tiny / 'val.csv') and temperature['n_images'] == 9 and temperature['comes_first']
+    assert line == (f"Logit adjustment with tau {found['correction']['strength']:g}, chosen on {tiny}/val.csv (balanced accuracy "
+                    f"{100 * chosen['bacc_before']:.2f} -> {100 * chosen['bacc_after']:.2f})")
+    uncorrected = read_json(folder, 'results_val.json')  # on which they were chosen
+    assert uncorrected['correction'] is None and uncorrected['temperature'] is None
+
+
+def test_results_as_data_hold_both_priors(test):
+    found = read_json(test('--target_prior uniform'))['correction']
+    assert found['learnt'] == pytest.approx([12 / 22, 6 / 22, 4 / 22]) and found['expected'] == pytest.approx([1 / 3] * 3)
+
+
+def test_results_as_data_without_labels_have_no_metrics(test, tmp_path):
+    (tmp_path / 'new.csv').write_text('image_id\ntest_0_0\ntest_1_1\n')
+    found = read_json(test(f'--csv_test {tmp_path}/new.csv --calibrate'))
+    assert found['metrics'] is None and found['temperature']['before'] is None and found['n_images'] == 2
+
+
+def test_the_file_of_another_program_is_not_replaced(test, tmp_path):
+    folder = tmp_path / 'results' / 'tiny' / 'mobilenet'
+    folder.mkdir(parents=True)
+    (folder / 'model.json').write_text('{"model_name": "mobilenetV2"}')
+    with pytest.raises(InputError, match=r'model\.json was not written by a test, and would be replaced: move it'):
+        test('--csv_out_test model.csv')
+    assert not (folder / 'model.csv').exists()
+
+
 def test_repeated_runs_write_the_same_whole_files(test):
     folder = test('')
-    before = [(folder / name).read_bytes() for name in ('performance_test.txt', 'results_test.csv')]
+    before = [(folder / name).read_bytes() for name in ('performance_test.txt', 'results_test.csv', 'results_test.json')]
     test('')
-    assert before == [(folder / name).read_bytes() for name in ('performance_test.txt', 'results_test.csv')]
+    assert before == [(folder / name).read_bytes() for name in ('performance_test.txt', 'results_test.csv', 'results_test.json')]
 
 
 def test_csv_that_chose_the_checkpoint(test, tiny, tmp_path, capsys):
@@ -147,6 +213,7 @@ def test_bad_images_are_left_out_listed_and_counted(test, tiny, tmp_path, capsys
     assert pd.read_csv(folder / 'skipped_tune.csv').image_id.tolist() == ['val_0_0']
     assert pd.read_csv(folder / 'results_test.csv').image_id.tolist() == table.image_id.drop([1, 4]).tolist()
     text = (folder / 'performance_test.txt').read_text()
+    assert read_json(folder)['n_left_out'] == 2 and read_json(folder)['n_images'] == 6
     assert 'Left out 2 of 8 images, which cannot be read: skipped_test.csv\n' in text and ' of 6 images' in text
     assert f'* Left out 2 of 8 images of {tiny}/test.csv, which cannot be read\n' in capsys.readouterr().out
     test(f'--data_path {images} --skip_bad_images --salt secret')

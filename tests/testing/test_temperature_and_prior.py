@@ -56,9 +56,11 @@ def test_of(monkeypatch):
         def collected(prior, seed):
             likelihood, labels = images(prior, seed=seed)
             return as_logits(SHARPNESS * (likelihood + np.log(learnt)), labels)
-        chosen = tuning.tune(args, {}, SimpleNamespace(info=info), lambda csv: SimpleNamespace(dataset=None), lambda _: collected(val, 0))
-        p, text = tuning.corrected(collected(expected, 1), chosen, info['class_names'])
-        run.text = text
+        network = SimpleNamespace(args=args, info=info, loader=lambda csv, is_tuned_on: SimpleNamespace(dataset=None),
+                                  logits=lambda loader, split: collected(val, 0))
+        chosen = tuning.tune(network, {})
+        p, temperature = tuning.corrected(collected(expected, 1), chosen, info['class_names'])
+        run.correction, run.temperature = chosen.correction, temperature
         assert p.loss == pytest.approx(-np.log(p.probs[np.arange(len(p.labels)), p.labels]).mean(), rel=1e-4)
         return nll_and_bacc(np.log(p.probs), p.labels)
     return run
@@ -89,13 +91,12 @@ def test_the_shift_alone_is_worse_than_the_truth(test_of):
 def test_the_strength_is_chosen_on_calibrated_logits(test_of):
     _, bacc = test_of('--logit_adjust --calibrate')
     assert bacc == pytest.approx(truth(UNIFORM)[1], abs=.01)
-    tau = float(test_of.text.split('Logit adjustment with tau ')[1].split(',')[0])
-    assert .6 <= tau <= 1.4  # too sharp logits would need 2.5, more than the grid has
+    assert .6 <= test_of.correction.strength <= 1.4  # too sharp logits would need 2.5, more than the grid has
 
 
 def test_the_report_says_that_the_temperature_comes_first(test_of):
     test_of('--target_prior uniform --calibrate')
-    assert 'images of val.csv and applied before the correction: ECE ' in test_of.text
+    assert 'images of val.csv and applied before the correction: ECE ' in test_of.temperature.line
 
 
 def test_calibration_alone_keeps_the_predicted_classes(test_of):

@@ -168,9 +168,9 @@ SCRIPTS = [  # words after the interpreter's, what finds no memory, and what to 
     ('train_lt_mxp.py --csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3',
      'utils.prediction.accelerator.build_accelerator',
      'use a smaller --batch_size, or the same one with --accumulate 2'),
-    ('test_with_labels_eyepacs.py --load_path {run} --csv_test {tiny}/test.csv', 'utils.testing.scoring.collect_logits',
+    ('test_with_labels_eyepacs.py --load_path {run} --csv_test {tiny}/test.csv', 'utils.testing.network.collect_logits',
      'use a smaller --batch_size'),
-    ('test_with_labels_endo.py --load_path {run} --csv_val {tiny}/val.csv', 'utils.testing.scoring.collect_logits',
+    ('test_with_labels_endo.py --load_path {run} --csv_val {tiny}/val.csv', 'utils.testing.network.collect_logits',
      'use a smaller --batch_size'),
     ('-m tools.predict --load_path {run} {tiny}/images', 'utils.prediction.inference.collect_logits', 'use a smaller --batch_size'),
     ('-m tools.check_data {tiny}/train.csv --data_path {tiny}/images', 'utils.data.near_duplicates.similar_pairs',
@@ -181,7 +181,7 @@ SCRIPTS = [  # words after the interpreter's, what finds no memory, and what to 
 @pytest.mark.parametrize(('words', 'place', 'advice'), SCRIPTS, ids=[words.split(' --')[0] for words, _, _ in SCRIPTS])
 def test_a_script_names_its_own_flag(train, tiny, monkeypatch, words, place, advice):
     words = words.format(run=train(), tiny=tiny).split()
-    monkeypatch.setattr(place, lambda *args: raising(torch.OutOfMemoryError(CUDA))())
+    monkeypatch.setattr(place, lambda *args, **options: raising(torch.OutOfMemoryError(CUDA))())
     monkeypatch.setattr('sys.argv', words if words[0] != '-m' else words[1:])
     with pytest.raises(SystemExit) as stop:
         runpy.run_module(words[1], run_name='__main__') if words[0] == '-m' else runpy.run_path(str(ROOT / words[0]), run_name='__main__')

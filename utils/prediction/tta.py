@@ -46,10 +46,3 @@ def get_views(args):
             view = images if zoom == 1 else magnified(images, zoom)
             yield from dihedral_views(view, args.dihedral_tta) if args.dihedral_tta else [view]
     return views
-
-
-def describe_views(args):
-    """', mean over 24 views at zoom 1 1.2 1.4'; '' for the image as it is"""
-    count = len(args.zoom_tta) * (2 * args.dihedral_tta or 1)
-    zooms = '' if args.zoom_tta == [1] else f" at zoom {' '.join(f'{zoom:g}' for zoom in args.zoom_tta)}"
-    return f", mean over {count} view{'s' if count > 1 else ''}{zooms}" if count > 1 or zooms else ''

@@ -19,7 +19,7 @@ NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent
 
 
 def methods_of(runs, draws, ordered=None, stratified=False):
-    """-> list of `comparison.Method` of `runs`, which have labelled predictions, all in files of one name."""
+    """-> list of `MethodRuns` of `runs`, which have labelled predictions, all in files of one name."""
     names = sorted({os.path.basename(run.table.path) for run in runs})
     if len(names) > 1:
         raise InputError(f"the runs were tested on different splits, {' and '.join(names)}: choose one with --file")

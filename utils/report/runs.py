@@ -1,17 +1,19 @@
 """What a report is made from: a run folder below experiments/ and its folder below results/, found from either."""
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from utils.common import InputError, progress
 from utils.prediction.predictions import PredictionTable, read_predictions
 from utils.runs.formats import read_config, read_log
-from utils.runs.paths import counterpart, is_run, name_below, split_path
-from utils.runs.provenance import replaced_network, text_report, text_report_path
+from utils.runs.paths import counterpart, is_run, name_below, split_path, without_checkpoint
+from utils.runs.provenance import replaced_network, results_of
+from utils.runs.results import Results
+from utils.runs.text_reports import text_report_path
 from utils.statistics.bootstrap import check_classes
-from utils.statistics.comparison import CORRECTIONS
 
 CSVS = ('results_test.csv', 'results_val.csv')  # the first one that is there
 
@@ -21,10 +23,10 @@ class Run(NamedTuple):
     folder: str | None  # experiments/NAME
     results: str | None  # results/NAME
     config: dict | None
-    history: list  # records of log.jsonl
-    stages: list  # (name of the run, its records up to the epoch that the next stage starts from), the last is this run
+    history: list[dict]  # records of log.jsonl
+    stages: list[tuple[str, list[dict]]]  # name and records, up to the epoch that the next stage starts from; the last is this run
     table: PredictionTable | None  # with labels
-    facts: list  # what the test script said about the predictions: checkpoint, csv, corrections
+    facts: list[str]  # what is known of the test: corrections, checkpoint and csv, in sentences
     seen_as: str | None  # 'train' or 'val' where the network saw the tested csv as that
 
 
@@ -44,7 +46,7 @@ def _stages(folder, config, history):
     stages, parent, here = [(name_below(folder, 'experiments'), history)], config['parent'], folder
     visited = [os.path.realpath(folder)]
     while parent:
-        before = re.sub(r'/(epoch_\d+[^/]*|last)/?$', '', parent['path'])
+        before = without_checkpoint(parent['path'])
         split = split_path(here, 'experiments')  # the working folder may be another one than in training
         beside = [os.path.join(split[0], 'experiments', name_below(before, 'experiments'))] if split else []
         found = next((run for run in (before, *beside) if is_run(run)), None)
@@ -59,55 +61,67 @@ def _stages(folder, config, history):
     return stages
 
 
-def _facts(csv):
-    """The lines on corrections, checkpoint and csv at the end of the report of a test."""
-    text = text_report(csv)
-    if text is None:
+def _facts(csv: str, results: Results | None) -> list[str]:
+    """What is known of the test that wrote the per-image `csv`, in sentences."""
+    if results is None:
         path = text_report_path(csv)
         return [f'{path} is of other predictions: checkpoint and csv of these are not known'] if os.path.isfile(path) else []
-    found = [line for line in text.splitlines() if line.startswith(('Checkpoint ', *CORRECTIONS))]
-    return [*found, *filter(None, [replaced_network(csv)])]
+    return [*results.lines, *filter(None, [replaced_network(csv)])]
 
 
-def _table(csv, config):
+def _seen_as(results: Results | None, config: dict | None) -> str | None:
+    """'train' or 'val' where the tested csv is that of the training with this `config`."""
+    if results is None or results.csv is None or config is None:
+        return None
+    return next((role for role, digest in config['csv_sha256'].items() if digest == results.csv.sha256), None)
+
+
+def _table(csv: str, config: dict | None) -> PredictionTable | None:
     table = read_predictions(csv)
     if config:
         check_classes(table, config['class_names'], 'its run')
     return None if table.labels is None else table
 
 
-def read_run(folder, results, file=None):
+def read_run(folder: str | None, results: str | None, file: str | None = None) -> Run:
+    """Read the run `folder` and its folder of `results`, of which one may be missing. `file`: see `find_runs`. Raises `InputError` for
+    unfit files, and where there is neither a run nor labelled predictions."""
     config = read_config(folder) if folder else None
     csvs = [os.path.join(results, name) for name in ((file,) if file else CSVS)] if results else []
     csv = next((path for path in csvs if os.path.isfile(path)), None)
-    facts = _facts(csv) if csv else []
-    tested = re.search(r'SHA-256 (\w{64})', ' '.join(facts))
-    seen = [role for role, digest in (config['csv_sha256'] if config else {}).items() if tested and digest == tested.group(1)]
-    name = name_below(folder, 'experiments') if folder else name_below(results, 'results')
+    tested = results_of(csv) if csv else None
     table = _table(csv, config) if csv else None
     if config is None and table is None:
         raise InputError(f'{results} holds neither labelled predictions ({file or " or ".join(CSVS)}) nor belongs to a run with config.cfg')
     history = read_log(folder) if folder else []
-    stages = _stages(folder, config, history) if folder else []
-    return Run(name, folder, results, config, history, stages, table, facts, seen[0] if seen else None)
+    return Run(name=name_below(folder, 'experiments') if folder else name_below(str(results), 'results'), folder=folder, results=results,
+               config=config, history=history, stages=_stages(folder, config, history) if folder and config else [], table=table,
+               facts=_facts(csv, tested) if csv else [], seen_as=_seen_as(tested, config))
 
 
-def find_runs(paths, file=None):
+def _run_and_results(found):
+    """`found`, a run folder or one of results, and its counterpart -> both; None for what does not exist."""
+    if is_run(found):
+        return found, counterpart(found, 'experiments', 'results')
+    folder = counterpart(found, 'results', 'experiments')
+    return folder if folder and is_run(folder) else None, found
+
+
+def find_runs(paths: Sequence[str], file: str | None = None) -> list[Run]:
     """`paths`: run folders, folders of results, folders of many of them, or per-image csvs -> list of `Run`, each once.
     `file`: name of the per-image csv to read, by default the first of CSVS."""
-    pairs = {}
+    pairs: dict[str, tuple[str | None, str | None, str | None]] = {}
     for path in paths:
         if not os.path.exists(path):
             raise InputError(f'no such run or results: {path}')
-        folder, name = (os.path.dirname(path) or '.', os.path.basename(path)) if os.path.isfile(path) else (path, file)
-        below = [folder] if os.path.isfile(path) else _folders_below(path)
+        is_file = os.path.isfile(path)
+        name = os.path.basename(path) if is_file else file
+        below = [os.path.dirname(path) or '.'] if is_file else _folders_below(path)
         if not below:
             raise InputError(f'{path} holds no run (config.cfg) and no results_*.csv')
         for found in below:
-            folder, results = ((found, counterpart(found, 'experiments', 'results')) if is_run(found) else
-                               (counterpart(found, 'results', 'experiments'), found))
-            folder = folder if folder and is_run(folder) else None
-            pairs.setdefault(os.path.abspath(results or folder), (folder, results, name))
+            folder, results = _run_and_results(found)
+            pairs.setdefault(os.path.abspath(results or found), (folder, results, name))
     runs = []
     with progress(len(pairs), 'runs read', unit='run') as bar:
         for pair in pairs.values():
@@ -116,11 +130,12 @@ def find_runs(paths, file=None):
     return runs
 
 
-def series(records, *keys):
+def series(records: Sequence[dict], *keys: str) -> np.ndarray:
     """`series(history, 'val', 'mcc')` -> float64 (epochs,), NaN where the log has null, or no such value: version 0.1 logged no 'acc'."""
     values = []
     for record in records:
+        value: Any = record
         for key in keys:
-            record = record.get(key)
-        values.append(record)
+            value = value.get(key)
+        values.append(value)
     return np.array(values, dtype=float)

@@ -47,13 +47,8 @@ def is_run(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, 'config.cfg'))
 
 
-def run_of(csv: str) -> str | None:
-    """Return the run folder below experiments/ that the per-image `csv` below results/ belongs to; None where there is none."""
-    folder = counterpart(os.path.dirname(csv) or os.curdir, 'results', 'experiments')
-    return folder if folder and is_run(folder) else None
-
-
 def config_of(csv: str) -> dict | None:
-    """Return the configuration of `run_of` the per-image `csv`; None where there is no run."""
-    folder = run_of(csv)
-    return read_config(folder) if folder else None
+    """Return the configuration of the run below experiments/ that the per-image `csv` below results/ belongs to; None where there is no
+    run."""
+    folder = counterpart(os.path.dirname(csv) or os.curdir, 'results', 'experiments')
+    return read_config(folder) if folder and is_run(folder) else None

@@ -1,59 +1,43 @@
-"""Reports say by SHA-256 which predictions they were made from, so that one of other predictions is not taken for one of these."""
+"""Which test wrote the predictions in a file, and whether reports are about these or about those that the file held before."""
 import contextlib
 import glob
 import html
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
-from utils.common import file_sha256, printable, read_text, write_text
+from utils.common import file_sha256, write_text
 from utils.runs.paths import counterpart, is_run
+from utils.runs.results import Results, read_results_file, remove_outdated
+from utils.runs.text_reports import text_reports, upgrade_text
 
 PAGES = ('report.html', 'report_with_images.html')
-PREDICTIONS = re.compile(r'^Predictions (.+), SHA-256 ([0-9a-f]{64})$', re.M)  # in the text report of a test
-CHECKPOINT = re.compile(r'^Checkpoint (.+), epoch \d+; csv ', re.M)  # in the text report of a test
 SOURCES = re.compile(r'<pre class="sources">(.*?)</pre>', re.S)  # in a page, lines as of sha256sum
 
 
-def predictions_line(csv):
-    """What the text report of a test says about the per-image `csv`."""
-    return f'Predictions {os.path.basename(csv)}, SHA-256 {file_sha256(csv)}\n'
-
-
-def source_lines(csvs, folder):
-    """What a page in `folder` says, within SOURCES, about the per-image `csvs` that it was made from."""
+def source_lines(csvs: Sequence[str], folder: str) -> str:
+    """Return what a page in `folder` says, within SOURCES, about the per-image `csvs` that it was made from."""
     return '\n'.join(f'{file_sha256(csv)}  {Path(os.path.relpath(csv, folder)).as_posix()}' for csv in csvs)
 
 
-def text_report_path(csv):
-    """results_test.csv -> performance_test.txt beside it, where version 0.1 expects the text report of the test."""
-    folder, name = os.path.split(csv)
-    return os.path.join(folder, name.replace('results_', 'performance_', 1).removesuffix('.csv') + '.txt')
+def results_of(csv: str) -> Results | None:
+    """Return what is known of the test that wrote the per-image `csv`: from its results file, or from the text report of an older version.
+    None where nothing is beside it, or only what is about other predictions. Raises `InputError` for an unfit results file."""
+    digest, results = file_sha256(csv), read_results_file(csv)
+    if results and results.predictions and results.predictions.sha256 == digest:
+        return results
+    return next((upgrade_text(report.text) for report in text_reports(csv) if report.sha256 in (None, digest)), None)
 
 
-def _text_reports(csv):
-    """Yield (path, text, SHA-256 or None) of the text reports that are about the file name of `csv`, whatever it held then. Those of
-    version 0.1 name no csv."""
-    for path in sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(csv)), 'performance_*.txt'))):
-        text = '\n'.join(map(printable, read_text(path).split('\n')))
-        named = PREDICTIONS.search(text)
-        if named.group(1) == os.path.basename(csv) if named else path == text_report_path(csv):
-            yield path, text, named and named.group(2)
-
-
-def text_report(csv):
-    """The report of the test that wrote the per-image `csv`; None where there is none beside it, or only one of other predictions."""
-    return next((text for _, text, digest in _text_reports(csv) if digest in (None, file_sha256(csv))), None)
-
-
-def replaced_network(csv):
-    """A line where the per-image `csv` is of a checkpoint that its run does not hold, as after a training with --overwrite; else None,
-    also where that cannot be told, since the text report or the checkpoints of the run are not here."""
-    named = CHECKPOINT.search(text_report(csv) or '')
-    if not named:
+def replaced_network(csv: str) -> str | None:
+    """Return a line where the per-image `csv` is of a checkpoint that its run does not hold, as after a training with --overwrite; None
+    otherwise, also where that cannot be told, since nothing about the test is known or the checkpoints of the run are not here."""
+    results = results_of(csv)
+    if not results or not results.checkpoint:
         return None
-    place, checkpoint = os.path.split(named.group(1))
+    place, checkpoint = os.path.split(results.checkpoint.folder)
     folder = counterpart(os.path.dirname(csv) or os.curdir, 'results', 'experiments') or place
     kept = glob.glob(os.path.join(glob.escape(folder), 'epoch_*', ''))
     if not is_run(folder) or not kept or os.path.isdir(os.path.join(folder, checkpoint)):
@@ -61,11 +45,13 @@ def replaced_network(csv):
     return f'{csv} was predicted by {checkpoint}, which {folder} no longer holds: if that was trained again, test it again'
 
 
-def mark_outdated(csv):
-    """The per-image `csv` has just been written: remove its text report if that is of other predictions, and mark the pages of
-    tools.report beside and above it that are."""
-    csv, digest = os.path.abspath(csv), file_sha256(csv)
-    for path, _, before in list(_text_reports(csv)):
+def mark_outdated(csv: str | os.PathLike) -> None:
+    """The per-image `csv` has just been written: remove its results file and text report if they are about other predictions, and mark
+    such pages of tools.report beside and above it."""
+    csv = os.path.abspath(csv)
+    digest = file_sha256(csv)
+    remove_outdated(csv, digest)
+    for path, _, before in list(text_reports(csv)):
         if before != digest:
             os.remove(path)
     for folder in Path(csv).parents:

@@ -3,24 +3,15 @@
 On its own it keeps the predicted class of an image. The order of the images by the probability of a class may change where there are more
 than two classes, and with it AUC, average precision and classwise ECE. A correction for the class frequencies takes logits for log
 posteriors, so there the temperature comes first, and with it the corrected predictions change as well."""
-from typing import NamedTuple
-
 import numpy as np
 from scipy.optimize import brentq
 
 from utils.prediction.predictions import PredictionTable
+from utils.runs.results import CALIBRATED
 from utils.statistics.weighted_metrics import WeightedMetrics
 
-REPORTED = {'ECE': 'ece', 'classwise ECE': 'classwise_ece', 'macro AUC': 'auc'}  # before and after, in percent
 SMALLEST = 1e-38  # about the smallest normal float32: what a softmax rounds to 0 is no certainty
 RANGE = (.05, 20.)  # of the temperature; validation images without any mistake would ask for 0
-
-
-class Calibration(NamedTuple):
-    temperature: float
-    csv: str  # where it was fitted
-    n_images: int
-    comes_first: bool = False  # before the correction for the class frequencies, else after every correction
 
 
 def apply_temperature(probs, temperature, shift=0.):
@@ -53,26 +44,14 @@ def fit_temperature(probs, labels, shift=0.):
 
 
 def scaled(predictions, temperature):
-    """`Predictions` with scaled probabilities, of the same classes; their loss is left to `compared`."""
+    """`Predictions` with scaled probabilities, of the same classes; their loss is left to the caller."""
     probs = apply_temperature(predictions.probs, temperature)
     return predictions._replace(probs=probs.astype(predictions.probs.dtype))
 
 
-def compared(before, after, calibration, class_names):
-    """`Predictions` without and with the temperature -> the latter with their loss, and the line that the report gets ('' without
-    labels)."""
-    if before.labels is None:
-        return after, ''
-    old, new = (_metrics(p, class_names) for p in (before, after))
-    changes = ''.join(f'{name} {100 * old[key]:.2f} -> {100 * new[key]:.2f}, ' for name, key in REPORTED.items())
-    place = ' and applied before the correction' if calibration.comes_first else '; the predicted classes are the same'
-    return after._replace(loss=new['nll']), (
-        f'Calibrated with temperature {calibration.temperature:.3f}, fitted on the {calibration.n_images} images of '
-        f"{calibration.csv}{place}: {changes}NLL {old['nll']:.4f} -> {new['nll']:.4f}\n")
-
-
-def _metrics(predictions, class_names):
+def figures_of(predictions, class_names):
+    """Return the scores of labelled `predictions` that a temperature may change: those of CALIBRATED, as fractions, and 'nll'."""
     probs = np.asarray(predictions.probs, np.float64)
     table = PredictionTable(predictions.image_ids, predictions.labels, predictions.preds, probs, class_names, None, '')
     values = WeightedMetrics(table)(np.ones((len(probs), 1)))
-    return {name: float(values['metrics', name][0]) for name in ('nll', *REPORTED.values())}
+    return {name: float(values['metrics', name][0]) for name in (*CALIBRATED.values(), 'nll')}

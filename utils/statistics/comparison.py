@@ -1,43 +1,45 @@
 """Methods x folds x seeds -> means, deviations, intervals, ranks, and paired differences to a baseline."""
 import glob
 import os
-import re
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
 
 from utils.common import InputError, file_sha256
-from utils.prediction.predictions import read_labelled
-from utils.runs.provenance import replaced_network, text_report
+from utils.prediction.predictions import PredictionTable, read_labelled
+from utils.runs.provenance import replaced_network, results_of
 from utils.statistics.bootstrap import bootstrap_figures, check_classes
 from utils.statistics.folds import mean_of, mean_over_seeds, spread
 from utils.statistics.settings import REPEAT, are_ordered, describe_settings, differing_settings
 from utils.statistics.weighted_metrics import chance_levels
 
-CORRECTIONS = {'Calibrated with': 'calibrated', 'Logit adjustment': 'logit adjustment', 'Tau-normalisation': 'tau-normalisation',
-               'Class prior changed': 'another prior'}  # start of a line in the report of a test -> what it was
+Csvs = Mapping[str, list[str]]  # name of a method -> its per-image csvs
+Cells = dict[tuple[str, ...], dict[str, Any]]  # key of a figure, as ('metrics', 'mcc') -> its value, interval and what that covers
 SHOWN = ('bacc', 'acc', 'mcc', 'kappa', 'f1', 'auc')  # in the table
 RANKED = tuple(name for name in SHOWN if name != 'acc')  # a method that ignores the rare classes has a high accuracy
 
 
-class Method(NamedTuple):
+class MethodRuns(NamedTuple):
+    """The tested runs of one method."""
     name: str
-    runs: list  # Figures of each csv
-    image_sets: list  # of each csv: which images it holds, as a number
+    runs: list  # bootstrap figures of each csv
+    image_sets: list[int]  # of each csv: which images it holds, as a number
     n_images: int  # over all its csvs
-    sizes: list  # images of each csv
-    csvs: list
-    drawn: dict  # what its intervals come from: 'unit' ('images', 'patients', or both where not all csvs name patients), 'within_classes'
-    #              and 'draws', as in `pooling.evaluate_files`
-    chance: dict  # metric -> what answers by chance reach, the mean over its sets of images; see `statistics.chance_levels`
+    sizes: list[int]  # images of each csv
+    csvs: list[str]
+    drawn: dict[str, Any]  # what its intervals come from: 'unit' ('images', 'patients', or both where not all csvs name patients),
+    #                        'within_classes' and 'draws', as in `folds.evaluate_files`
+    chance: dict[str, float]  # metric -> what answers by chance reach, the mean over its sets of images; see `chance_levels`
 
 
-def find_csvs(folders, file_name):
+def find_csvs(folders: Sequence[str], file_name: str) -> dict[str, list[str]]:
     """{method: csvs}: below `folders` every `file_name`; the method is the path from what the folders have in common,
     without folders seed* (repeats) and F1, fold1, ... (folds). In the order in which they were written."""
     csvs = {csv for folder in folders for csv in glob.glob(os.path.join(glob.escape(folder), '**', file_name), recursive=True)}
-    base, methods = os.path.commonpath([os.path.abspath(folder) for folder in folders]), {}
+    base = os.path.commonpath([os.path.abspath(folder) for folder in folders])
+    methods: dict[str, list[str]] = {}
     for csv in sorted(csvs, key=lambda csv: (os.path.getmtime(csv), csv)):
         parts = os.path.relpath(os.path.dirname(os.path.abspath(csv)), base).split(os.sep)
         name = '/'.join(part for part in parts if part != '.' and not REPEAT.fullmatch(part))
@@ -47,69 +49,70 @@ def find_csvs(folders, file_name):
     return methods
 
 
-def way_of_test(csv):
-    """What the report of the test script beside `csv` names beyond a plain forward pass: '8 views, calibrated', or 'nothing more';
-    None where there is no such report of these predictions."""
-    text = text_report(csv)
-    if text is None:
-        return None
-    found = re.findall(r', mean over (\d+ views?.*)$', text, re.M)
-    found += [name for start, name in CORRECTIONS.items() if re.search(f'^{start}', text, re.M)]
-    return ', '.join(found) or 'nothing more'
+def way_of_test(csv: str) -> str | None:
+    """Return what the test that wrote the per-image `csv` had beyond a plain forward pass, as '8 views, calibrated' or 'nothing more'; None
+    where nothing is known of it."""
+    results = results_of(csv)
+    return results.way if results else None
 
 
-def ways_note(csvs):
-    """{method: csvs} -> a line, [] where all were tested in one way, as far as their text reports are here."""
+def ways_note(csvs: Csvs) -> list[str]:
+    """{method: csvs} -> a line, [] where all were tested in one way, as far as it is known."""
     how = {name: dict.fromkeys(filter(None, map(way_of_test, of_method))) for name, of_method in csvs.items()}
     if len(set().union(*how.values())) < 2:
         return []
     return ['not all runs were tested alike: ' + '; '.join(f"{name}: {' or '.join(ways)}" for name, ways in how.items() if ways)]
 
 
-def copies_note(csvs):
+def copies_note(csvs: Csvs) -> list[str]:
     """{method: csvs} -> a line for each method of which several files are the same, so that they are no repeats."""
     notes = []
     for name, of_method in csvs.items():
-        same: dict = {}
+        same: dict[str, list[str]] = {}
         for csv in of_method:
             same.setdefault(file_sha256(csv), []).append(csv)
         notes += [f"{name}: {' and '.join(copies)} are the same file, no separate trainings" for copies in same.values() if len(copies) > 1]
     return notes
 
 
-def load_methods(csvs, draws=1000, seed=0, ordered=None, tables=None, stratified=False):
-    """{method: csvs} -> list of `Method`. Csvs of the same images share their bootstrap draws; different sets of images
+def load_methods(csvs: Csvs, draws: int = 1000, seed: int = 0, ordered: bool | None = None,
+                 tables: Mapping[str, PredictionTable] | None = None, stratified: bool = False) -> list[MethodRuns]:
+    """{method: csvs} -> list of `MethodRuns`. Csvs of the same images share their bootstrap draws; different sets of images
     (folds) are drawn independently. `ordered` None: see `are_ordered`. `tables`: {csv: its table} of those already read.
     `stratified`: draw within the classes.
     Raises `InputError` where the classes differ."""
-    known, sets = tables or {}, {}
-    tables = [(name, known[csv] if csv in known else read_labelled(csv)) for name, of_method in csvs.items() for csv in of_method]
-    first = tables[0][1]
-    for i, (_, table) in enumerate(tables):
-        check_classes(table, first.class_names, first.path)
+    known = tables or {}
+    paths = [csv for of_method in csvs.values() for csv in of_method]
+    read = [known[csv] if csv in known else read_labelled(csv) for csv in paths]
+    sets: dict[frozenset[str], list[int]] = {}
+    for i, table in enumerate(read):
+        check_classes(table, read[0].class_names, read[0].path)
         sets.setdefault(frozenset(table.image_ids), []).append(i)
-    figures, number, unit, chance, kappa = {}, {}, {}, {}, are_ordered([table for _, table in tables], ordered)
+    figures, number, unit, chance = {}, {}, {}, {}
+    kappa = are_ordered(read, ordered)
     for k, members in enumerate(sets.values()):
-        of_set = [tables[i][1] for i in members]
+        of_set = [read[i] for i in members]
         figures |= dict(zip(members, bootstrap_figures(of_set, draws, [seed, k], stratified=stratified, ordered=kappa),
                             strict=True))
         number |= dict.fromkeys(members, k)
         unit |= dict.fromkeys(members, 'patients' if any(table.patient_ids for table in of_set) else 'images')
-        chance[k] = chance_levels(np.bincount(of_set[0].labels))
-    methods = []
-    for name in csvs:
-        mine = [i for i, (of, _) in enumerate(tables) if of == name]
-        images = {image for i in mine for image in tables[i][1].image_ids}
+        chance[k] = chance_levels(np.bincount(of_set[0].labels))  # type: ignore[arg-type]  # which all tables of `read_labelled` have
+    methods, first = [], 0
+    for name, of_method in csvs.items():
+        mine = range(first, first + len(of_method))
+        first = mine.stop
         by_chance = [chance[k] for k in {number[i] for i in mine}]
-        methods.append(Method(name, [figures[i] for i in mine], [number[i] for i in mine], len(images),
-                              [len(tables[i][1].image_ids) for i in mine], csvs[name],
-                              {'unit': ' and '.join(sorted({unit[i] for i in mine})), 'within_classes': stratified, 'draws': draws},
-                              {name: float(np.mean([c[name] for c in by_chance])) for name in by_chance[0]
-                               if all(name in c for c in by_chance)}))
+        methods.append(MethodRuns(
+            name=name, runs=[figures[i] for i in mine], image_sets=[number[i] for i in mine],
+            n_images=len({image for i in mine for image in read[i].image_ids}), sizes=[len(read[i].image_ids) for i in mine],
+            csvs=of_method,
+            drawn={'unit': ' and '.join(sorted({unit[i] for i in mine})), 'within_classes': stratified, 'draws': draws},
+            chance={metric: float(np.mean([c[metric] for c in by_chance])) for metric in by_chance[0]
+                    if all(metric in c for c in by_chance)}))
     return methods
 
 
-def settings_notes(methods):
+def settings_notes(methods: Sequence[MethodRuns]) -> list[str]:
     """One line for each of the methods whose runs differ in more than they may, for each csv of a network that its run has replaced, for
     copies of one file, and for differences in how the runs were tested."""
     differing = {method.name: differing_settings(method.csvs, method.image_sets) for method in methods}
@@ -124,7 +127,7 @@ def _on(method, image_set):
     return [run for run, s in zip(method.runs, method.image_sets, strict=True) if s == image_set]
 
 
-def _cells(methods, image_sets, signs, n_images, with_seeds):
+def _cells(methods, image_sets, signs, *, n_images, with_seeds):
     """The sum of `signs` x the mean of each method over `image_sets` -> {key: cell with what its interval 'covers'}; a class has an
     interval only where every run has two images of it."""
     of_sets = [[_on(method, k) for k in image_sets] for method in methods]
@@ -135,27 +138,28 @@ def _cells(methods, image_sets, signs, n_images, with_seeds):
             for key in mean.values}
 
 
-def summary(method, with_seeds=True):
+def summary(method: MethodRuns, with_seeds: bool = True) -> Cells:
     """-> {key: cell, with the 'sd' over the runs and what its interval 'covers': 'images', 'images and seeds', 'patients', ...}.
 
     The value is the mean over the runs of each set of images (seeds), then over the sets (folds), so that differences are those of the
-    means. The standard deviation is that over all runs. See `pooling.mean_over_seeds` for the interval of the mean and `with_seeds`.
+    means. The standard deviation is that over all runs. See `folds.mean_over_seeds` for the interval of the mean and `with_seeds`.
     """
-    cells = _cells([method], dict.fromkeys(method.image_sets), (1,), method.n_images, with_seeds)
+    cells = _cells([method], dict.fromkeys(method.image_sets), (1,), n_images=method.n_images, with_seeds=with_seeds)
     return {key: c | {'sd': spread([run.values[key] for run in method.runs])['sd']} for key, c in cells.items()}
 
 
-def difference(method, baseline, with_seeds=True):
+def difference(method: MethodRuns, baseline: MethodRuns, with_seeds: bool = True) -> Cells | None:
     """-> {key: cell, with what its interval 'covers'} of `method` less `baseline`, paired: on each set of images that both have, then the
     mean over the sets; None when they have none in common. Seeds are covered where both have two runs or more on a set; a method less
     itself is 0."""
     shared = [k for k in dict.fromkeys(method.image_sets) if k in baseline.image_sets]
     if not shared:
         return None
-    return _cells([method, baseline], shared, (1, -1), min(method.n_images, baseline.n_images), with_seeds and method is not baseline)
+    return _cells([method, baseline], shared, (1, -1), n_images=min(method.n_images, baseline.n_images),
+                  with_seeds=with_seeds and method is not baseline)
 
 
-def mean_ranks(methods):
+def mean_ranks(methods: Sequence[MethodRuns]) -> list[float | None]:
     """The rank of each method (1 is the best, equals share theirs) in each of RANKED on each set of images that all methods
     have, as the mean over both; None where there is nothing to rank."""
     ranks = []
@@ -168,17 +172,19 @@ def mean_ranks(methods):
     return np.mean(ranks, axis=0).tolist() if ranks and len(methods) > 1 else [None] * len(methods)
 
 
-def columns_of(summaries, max_classes=10):
+def columns_of(summaries: Sequence[Cells], max_classes: int = 10) -> tuple[dict[str, tuple], dict[str, tuple]]:
     """{heading: key} of the table: SHOWN where some method defines it, and the recalls (R) of up to `max_classes` classes."""
     overall = {name.upper(): ('metrics', name) for name in SHOWN if any(s['metrics', name]['value'] is not None for s in summaries)}
     recalls = {f'R {key[1]}': key for s in summaries for key in s if key[0] == 'classes' and key[2] == 'recall'}
     return overall, recalls if len(recalls) <= max_classes else {}
 
 
-def tidy_rows(methods, summaries, ranks, differences):
+def tidy_rows(methods: Sequence[MethodRuns], summaries: Sequence[Cells], ranks: Sequence[float | None],
+              differences: Sequence[Cells | None]) -> list[list]:
     """For a csv: one row for each method and figure, fractions; None where undefined."""
-    rows = [['method', 'metric', 'runs', 'images', 'mean', 'sd', 'low', 'high', 'mean_rank',
-             'difference', 'difference_low', 'difference_high', 'covers', 'difference_covers', 'interval', 'difference_interval']]
+    rows: list[list] = [['method', 'metric', 'runs', 'images', 'mean', 'sd', 'low', 'high', 'mean_rank',
+                         'difference', 'difference_low', 'difference_high', 'covers', 'difference_covers', 'interval',
+                         'difference_interval']]
     for method, figures, rank, diff in zip(methods, summaries, ranks, differences, strict=True):
         for key, c in figures.items():
             d = (diff or {}).get(key, {})

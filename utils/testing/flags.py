@@ -1,12 +1,14 @@
 """Flags of the test scripts, and what is wrong with them."""
+import argparse
 import os
+from collections.abc import Mapping
 
 from utils.cli import script_parser
 from utils.common import InputError, parse_im_size
 from utils.data.permissions import add_private_flag
 from utils.prediction.accelerator import add_device_flag
 from utils.prediction.tta import add_view_flags, check_view_flags
-from utils.testing.tuning import add_flags, chooses, given_corrections, priors
+from utils.testing.tuning import add_flags, chooses, given_correction, priors
 
 SPLITS = ('val', 'test')
 # Flags that have no effect among others: see utils/without_effect.py.
@@ -16,7 +18,7 @@ WITHOUT_EFFECT = (
 )
 
 
-def get_parser(description, splits, dihedral_tta):
+def get_parser(description: str, splits: Mapping[str, str | None], dihedral_tta: int) -> argparse.ArgumentParser:
     """`splits`: name of a split -> default csv (None: only when given). The flags of the original test scripts."""
     parser = script_parser(description)
     parser.add_argument('--load_path', required=True, metavar='RUN', help='run folder (then its best epoch), checkpoint folder or file')
@@ -53,7 +55,8 @@ def get_parser(description, splits, dihedral_tta):
     return parser
 
 
-def check_flags(args, info):
+def check_flags(args: argparse.Namespace, info: dict) -> None:
+    """Raise `InputError` for flags that contradict each other, or the checkpoint with facts `info`."""
     own = {'model_name': info['model_name'], 'n_classes': len(info['class_names']), 'im_size': tuple(info['im_size'])}
     for name, value in own.items():
         given = getattr(args, name)
@@ -65,7 +68,7 @@ def check_flags(args, info):
     if args.salt == '':
         raise InputError('--salt must not be empty: everybody could hash the ids then')
     check_view_flags(args)
-    given_corrections(args)
+    given_correction(args)
     if args.target_prior is not None:
         priors(args.target_prior, info)  # refuses before images are decoded
     if args.batch_size < 1 or args.num_workers < 0:

@@ -1,6 +1,7 @@
 """Corrections of a trained classifier at test, without training: tau-normalisation, logit adjustment, another class prior."""
 import argparse
 import os
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,15 +12,17 @@ from utils.common import InputError
 from utils.data.read_csv import read_csv
 from utils.evaluation import evaluate_multi_cls
 from utils.losses import LOSSES, get_loss_fn
-from utils.prediction.inference import to_predictions
+from utils.prediction.inference import Logits, to_predictions
 from utils.statistics.calibration import fit_temperature
 from utils.training.plan import get_losses, label_shares, n_deferred
 
 STRENGTHS = np.arange(21) / 10  # 0, .1, .. 2, the grid of Kang et al.
+Adjustment = Callable[[torch.Tensor], torch.Tensor]  # of logits (V, N, K), see `to_predictions`
+Adjuster = Callable[[float], Adjustment]  # strength -> adjustment
 
 
-def tau_normaliser(model):
-    """-> function(tau) -> function of logits: class vectors scaled to w_c / |w_c|^tau, without bias (Kang et al., ICLR 2020,
+def tau_normaliser(model: torch.nn.Module) -> Adjuster:
+    """Class vectors scaled to w_c / |w_c|^tau, without bias (Kang et al., ICLR 2020,
     section 4.2). Logits being linear, it follows from those at hand: (z_c - b_c) / |w_c|^tau. Norms are relative to their
     geometric mean, so that the logits keep their size and the probabilities their sharpness."""
     head = get_head(model)
@@ -33,21 +36,21 @@ def tau_normaliser(model):
     return lambda tau: lambda z: (z - bias) / norm ** tau
 
 
-def logit_adjuster(class_count):
-    """-> function(tau) -> function of logits: z - tau log pi, pi_c = n_c / N (Menon et al., ICLR 2021, equation 9), for networks
+def logit_adjuster(class_count: Sequence[int]) -> Adjuster:
+    """z - tau log pi, pi_c = n_c / N (Menon et al., ICLR 2021, equation 9), for networks
     trained without correction. A class without training images keeps its logit."""
     count = np.asarray(class_count, np.float64)
     log_prior = torch.tensor(np.where(count > 0, np.log(np.maximum(count, 1) / count.sum()), 0), dtype=torch.float32)
     return lambda tau: lambda z: z - tau * log_prior
 
 
-def last_epoch(info):
+def last_epoch(info: dict) -> int:
     """The epoch (from 0) in which the weights of the checkpoint with facts `info` were last trained; in a checkpoint of an epoch that was
     interrupted, `epoch` counts those before it."""
     return info['epoch'] if info.get('batches') else info['epoch'] - 1
 
 
-def implied_prior(config, class_count, epoch):
+def implied_prior(config: dict, class_count: Sequence[int], epoch: int) -> np.ndarray:
     """The class prior that the raw logits of a network carry after `epoch` (from 0) of its training, float64 (K,): the shares of the
     classes in the labels of that epoch, as its loss corrects them (`CrossEntropy.implied_prior`). In stage two these are the images
     and flags of stage two. Raises `InputError` where no prior is known.
@@ -70,7 +73,7 @@ def implied_prior(config, class_count, epoch):
     return prior / prior.sum()
 
 
-def read_prior(source, class_count, class_names):
+def read_prior(source: str, class_count: Sequence[int], class_names: Sequence[str]) -> np.ndarray:
     """'train', 'uniform', or a csv with the columns label (names of the classes, or 0..K-1) and prior (any positive scale)
     -> float64 (K,), of sum 1. Raises `InputError` for a class that is unknown, missing or repeated, and for a prior that is none."""
     count = np.asarray(class_count, np.float64)
@@ -92,7 +95,7 @@ def read_prior(source, class_count, class_names):
         if not (np.isfinite(value) and value >= 0):
             raise InputError(f'--target_prior {source}, row {row}: a prior must be a number of 0 or more, not {text}')
         prior[c] = value
-    missing = [class_names[c] for c in np.flatnonzero(np.isnan(prior))]
+    missing = [class_names[c] for c in np.flatnonzero(np.isnan(prior)).tolist()]
     if missing:
         raise InputError(f"--target_prior {source}: a row is missing for class {', '.join(missing)}")
     if not prior.sum() > 0:
@@ -116,20 +119,20 @@ def _classes_of(labels, rows, class_names, source):
     return read[0]
 
 
-def prior_shift(learnt, expected):
+def prior_shift(learnt: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """log expected - log learnt, float64 (K,): what Bayes' rule adds to logits when the class frequencies change (Saerens et al., Neural
     Computation 2002, equation 2.4). A class that is not expected, or one never trained on, gets -inf: probability 0."""
     known = (learnt > 0) & (expected > 0)
     return np.where(known, np.log(np.where(known, expected, 1) / np.where(known, learnt, 1)), -np.inf)
 
 
-def prior_changer(learnt, expected):
-    """Function of logits: z + `prior_shift`."""
+def prior_changer(learnt: np.ndarray, expected: np.ndarray) -> Adjustment:
+    """z + `prior_shift`."""
     shift = torch.tensor(prior_shift(learnt, expected), dtype=torch.float32)
     return lambda z: z + shift
 
 
-def fit_source_temperature(logits, learnt):
+def fit_source_temperature(logits: Logits, learnt: np.ndarray) -> tuple[float, int]:
     """The temperature of labelled `Logits` that carry the prior `learnt` (K,), and the number of images it is fitted on. Their labels may
     have other frequencies: the likelihood is that of softmax(z / T - log learnt + log frequencies). Images of classes that were never
     trained on are left out."""
@@ -142,7 +145,7 @@ def fit_source_temperature(logits, learnt):
     return fit_temperature(p.probs[trained], labels, shift), len(labels)
 
 
-def prior_text(class_names, learnt, expected):
+def prior_text(class_names: Sequence[str], learnt: Sequence[float], expected: Sequence[float]) -> str:
     """A table for the report: the frequencies of each class in percent, as the network learnt them and as they are expected."""
     width = max(map(len, ['class', *class_names]))
     lines = [f'  {"class":<{width}}  learnt %  expected %']
@@ -151,7 +154,7 @@ def prior_text(class_names, learnt, expected):
     return '\n'.join(lines) + '\n'
 
 
-def choose_strength(adjuster, logits):
+def choose_strength(adjuster: Adjuster, logits: Logits) -> tuple[float, float, float]:
     """The tau of STRENGTHS with the best balanced accuracy on validation `Logits`; of equal ones the smallest. -> tau, that accuracy,
     and the one without adjustment."""
     scores = []

@@ -1,39 +1,64 @@
-"""What both test scripts share: a checkpoint and a csv in, report and per-image predictions out."""
+"""What both test scripts do: a checkpoint and a csv in, scores and per-image predictions out."""
+import argparse
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
-import torch
+from torch.utils.data import DataLoader
 
 from utils.cli import say_next
-from utils.common import check_writable, file_sha256, write_text
+from utils.common import check_writable, file_sha256, printable, write_text
 from utils.data.bad_images import write_skipped
-from utils.data.label_column import NO_LABELS, describe_label_column
 from utils.data.leakage import check_reported, note_of_patients
 from utils.data.permissions import keep_private, private_flag
-from utils.data.read_csv import check_csv_exists, read_csv
-from utils.evaluation import evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
-from utils.get_loaders import get_test_cls_loader
+from utils.evaluation import Metrics, evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
+from utils.get_loaders import ClassDataset
 from utils.model_saving_loading import load_model
-from utils.prediction.accelerator import build_accelerator
-from utils.prediction.inference import Normalise, collect_logits, to_predictions
-from utils.prediction.predictions import anonymous, write_predictions
-from utils.prediction.tta import describe_views, get_views
-from utils.runs.paths import name_of_run
-from utils.runs.provenance import predictions_line
+from utils.prediction.inference import Predictions
+from utils.prediction.predictions import write_predictions
+from utils.runs.paths import is_run, name_of_run
+from utils.runs.results import Checkpoint, PredictionsFile, Results, SourceCsv, Views, check_replaceable, write_results
 from utils.statistics.weighted_metrics import chance_levels, is_ordered
 from utils.testing.flags import WITHOUT_EFFECT, check_flags, get_parser
-from utils.testing.tuning import corrected, tune
+from utils.testing.network import NetworkUnderTest, get_accelerator
+from utils.testing.post_hoc import prior_text
+from utils.testing.tuning import Tuning, corrected, tune
 from utils.without_effect import warn
 
 
-def full_report(predictions, class_names, class_count):
+class Split(NamedTuple):
+    """A csv to report."""
+    name: str  # val or test
+    loader: DataLoader
+    predictions_csv: str  # path of the per-image predictions to write
+    note: str  # of `check_reported` and `note_of_patients`, for the report
+
+    @property
+    def data(self) -> ClassDataset:
+        return self.loader.dataset  # type: ignore[return-value]
+
+
+def describe(network: NetworkUnderTest, split: Split, tuning: Tuning, *, predictions: Predictions, metrics: Metrics | None) -> Results:
+    """Return what the results file of a csv says, whose per-image predictions have been written."""
+    args, data = network.args, split.data
+    return Results(
+        checkpoint=Checkpoint(network.loaded.folder, network.info['epoch']),
+        csv=SourceCsv(printable(data.csv_path), file_sha256(data.csv_path)),
+        predictions=PredictionsFile(os.path.basename(split.predictions_csv), file_sha256(split.predictions_csv)),
+        tta=Views(args.dihedral_tta, tuple(args.zoom_tta)), correction=tuning.correction, temperature=tuning.temperature,
+        class_names=network.info['class_names'], metrics=asdict(metrics) | {'loss': predictions.loss} if metrics is not None else None,
+        n_images=len(predictions.image_ids), n_left_out=len(data.skipped))
+
+
+def full_report(predictions: Predictions, metrics: Metrics, class_names: list[str], class_count: Sequence[int]) -> str:
     """The original's report, then what it lacks: top-1, recall and F1 per class, recall of the shot groups, and chance."""
-    y, preds = predictions.labels, predictions.preds
-    metrics = evaluate_multi_cls(y, preds, predictions.probs)
+    y, preds = np.asarray(predictions.labels), predictions.preds
     recalls, chance = recall_per_class(y, preds, len(class_names)), chance_levels(np.bincount(y))
     groups = ' - '.join(f"{name}={'none' if value is None else f'{100 * value:.2f}'}"
                         for name, value in shot_recalls(recalls, class_count).items())
-    return metrics, '\n'.join([
+    return '\n'.join([
         performance_text(metrics, predictions, class_names),
         per_class_text('Recall', recalls, class_names), per_class_text('F1', metrics.f1_all, class_names),
         f'Recall by training images (many > 100, medium 20-100, few < 20): {groups}',
@@ -41,86 +66,60 @@ def full_report(predictions, class_names, class_count):
         f"By chance: balanced accuracy {100 * chance['bacc']:.2f}, Top-1 {100 * chance['acc']:.2f} (always the most frequent class)", ''])
 
 
-def source_of(csv, args, config, is_tuned_on=False):
-    """The folder of the images of `csv`, and the name of its column with the class: --data_path, and --label_column or the column that the
-    network learnt (None, for runs of version 0.1: not known).
-
-    A csv of the training may differ from the test csv that these flags are for. Where it `is_tuned_on`, it keeps the folder (if that still
-    exists) and the column of the training; where it is reported, it keeps the column if it lacks the one of --label_column.
-    """
-    data_path, learnt, given = args.data_path, config.get('class_column'), args.label_column
-    check_csv_exists(csv)
-    if file_sha256(csv) in config['csv_sha256'].values():
-        if is_tuned_on:
-            return config['data_path'] if os.path.isdir(config['data_path']) else data_path, learnt
-        if given not in (None, NO_LABELS) and given.strip() not in read_csv(csv)[0]:
-            given = None
-    return data_path, learnt if given is None else given
+def corrections_text(results: Results, class_names: list[str]) -> str:
+    """What was done to the predictions, in lines; '' for nothing. A temperature is left out where its effect is not known."""
+    text, correction, temperature = '', results.correction, results.temperature
+    if correction:
+        text += f'{correction.line}\n'
+        if correction.learnt and correction.expected:
+            text += prior_text(class_names, correction.learnt, correction.expected)
+    return text + (f'{temperature.line}\n' if temperature and temperature.before else '')
 
 
-def get_loader(csv, loaded, args, is_tuned_on=False):
-    """Loader of the images of `csv` that are not left out. `is_tuned_on`: corrections are chosen on it, no scores reported."""
-    info, workers = loaded.info, min(args.num_workers, os.cpu_count() or 1)
-    data_path, label_column = source_of(csv, args, info['config'], is_tuned_on)
-    loader = get_test_cls_loader(csv, data_path, args.batch_size, info['im_size'], workers, n_classes=len(info['class_names']),
-                                 cache_dir=args.cache_dir, allow_outside=args.allow_outside_data_path, skip_bad_images=args.skip_bad_images,
-                                 label_column=label_column, known_names=info['class_names'])
-    print(describe_label_column(csv, loader.dataset.label_column))
-    return loader
+def sources_text(split: Split, results: Results) -> str:
+    """Images left out, checkpoint, csv and predictions, in lines."""
+    n, n_left_out = len(split.data), len(split.data.skipped)
+    left_out = f'Left out {n_left_out} of {n_left_out + n} images, which cannot be read: skipped_{split.name}.csv\n' if n_left_out else ''
+    return f'{left_out}{results.checkpoint_line}\n{results.predictions_line}\n'
 
 
-def collect_split(loader, loaded, args, accelerator, folder, split):
-    """-> Logits of every image of `loader`; those that were left out are listed in `folder`."""
-    info, data, csv = loaded.info, loader.dataset, loader.dataset.csv_path
-    if args.salt:  # the text of a system's error ends with the path
-        data.skipped = [(csv, row, *anonymous([image_id], args.salt), reason.split(": '")[0]) for _, row, image_id, reason in data.skipped]
-    write_skipped(os.path.join(folder, f'skipped_{split}.csv'), [data])
-    normalise = Normalise(accelerator.device, info['mean'], info['std'])
-    return collect_logits(loaded.model, loader, normalise, accelerator.autocast, split, get_views(args))
+def summary_line(split: Split, metrics: Metrics, info: dict, n_images: int) -> str:
+    """The scores of a test in one line of the console, in percent."""
+    kappa = f'K: {100 * metrics.kappa:.2f} - ' if is_ordered(info['class_names'], info['config']['metric']) else ''
+    return (f'{split.name.capitalize()} - {kappa}mAUC: {100 * metrics.auc:.2f} - MCC: {100 * metrics.mcc:.2f} - '
+            f'F1: {100 * metrics.f1:.2f} - BalAcc: {100 * metrics.bacc:.2f} - Acc: {100 * metrics.acc:.2f} - n: {n_images}')
 
 
-def run_split(split, loader, loaded, args, accelerator, folder, tuning, note):
-    """`note`: of `check_reported` and `note_of_patients`. -> path of the per-image csv, None where there are no labels to score it by."""
-    info, name, data, csv = loaded.info, getattr(args, f'csv_out_{split}'), loader.dataset, loader.dataset.csv_path
-    logits = collect_split(loader, loaded, args, accelerator, folder, split)
-    text = ''
-    if csv == tuning.csv:
-        print(f'* Note: {csv} is reported without correction, since the corrections are chosen on it')
-        predictions = to_predictions(logits)
-    else:
-        predictions, text = corrected(logits, tuning, info['class_names'])
-    write_predictions(os.path.join(folder, name), predictions, info['class_names'], data.table.get('patient_id'), args.salt)
-    if predictions.labels is None:
-        print(f'{text}* {csv} has no labels: wrote the predictions only, {os.path.join(folder, name)}')
+def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | None:
+    """Predict and score one csv, and write the results. -> the per-image csv; None where there are no labels to score it by"""
+    data, info, csv = split.data, network.info, split.predictions_csv
+    names = info['class_names']
+    logits = network.logits(split.loader, split.name)
+    if data.csv_path == tuning.csv:
+        print(f'* Note: {data.csv_path} is reported without correction, since the corrections are chosen on it')
+        tuning = Tuning()
+    predictions, temperature = corrected(logits, tuning, names)
+    metrics = None
+    if predictions.labels is not None:
+        metrics = evaluate_multi_cls(predictions.labels, predictions.preds, predictions.probs)
+    write_predictions(csv, predictions, names, data.table.get('patient_id'), salt=network.args.salt)
+    results = describe(network, split, tuning._replace(temperature=temperature), predictions=predictions, metrics=metrics)
+    write_results(results, csv)
+    if metrics is None:
+        print(f'{corrections_text(results, names)}* {data.csv_path} has no labels: wrote the predictions only, {csv}')
         return None
-    m, report = full_report(predictions, info['class_names'], info['class_count'])
-    if data.skipped:
-        text += f'Left out {len(data.skipped)} of {len(data.skipped) + len(data)} images, which cannot be read: skipped_{split}.csv\n'
-    text += f"Checkpoint {loaded.folder}, epoch {info['epoch']}; csv {csv}, SHA-256 {file_sha256(csv)}{describe_views(args)}\n"
-    text += predictions_line(os.path.join(folder, name))
-    report, file = f'{report}{note}{text}', os.path.join(folder, f'performance_{split}.txt')
+    report = (full_report(predictions, metrics, names, info['class_count'])
+              + split.note + corrections_text(results, names) + sources_text(split, results))
+    file = os.path.join(network.folder, f'performance_{split.name}.txt')
     write_text(file, report)
     print(report)
-    kappa = f'K: {100 * m.kappa:.2f} - ' if is_ordered(info['class_names'], info['config']['metric']) else ''
-    print(f'{split.capitalize()} - {kappa}mAUC: {100 * m.auc:.2f} - MCC: {100 * m.mcc:.2f} - '
-          f'F1: {100 * m.f1:.2f} - BalAcc: {100 * m.bacc:.2f} - Acc: {100 * m.acc:.2f} - '
-          f'n: {len(predictions.labels)}')
-    print(f'* Wrote {file} and {os.path.join(folder, name)}')
-    return os.path.join(folder, name)
+    print(summary_line(split, metrics, info, len(predictions.image_ids)))
+    print(f'* Wrote {file} and {csv}')
+    return csv
 
 
-def get_accelerator(loaded, device):
-    """`device`: one of DEVICES; the precision is that of the training. Moves the network there."""
-    bf16 = loaded.info['config']['mixed_precision'] == 'bf16' and device != 'cpu' and torch.cuda.is_available()
-    accelerator = build_accelerator(device, 'bf16' if bf16 else 'fp32')
-    loaded.model.to(accelerator.device)
-    return accelerator
-
-
-def main(description, splits, dihedral_tta, argv=None):
-    parser = get_parser(description, splits, dihedral_tta)
-    args = parser.parse_args(argv)
-    warn(parser, argv, args, WITHOUT_EFFECT)
+def load_network(args: argparse.Namespace) -> NetworkUnderTest:
+    """Load the network that the flags name, and check that the test can be run and its results written. Fills in --data_path."""
     loaded = load_model(args.load_path)
     check_flags(args, loaded.info)
     args.data_path = loaded.info['config']['data_path'] if args.data_path is None else args.data_path
@@ -129,25 +128,44 @@ def main(description, splits, dihedral_tta, argv=None):
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     keep_private(args.private, folder, args.cache_dir)
     check_writable(folder)
-    csvs = {split: getattr(args, f'csv_{split}') for split in splits if getattr(args, f'csv_{split}') is not None}
-    loaders = {split: get_loader(csv, loaded, args) for split, csv in csvs.items()}
-    if loaded.info['image_hashes'] is None:
+    return NetworkUnderTest(args, loaded, accelerator, folder)
+
+
+def load_splits(network: NetworkUnderTest, names: Sequence[str]) -> list[Split]:
+    """Load the csvs that the flags name for the splits `names`. Raises `InputError` where a csv or its images are those of the training,
+    and where its results would replace another file."""
+    args, info = network.args, network.info
+    csvs = {name: csv for name in names if (csv := getattr(args, f'csv_{name}')) is not None}
+    outputs = {name: os.path.join(network.folder, getattr(args, f'csv_out_{name}')) for name in csvs}
+    for path in outputs.values():
+        check_replaceable(path)
+    loaders = {name: network.loader(csv) for name, csv in csvs.items()}
+    if info['image_hashes'] is None:
         print('* Note: this checkpoint holds no list of its training images: an overlap with the tested images cannot be found')
-    notes = {split: check_reported(loader.dataset, loaded.info, args.num_workers) + note_of_patients(loader.dataset, loaded.info['config'])
-             for split, loader in loaders.items()}
+    notes = {name: check_reported(loader.dataset, info, args.num_workers) + note_of_patients(loader.dataset, info['config'])
+             for name, loader in loaders.items()}
     print(''.join(f'* {note}' for note in notes.values() if note), end='')
-    tuning = tune(args, loaders, loaded, lambda csv: get_loader(csv, loaded, args, is_tuned_on=True),
-                  lambda loader: collect_split(loader, loaded, args, accelerator, folder, 'tune'))
+    return [Split(name, loader, outputs[name], notes[name]) for name, loader in loaders.items()]
+
+
+def main(description: str, splits: Mapping[str, str | None], dihedral_tta: int, argv: Sequence[str] | None = None) -> None:
+    """Run a test script. `splits`, `dihedral_tta`: its defaults, see `get_parser`; `argv`: its flags, by default those of the process."""
+    parser = get_parser(description, splits, dihedral_tta)
+    args = parser.parse_args(argv)
+    warn(parser, argv, args, WITHOUT_EFFECT)
+    network = load_network(args)
+    reported = load_splits(network, list(splits))
+    tuning = tune(network, {split.name: split.loader for split in reported})
     if tuning.csv is None:  # the list of a test before goes
-        write_skipped(os.path.join(folder, 'skipped_tune.csv'), [])
-    scored = [run_split(split, loader, loaded, args, accelerator, folder, tuning, notes[split]) for split, loader in loaders.items()]
-    say_next(*next_step(scored[-1], loaded.folder, args))
+        write_skipped(os.path.join(network.folder, 'skipped_tune.csv'), [])
+    scored = [run_split(network, split, tuning) for split in reported]
+    say_next(*next_step(scored[-1], network.loaded.folder, args))
 
 
-def next_step(csv, checkpoint_folder, args):
+def next_step(csv: str | None, checkpoint_folder: str, args: argparse.Namespace) -> tuple[str, ...]:
     """`csv`: scored predictions or None. -> what to do, and the command for it"""
     run = os.path.dirname(checkpoint_folder) or '.'
-    known = os.path.isfile(os.path.join(run, 'config.cfg'))  # False for a checkpoint that was copied elsewhere
+    known = is_run(run)  # False for a checkpoint that was copied elsewhere
     if csv:
         return 'score it with intervals', 'python', '-m', 'tools.evaluate_predictions', csv, *(['--run', run] if known else [])
     if known:

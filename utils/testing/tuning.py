@@ -1,22 +1,28 @@
 """What a test chooses on validation images: the strength of a post-hoc correction, and the temperature of the calibration."""
+import argparse
+import dataclasses
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from torch.utils.data import DataLoader
 
-from utils.common import InputError
+from utils.common import InputError, printable
 from utils.data.leakage import check_tuning
 from utils.losses import LOSSES
-from utils.prediction.inference import tempered, to_predictions
-from utils.statistics.calibration import Calibration, compared, fit_temperature, scaled
+from utils.prediction.inference import Logits, Predictions, tempered, to_predictions
+from utils.runs.results import Choice, Correction, Temperature
+from utils.statistics.calibration import figures_of, fit_temperature, scaled
+from utils.testing.network import NetworkUnderTest
 from utils.testing.post_hoc import (
+    Adjustment,
     choose_strength,
     fit_source_temperature,
     implied_prior,
     last_epoch,
     logit_adjuster,
     prior_changer,
-    prior_text,
     read_prior,
     tau_normaliser,
 )
@@ -25,22 +31,25 @@ VALIDATION = 'val'  # value of --tau_norm and --logit_adjust without a number
 
 
 class Tuning(NamedTuple):
-    adjust: object = None  # function of logits, see `to_predictions`
-    text: str = ''  # what it is, for the report
-    calibration: Calibration | None = None
-    csv: str | None = None  # on which something was chosen
+    """What is done to the logits of a test, and on which csv it was chosen. Nothing, by default."""
+    adjust: Adjustment | None = None
+    correction: Correction | None = None  # what `adjust` is
+    temperature: Temperature | None = None
+    csv: str | None = None  # None where nothing was chosen
 
 
-def chooses(args):
+def chooses(args: argparse.Namespace) -> bool:
     """Whether a strength or temperature is to be chosen on validation images."""
     return args.calibrate or VALIDATION in (args.tau_norm, args.logit_adjust)
 
 
-def parse_strength(text):
+def parse_strength(text: str) -> str | float:
+    """Value of --tau_norm and --logit_adjust: VALIDATION or a number."""
     return text if text == VALIDATION else float(text)
 
 
-def add_flags(parser):
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the corrections and of the calibration."""
     group = parser.add_argument_group('corrections without training', 'at most one of the first three')
     group.add_argument('--tau_norm', nargs='?', const=VALIDATION, type=parse_strength, metavar='TAU',
                        help='divide each class vector of the classifier by its norm to the TAU, after plain training '
@@ -57,8 +66,8 @@ def add_flags(parser):
                                                          'csv, else the validation csv of the training)')
 
 
-def validation_csv(csv_tune, csvs, config):
-    """The csv to choose on. `csvs`: split -> csv to report; `config`: of the checkpoint."""
+def validation_csv(csv_tune: str | None, csvs: Mapping[str, str], config: dict) -> str:
+    """Return the csv to choose on. `csvs`: split -> csv to report; `config`: of the checkpoint."""
     if csv_tune:
         return csv_tune
     if 'test' in csvs and 'val' in csvs:
@@ -68,28 +77,15 @@ def validation_csv(csv_tune, csvs, config):
     return config['csv_val']
 
 
-def given_corrections(args):
-    """The names of the corrections that are asked for: one or none. Raises `InputError` for more."""
+def given_correction(args: argparse.Namespace) -> str | None:
+    """Return the name of the correction that is asked for, None for none. Raises `InputError` for more than one."""
     given = [name for name in ('tau_norm', 'logit_adjust', 'target_prior') if getattr(args, name) is not None]
     if len(given) > 1:
         raise InputError(f"--{' and --'.join(given)} correct for the class frequencies twice: give one of them")
-    return given
+    return given[0] if given else None
 
 
-def corrected(logits, tuning, class_names):
-    """`Logits` of a csv to report -> its `Predictions`, and what was done to them, for the report."""
-    predictions, calibration = to_predictions(logits, tuning.adjust), tuning.calibration
-    if calibration is None:
-        return predictions, tuning.text
-    if calibration.comes_first:
-        after = to_predictions(tempered(logits, calibration.temperature), tuning.adjust)
-    else:
-        after = scaled(predictions, calibration.temperature)
-    after, line = compared(predictions, after, calibration, class_names)
-    return after, tuning.text + line
-
-
-def priors(target_prior, info):
+def priors(target_prior: str, info: dict) -> tuple[np.ndarray, np.ndarray]:
     """-> the class prior that a checkpoint with facts `info` has learnt, and the one that --target_prior expects; both float64 (K,)."""
     learnt = implied_prior(info['config'], info['class_count'], last_epoch(info))
     expected = read_prior(target_prior, info['class_count'], info['class_names'])
@@ -98,48 +94,76 @@ def priors(target_prior, info):
     return learnt, expected
 
 
-def adjust_by_strength(name, tau, loaded, csv, logits):
-    """`name`: tau_norm or logit_adjust; `tau`: a number, or VALIDATION to choose it by `logits` of `csv`. -> adjust and text of `Tuning`"""
-    loss, sampling = (loaded.info['config'][key] for key in ('loss_fn', 'sampling'))
-    corrected_by = [*([loss] if LOSSES[loss].corrects_prior else []), *([f'--sampling {sampling}'] if sampling != 'instance' else [])]
-    if corrected_by:
-        print(f"* Warning: {' and '.join(corrected_by)} corrected for the class frequencies in training, and --{name} does it again")
-    adjuster = tau_normaliser(loaded.model) if name == 'tau_norm' else logit_adjuster(loaded.info['class_count'])
-    chosen = ''
-    if tau == VALIDATION:
-        tau, after, before = choose_strength(adjuster, logits)
-        chosen = f', chosen on {csv} (balanced accuracy {100 * before:.2f} -> {100 * after:.2f})'
-    return adjuster(tau), f"{'Tau-normalisation' if name == 'tau_norm' else 'Logit adjustment'} with tau {tau:g}{chosen}\n"
-
-
-def tune(args, loaders, loaded, get_loader, collect):
-    """-> Tuning. `loaders`: split -> loader of the csv to report; `get_loader(csv)` -> loader; `collect(loader)` -> its `Logits`.
+def tune(network: NetworkUnderTest, loaders: Mapping[str, DataLoader]) -> Tuning:
+    """Choose what the flags ask for. `loaders`: split -> loader of the csv to report.
 
     A shift of the class prior takes logits for log posteriors, so their temperature comes before it, fitted at the prior that they carry.
     Tau-normalisation is no such shift and changes the sharpness itself: there the temperature comes last.
     """
-    given = given_corrections(args)
-    info, adjust, text, csv, logits, calibration = loaded.info, None, '', None, None, None
-    if chooses(args):
-        reported = {split: loader.dataset for split, loader in loaders.items()}
-        csv = validation_csv(args.csv_tune, {split: data.csv_path for split, data in reported.items()}, info['config'])
-        loader = get_loader(csv)
-        check_tuning(loader.dataset, reported, info, args.num_workers)
-        logits = collect(loader)
-        if (logits.labels < 0).any():
-            raise InputError(f'{csv} has no labels to choose a strength or temperature by (--csv_tune)')
-    learnt = np.asarray(info['class_count']) / np.sum(info['class_count'])  # as logit adjustment assumes
-    if args.target_prior is not None:
-        learnt, expected = priors(args.target_prior, info)
+    args = network.args
+    name = given_correction(args)
+    csv, logits = _images_to_choose_on(network, loaders)
+    shown = printable(csv)  # as reports name it
+    if name == 'target_prior':
+        learnt, expected = priors(args.target_prior, network.info)
+    else:
+        learnt = np.asarray(network.info['class_count']) / np.sum(network.info['class_count'])  # as logit adjustment assumes
+    temperature = adjust = correction = None
+    if args.calibrate and name in ('logit_adjust', 'target_prior'):
+        temperature = Temperature(*fit_source_temperature(logits, learnt), shown, comes_first=True)
+        logits = tempered(logits, temperature.value)
+    if name == 'target_prior':
         adjust = prior_changer(learnt, expected)
-        text = f'Class prior changed to: {args.target_prior}\n' + prior_text(info['class_names'], learnt, expected)
-    if args.calibrate and given in (['logit_adjust'], ['target_prior']):
-        temperature, n_images = fit_source_temperature(logits, learnt)
-        calibration = Calibration(temperature, csv, n_images, comes_first=True)
-        logits = tempered(logits, temperature)
-    if given in (['tau_norm'], ['logit_adjust']):
-        adjust, text = adjust_by_strength(given[0], getattr(args, given[0]), loaded, csv, logits)
-    if args.calibrate and calibration is None:
-        predictions = to_predictions(logits, adjust)
-        calibration = Calibration(fit_temperature(predictions.probs, predictions.labels), csv, len(predictions.labels))
-    return Tuning(adjust, text, calibration, csv)
+        correction = Correction(name, prior=printable(args.target_prior), learnt=tuple(learnt.tolist()), expected=tuple(expected.tolist()))
+    elif name:
+        adjust, correction = _adjust_by_strength(name, network, shown, logits)
+    if args.calibrate and temperature is None:
+        p = to_predictions(logits, adjust)
+        temperature = Temperature(fit_temperature(p.probs, p.labels), len(p.labels), shown)
+    return Tuning(adjust, correction, temperature, csv)
+
+
+def _images_to_choose_on(network, loaders):
+    """-> the csv to choose on and its `Logits`, both None where nothing is to be chosen. Raises `InputError` where the csv has no labels,
+    or images that must not be used."""
+    if not chooses(network.args):
+        return None, None
+    reported = {split: loader.dataset for split, loader in loaders.items()}
+    csv = validation_csv(network.args.csv_tune, {split: data.csv_path for split, data in reported.items()}, network.info['config'])
+    loader = network.loader(csv, is_tuned_on=True)
+    check_tuning(loader.dataset, reported, network.info, network.args.num_workers)
+    logits = network.logits(loader, 'tune')
+    if (logits.labels < 0).any():
+        raise InputError(f'{csv} has no labels to choose a strength or temperature by (--csv_tune)')
+    return csv, logits
+
+
+def _adjust_by_strength(name, network, csv, logits):
+    """`name`: tau_norm or logit_adjust, with a number as its value, or VALIDATION to choose it by the `logits` of `csv`. -> the adjustment,
+    and the `Correction` that it is"""
+    config, tau = network.info['config'], getattr(network.args, name)
+    loss, sampling = config['loss_fn'], config['sampling']
+    corrected_by = [*([loss] if LOSSES[loss].corrects_prior else []), *([f'--sampling {sampling}'] if sampling != 'instance' else [])]
+    if corrected_by:
+        print(f"* Warning: {' and '.join(corrected_by)} corrected for the class frequencies in training, and --{name} does it again")
+    adjuster = tau_normaliser(network.loaded.model) if name == 'tau_norm' else logit_adjuster(network.info['class_count'])
+    chosen = None
+    if tau == VALIDATION:
+        tau, after, before = choose_strength(adjuster, logits)
+        chosen = Choice(csv, before, after)
+    return adjuster(tau), Correction(name, tau, chosen)
+
+
+def corrected(logits: Logits, tuning: Tuning, class_names: list[str]) -> tuple[Predictions, Temperature | None]:
+    """Apply `tuning` to the logits of a csv. -> its predictions, and the temperature with its effect on them where they have labels"""
+    before, temperature = to_predictions(logits, tuning.adjust), tuning.temperature
+    if temperature is None:
+        return before, None
+    if temperature.comes_first:
+        after = to_predictions(tempered(logits, temperature.value), tuning.adjust)
+    else:
+        after = scaled(before, temperature.value)
+    if before.labels is None:
+        return after, temperature
+    old, new = figures_of(before, class_names), figures_of(after, class_names)
+    return after._replace(loss=new['nll']), dataclasses.replace(temperature, before=old, after=new)

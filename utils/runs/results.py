@@ -1,0 +1,261 @@
+"""How the per-image predictions of a test came about, as data: NAME.json beside NAME.csv, and the sentences that reports make of it."""
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from utils.common import InputError, read_text, write_text
+from utils.runs.formats import (
+    COUNT,
+    FLAG,
+    NAMES,
+    NUMBER,
+    SCORE,
+    SCORES,
+    TEXT,
+    Kind,
+    are,
+    check_format,
+    check_keys,
+    nan_to_null,
+    null_to_nan,
+    or_null,
+    parse_json,
+)
+
+FORMAT = 1
+CALIBRATED = {'ECE': 'ece', 'classwise ECE': 'classwise_ece', 'macro AUC': 'auc'}  # in percent, before and after the temperature
+TITLES = {'tau_norm': 'Tau-normalisation', 'logit_adjust': 'Logit adjustment', 'target_prior': 'Class prior changed'}
+WORDS = {'tau_norm': 'tau-normalisation', 'logit_adjust': 'logit adjustment', 'target_prior': 'another prior'}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    folder: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class SourceCsv:
+    """The csv that was tested."""
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PredictionsFile:
+    """The per-image csv."""
+    file: str  # without its folder
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Views:
+    """Test-time augmentation: `dihedral` rotations, each with and without a flip (0: none), at each of the magnifications `zoom`."""
+    dihedral: int = 0
+    zoom: tuple[float, ...] = (1.,)
+
+    @property
+    def n_views(self) -> int:
+        return len(self.zoom) * (2 * self.dihedral or 1)
+
+    @property
+    def words(self) -> str:
+        """'24 views at zoom 1 1.2 1.4'; '' for the image as it is"""
+        if self == Views():
+            return ''
+        zooms = '' if self.zoom == (1,) else f" at zoom {' '.join(f'{zoom:g}' for zoom in self.zoom)}"
+        return f"{self.n_views} view{'s' if self.n_views > 1 else ''}{zooms}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The images on which a strength was chosen, and the balanced accuracy there without and with the correction."""
+    csv: str
+    bacc_before: float
+    bacc_after: float
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A correction for the class frequencies, by a strength (tau_norm, logit_adjust) or by a prior (target_prior)."""
+    name: str
+    strength: float | None = None  # tau
+    chosen: Choice | None = None  # None: the strength was given
+    prior: str | None = None  # train, uniform or a csv
+    learnt: tuple[float, ...] | None = None  # class prior (K,) of the network, of sum 1
+    expected: tuple[float, ...] | None = None  # the one that `prior` stands for
+
+    @property
+    def line(self) -> str:
+        if self.name == 'target_prior':
+            return f'{TITLES[self.name]} to: {self.prior}'
+        line = f'{TITLES[self.name]} with tau {self.strength:g}'
+        if self.chosen is None:
+            return line
+        before, after = _percent(self.chosen.bacc_before), _percent(self.chosen.bacc_after)
+        return f'{line}, chosen on {self.chosen.csv} (balanced accuracy {before} -> {after})'
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Temperature scaling, fitted on `n_images` of `csv`. `before`, `after`: scores of the tested images without and with it, those of
+    CALIBRATED and 'nll'; None where these images have no labels."""
+    value: float
+    n_images: int | None = None  # None: not known, from a text report that is not whole
+    csv: str | None = None
+    comes_first: bool = False  # before the correction for the class frequencies, otherwise after it
+    before: dict[str, float] | None = None
+    after: dict[str, float] | None = None
+
+    @property
+    def line(self) -> str:
+        line = f'Calibrated with temperature {self.value:.3f}'
+        if self.csv is None:
+            return line
+        place = ' and applied before the correction' if self.comes_first else '; the predicted classes are the same'
+        line += f', fitted on the {self.n_images} images of {self.csv}{place}'
+        if self.before is None or self.after is None:
+            return line
+        changes = [f'{name} {_percent(self.before[key])} -> {_percent(self.after[key])}' for name, key in CALIBRATED.items()]
+        changes.append(f"NLL {self.before['nll']:.4f} -> {self.after['nll']:.4f}")
+        return f"{line}: {', '.join(changes)}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is known of a test. None: not known, in what an older version wrote; without labels, `metrics` are None as well."""
+    checkpoint: Checkpoint | None
+    csv: SourceCsv | None
+    predictions: PredictionsFile | None
+    tta: Views = Views()
+    correction: Correction | None = None
+    temperature: Temperature | None = None
+    class_names: list[str] | None = None
+    metrics: dict[str, Any] | None = None  # fractions: `Metrics` and 'loss', NaN where undefined
+    n_images: int | None = None
+    n_left_out: int | None = None  # images that cannot be read (--skip_bad_images)
+
+    @property
+    def checkpoint_line(self) -> str:
+        if self.checkpoint is None or self.csv is None:
+            return ''
+        views = f', mean over {self.tta.words}' if self.tta.words else ''
+        return (f'Checkpoint {self.checkpoint.folder}, epoch {self.checkpoint.epoch}; csv {self.csv.path}, SHA-256 {self.csv.sha256}'
+                f'{views}')
+
+    @property
+    def predictions_line(self) -> str:
+        return f'Predictions {self.predictions.file}, SHA-256 {self.predictions.sha256}' if self.predictions else ''
+
+    @property
+    def lines(self) -> list[str]:
+        """Corrections, checkpoint and csv in sentences."""
+        return [line for line in (self.correction and self.correction.line, self.temperature and self.temperature.line,
+                                  self.checkpoint_line) if line]
+
+    @property
+    def way(self) -> str:
+        """What the test had beyond a plain forward pass: '8 views, calibrated', or 'nothing more'."""
+        found = [self.tta.words, 'calibrated' if self.temperature else '', WORDS[self.correction.name] if self.correction else '']
+        return ', '.join(filter(None, found)) or 'nothing more'
+
+
+def _percent(value):
+    return f'{100 * value:.2f}'
+
+
+# What a results file holds; a part that is null was not done.
+DIGEST = Kind('a SHA-256', lambda value: isinstance(value, str) and bool(re.fullmatch('[0-9a-f]{64}', value)))
+POSITIVE = Kind('a positive number', lambda value: NUMBER.fits(value) and value > 0)
+NUMBERS = Kind('a list of numbers', are(NUMBER.fits))
+PART = Kind('a dictionary', lambda value: isinstance(value, dict))
+FIGURES = Kind(f"a dictionary with the scores {', '.join([*CALIBRATED.values(), 'nll'])}", lambda value: isinstance(value, dict) and all(
+    key in value and SCORE.fits(value[key]) for key in [*CALIBRATED.values(), 'nll']))
+NAME = Kind(f"one of {', '.join(TITLES)}", lambda value: isinstance(value, str) and value in TITLES)
+REQUIRED = {'checkpoint': PART, 'csv': PART, 'predictions': PART, 'tta': PART, 'correction': or_null(PART), 'temperature': or_null(PART),
+            'class_names': NAMES, 'metrics': or_null(SCORES), 'n_images': COUNT, 'n_left_out': COUNT}
+CHECKPOINT = {'folder': TEXT, 'epoch': COUNT}
+CSV = {'path': TEXT, 'sha256': DIGEST}
+PREDICTIONS = {'file': TEXT, 'sha256': DIGEST}
+VIEWS = {'dihedral': COUNT, 'zoom': NUMBERS}
+STRENGTH = {'name': NAME, 'strength': NUMBER, 'chosen': or_null(PART)}
+CHOICE = {'csv': TEXT, 'bacc_before': NUMBER, 'bacc_after': NUMBER}
+PRIOR = {'name': NAME, 'prior': TEXT, 'learnt': NUMBERS, 'expected': NUMBERS}
+TEMPERATURE = {'value': POSITIVE, 'n_images': COUNT, 'csv': TEXT, 'comes_first': FLAG, 'before': or_null(FIGURES),
+               'after': or_null(FIGURES)}
+
+
+def results_path(csv: str) -> str:
+    """results_test.csv -> results_test.json beside it, whatever the csv is called."""
+    return os.path.splitext(csv)[0] + '.json'
+
+
+def write_results(results: Results, csv: str) -> None:
+    """Write `results` beside the per-image `csv`, whole or not at all."""
+    saved = {'format': FORMAT} | nan_to_null(dataclasses.asdict(results))
+    saved['tta']['n_views'] = results.tta.n_views
+    write_text(results_path(csv), json.dumps(saved, indent=1) + '\n')
+
+
+def check_replaceable(csv: str) -> None:
+    """Raise `InputError` if the results of a test that writes the per-image `csv` would replace the file of something else."""
+    path = results_path(csv)
+    if os.path.lexists(path) and 'format' not in parse_json(read_text(path), path):
+        raise InputError(f'{path} was not written by a test, and would be replaced: move it, or choose another --csv_out_*')
+
+
+def remove_outdated(csv: str, sha256: str) -> None:
+    """Remove the results file beside the per-image `csv` if it is about other predictions than those with this SHA-256."""
+    path = results_path(csv)
+    with contextlib.suppress(FileNotFoundError, InputError):  # what cannot be read is left to the next reader, who names it
+        saved = parse_json(read_text(path), path)
+        predictions = saved.get('predictions')
+        if 'format' in saved and not (isinstance(predictions, dict) and predictions.get('sha256') == sha256):
+            os.remove(path)
+
+
+def read_results_file(csv: str) -> Results | None:
+    """Return what the results file beside the per-image `csv` holds, which may be about predictions that `csv` held before; None where
+    there is none, or another program's file of that name. Raises `InputError` naming file and key for what is unfit."""
+    path = results_path(csv)
+    if not os.path.lexists(path):
+        return None
+    saved = parse_json(read_text(path), path)
+    if 'format' not in saved:
+        return None
+    check_format(saved, path, FORMAT)
+    check_keys(saved, path, REQUIRED)
+
+    return Results(
+        Checkpoint(**_part(saved, 'checkpoint', CHECKPOINT, path)), SourceCsv(**_part(saved, 'csv', CSV, path)),
+        PredictionsFile(**_part(saved, 'predictions', PREDICTIONS, path)), Views(**_part(saved, 'tta', VIEWS, path)),
+        _correction(saved, path), _temperature(saved, path), saved['class_names'], saved['metrics'] and null_to_nan(saved['metrics']),
+        saved['n_images'], saved['n_left_out'])
+
+
+def _part(saved, name, kinds, source):
+    """The entries `kinds` of the dictionary saved[name], checked, with tuples for lists."""
+    check_keys(saved[name], f"{source}, '{name}'", kinds)
+    return {key: tuple(value) if isinstance(value := saved[name][key], list) else value for key in kinds}
+
+
+def _correction(saved, source):
+    if saved['correction'] is None:
+        return None
+    if saved['correction'].get('name') == 'target_prior':
+        return Correction(**_part(saved, 'correction', PRIOR, source))
+    part = _part(saved, 'correction', STRENGTH, source)
+    if part['chosen'] is not None:
+        part['chosen'] = Choice(**_part(part, 'chosen', CHOICE, f"{source}, 'correction'"))
+    return Correction(**part)
+
+
+def _temperature(saved, source):
+    if saved['temperature'] is None:
+        return None
+    part = _part(saved, 'temperature', TEMPERATURE, source)
+    return Temperature(**part | {name: part[name] and null_to_nan(part[name]) for name in ('before', 'after')})
