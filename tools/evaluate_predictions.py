@@ -28,6 +28,7 @@ from utils.data.read_csv import read_csv
 from utils.prediction.predictions import read_labelled
 from utils.runs.formats import read_config
 from utils.runs.provenance import replaced_network
+from utils.runs.results import is_results_file
 from utils.statistics.bootstrap import INTERVALS, STRATIFIED, check_classes
 from utils.statistics.comparison import copies_note, ways_note
 from utils.statistics.folds import are_repeats, evaluate_files
@@ -107,6 +108,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.draws < 100 or args.seed < 0 or not all(0 < level < 1 for level in args.at):
         raise InputError('--draws must be 100 or more, --seed 0 or more, each --at between 0 and 1')
+    if args.json and is_results_file(args.json):
+        raise InputError(f'--json {args.json} would replace what a test script wrote about its predictions: choose another name')
     tables = [read_labelled(csv) for csv in args.csvs]
     class_names = tables[0].class_names
     metric = None

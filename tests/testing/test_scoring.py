@@ -14,7 +14,6 @@ from tests.factories import ROOT
 from utils.common import InputError, file_sha256
 from utils.data.images import FORMATS
 from utils.prediction.predictions import read_predictions
-from utils.runs.paths import name_of_run
 from utils.statistics.comparison import way_of_test
 from utils.testing.scoring import main
 
@@ -220,8 +219,3 @@ def test_bad_images_are_left_out_listed_and_counted(test, tiny, tmp_path, capsys
     assert skipped.image_id[0] not in (folder / 'skipped_test.csv').read_text() and not (folder / 'skipped_tune.csv').exists()
     test('')
     assert not list(folder.glob('skipped*'))
-
-
-def test_name_of_run():
-    assert name_of_run('experiments/eyepacs/2stage/BSCE/epoch_07_K_1') == 'eyepacs/2stage/BSCE'
-    assert name_of_run('/x/experiments/a/last') == 'a' and name_of_run('/models/best') == 'best'

@@ -183,6 +183,15 @@ def test_errors(tmp_path, flags, message):
         main([flag.format(**names) for flag in flags])
 
 
+def test_json_does_not_replace_the_results_of_a_test(tmp_path):
+    csv, file = write(tmp_path / 'a.csv', random_table(0)), tmp_path / 'a.json'
+    main([csv, '--draws', '100', '--json', str(file)])
+    main([csv, '--draws', '100', '--json', str(file)])  # its own
+    file.write_text('{"format": 1}')
+    with pytest.raises(InputError, match=r'--json .*a\.json would replace what a test script wrote'):
+        main([csv, '--draws', '100', '--json', str(file)])
+
+
 def test_needs_no_torch(tmp_path):
     csv = write(tmp_path / 'a.csv', random_table(0))
     code = f"import sys; from tools.evaluate_predictions import main; main(['{csv}']); assert 'torch' not in sys.modules"

@@ -11,7 +11,6 @@ from utils.prediction.predictions import PredictionTable, read_predictions
 from utils.runs.formats import read_config, read_log
 from utils.runs.paths import counterpart, is_run, name_below, split_path, without_checkpoint
 from utils.runs.provenance import replaced_network, results_of
-from utils.runs.results import Results
 from utils.runs.text_reports import text_report_path
 from utils.statistics.bootstrap import check_classes
 
@@ -61,7 +60,7 @@ def _stages(folder, config, history):
     return stages
 
 
-def _facts(csv: str, results: Results | None) -> list[str]:
+def _facts(csv, results):
     """What is known of the test that wrote the per-image `csv`, in sentences."""
     if results is None:
         path = text_report_path(csv)
@@ -69,14 +68,14 @@ def _facts(csv: str, results: Results | None) -> list[str]:
     return [*results.lines, *filter(None, [replaced_network(csv)])]
 
 
-def _seen_as(results: Results | None, config: dict | None) -> str | None:
+def _seen_as(results, config):
     """'train' or 'val' where the tested csv is that of the training with this `config`."""
     if results is None or results.csv is None or config is None:
         return None
     return next((role for role, digest in config['csv_sha256'].items() if digest == results.csv.sha256), None)
 
 
-def _table(csv: str, config: dict | None) -> PredictionTable | None:
+def _table(csv, config):
     table = read_predictions(csv)
     if config:
         check_classes(table, config['class_names'], 'its run')

@@ -201,20 +201,26 @@ def write_results(results: Results, csv: str) -> None:
     write_text(results_path(csv), json.dumps(saved, indent=1) + '\n')
 
 
+def is_results_file(path: str) -> bool:
+    """Whether a test wrote the file at `path`; False where there is none, or it cannot be read as such."""
+    with contextlib.suppress(OSError, InputError):
+        return 'format' in parse_json(read_text(path), path)
+    return False
+
+
 def check_replaceable(csv: str) -> None:
     """Raise `InputError` if the results of a test that writes the per-image `csv` would replace the file of something else."""
     path = results_path(csv)
-    if os.path.lexists(path) and 'format' not in parse_json(read_text(path), path):
+    if os.path.lexists(path) and not is_results_file(path):
         raise InputError(f'{path} was not written by a test, and would be replaced: move it, or choose another --csv_out_*')
 
 
 def remove_outdated(csv: str, sha256: str) -> None:
     """Remove the results file beside the per-image `csv` if it is about other predictions than those with this SHA-256."""
     path = results_path(csv)
-    with contextlib.suppress(FileNotFoundError, InputError):  # what cannot be read is left to the next reader, who names it
-        saved = parse_json(read_text(path), path)
-        predictions = saved.get('predictions')
-        if 'format' in saved and not (isinstance(predictions, dict) and predictions.get('sha256') == sha256):
+    if is_results_file(path):
+        predictions = parse_json(read_text(path), path).get('predictions')
+        if not (isinstance(predictions, dict) and predictions.get('sha256') == sha256):
             os.remove(path)
 
 
@@ -222,19 +228,18 @@ def read_results_file(csv: str) -> Results | None:
     """Return what the results file beside the per-image `csv` holds, which may be about predictions that `csv` held before; None where
     there is none, or another program's file of that name. Raises `InputError` naming file and key for what is unfit."""
     path = results_path(csv)
-    if not os.path.lexists(path):
+    if not os.path.exists(path):
         return None
     saved = parse_json(read_text(path), path)
     if 'format' not in saved:
         return None
     check_format(saved, path, FORMAT)
     check_keys(saved, path, REQUIRED)
-
     return Results(
-        Checkpoint(**_part(saved, 'checkpoint', CHECKPOINT, path)), SourceCsv(**_part(saved, 'csv', CSV, path)),
-        PredictionsFile(**_part(saved, 'predictions', PREDICTIONS, path)), Views(**_part(saved, 'tta', VIEWS, path)),
-        _correction(saved, path), _temperature(saved, path), saved['class_names'], saved['metrics'] and null_to_nan(saved['metrics']),
-        saved['n_images'], saved['n_left_out'])
+        checkpoint=Checkpoint(**_part(saved, 'checkpoint', CHECKPOINT, path)), csv=SourceCsv(**_part(saved, 'csv', CSV, path)),
+        predictions=PredictionsFile(**_part(saved, 'predictions', PREDICTIONS, path)), tta=Views(**_part(saved, 'tta', VIEWS, path)),
+        correction=_correction(saved, path), temperature=_temperature(saved, path), class_names=saved['class_names'],
+        metrics=saved['metrics'] and null_to_nan(saved['metrics']), n_images=saved['n_images'], n_left_out=saved['n_left_out'])
 
 
 def _part(saved, name, kinds, source):

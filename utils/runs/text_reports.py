@@ -52,7 +52,8 @@ def upgrade_text(text: str) -> Results:
         turns = int(n_views or 1) // len(zoom)
         checkpoint, csv, views = Checkpoint(folder, int(epoch)), SourceCsv(path, sha256), Views(turns // 2, zoom)
     named = PREDICTIONS.search(text)
-    return Results(checkpoint, csv, named and PredictionsFile(*named.groups()), views, _correction(text), _temperature(text))
+    return Results(checkpoint, csv, named and PredictionsFile(*named.groups()), views, correction=_correction(text),
+                   temperature=_temperature(text))
 
 
 def _correction(text):
@@ -76,4 +77,4 @@ def _temperature(text):
     figures = {keys[name.strip()]: [float(end) / (1 if name.strip() == 'NLL' else 100) for end in ends]
                for name, *ends in CHANGE.findall(changes) if name.strip() in keys}
     before, after = ({key: ends[i] for key, ends in figures.items()} if len(figures) == len(keys) else None for i in (0, 1))
-    return Temperature(float(value), int(n_images), csv, comes_first is not None, before, after)
+    return Temperature(float(value), int(n_images), csv, comes_first is not None, before=before, after=after)

@@ -2,7 +2,10 @@
 import math
 import os
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from utils.prediction.predictions import PredictionTable
 from utils.runs.paths import config_of
 from utils.statistics.weighted_metrics import is_ordered
 
@@ -18,7 +21,7 @@ NOT_SETTINGS = {'seed', 'save_path', 'csv_train', 'csv_val', 'csv_sha256', 'clas
 ALIASES = {'cdt_gamma': 'loss_params', 'label_column': 'class_column'}
 
 
-def are_ordered(tables, flag=None):
+def are_ordered(tables: Sequence[PredictionTable], flag: bool | None = None) -> bool:
     """`is_ordered` of tables with the same classes, also by the --metric of their runs where these are found."""
     metrics = [(config_of(table.path) or {}).get('metric') for table in tables]
     return any(is_ordered(tables[0].class_names, metric, flag) for metric in metrics)
@@ -53,7 +56,7 @@ def _differing_csvs(configs, fold_of):
     return found
 
 
-def differing_settings(csvs, image_sets):
+def differing_settings(csvs: Sequence[str], image_sets: Sequence[int]) -> dict[str, dict[str, Any]]:
     """{flag: {csv: value}} of the settings in which the runs of per-image `csvs` differ although they are pooled as one method.
 
     `image_sets`: which images each csv holds, as a number. Seeds, names, machines and places may differ, and the training and validation
@@ -72,7 +75,7 @@ def differing_settings(csvs, image_sets):
     return found | _differing_csvs(configs, fold_of)
 
 
-def describe_settings(differing):
+def describe_settings(differing: Mapping[str, Mapping[str, Any]]) -> str:
     """What `differing_settings` found -> 'lr 0.01 (seed0, seed1) or 0.1 (seed2); loss_fn ...', '' for nothing."""
     flags = []
     for flag, values in differing.items():
