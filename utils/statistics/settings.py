@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.prediction.predictions import PredictionTable
-from utils.runs.paths import config_of
+from utils.runs.paths import CHECKPOINT, config_of
 from utils.statistics.weighted_metrics import is_ordered
 
 FOLD = re.compile(r'(F|fold[_-]?)\d+')
@@ -31,7 +31,7 @@ def _stage_one(path):
     """A run or checkpoint as far as it tells methods apart: experiments/set/plain/seed0/epoch_07_... -> experiments/set/plain"""
     parts = os.path.normpath(path).split(os.sep)
     parts = parts[parts.index('experiments'):] if 'experiments' in parts else parts
-    return '/'.join(part for part in parts if not REPEAT.fullmatch(part) and not re.match(r'epoch_\d+|last$|.*\.pth$', part))
+    return '/'.join(part for part in parts if not (REPEAT.fullmatch(part) or CHECKPOINT.fullmatch(part) or part.endswith('.pth')))
 
 
 def _compared(config):

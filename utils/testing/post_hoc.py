@@ -22,9 +22,9 @@ Adjuster = Callable[[float], Adjustment]  # strength -> adjustment
 
 
 def tau_normaliser(model: torch.nn.Module) -> Adjuster:
-    """Class vectors scaled to w_c / |w_c|^tau, without bias (Kang et al., ICLR 2020,
-    section 4.2). Logits being linear, it follows from those at hand: (z_c - b_c) / |w_c|^tau. Norms are relative to their
-    geometric mean, so that the logits keep their size and the probabilities their sharpness."""
+    """Class vectors scaled to w_c / |w_c|^tau, without bias (Kang et al., ICLR 2020, section 4.2). The classifier is linear, so it follows
+    from the logits: (z_c - b_c) / |w_c|^tau. Norms are relative to their geometric mean, so that the logits keep their size and the
+    probabilities their sharpness. Raises `InputError` for a classifier that is not linear, or has a class vector of zeros."""
     head = get_head(model)
     if not isinstance(head, (torch.nn.Linear, torch.nn.Conv2d)):
         raise InputError(f'--tau_norm needs a linear classifier, and this network has a {type(head).__name__}')
@@ -37,8 +37,8 @@ def tau_normaliser(model: torch.nn.Module) -> Adjuster:
 
 
 def logit_adjuster(class_count: Sequence[int]) -> Adjuster:
-    """z - tau log pi, pi_c = n_c / N (Menon et al., ICLR 2021, equation 9), for networks
-    trained without correction. A class without training images keeps its logit."""
+    """z - tau log pi, pi_c = n_c / N (Menon et al., ICLR 2021, equation 9), for networks trained without correction. A class without
+    training images keeps its logit."""
     count = np.asarray(class_count, np.float64)
     log_prior = torch.tensor(np.where(count > 0, np.log(np.maximum(count, 1) / count.sum()), 0), dtype=torch.float32)
     return lambda tau: lambda z: z - tau * log_prior
