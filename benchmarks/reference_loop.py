@@ -13,7 +13,8 @@ from torchvision import transforms as T
 
 from models.get_model import get_arch
 from utils.combo_loader import ComboLoader
-from utils.data.images import FORMATS, find_images
+from utils.data.files import find_images
+from utils.data.images import FORMATS
 from utils.evaluation import evaluate_multi_cls
 
 

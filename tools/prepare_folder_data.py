@@ -23,9 +23,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.cli import say_next, script_parser, to_train
-from utils.common import InputError, run_script, write_text
-from utils.data.check_data import counted, some
-from utils.data.images import FORMATS, list_images, open_rgb
+from utils.common import InputError, counted, run_script, some, write_text
+from utils.data.files import list_images
+from utils.data.images import FORMATS, open_rgb
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import describe_label_column
 from utils.data.permissions import add_private_flag, keep_private

@@ -41,6 +41,16 @@ def printable(text):
     return CONTROL.sub('\ufffd', str(text))
 
 
+def some(items, n: int = 5) -> str:
+    """Return the first `n` of the sequence `items`, separated by commas, and dots if there are more."""
+    return ', '.join(map(str, items[:n])) + (', ...' if len(items) > n else '')
+
+
+def counted(n: int, noun: str, verb: str = '') -> str:
+    """Return a number with its words in the singular or plural: '1 image stands', '2,000 images stand'."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}" + (f" {verb}{'s' if n == 1 else ''}" if verb else '')
+
+
 def check_name(path):
     """Raise `InputError` if the name of a file or folder, which messages and reports show, holds control characters."""
     if CONTROL.search(str(path)):

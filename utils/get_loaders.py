@@ -10,12 +10,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from utils.combo_loader import ComboLoader
-from utils.common import InputError
+from utils.common import InputError, counted
 from utils.data.bad_images import leave_out_bad_images, refuse_bad_images
-from utils.data.check_data import check_data, counted
+from utils.data.check_data import check_data
+from utils.data.files import find_images, stat_images
 from utils.data.image_cache import use_cache
 from utils.data.image_hashes import content_hash, hash_files
-from utils.data.images import decode_image, find_images, is_of_one_colour, stat_images
+from utils.data.images import decode_image, is_of_one_colour
 from utils.data.label_column import NAME_COLUMNS, NO_LABELS, describe_label_column, drop_empty_columns, find_label_column
 from utils.data.read_csv import read_csv
 from utils.data.sampling import EpochSampler, get_sampling_probabilities  # noqa: F401  the latter where users of the original import it

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from utils.data.files import list_images
 from utils.data.image_cache import use_cache
-from utils.data.images import list_images
 from utils.get_loaders import ClassDataset
 
 from .checks import Found, Skip, Stage

@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks import coverage_seeds, memory, photographs, scale, throughput
 from benchmarks.images import spread_classes
 from benchmarks.reference_loop import ReferenceLoop
-from utils.data.images import find_images
+from utils.data.files import find_images
 from utils.get_loaders import ClassDataset
 
 

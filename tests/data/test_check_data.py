@@ -1,13 +1,11 @@
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from tools.check_data import shared_lines
 from utils.common import InputError
 from utils.data.check_data import check_data
-from utils.data.files import first_spellings
 from utils.get_loaders import ClassDataset, get_train_val_cls_loaders
 
 
@@ -208,20 +206,3 @@ def test_one_image_in_two_csvs_under_two_spellings(tmp_path, spelling):
 @pytest.mark.parametrize('spelling', SPELLINGS)
 def test_the_check_of_csvs_finds_one_image_under_two_spellings(tmp_path, spelling):
     assert '1 image stands in' in next(shared_lines(list(two_csvs(tmp_path, spelling))))
-
-
-def test_two_files_of_one_inode_number_are_two(tmp_path):
-    """As on some network drives; the size tells."""
-    paths, stats = [str(tmp_path / 'a.jpg'), str(tmp_path / 'b.jpg')], np.array([[1, 0, 1, 7], [2, 0, 1, 7]])
-    assert first_spellings(paths, stats, {}) == paths
-
-
-def test_files_without_inode_numbers_are_two(tmp_path):
-    paths, stats = [str(tmp_path / 'a.jpg'), str(tmp_path / 'b.jpg')], np.array([[1, 0, 1, 0], [1, 0, 1, 0]])
-    assert first_spellings(paths, stats, {}) == paths
-
-
-def test_other_capitals_on_a_disk_that_does_not_tell_them_apart(tmp_path):
-    """Two spellings, one inode: what such a disk answers."""
-    paths, stats = [str(tmp_path / 'x/a.jpg'), str(tmp_path / 'X/a.jpg')], np.array([[1, 0, 1, 7]] * 2)
-    assert first_spellings(paths, stats, {}) == paths[:1] * 2

@@ -15,7 +15,7 @@ from tools import predict, prepare_folder_data
 from utils import get_loaders
 from utils.common import InputError, write_text
 from utils.data import image_cache
-from utils.data.images import find_images, list_images
+from utils.data.files import find_images, list_images
 from utils.data.new_images import find_inputs
 from utils.get_loaders import fitting_workers
 from utils.training.run_folder import RunFolder

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from utils.common import InputError, write_text
-from utils.data.check_data import counted, outside_problem, some
+from utils.common import InputError, counted, some, write_text
+from utils.data.check_data import outside_problem
 from utils.data.image_hashes import content_hash, hash_sample
 from utils.data.images import DECODER, decode_image
 from utils.data.permissions import free_path, why_untrusted

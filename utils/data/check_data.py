@@ -5,21 +5,12 @@ from itertools import chain
 
 import numpy as np
 
-from utils.common import InputError
+from utils.common import InputError, counted, some
 from utils.data.files import find_alike, find_outside, first_spellings
 from utils.data.read_csv import patient_key
 
 PATIENT_COLUMNS = ('patient', 'patientid', 'patientname', 'patientnumber', 'patientno', 'pid', 'subject', 'subjectid',
                    'participant', 'participantid', 'caseid', 'lesionid', 'mrn')  # likely, not read
-
-
-def some(items, n=5):
-    return ', '.join(map(str, items[:n])) + (', ...' if len(items) > n else '')
-
-
-def counted(n, noun, verb=''):
-    """1 -> '1 image stands', 2000 -> '2,000 images stand'"""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}" + (f" {verb}{'s' if n == 1 else ''}" if verb else '')
 
 
 def _rows(data, indices):

@@ -21,8 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from utils.common import InputError, whole_file
-from utils.data.check_data import counted
+from utils.common import InputError, counted, whole_file
 from utils.data.image_hashes import hash_sample
 from utils.data.images import DECODER
 from utils.data.permissions import free_path, is_foreign, why_untrusted

@@ -1,18 +1,12 @@
-"""Images on disk: found by looking, decoded and resized."""
+"""Image files -> upright RGB pixels: decoded and resized."""
 import contextlib
 import io
 import os
-import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError, __version__, features
 
-from utils.common import CONTROL, InputError
-from utils.data.check_data import counted, some
-from utils.data.files import EXTENSIONS, list_files
 from utils.data.image_metadata import without_metadata
 
 # All that decides about the pixels of an image beside its file and the target size.
@@ -21,78 +15,9 @@ DECODER = f'Pillow {__version__}, libjpeg {LIBJPEG}, draft, 16-bit greys scaled,
 # Of the files with the extensions that this project takes. Pillow reads more formats, some of which start other programs (EPS:
 # Ghostscript). Several pictures in one JPEG (MPO), as some cameras write them, are of the format JPEG here.
 FORMATS = ('JPEG', 'PNG', 'TIFF', 'BMP', 'WEBP', 'GIF', 'PPM')
-MOST_INT64 = 2**63 - 1
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}  # of EXIF's orientations
-
-
-def find_images(image_ids, data_path=None, rows=None):
-    """The file of each image id, None where there is none. `data_path` is the folder (None: ids are paths); the extension may be missing
-    from an id, and is found in any case. Each folder is listed once instead of trying to open names.
-
-    Raises `InputError` for ids without an extension that fit several files. `rows`: of the ids in their csv, for its message.
-    """
-    folders, found, ambiguous = {}, [], []
-    for i, image_id in enumerate(image_ids):
-        head, name = os.path.split(image_id) if '/' in image_id or os.sep in image_id else ('', image_id)
-        if head not in folders:
-            folder = os.path.join(data_path or '', head)
-            listing = list_files(folder or '.')
-            folders[head] = os.path.join(folder, ''), listing, _by_stem(listing)
-        prefix, listing, stems = folders[head]
-        files = [listing[name]] if name in listing else stems.get(name, ())
-        found.append(prefix + files[0] if files else None)
-        if len(files) > 1:
-            ambiguous.append(f"{image_id}{f' (row {rows[i]})' if rows is not None else ''}: {' and '.join(sorted(files))}")
-    if ambiguous:
-        raise InputError(f"{counted(len(ambiguous), 'image id', 'fit')} several files (write the extension): {some(ambiguous)}")
-    return found
-
-
-def _by_stem(listing):
-    """`listing` of `list_files` -> {name without its extension: names on disk} of the images."""
-    stems: dict[str, list[str]] = {}
-    for name, on_disk in listing.items():
-        stem, dot, extension = name.rpartition('.')  # faster than os.path.splitext for a million names
-        if stem and dot + extension.lower() in EXTENSIONS:
-            if stem not in stems:
-                stems[stem] = [on_disk]
-            elif on_disk not in stems[stem]:
-                stems[stem].append(on_disk)
-    return stems
-
-
-class Listing(NamedTuple):
-    images: list  # files that have the extension of an image
-    others: list
-    unnamable: list  # files whose path no csv can hold, as `ascii` shows them
-
-
-def list_images(folder: str) -> Listing:
-    """List the files below `folder`, at any depth: paths relative to it with '/', sorted. Hidden files and folders are left out."""
-    images, others, unnamable = [], [], []
-    for here, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        for name in files:
-            if not name.startswith('.'):
-                path = os.path.relpath(os.path.join(here, name), folder).replace(os.sep, '/')
-                if not is_namable(path):
-                    unnamable.append(ascii(path))
-                else:
-                    (images if os.path.splitext(name)[1].lower() in EXTENSIONS else others).append(path)
-    return Listing(sorted(images), sorted(others), sorted(unnamable))
-
-
-def is_namable(path: str) -> bool:
-    """False for a file name that no csv can hold: one with control characters, or that Python could only read byte by byte."""
-    if CONTROL.search(path):
-        return False
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def open_rgb(path, size=(0, 0)):
@@ -180,22 +105,3 @@ def _to_rgb(image):
     if 'transparency' in image.info:  # of a palette
         image = image.convert('RGBA')
     return image.convert('RGB')
-
-
-def _stat(paths):
-    stats = (None if path is None else os.stat(path) for path in paths)
-    rows = ((-1,) * 4 if s is None else (s.st_size, s.st_mtime_ns, s.st_dev & MOST_INT64, s.st_ino & MOST_INT64) for s in stats)
-    return np.fromiter(rows, np.dtype((np.int64, 4)), len(paths))
-
-
-def stat_images(paths, n_threads=8, chunk=100):
-    """Of each file its size in bytes, time of the last change in nanoseconds, device and inode: int64 (N, 4); -1 for None. Asked for by
-    several threads where a network drive lets each question wait; a local one, which answers in microseconds, they would slow down."""
-    start = time.perf_counter()
-    parts = [_stat(paths[:chunk])]
-    if time.perf_counter() - start < 5e-5 * chunk:
-        parts.append(_stat(paths[chunk:]))
-    else:
-        with ThreadPoolExecutor(n_threads) as pool:
-            parts += pool.map(_stat, [paths[i:i + chunk] for i in range(chunk, len(paths), chunk)])
-    return np.concatenate(parts)

@@ -4,8 +4,7 @@ import os
 import numpy as np
 import pandas as pd
 
-from utils.common import InputError, file_sha256
-from utils.data.check_data import counted, some
+from utils.common import InputError, counted, file_sha256, some
 from utils.data.image_hashes import CHOSE, ROLES, STAGE_ONE_TRAINED, TRAINED, roles_of
 from utils.data.read_csv import read_csv
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from utils.data.check_data import counted, some
+from utils.common import counted, some
 from utils.data.images import decode_image, describe_image
 
 READ, SIZE, AROUND, MARGIN = 64, 32, 5, 4  # pixels

@@ -4,9 +4,9 @@ import os
 import torch
 from torch.utils.data import Dataset
 
-from utils.common import InputError
-from utils.data.check_data import counted, some
-from utils.data.images import is_namable, list_images, open_rgb, read_image
+from utils.common import InputError, counted, some
+from utils.data.files import is_namable, list_images
+from utils.data.images import open_rgb, read_image
 
 
 def find_inputs(inputs):

@@ -7,8 +7,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from utils.common import InputError, write_text
-from utils.data.check_data import counted
+from utils.common import InputError, counted, write_text
 from utils.data.read_csv import csv_text
 
 

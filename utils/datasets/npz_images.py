@@ -5,8 +5,7 @@ import zipfile
 
 import numpy as np
 
-from utils.common import InputError
-from utils.data.check_data import some
+from utils.common import InputError, some
 from utils.datasets.archives import one_line, open_zip
 
 SPLITS = ('train', 'val', 'test')

@@ -27,7 +27,7 @@ def mistakes(predictions, data_path=None):
     if data_path is None:
         return [tag('p', 'No image and no image name is in this file, since they may identify patients. The mistakes that the network was '
                          'surest of are shown with ', tag('code', '--with_images'), ' and ', tag('code', '--data_path FOLDER'), '.')]
-    from utils.data.images import find_images  # not above, as in `thumbnail`
+    from utils.data.files import find_images  # not above, as in `thumbnail`
     rows = confident_mistakes(predictions)
     ids, names = [predictions.image_ids[i] for i in rows], predictions.class_names
     paths = find_images(ids, data_path)
