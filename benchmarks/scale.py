@@ -61,7 +61,7 @@ def steps(csv, folder, n_classes):
     with timed('sizes and times of files'):
         assert len(data.stats) == len(data)
     with timed('check'):
-        check_data({'train': data}, n_classes)
+        assert not check_data({'train': data}, n_classes)
     with timed('cache key'):
         _Array([data], '.')
     data.cache = Zeros()

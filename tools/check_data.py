@@ -12,23 +12,14 @@ from collections import defaultdict
 import numpy as np
 
 from utils.cli import beside, label_flag, say_next, script_parser, to_train
-from utils.common import InputError, check_writable, run_script, write_text
-from utils.data.check_data import check_data, counted, differing_names, outside_rows, patient_notes, shared_between, some
+from utils.common import InputError, check_writable, counted, run_script, some, write_text
+from utils.data.check_data import check_data, find_name_conflicts, find_outside_rows, find_shared, patient_notes
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import describe_label_column
 from utils.data.near_duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
 from utils.data.permissions import add_private_flag, keep_private
 from utils.data.read_csv import csv_text
 from utils.get_loaders import ClassDataset
-
-
-def csv_problems(data, n_classes):
-    try:
-        check_data({'csv': data}, n_classes)
-    except InputError as err:
-        lines = str(err).split('\n  - ')
-        return [line.removeprefix(f'{data.csv_path}: ') for line in (lines[1:] or lines)]
-    return []
 
 
 def file_problems(data, looks):
@@ -46,9 +37,9 @@ def shared_lines(sets):
     """Lines about what two of the csvs share but must not, and about classes that they name differently."""
     for i, a in enumerate(sets):
         for b in sets[i + 1:]:
-            for line in differing_names(a, b):
+            for line in find_name_conflicts(a, b):
                 yield f'{a.csv_path} and {b.csv_path}: {line}'
-            for what, both in shared_between(a, b).items():
+            for what, both in find_shared(a, b).items():
                 if both:
                     yield f'{counted(len(both), what, "stand")} in {a.csv_path} and in {b.csv_path}: {some(both)}'
 
@@ -102,12 +93,12 @@ def main(argv=None):
         label_column = args.label_column or next((data.label_column for data in sets), None)  # the first csv is that of training
         sets.append(ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path, label_column=label_column))
     n_classes = args.n_classes or 1 + max((int(data.dr.max()) for data in sets if len(data)), default=0)
-    outside = {data.paths[i] for data in sets for i in outside_rows(data)}  # not even opened
+    outside = {data.paths[i] for data in sets for i in find_outside_rows(data)}  # not even opened
     paths = list(dict.fromkeys(path for data in sets for path in data.paths if path is not None and path not in outside))
     looks, owners, n_problems = dict(zip(paths, look_at_all(paths, args.num_workers), strict=True)), defaultdict(dict), 0
     for data in sets:
         problems, notes = file_problems(data, looks)
-        problems = csv_problems(data, n_classes) + problems
+        problems = [problem.text for problem in check_data({'csv': data}, n_classes)] + problems
         print(describe_label_column(data.csv_path, data.label_column))
         counts = np.bincount(data.dr[data.dr >= 0], minlength=n_classes) if data.has_labels else []
         classes = f" of classes {' / '.join(map(str, counts))}" if len(counts) else ', no valid label' if data.has_labels else ', no labels'

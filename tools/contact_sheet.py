@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from utils.cli import beside, label_flag, say_next, script_parser
 from utils.common import InputError, run_script, whole_file
-from utils.data.check_data import check_data
+from utils.data.check_data import check_data, refuse_problems
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import describe_label_column
 from utils.data.permissions import add_private_flag, keep_private
@@ -57,7 +57,7 @@ def main(argv=None):
     print(describe_label_column(args.csv, data.label_column))
     if not data.has_labels or not len(data):
         raise InputError(f'{args.csv} has no labelled images: the class must stand in the last column, or --label_column must name it')
-    check_data({'csv': data}, int(data.dr.max()) + 1)
+    refuse_problems(check_data({'csv': data}, int(data.dr.max()) + 1))
     keep_private(args.private, beside=os.path.dirname(args.out))
     with whole_file(args.out) as f:
         contact_sheet(data, int(data.dr.max()) + 1, args.columns).save(f, kind)

@@ -20,7 +20,7 @@ import pandas as pd
 
 from utils.cli import say_next, script_parser
 from utils.common import InputError, file_sha256, run_script, write_text
-from utils.data.check_data import counted, names_unlike_the_network
+from utils.data.check_data import counted, find_unknown_names
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import NAME_COLUMNS, describe_label_column, drop_empty_columns, find_label_column
 from utils.data.permissions import add_private_flag, keep_private
@@ -97,7 +97,7 @@ def training_counts(args, class_names):
                              f'class of 0..{k - 1}, as in the predictions (--label_column names another column)')
         labels = labels.astype(int)
         pairs = sorted({pair for name in set(NAME_COLUMNS) & set(table) for pair in zip(labels, table[name].fillna(''), strict=True)})
-        for problem in names_unlike_the_network(pairs, class_names):
+        for problem in find_unknown_names(pairs, class_names):
             raise InputError(f'--train_csv {args.train_csv}: {problem}')
         return np.bincount(labels, minlength=k).tolist()
     return None

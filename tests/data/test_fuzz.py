@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests import fuzz_images
 from utils.common import InputError
-from utils.data.check_data import check_data
+from utils.data.check_data import check_data, refuse_problems
 from utils.data.read_csv import read_csv, with_apostrophe, without_apostrophe
 from utils.data.sampling import SAMPLING, EpochSampler, get_sampling_probabilities
 from utils.evaluation import evaluate_multi_cls
@@ -27,7 +27,7 @@ def test_any_bytes_as_csv(tmp_path, content):
     (tmp_path / 'a.csv').write_bytes(b'image_id,label\n' + content)
     (tmp_path / 'b.csv').write_bytes(content)
     for name in ('a.csv', 'b.csv'):
-        for read in (lambda path: check_data({'train': ClassDataset(path, str(tmp_path))}, 3), read_predictions):
+        for read in (lambda path: refuse_problems(check_data({'train': ClassDataset(path, str(tmp_path))}, 3)), read_predictions):
             with pytest.raises(InputError):  # no such image, no such column, no table, ...
                 read(tmp_path / name)
 
@@ -48,8 +48,7 @@ def test_any_cells_as_csv(tmp_path, rows):
         return
     assert len(data.im_list) == len(data.paths) == len(data.rows) == len(data.dr) <= len(rows)
     assert data.dr.min(initial=-1) >= -1
-    with pytest.raises(InputError):
-        check_data({'train': data}, 3)
+    assert check_data({'train': data}, 3)
 
 
 @QUICK

@@ -73,8 +73,8 @@ def test_a_checkpoint_remembers_its_images(train, tiny, flags):
 
 def test_a_run_that_finds_the_cache_reads_no_image(train, tiny, monkeypatch):
     train('--cache_dir fresh')
-    monkeypatch.setattr('utils.get_loaders.decode_image', None)
-    monkeypatch.setattr('utils.get_loaders.hash_files', None)
+    monkeypatch.setattr('utils.data.dataset.decode_image', None)
+    monkeypatch.setattr('utils.data.dataset.hash_files', None)
     assert torch.equal(read_checkpoint(str(train('--cache_dir fresh --overwrite')))['image_hashes'], expected(tiny))
 
 

@@ -1,4 +1,6 @@
 """Every dialect of csv that spreadsheets write, and what is no csv."""
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,8 +29,7 @@ def test_rows_count_empty_lines(tmp_path):
     (tmp_path / 'a.csv').write_text('image_id,patient_id,label\na,NA,0\n\nb,07,9\n')
     data = ClassDataset(tmp_path / 'a.csv')
     assert data.rows.tolist() == [2, 4] and data.table.patient_id.isna().tolist() == [True, False] and data.table.patient_id[1] == '07'
-    with pytest.raises(InputError, match=r': 9 \(row 4\)'):
-        check_data({'test': data}, 2)
+    assert ': 9 (row 4)' in '\n'.join(map(str, check_data({'test': data}, 2)))
 
 
 @pytest.mark.parametrize(('content', 'message'), [
@@ -59,16 +60,15 @@ def test_labels(tmp_path, labels, n_classes, message):
     for i in range(3):
         (tmp_path / f'{i}.jpg').write_bytes(b'x')
     (tmp_path / 'a.csv').write_text('image_id,label\n' + ''.join(f'{i},{label}\n' for i, label in enumerate(labels)))
-    with pytest.raises(InputError, match=message) as error:
-        check_data({'train': ClassDataset(tmp_path / 'a.csv', str(tmp_path))}, n_classes)
-    assert 'a.csv: ' in str(error.value)
+    problems = check_data({'train': ClassDataset(tmp_path / 'a.csv', str(tmp_path))}, n_classes)
+    assert any(re.search(message, str(problem)) for problem in problems)
 
 
 def test_duplicate_rows(tmp_path):
     (tmp_path / 'x.jpg').write_bytes(b'x')
     (tmp_path / 'a.csv').write_text('image_id,label\nx,0\nx.jpg,0\n')
-    with pytest.raises(InputError, match=r'1 image stands in more than one row \(delete the repeated rows\): .*x\.jpg \(rows 2 and 3\)'):
-        check_data({'test': ClassDataset(tmp_path / 'a.csv', str(tmp_path))}, 2)
+    problem, = check_data({'test': ClassDataset(tmp_path / 'a.csv', str(tmp_path))}, 2)
+    assert re.search(r'1 image stands in more than one row \(delete the repeated rows\): .*x\.jpg \(rows 2 and 3\)', problem.text)
 
 
 def test_cells_are_no_formulas(tmp_path):

@@ -38,7 +38,7 @@ def prepare(folder, tmp_path, *flags):
 
 def test_contract(folder, tmp_path, capsys, monkeypatch):
     data = prepare(folder, tmp_path)
-    check_data(data, 4)
+    assert check_data(data, 4) == []
     assert data['train'].class_names(4) == ['007', 'grade2', 'grade10', 'None'] == data['test'].class_names(4)
     ids = [image_id for part in data.values() for image_id in part.im_list]
     assert len(ids) == len(set(ids)) == 100 and 'grade2/deep/p0_0.JPG' in ids and data['val'][0][0].shape == (3, 8, 8)
@@ -49,13 +49,14 @@ def test_contract(folder, tmp_path, capsys, monkeypatch):
     _, args, _ = parse(next_words(out))
     args = train_lt_mxp.resolve(args)
     assert args.n_classes == 4
-    check_data({'train': ClassDataset(args.csv_train, args.data_path), 'val': ClassDataset(args.csv_val, args.data_path)}, args.n_classes)
+    sets = {'train': ClassDataset(args.csv_train, args.data_path), 'val': ClassDataset(args.csv_val, args.data_path)}
+    assert check_data(sets, args.n_classes) == []
 
 
 def test_by_patient_and_deterministic(folder, tmp_path):
     flags = ['--patient_pattern', r'/(p\d+)_']
     data = prepare(folder, tmp_path, *flags)
-    check_data(data, 4)
+    assert check_data(data, 4) == []
     patients = {split: set(part.table.patient_id) for split, part in data.items()}
     assert patients['train'] | patients['val'] | patients['test'] == {f'p{i}' for i in range(30)}
     assert not patients['test'] & (patients['train'] | patients['val'])
@@ -180,7 +181,7 @@ def test_parts_as_folders_are_kept(tmp_path, monkeypatch):
     data = {name: ClassDataset(f'data/{name}_set.csv', 'set') for name in ('train', 'val', 'test')}
     assert {name: part.im_list[0].split('/')[0] for name, part in data.items()} == {'train': 'train', 'val': 'Validation', 'test': 'test'}
     assert data['val'].named_classes() == [(1, 'b')] and [len(part) for part in data.values()] == [12, 6, 12]
-    check_data(data, 2)
+    assert check_data(data, 2) == []
 
 
 def test_a_part_without_a_folder_is_cut_from_train(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def test_contract(tmp_path, capsys, shape):
     main([str(tmp_path / 'eyemnist.npz'), '--class_names', 'None,mild,severe', '--out', str(tmp_path / 'eye')])
     sets = {split: ClassDataset(tmp_path / f'eye/{split}_eyemnist.csv', tmp_path / 'eye/images', (28, 28))
             for split in ('train', 'val', 'test')}
-    check_data(sets, 3)
+    assert check_data(sets, 3) == []
     assert sets['train'].class_names(3) == ['None', 'mild', 'severe']
     for split, part in sets.items():
         assert (part.dr == data[f'{split}_labels'][:, 0]).all()
@@ -63,7 +63,7 @@ def test_by_name(tmp_path, monkeypatch, capsys):
     main(['breastmnist_64'])
     assert urls == ['https://zenodo.org/records/10519652/files/breastmnist_64.npz?download=1']
     part = ClassDataset('data/breastmnist_64/val_breastmnist_64.csv', 'data/breastmnist_64/images', (28, 28))
-    check_data({'val': part}, 2)
+    assert check_data({'val': part}, 2) == []
     assert part.class_names(2) == ['malignant', 'normal, benign'] and 'Note' not in capsys.readouterr().out
     main(['data/breastmnist_64.npz', '--out', 'again'])
     (tmp_path / 'breastmnist.npz').write_bytes(served)

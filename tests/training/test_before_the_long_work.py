@@ -21,7 +21,7 @@ def refused(train, tmp_path, monkeypatch):
         raise AssertionError('an image was decoded')
 
     def run(flags):
-        monkeypatch.setattr('utils.get_loaders.decode_image', decode)
+        monkeypatch.setattr('utils.data.dataset.decode_image', decode)
         before = sorted(tmp_path.iterdir())
         with pytest.raises(InputError) as error:
             train(f'--cache_dir cache {flags}')

@@ -10,7 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from utils.common import InputError, counted, some, write_text
-from utils.data.check_data import outside_problem
+from utils.data.check_data import Problem, find_outside_problems, refuse_problems
 from utils.data.image_hashes import content_hash, hash_sample
 from utils.data.images import DECODER, decode_image
 from utils.data.permissions import free_path, why_untrusted
@@ -73,22 +73,21 @@ def find_bad_images(data, n_threads, memory=None):
 
 def refuse_bad_images(datasets, n_threads):
     """Raise an `InputError` that names the images of `datasets` that cannot be decoded, or return."""
-    lines = []
+    problems = []
     for data in datasets:
         bad = find_bad_images(data, n_threads)
         if bad:
             named = some([f'{data.paths[i]} (row {data.rows[i]}): {why}' for i, why in list(bad.items())[:6]])
-            lines.append(f"{data.csv_path}: {counted(len(bad), 'image')} cannot be read (--skip_bad_images leaves them out): {named}")
-    if lines:
-        raise InputError(lines[0] if len(lines) == 1 else '\n  - '.join(['the data cannot be used:', *lines]))
+            text = f"{counted(len(bad), 'image')} cannot be read (--skip_bad_images leaves them out): {named}"
+            problems.append(Problem(data.csv_path, text))
+    refuse_problems(problems)
 
 
 def leave_out_bad_images(datasets, n_threads, memory=None):
     """Take the rows whose image is missing or cannot be decoded out of `datasets`, and note them in their `skipped`.
     A csv without a single good image stays as it is: there the folder is wrong. `memory`: see `find_bad_images`."""
     for data in datasets:
-        if problem := outside_problem(data):
-            raise InputError(f'{data.csv_path}: {problem}')
+        refuse_problems(find_outside_problems(data))
         bad = find_bad_images(data, n_threads, memory)
         if bad and len(bad) < len(data):
             data.skipped = [(data.csv_path, data.rows[i], data.im_list[i], why) for i, why in bad.items()]

@@ -1,0 +1,110 @@
+"""The dataset of one csv: labels, image ids and files, and the images as uint8 tensors."""
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from utils.common import InputError
+from utils.data.files import find_images, stat_images
+from utils.data.image_hashes import content_hash, hash_files
+from utils.data.images import decode_image, is_of_one_colour
+from utils.data.label_column import NAME_COLUMNS, NO_LABELS, drop_empty_columns, find_label_column
+from utils.data.read_csv import read_csv
+
+MAX_CLASSES = 10**6
+
+
+class ClassDataset(Dataset):
+    """Images of one csv: column `image_id`, the integer class in `label_column` (default: the last one, see `find_label_column`),
+    optional `patient_id` and `name`.
+
+    Items are (uint8 tensor (3, H, W), label, image_id). `dr` holds the labels (int64, (N,)); -1 stands for a value that
+    is no whole number, and for every row of a csv without labels (`has_labels` False). `check_data` names the rows.
+    """
+
+    def __init__(self, csv_path, data_path=None, tg_size=(512, 512), test=False, allow_outside=False, label_column=None):
+        table, self.rows = read_csv(csv_path)
+        if 'image_id' not in table.columns:
+            raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)}): give this name to the one "
+                             'that holds the image files')
+        table = drop_empty_columns(table, label_column)
+        self.csv_path, self.data_path, self.tg_size, self.table, self.allow_outside = csv_path, data_path, tg_size, table, allow_outside
+        self.skipped = []  # see `leave_out_bad_images`
+        self.im_list = table.image_id.fillna('').tolist()
+        try:
+            self.paths = find_images(self.im_list, data_path, self.rows)
+        except InputError as err:
+            raise InputError(f'{csv_path}: {err}') from None
+        self.label_column = find_label_column(table, csv_path, NO_LABELS if test else label_column)
+        self.has_labels = self.label_column is not None
+        labels = pd.to_numeric(table[self.label_column], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
+        self.dr = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
+        self.cache = None  # see `use_cache`
+        self.hashes = None  # see `content_hashes`; set by what reads all files anyway
+
+    def __len__(self):
+        return len(self.im_list)
+
+    def __getitem__(self, index):
+        images, labels, image_ids = self.__getitems__([index])
+        return images[0], labels[0], image_ids[0]
+
+    def __getitems__(self, indices):
+        """What a loader asks for: a whole batch, uint8 (B, 3, H, W), int64 (B,) and a list of B ids."""
+        images = self.cache.read(indices) if self.cache else torch.stack([self.decode(i) for i in indices])
+        return images, torch.from_numpy(self.dr[indices]), [self.im_list[i] for i in indices]
+
+    def decode(self, index):
+        """The image, read from its own file."""
+        return self.decode_and_hash(index, with_hash=False)[0]
+
+    def decode_and_hash(self, index, with_hash=True):
+        """The image, read from its own file, and the hash of that file's content (else None)."""
+        try:
+            with open(self.paths[index], 'rb') as f:
+                content = f.read()
+            return decode_image(content, self.tg_size), content_hash(content) if with_hash else None
+        except OSError as err:
+            raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err} '
+                             '(--skip_bad_images of the train and test scripts leaves it out)') from err
+
+    def are_of_one_colour(self, image_ids):
+        """True if each of these images has one colour."""
+        rows = dict(zip(self.im_list, range(len(self)), strict=True))
+        return all(is_of_one_colour(self.decode(rows[image_id])) for image_id in image_ids)
+
+    def keep(self, mask):
+        """Leave out the rows that are False in `mask`, bool (N,)."""
+        self.table, self.rows, self.dr = self.table[mask].reset_index(drop=True), self.rows[mask], self.dr[mask]
+        self.im_list, self.paths = ([item for item, kept in zip(items, mask, strict=True) if kept] for items in (self.im_list, self.paths))
+        self.hashes = None if self.hashes is None else self.hashes[mask]
+        vars(self).pop('file_stats', None)
+
+    def content_hashes(self, n_threads=1):
+        """Hash of the content of each file, int64 (N,), 0 where there is none. Reads the files unless that has been done."""
+        if self.hashes is None:
+            self.hashes = hash_files(self.paths, n_threads)
+        return self.hashes
+
+    @cached_property
+    def file_stats(self):
+        return stat_images(self.paths)
+
+    @property
+    def stats(self):
+        """Size in bytes and time of the last change in nanoseconds of each file, int64 (N, 2); -1 where there is none."""
+        return self.file_stats[:, :2]
+
+    def class_names(self, n_classes):
+        """From a column `name` (or the original's `finding_name`); else DR0..DR4 for the five grades of a csv called *_eyepacs.csv,
+        C0.. for any other."""
+        names = dict(self.named_classes())
+        prefix = 'DR' if n_classes == 5 and str(self.csv_path).endswith('_eyepacs.csv') else 'C'
+        return [names.get(c, f'{prefix}{c}') for c in range(n_classes)]
+
+    def named_classes(self):
+        """The pairs (class, name) that stand in the csv."""
+        column = next((c for c in NAME_COLUMNS if c in self.table.columns), None)
+        return sorted(set(zip(self.dr.tolist(), self.table[column].fillna(''), strict=True))) if column and self.has_labels else []
