@@ -77,11 +77,21 @@ def test_modify_loader(tiny):
 
 def test_eval_sample_is_stratified(tiny):
     data = ClassDataset(tiny / 'train.csv', tiny / 'images', (16, 16))
-    loader = get_eval_loader(data, 4, n_images=11)
-    indices = loader.dataset.indices
+    indices = get_eval_loader(data, 4, n_images=11).sampler
     assert len(set(indices)) == 11 and np.bincount(data.dr[indices]).tolist() == [6, 3, 2]
-    assert get_eval_loader(data, 4, n_images=11).dataset.indices == indices
-    assert len(get_eval_loader(data, 4, n_images=99).dataset) == 22
+    assert get_eval_loader(data, 4, n_images=11).sampler == indices
+    assert len(get_eval_loader(data, 4, n_images=99).sampler) == 22
+
+
+@pytest.mark.parametrize('n_images', [None, 11])
+def test_processes_share_the_images_of_the_whole_dataset(tiny, n_images):
+    data = ClassDataset(tiny / 'train.csv', tiny / 'images', (16, 16))
+    whole = get_eval_loader(data, 2, n_images=n_images)
+    parts = [get_eval_loader(data, 2, n_images=n_images, rank=rank, world_size=3) for rank in range(3)]
+    assert all(part.dataset is data for part in parts)
+    ids = [[image_id for _, _, ids in part for image_id in ids] for part in parts]
+    assert [len(part.sampler) for part in parts] == list(map(len, ids))
+    assert [ids[i % 3][i // 3] for i in range(len(whole.sampler))] == [image_id for _, _, ids in whole for image_id in ids]
 
 
 def test_test_loader(tiny):

@@ -8,7 +8,7 @@ Examples, after the demonstration (bash run_lt_experiments.sh):
 import os
 
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from utils.cli import say_next, script_parser, to_test
@@ -49,20 +49,20 @@ def get_parser():
     return parser
 
 
-def save_heat_maps(folder, data, predictions, model, normalise, batch_size):
-    """`data`: Subset of Files in the order of `predictions`. One picture an image: <id>.jpg, without the id's own extension where
-    that is unique."""
+def save_heat_maps(folder, files, predictions, model, normalise, batch_size):
+    """`files`: Files in the order of `predictions`. One picture an image: <id>.jpg, without the id's own extension where that is
+    unique."""
     stems = [os.path.splitext(image_id)[0] for image_id in predictions.image_ids]
     names = stems if len(set(stems)) == len(stems) else predictions.image_ids
-    with tqdm(total=len(data), desc='Grad-CAM', unit='img', leave=False, disable=None) as bar:
-        for first in range(0, len(data), batch_size):
-            rows = range(first, min(first + batch_size, len(data)))
-            inputs = normalise(torch.stack([data[row][0] for row in rows]))
+    with tqdm(total=len(files), desc='Grad-CAM', unit='img', leave=False, disable=None) as bar:
+        for first in range(0, len(files), batch_size):
+            rows = range(first, min(first + batch_size, len(files)))
+            inputs = normalise(torch.stack([files[row][0] for row in rows]))
             heat = grad_cam(model, inputs, torch.from_numpy(predictions.preds[rows.start:rows.stop]).to(inputs.device)).cpu().numpy()
             for row, one in zip(rows, heat, strict=True):
                 path = os.path.join(folder, f'{names[row]}.jpg')
                 with whole_file(path) as f:
-                    overlay(open_rgb(data.dataset.paths[data.indices[row]]), one).save(f, 'JPEG', quality=92)
+                    overlay(open_rgb(files.paths[row]), one).save(f, 'JPEG', quality=92)
                 bar.update()
 
 
@@ -109,7 +109,8 @@ def main(argv=None):
         print('\n'.join([f'* {len(unread)} of {len(files)} cannot be read and are left out:', *unread]))
     if args.gradcam:
         heat_maps = os.path.join(folder, 'gradcam')
-        save_heat_maps(heat_maps, Subset(files, good.tolist()), predictions, loaded.model, normalise, args.batch_size)
+        good_files = Files([paths[i] for i in good], predictions.image_ids, tuple(info['im_size']))
+        save_heat_maps(heat_maps, good_files, predictions, loaded.model, normalise, batch_size=args.batch_size)
         print(f'* Heat maps of the predicted class: {heat_maps}')
     config = info['config']
     if args.gradcam:

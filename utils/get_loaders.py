@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from utils.combo_loader import ComboLoader
 from utils.common import InputError, counted
@@ -14,7 +14,7 @@ from utils.data.check_data import check_data, patient_notes, refuse_problems
 from utils.data.dataset import ClassDataset
 from utils.data.image_cache import use_cache
 from utils.data.label_column import describe_label_column
-from utils.data.sampling import EpochSampler, get_sampling_probabilities  # noqa: F401  the latter where users of the original import it
+from utils.data.sampling import EpochSampler, draw_stratified, get_sampling_probabilities  # noqa: F401  the last for users of the original
 
 EVAL_FACTOR = 4
 SHARED_MEMORY = '/dev/shm'  # where worker processes put their batches on Linux
@@ -49,7 +49,7 @@ def _own_group(worker):
         os.setpgid(0, 0)
 
 
-def _make_loader(dataset, batch_size, num_workers, sampler=None, drop_last=False):
+def _make_loader(dataset, batch_size, num_workers, sampler, drop_last=False):
     # The dataset gives whole batches. A generator of its own: a loader draws a seed for its workers, which must not move the
     # global random stream.
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, drop_last=drop_last, collate_fn=tuple,
@@ -114,16 +114,15 @@ def get_combo_loader(loader, base_sampling='instance'):
 
 
 def get_eval_loader(dataset, batch_size=8, num_workers=0, n_images=None, seed=0, rank=0, world_size=1):
-    """Every image once, in order; or a fixed random sample of `n_images` in which each class keeps its share; of these, with
-    several processes, the images rank, rank + world_size, ... (`inference.gather` puts them together). Batches are EVAL_FACTOR times
-    the training ones: without gradients they need less memory, and their size does not change the result."""
-    if n_images is not None and n_images < len(dataset):
-        shuffled = np.random.default_rng(seed).permutation(len(dataset))
-        by_class = shuffled[np.argsort(dataset.dr[shuffled], kind='stable')]
-        dataset = Subset(dataset, np.sort(by_class[np.arange(n_images) * len(dataset) // n_images]).tolist())
-    if world_size > 1:
-        dataset = Subset(dataset, range(rank, len(dataset), world_size))
-    return _make_loader(dataset, EVAL_FACTOR * batch_size, num_workers)
+    """Loader of every image once, in order; or of a fixed random sample of `n_images` in which each class keeps its share.
+
+    With several processes it yields the images rank, rank + world_size, ... of these (`inference.gather` puts them together). `dataset`
+    stays whole: `loader.sampler` holds the indices of the images that the loader yields. Batches are EVAL_FACTOR times the training
+    ones: without gradients they need less memory, and their size does not change the result.
+    """
+    sample = n_images is not None and n_images < len(dataset)
+    indices = draw_stratified(dataset.dr, n_images, seed) if sample else range(len(dataset))
+    return _make_loader(dataset, EVAL_FACTOR * batch_size, num_workers, indices[rank::world_size])
 
 
 def get_test_cls_loader(csv_path_test, data_path=None, batch_size=8, tg_size=(512, 512), num_workers=0, test=False, n_classes=None,

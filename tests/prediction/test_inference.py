@@ -3,11 +3,13 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from tests.factories import write_images
 from utils.common import InputError
-from utils.get_loaders import get_test_cls_loader
-from utils.prediction.inference import Normalise, predict
+from utils.get_loaders import ClassDataset, get_eval_loader, get_test_cls_loader
+from utils.prediction.inference import Normalise, collect_logits, predict
 
 
 class Net(nn.Module):
@@ -63,3 +65,18 @@ def test_diverged_network(tiny, normalise):
     net.layers[2].weight.data.fill_(float('nan'))
     with pytest.raises(InputError, match='returns NaN'):
         predict(net, get_test_cls_loader(tiny / 'test.csv', tiny / 'images', 2, (12, 12)), normalise, nullcontext)
+
+
+class NanForOneColour(nn.Module):
+    def forward(self, x):
+        return torch.where(x.flatten(1).std(1, keepdim=True) == 0, torch.nan, torch.ones(len(x), 3))
+
+
+def test_the_image_of_a_nan_is_found_in_the_part_of_a_process(tmp_path):
+    """The second process scores the images 1, 3, 5, 7: its second one is the fourth of the csv."""
+    write_images(tmp_path)
+    data = ClassDataset(tmp_path / 'test.csv', tmp_path / 'images', (12, 12))
+    Image.new('RGB', (28, 28)).save(data.paths[3])
+    loader = get_eval_loader(data, 2, rank=1, world_size=2)
+    with pytest.raises(InputError, match=f'NaN for {data.im_list[3]}: this image is of one colour'):
+        collect_logits(NanForOneColour(), loader, torch.Tensor.float, nullcontext)

@@ -38,6 +38,14 @@ class EpochSampler(Sampler):
         return iter(indices[self.rank:self.length:self.world_size][self.start:].tolist())
 
 
+def draw_stratified(labels, n, seed):
+    """Draw `n` of the images with these `labels`, int64 (N,), without replacement, so that each class keeps its share -> their indices,
+    in order."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind='stable')]
+    return np.sort(by_class[np.arange(n) * len(labels) // n]).tolist()
+
+
 def _progressive(n, ep, n_eps):
     if ep is None or n_eps is None:
         raise ValueError('progressive sampling needs ep and n_eps')

@@ -64,19 +64,19 @@ def collect_logits(model: nn.Module, loader: Any, normalise: Transform, autocast
         with autocast():
             return model(inputs).float()
     logits, labels, image_ids = [], [], []
-    with progress(len(loader.dataset), desc) as bar:
+    with progress(len(loader.sampler), desc) as bar:
         for images, batch_labels, ids in loader:
             logits.append(torch.stack([score(view) for view in views(images)]))
             labels.append(batch_labels)
             image_ids += ids
             bar.update(len(ids))
     values = torch.cat(logits, dim=1).cpu()
-    if len(image_ids) != len(loader.dataset):
-        raise RuntimeError(f'{len(image_ids)} predictions for {len(loader.dataset)} images')
+    if len(image_ids) != len(loader.sampler):
+        raise RuntimeError(f'{len(image_ids)} predictions for {len(loader.sampler)} images')
     is_nan = values.isnan().any(dim=2).any(dim=0)
     if is_nan.any():
         first = int(is_nan.int().argmax())
-        image, reason = loader.dataset[first][0], 'training has diverged (a lower --lr usually helps)'
+        image, reason = loader.dataset[list(loader.sampler)[first]][0], 'training has diverged (a lower --lr usually helps)'
         if image.dtype == torch.uint8 and is_of_one_colour(image):  # else these are features
             reason = 'this image is of one colour (if the training images are too: leave them out)'
         raise InputError(f'{desc}: the network returns NaN for {image_ids[first]}: {reason}')
