@@ -32,7 +32,8 @@ def test_ids_and_labels_keep_their_form(tmp_path):
 
 
 def loaders(tiny, num_workers=0, batch_size=4):
-    return get_train_val_cls_loaders(tiny / 'train.csv', tiny / 'val.csv', tiny / 'images', batch_size, (16, 16), 3, num_workers, seed=1)
+    return get_train_val_cls_loaders(tiny / 'train.csv', tiny / 'val.csv', tiny / 'images', batch_size, im_size=(16, 16), n_classes=3,
+                                     num_workers=num_workers, seed=1)
 
 
 def test_loaders(tiny, capsys):
@@ -97,3 +98,10 @@ def test_processes_share_the_images_of_the_whole_dataset(tiny, n_images):
 def test_test_loader(tiny):
     loader = get_test_cls_loader(tiny / 'test.csv', tiny / 'images', 1, (16, 16), test=True)
     assert all((labels == -1).all() for _, labels, _ in loader)
+
+
+def test_the_keyword_of_the_original_for_the_size(tiny):
+    sets = [ClassDataset(tiny / 'test.csv', tiny / 'images', **size) for size in ({'im_size': (16, 24)}, {'tg_size': (16, 24)})]
+    assert sets[0][0][0].shape == (3, 16, 24) and torch.equal(sets[0][0][0], sets[1][0][0])
+    loader = get_test_cls_loader(tiny / 'test.csv', tiny / 'images', tg_size=(16, 24))
+    assert next(iter(loader))[0].shape[1:] == (3, 16, 24)

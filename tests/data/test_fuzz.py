@@ -82,7 +82,7 @@ def test_samplers(counts, mode, epoch, world_size):
     labels = np.repeat(np.arange(len(counts)), counts)
 
     def drawn(rank, size):
-        sampler = EpochSampler(labels, mode, 10, 1, 0, rank, size)
+        sampler = EpochSampler(labels, mode, n_epochs=10, seed=1, rank=rank, world_size=size)
         sampler.set_epoch(epoch)
         indices = list(sampler)
         assert len(indices) == len(sampler)

@@ -45,8 +45,8 @@ def test_shared_between_runs_and_places(images, tmp_path, monkeypatch):
 @pytest.mark.parametrize('n_workers', [0, 2])
 def test_loaders(images, n_workers, monkeypatch):
     monkeypatch.setattr(image_cache, 'WORKERS', 2)
-    args = images / 'train.csv', images / 'val.csv', images / 'images', 4, CACHE_SIZE, 3, n_workers
-    both = [get_train_val_cls_loaders(*args, cache_dir=cache) for cache in (None, images / 'cache')]
+    csvs, options = (images / 'train.csv', images / 'val.csv'), {'im_size': CACHE_SIZE, 'n_classes': 3, 'num_workers': n_workers}
+    both = [get_train_val_cls_loaders(*csvs, images / 'images', cache_dir=cache, **options) for cache in (None, images / 'cache')]
     for plain, from_cache in zip(*both, strict=True):
         assert from_cache.num_workers == n_workers and from_cache.dataset.cache
         for a, b in zip(plain, from_cache, strict=True):

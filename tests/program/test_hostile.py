@@ -73,7 +73,8 @@ def test_csv_stays_inside_the_data_folder(tiny, tmp_path):
         table = pd.read_csv(tiny / 'train.csv')
         table.loc[0, 'image_id'] = image_id
         table.to_csv(tmp_path / 'train.csv', index=False)
-        return get_train_val_cls_loaders(tmp_path / 'train.csv', tiny / 'val.csv', tmp_path / 'images', 4, (8, 8), 3, **kwargs)
+        return get_train_val_cls_loaders(tmp_path / 'train.csv', tiny / 'val.csv', tmp_path / 'images', 4, im_size=(8, 8), n_classes=3,
+                                         **kwargs)
 
     first = pd.read_csv(tiny / 'train.csv').image_id[0]
     (tmp_path / 'images' / 'sub').mkdir(parents=True)

@@ -1,10 +1,12 @@
 """The dataset of one csv: labels, image ids and files, and the images as uint8 tensors."""
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from utils.common import InputError
 from utils.data.files import find_images, stat_images
@@ -14,6 +16,18 @@ from utils.data.label_column import NAME_COLUMNS, NO_LABELS, drop_empty_columns,
 from utils.data.read_csv import read_csv
 
 MAX_CLASSES = 10**6
+P = ParamSpec('P')  # of a function
+R = TypeVar('R')
+
+
+def accept_tg_size(function: Callable[P, R]) -> Callable[P, R]:
+    """Let `function` accept `tg_size`, the keyword of the original, in place of `im_size`."""
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if 'tg_size' in kwargs:
+            kwargs['im_size'] = kwargs.pop('tg_size')
+        return function(*args, **kwargs)
+    return call
 
 
 class ClassDataset(Dataset):
@@ -21,16 +35,21 @@ class ClassDataset(Dataset):
     optional `patient_id` and `name`.
 
     Items are (uint8 tensor (3, H, W), label, image_id). `dr` holds the labels (int64, (N,)); -1 stands for a value that
-    is no whole number, and for every row of a csv without labels (`has_labels` False). `check_data` names the rows.
+    is not an integer, and for every row of a csv without labels (`has_labels` False). `check_data` names the rows.
+
+    `im_size`: (height, width) in pixels. `test`: ignore the labels. `allow_outside`: accept images outside `data_path`.
+    Raises `InputError` for a csv that cannot be read, or without image ids, and for ids that fit several files.
     """
 
-    def __init__(self, csv_path, data_path=None, tg_size=(512, 512), test=False, allow_outside=False, label_column=None):
+    @accept_tg_size
+    def __init__(self, csv_path: str, data_path: str | None = None, im_size: tuple[int, int] = (512, 512), test: bool = False, *,
+                 allow_outside: bool = False, label_column: str | None = None):
         table, self.rows = read_csv(csv_path)
         if 'image_id' not in table.columns:
             raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)}): give this name to the one "
                              'that holds the image files')
         table = drop_empty_columns(table, label_column)
-        self.csv_path, self.data_path, self.tg_size, self.table, self.allow_outside = csv_path, data_path, tg_size, table, allow_outside
+        self.csv_path, self.data_path, self.tg_size, self.table, self.allow_outside = csv_path, data_path, im_size, table, allow_outside
         self.skipped = []  # see `leave_out_bad_images`
         self.im_list = table.image_id.fillna('').tolist()
         try:
@@ -42,26 +61,26 @@ class ClassDataset(Dataset):
         labels = pd.to_numeric(table[self.label_column], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
         self.dr = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
         self.cache = None  # see `use_cache`
-        self.hashes = None  # see `content_hashes`; set by what reads all files anyway
+        self.hashes: np.ndarray | None = None  # see `content_hashes`; set by what reads all files anyway
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.im_list)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
         images, labels, image_ids = self.__getitems__([index])
         return images[0], labels[0], image_ids[0]
 
-    def __getitems__(self, indices):
-        """What a loader asks for: a whole batch, uint8 (B, 3, H, W), int64 (B,) and a list of B ids."""
+    def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Return a whole batch, as a loader asks for it: uint8 (B, 3, H, W), int64 (B,) and a list of B ids."""
         images = self.cache.read(indices) if self.cache else torch.stack([self.decode(i) for i in indices])
         return images, torch.from_numpy(self.dr[indices]), [self.im_list[i] for i in indices]
 
-    def decode(self, index):
-        """The image, read from its own file."""
+    def decode(self, index: int) -> torch.Tensor:
+        """Read the image from its own file: uint8 (3, H, W)."""
         return self.decode_and_hash(index, with_hash=False)[0]
 
-    def decode_and_hash(self, index, with_hash=True):
-        """The image, read from its own file, and the hash of that file's content (else None)."""
+    def decode_and_hash(self, index: int, with_hash: bool = True) -> tuple[torch.Tensor, int | None]:
+        """Read the image from its own file, and hash the content of that file (None unless `with_hash`)."""
         try:
             with open(self.paths[index], 'rb') as f:
                 content = f.read()
@@ -70,41 +89,49 @@ class ClassDataset(Dataset):
             raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err} '
                              '(--skip_bad_images of the train and test scripts leaves it out)') from err
 
-    def are_of_one_colour(self, image_ids):
-        """True if each of these images has one colour."""
+    def are_of_one_colour(self, image_ids: Sequence[str]) -> bool:
+        """Tell whether each of these images has one colour."""
         rows = dict(zip(self.im_list, range(len(self)), strict=True))
         return all(is_of_one_colour(self.decode(rows[image_id])) for image_id in image_ids)
 
-    def keep(self, mask):
+    def keep(self, mask: np.ndarray) -> None:
         """Leave out the rows that are False in `mask`, bool (N,)."""
         self.table, self.rows, self.dr = self.table[mask].reset_index(drop=True), self.rows[mask], self.dr[mask]
         self.im_list, self.paths = ([item for item, kept in zip(items, mask, strict=True) if kept] for items in (self.im_list, self.paths))
         self.hashes = None if self.hashes is None else self.hashes[mask]
         vars(self).pop('file_stats', None)
 
-    def content_hashes(self, n_threads=1):
-        """Hash of the content of each file, int64 (N,), 0 where there is none. Reads the files unless that has been done."""
+    def content_hashes(self, n_threads: int = 1) -> np.ndarray:
+        """Hash the content of each file: int64 (N,), 0 for a missing file. Reads the files only once."""
         if self.hashes is None:
             self.hashes = hash_files(self.paths, n_threads)
         return self.hashes
 
     @cached_property
-    def file_stats(self):
+    def file_stats(self) -> np.ndarray:
+        """See `stat_images`."""
         return stat_images(self.paths)
 
     @property
-    def stats(self):
-        """Size in bytes and time of the last change in nanoseconds of each file, int64 (N, 2); -1 where there is none."""
+    def stats(self) -> np.ndarray:
+        """Size in bytes and time of the last change in nanoseconds of each file, int64 (N, 2); -1 for a missing file."""
         return self.file_stats[:, :2]
 
-    def class_names(self, n_classes):
-        """From a column `name` (or the original's `finding_name`); else DR0..DR4 for the five grades of a csv called *_eyepacs.csv,
-        C0.. for any other."""
+    def class_names(self, n_classes: int) -> list[str]:
+        """Return the names in the column `name` (or the original's `finding_name`). Classes without a name are called C0, C1, ..., or DR0,
+        ..., DR4 for the five grades of a csv called *_eyepacs.csv."""
         names = dict(self.named_classes())
         prefix = 'DR' if n_classes == 5 and str(self.csv_path).endswith('_eyepacs.csv') else 'C'
         return [names.get(c, f'{prefix}{c}') for c in range(n_classes)]
 
-    def named_classes(self):
-        """The pairs (class, name) that stand in the csv."""
+    def named_classes(self) -> list[tuple[int, str]]:
+        """Return the distinct pairs (class, name) of the csv, sorted."""
         column = next((c for c in NAME_COLUMNS if c in self.table.columns), None)
         return sorted(set(zip(self.dr.tolist(), self.table[column].fillna(''), strict=True))) if column and self.has_labels else []
+
+
+class ClassLoader(DataLoader):
+    """Data loader of a ClassDataset: declares the types of the attributes that the project uses."""
+    dataset: ClassDataset
+    batch_size: int
+    sampler: Any  # an `EpochSampler` in training, a sequence of indices in evaluation

@@ -1,17 +1,23 @@
-"""Which image comes when: the stream of indices of an epoch, table `SAMPLING`."""
+"""Samplers: the order of the training images in each epoch (table `SAMPLING`), and samples for evaluation."""
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler):
-    """Draws one epoch of N indices, `mode` a key of SAMPLING, as one global stream that depends only on (seed, stream,
-    epoch): worker processes, resuming and the number of processes (`rank` of `world_size`) do not change it. Cut to whole
-    training steps of `step` images, so that every process makes as many; a step has the same images for any number of processes.
+    """Draw one epoch of N indices as one global stream, of which each process (`rank` of `world_size`) yields its part.
 
-    `instance` is a shuffle without replacement; the other modes draw a class, then one of its images, with replacement.
+    The stream depends only on (seed, stream, epoch), not on worker processes, resuming or the number of processes. It is cut to whole
+    training steps of `step` images. Every process therefore makes the same number of steps, and a step has the same images for any
+    number of processes.
+
+    `labels`: int (N,). `mode`: a key of SAMPLING. 'instance' shuffles without replacement; the other modes draw a class, then one of its
+    images, with replacement.
     """
 
-    def __init__(self, labels, mode='instance', n_epochs=1, seed=0, stream=0, rank=0, world_size=1, step=1):
+    def __init__(self, labels: Sequence[int] | np.ndarray, mode: str = 'instance', *, n_epochs: int = 1, seed: int = 0, stream: int = 0,
+                 rank: int = 0, world_size: int = 1, step: int = 1):
         self.labels, self.mode, self.n_epochs, self.seed, self.stream = np.asarray(labels), mode, n_epochs, seed, stream
         self.rank, self.world_size, self.step = rank, world_size, step
         self.epoch = self.start = 0
@@ -20,14 +26,14 @@ class EpochSampler(Sampler):
         self.by_class = np.argsort(self.labels, kind='stable')
         self.first = np.cumsum(self.class_count) - self.class_count
 
-    def set_epoch(self, epoch, start=0):
-        """`start`: indices of this process that have been drawn already, by a run that was interrupted within the epoch."""
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Move to `epoch`. `start`: indices of this process to skip, because a run that was interrupted within the epoch had them."""
         self.epoch, self.start = epoch, start
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(range(self.rank, self.length, self.world_size))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         rng, n = np.random.default_rng([self.seed, self.stream, self.epoch]), len(self.labels)
         if self.mode == 'instance':
             indices = rng.permutation(n)
@@ -38,9 +44,8 @@ class EpochSampler(Sampler):
         return iter(indices[self.rank:self.length:self.world_size][self.start:].tolist())
 
 
-def draw_stratified(labels, n, seed):
-    """Draw `n` of the images with these `labels`, int64 (N,), without replacement, so that each class keeps its share -> their indices,
-    in order."""
+def draw_stratified(labels: np.ndarray, n: int, seed: int) -> list[int]:
+    """Draw `n` images without replacement so that each class keeps its share; return their indices in order. `labels`: int64 (N,)."""
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind='stable')]
     return np.sort(by_class[np.arange(n) * len(labels) // n]).tolist()
@@ -53,7 +58,7 @@ def _progressive(n, ep, n_eps):
     return (1 - t) * n / n.sum() + t / len(n)
 
 
-# mode -> share of each class, up to a factor: p_c ~ n_c^q, or the way from instance to class over the epochs
+# mode -> share of each class, up to a factor: p_c ~ n_c^q, or a path from instance to class over the epochs
 # (Kang et al., ICLR 2020, equations 1 and 2).
 SAMPLING = {
     'instance': lambda n, ep, n_eps: n,
@@ -64,9 +69,12 @@ SAMPLING = {
 }
 
 
-def get_sampling_probabilities(class_count, mode='instance', ep=None, n_eps=None):
-    """Probability of ONE example of each class, float64 (K,): `class_count @ result` is 1. A class without examples
-    has probability 0. `ep` counts from 0 to `n_eps` - 1 and is needed by 'prog' only."""
+def get_sampling_probabilities(class_count: Sequence[int] | np.ndarray, mode: str = 'instance', ep: int | None = None,
+                               n_eps: int | None = None) -> np.ndarray:
+    """Return the probability of ONE example of each class, float64 (K,), so that `class_count @ result` is 1.
+
+    A class without examples has probability 0. `ep` counts from 0 to `n_eps` - 1; only 'prog' needs them (else `ValueError`).
+    """
     count = np.asarray(class_count, np.float64)
     present = count > 0
     share = SAMPLING[mode](count[present], ep, n_eps)
