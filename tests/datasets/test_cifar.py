@@ -214,7 +214,7 @@ def test_crafted_pickles_are_one_line(tmp_path, content, message):
 
 
 def test_a_pickle_of_too_many_opcodes_is_refused(monkeypatch):
-    monkeypatch.setattr(cifar_pickle, 'MOST_OPCODES', 1000)
+    monkeypatch.setattr(cifar_pickle, 'MAX_OPCODES', 1000)
     with pytest.raises(pickle.UnpicklingError, match='more than 1,000'):
         cifar_pickle.read_cifar_pickle(dumps([0] * 2000))
 

@@ -184,7 +184,7 @@ def test_methods_that_cannot_be_limited_are_refused(tmp_path, method):
 @pytest.mark.parametrize(('limit', 'message'), [(2000, 'train_images.npy has 28,352 bytes when unpacked'),
                                                 (30_000, 'x.npz is refused: it has 59,[0-9]{3} bytes when unpacked, more than 30,000')])
 def test_a_zip_bomb_is_refused_by_what_it_claims(tmp_path, monkeypatch, limit, message):
-    monkeypatch.setattr(npz_images, 'MOST_BYTES', limit)
+    monkeypatch.setattr(npz_images, 'MAX_BYTES', limit)
     write_npz(tmp_path / 'x.npz')
     refused(tmp_path, message)
 

@@ -1,4 +1,4 @@
-"""Zips from elsewhere: checked before a member is read. Their words are shown as one line of plain text."""
+"""Zip files from elsewhere, checked before a member is read."""
 import os
 import stat
 import zipfile
@@ -9,16 +9,16 @@ from utils.common import InputError, printable
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def one_line(text: object, most: int = 200) -> str:
-    """`text`, such as an error of a library, without line breaks and characters that control a terminal, cut after `most` characters."""
+def one_line(text: object, max_length: int = 200) -> str:
+    """Return `text`, such as an error of a library, without line breaks and control characters, cut after `max_length` characters."""
     words = printable(' '.join(str(text).split()))
-    return words[:most] + ('...' if len(words) > most else '')
+    return words[:max_length] + ('...' if len(words) > max_length else '')
 
 
-def open_zip(path: str, most_bytes: int, most_in_total: int) -> zipfile.ZipFile:
+def open_zip(path: str, max_bytes: int, max_total: int) -> zipfile.ZipFile:
     """The zip at `path`. Raises `InputError` for a file that is none, and where a member could leave the folder it is unpacked into, is a
-    link, encrypted, or packed by a method that cannot be limited, or where one member has more than `most_bytes` when unpacked, or all
-    together more than `most_in_total`."""
+    link, encrypted, or packed by a method that cannot be limited, or where one member has more than `max_bytes` when unpacked, or all
+    together more than `max_total`."""
     if os.path.exists(path) and not os.path.isfile(path):  # a named pipe would be waited for
         raise InputError(f'{path} is no regular file')
     try:
@@ -31,12 +31,12 @@ def open_zip(path: str, most_bytes: int, most_in_total: int) -> zipfile.ZipFile:
             for what, holds in (('leads out of the folder', '..' in parts or parts[0] == '' or ':' in parts[0]),
                                 ('is a link', stat.S_ISLNK(member.external_attr >> 16)), ('is encrypted', member.flag_bits & 1),
                                 ('is packed by another method than deflate: pack the files again', member.compress_type not in METHODS),
-                                (f'has {member.file_size:,} bytes when unpacked', member.file_size > most_bytes)):
+                                (f'has {member.file_size:,} bytes when unpacked', member.file_size > max_bytes)):
                 if holds:
                     raise InputError(f'{path} is refused: {one_line(member.filename)} {what}')
         total = sum(member.file_size for member in archive.infolist())
-        if total > most_in_total:
-            raise InputError(f'{path} is refused: it has {total:,} bytes when unpacked, more than {most_in_total:,}')
+        if total > max_total:
+            raise InputError(f'{path} is refused: it has {total:,} bytes when unpacked, more than {max_total:,}')
     except InputError:
         archive.close()
         raise

@@ -6,7 +6,7 @@ import pickletools
 import numpy as np
 
 PIXELS = 3 * 32 * 32
-MOST_OPCODES = 5_000_000  # the largest published file, the training images of CIFAR-100, has fewer than a tenth of them
+MAX_OPCODES = 5_000_000  # the largest published file, the training images of CIFAR-100, has fewer than a tenth of them
 NO_VALUES = {'PERSID', 'BINPERSID', 'INST', 'OBJ', 'NEWOBJ', 'EXT1', 'EXT2', 'EXT4'}  # opcodes that make instances of classes
 # What Python 2 wrote lists, dictionaries, text, numbers and arrays with.
 OPCODES = {opcode.name for opcode in pickletools.opcodes if opcode.proto <= 2} - NO_VALUES
@@ -52,16 +52,16 @@ class _Unpickler(pickle.Unpickler):
         return _STUBS[module, name]
 
 
-def read_cifar_pickle(content):
-    """-> the value pickled in the bytes `content`: plain values of Python and `PickledImages`. Nothing but these two stubs is called.
+def read_cifar_pickle(content: bytes) -> object:
+    """Return the value pickled in `content`: plain Python values and `PickledImages`. Only the two stubs of this module are called.
 
-    A pickle is a program. Raises an error of nearly any kind, such as `pickle.UnpicklingError`, for one that does more than CIFAR's do,
-    or that is damaged.
+    A pickle is a program. Raises nearly any kind of error, such as `pickle.UnpicklingError`, if it does more than the files of CIFAR do,
+    or is damaged.
     """
     for n, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         if opcode.name not in OPCODES:
             raise pickle.UnpicklingError(f'it holds the opcode {opcode.name}, which CIFAR does not need')
         # The table of remembered values grows to twice the highest number at once.
-        if n > MOST_OPCODES or (opcode.name.endswith('PUT') and (argument or 0) > MOST_OPCODES):
-            raise pickle.UnpicklingError(f'it holds more than {MOST_OPCODES:,} opcodes or values')
+        if n > MAX_OPCODES or (opcode.name.endswith('PUT') and (argument or 0) > MAX_OPCODES):
+            raise pickle.UnpicklingError(f'it holds more than {MAX_OPCODES:,} opcodes or values')
     return _Unpickler(io.BytesIO(content), encoding='latin1').load()

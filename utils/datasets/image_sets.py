@@ -1,6 +1,7 @@
-"""Arrays of images -> a folder of PNG files and csvs in the contract, whole or not at all."""
+"""Writing arrays of images as a data set of this project: PNG files and csvs."""
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,11 @@ from utils.common import InputError, counted, write_text
 from utils.data.read_csv import csv_text
 
 
-def write_image_set(folder, name, splits, class_names):
-    """Write `folder`/images/<split>_<row>.png and `folder`/<split>_<name>.csv.
+def write_image_set(folder: str, name: str, splits: Mapping[str, tuple], class_names: Sequence[str]) -> None:
+    """Write `folder`/images/<split>_<row>.png and `folder`/<split>_<name>.csv, all of them or nothing.
 
-    splits: split -> (uint8 (N, H, W) or (N, H, W, 3), classes (N,), source rows (N,), which become part of the ids). Raises `InputError`
-    where the folder exists.
+    `splits`: split -> (images uint8 (N, H, W) or (N, H, W, 3), classes int (N,), rows in the source (N,), which become part of the ids).
+    Raises `InputError` if the folder exists.
     """
     if os.path.exists(folder):
         raise InputError(f'{folder} exists: remove it, or name another folder with --out')

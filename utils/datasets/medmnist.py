@@ -1,5 +1,7 @@
-"""MedMNIST v2 (Yang et al., Scientific Data 2023, CC BY 4.0; DermaMNIST CC BY-NC 4.0): the sets of images with one label, as in the
-authors' package medmnist 3.0.2, with the MD5 that it gives for each file."""
+"""The single-label image sets of MedMNIST v2 (Yang et al., Scientific Data 2023, CC BY 4.0; DermaMNIST CC BY-NC 4.0).
+
+Class names and the MD5 of each file are those of the authors' package medmnist 3.0.2.
+"""
 from typing import NamedTuple
 
 URL = 'https://zenodo.org/records/10519652/files/{}.npz?download=1'

@@ -2,6 +2,7 @@
 import io
 import math
 import zipfile
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -9,18 +10,18 @@ from utils.common import InputError, some
 from utils.datasets.archives import one_line, open_zip
 
 SPLITS = ('train', 'val', 'test')
-MOST_IMAGES, MOST_SIDE, MOST_CLASSES = 1_000_000, 4096, 10_000  # of a split; pixels; the largest set has 165,466 images of 224 pixels
-MOST_BYTES = 32 << 30  # of a file when unpacked: the largest, pathmnist_224, has 16 GB
-MOST_HEADER = 1 << 16  # bytes
+MAX_IMAGES, MAX_SIDE, MAX_CLASSES = 1_000_000, 4096, 10_000  # of a split; pixels; the largest set has 165,466 images of 224 pixels
+MAX_BYTES = 32 << 30  # of a file when unpacked: the largest, pathmnist_224, has 16 GB
+MAX_HEADER = 1 << 16  # bytes
 
 
 class NpzImages:
     """The images of one array in the .npz at `path`: iterates over uint8 (H, W) or (H, W, 3). `shape`: (N, H, W) or (N, H, W, 3)."""
 
-    def __init__(self, path, name, shape, begin):
+    def __init__(self, path: str, name: str, shape: tuple[int, ...], begin: int):
         self.path, self.name, self.shape, self._begin = path, name, shape, begin
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[np.ndarray]:
         shape, size = self.shape[1:], math.prod(self.shape[1:])
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(f'{self.name}.npy') as f:
@@ -35,7 +36,7 @@ def _read_header(archive, name):
     """-> shape, data type and length in bytes of the header of the array `name`. Raises `InputError` for what is no array."""
     try:
         with archive.open(f'{name}.npy') as f:
-            head = io.BytesIO(f.read(MOST_HEADER))
+            head = io.BytesIO(f.read(MAX_HEADER))
         version = np.lib.format.read_magic(head)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, by_column, dtype = read(head)
@@ -49,7 +50,7 @@ def _read_header(archive, name):
     return shape, dtype, head.tell()
 
 
-def _check_size(archive, name, shape, dtype, begin):
+def _check_size(archive, name, *, shape, dtype, begin):
     wanted, found = math.prod(shape) * dtype.itemsize, archive.getinfo(f'{name}.npy').file_size - begin
     if found != wanted:
         raise InputError(f'{archive.filename}: {name} {one_line(shape)} must have {wanted:,} bytes, not {found:,}: the file is damaged')
@@ -60,10 +61,10 @@ def _images(archive, name):
     if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
         raise InputError(f'{archive.filename}: {name} must be uint8 (N, H, W) or (N, H, W, 3), not {one_line(dtype, 40)} '
                          f'{one_line(shape, 80)} (volumes are not supported)')
-    if not 1 <= shape[0] <= MOST_IMAGES or not all(1 <= side <= MOST_SIDE for side in shape[1:3]):
-        raise InputError(f'{archive.filename}: {name} must be 1 to {MOST_IMAGES:,} images of 1 to {MOST_SIDE:,} pixels a side, not '
+    if not 1 <= shape[0] <= MAX_IMAGES or not all(1 <= side <= MAX_SIDE for side in shape[1:3]):
+        raise InputError(f'{archive.filename}: {name} must be 1 to {MAX_IMAGES:,} images of 1 to {MAX_SIDE:,} pixels a side, not '
                          f'{one_line(shape, 80)}')
-    _check_size(archive, name, shape, dtype, begin)
+    _check_size(archive, name, shape=shape, dtype=dtype, begin=begin)
     return NpzImages(archive.filename, name, shape, begin)
 
 
@@ -73,23 +74,25 @@ def _labels(archive, name, n):
     if shape not in ((n,), (n, 1)) or dtype.kind not in 'iu':
         raise InputError(f'{archive.filename}: {name} must be one class per image, integers ({n},) or ({n}, 1), not {one_line(dtype, 40)} '
                          f'{one_line(shape, 80)} (sets with several labels per image are not supported)')
-    _check_size(archive, name, shape, dtype, begin)
+    _check_size(archive, name, shape=shape, dtype=dtype, begin=begin)
     try:
         with archive.open(f'{name}.npy') as f:
             labels = np.frombuffer(f.read()[begin:], dtype)
     except Exception as err:  # as above
         raise InputError(f'{archive.filename}: {name} is damaged: {one_line(err) or type(err).__name__}') from err
-    wrong = (labels < 0) | (labels >= MOST_CLASSES)
+    wrong = (labels < 0) | (labels >= MAX_CLASSES)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputError(f'{archive.filename}: {name}, image {row}: class {labels[row]} is not in 0..{MOST_CLASSES - 1}')
+        raise InputError(f'{archive.filename}: {name}, image {row}: class {labels[row]} is not in 0..{MAX_CLASSES - 1}')
     return labels.astype(np.int64)
 
 
-def read_npz(path):
-    """-> split -> (`NpzImages`, int64 (N,)). Nothing that could run code is read. Raises `InputError` for other sizes, shapes and labels
-    than a set has."""
-    with open_zip(path, MOST_BYTES, MOST_BYTES) as archive:
+def read_npz(path: str) -> dict[str, tuple[NpzImages, np.ndarray]]:
+    """Read a set: split -> (`NpzImages`, labels int64 (N,)). Nothing that could run code is read.
+
+    Raises `InputError` for a damaged file, and for sizes, shapes and labels that no set of MedMNIST has.
+    """
+    with open_zip(path, MAX_BYTES, MAX_BYTES) as archive:
         splits = {}
         for split in SPLITS:
             images = _images(archive, f'{split}_images')

@@ -1,13 +1,17 @@
-"""Rows of a table -> parts, group by group (the images of a patient stay together), stratified."""
+"""Stratified splits of a table in which groups of rows, such as the images of a patient, stay together."""
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 
-def split_groups(groups, strata, fractions, seed):
-    """Cut `fractions` of the groups off, stratified by the largest of a group's `strata`.
+def split_groups(groups: ArrayLike, strata: ArrayLike, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Split off `fractions` of the groups, stratified by the largest stratum of each group.
 
-    groups: (N,) an id of any kind per row; strata: (N,) integers. -> int64 (N,): the index of each row's fraction, len(fractions) for
-    the rest. A stratum with at least as many groups as there are parts has a group in each; a single group is in the rest.
+    `groups`: (N,) an id of any kind for each row; `strata`: int (N,). Returns int64 (N,): the index of each row's fraction, or
+    len(fractions) for the rest. A stratum with at least as many groups as there are parts has a group in each; a single group goes to
+    the rest.
     """
     largest = pd.Series(np.asarray(strata)).groupby(np.asarray(groups)).max()
     rng, part = np.random.default_rng(seed), pd.Series(0, largest.index)
@@ -22,8 +26,8 @@ def split_groups(groups, strata, fractions, seed):
     return part[np.asarray(groups)].to_numpy(np.int64)
 
 
-def rarity(labels):
-    """(N,) classes -> (N,) ranks of their size, the rarest highest: strata for groups with images of several classes."""
+def rarity(labels: ArrayLike) -> np.ndarray:
+    """Return the rank of each row's class by size, int64 (N,), the rarest highest: strata for groups with images of several classes."""
     values, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     rank = np.empty(len(values), np.int64)
     rank[np.argsort(-counts, kind='stable')] = np.arange(len(values))
