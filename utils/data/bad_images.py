@@ -3,6 +3,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,15 +12,18 @@ from tqdm import tqdm
 
 from utils.common import InputError, counted, some, write_text
 from utils.data.check_data import Problem, find_outside_problems, refuse_problems
+from utils.data.dataset import ClassDataset
 from utils.data.image_hashes import content_hash, hash_sample
 from utils.data.images import DECODER, decode_image
 from utils.data.permissions import free_path, why_untrusted
 from utils.data.read_csv import csv_text, read_csv
 
 
-def verify_images(paths, tg_size=(64, 64), n_threads=1):
-    """Decode every image as training does (in threads: Pillow decodes outside Python's lock).
-    -> {path: why it cannot be read}, {path: `content_hash`} of those that can"""
+def verify_images(paths: Iterable[str], tg_size: tuple[int, int] = (64, 64), n_threads: int = 1) -> tuple[dict[str, str], dict[str, int]]:
+    """Decode every image as training does, in threads (Pillow releases Python's lock).
+
+    Returns {path: why it cannot be read}, and {path: `content_hash`} of the others.
+    """
     def look(path):
         try:
             with open(path, 'rb') as f:
@@ -47,9 +51,11 @@ def _remembered(path):
     return None
 
 
-def find_bad_images(data, n_threads, memory=None):
-    """-> {index in `data`: why its image cannot be used}. The folder `memory` keeps what was found, for the next run of the same
-    files, and for the other processes of this one. Notes the hashes of the files that it reads in `data`."""
+def find_bad_images(data: ClassDataset, n_threads: int, memory: str | None = None) -> dict[int, str]:
+    """Return {index in `data`: why its image cannot be used}, and set the hashes of `data`.
+
+    The folder `memory` keeps the result for the next run with the same files, and for the other processes of this run.
+    """
     bad, path = None, None
     if memory is not None:
         names = '\0'.join(path or '' for path in data.paths)
@@ -61,18 +67,18 @@ def find_bad_images(data, n_threads, memory=None):
         path = free_path(path)
     if bad is None:
         bad, hashes = verify_images([path for path in data.paths if path is not None], data.tg_size, n_threads)
-        data.hashes = np.array([hashes.get(path, 0) for path in data.paths], np.int64)
+        data.hashes = np.array([hashes.get(path or '', 0) for path in data.paths], np.int64)
         if path:
             try:
-                os.makedirs(memory, exist_ok=True)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
                 write_text(path, json.dumps(bad), only_mine=True)
             except OSError as err:  # a full disk, no permission: that costs time in the next run, and nothing else
                 print(f'* Not remembered for the next run: {err}')
     return {i: 'no such file' if path is None else bad[path] for i, path in enumerate(data.paths) if path is None or path in bad}
 
 
-def refuse_bad_images(datasets, n_threads):
-    """Raise an `InputError` that names the images of `datasets` that cannot be decoded, or return."""
+def refuse_bad_images(datasets: Sequence[ClassDataset], n_threads: int) -> None:
+    """Raise an `InputError` that names the images of `datasets` that cannot be decoded, if there are any."""
     problems = []
     for data in datasets:
         bad = find_bad_images(data, n_threads)
@@ -83,9 +89,11 @@ def refuse_bad_images(datasets, n_threads):
     refuse_problems(problems)
 
 
-def leave_out_bad_images(datasets, n_threads, memory=None):
-    """Take the rows whose image is missing or cannot be decoded out of `datasets`, and note them in their `skipped`.
-    A csv without a single good image stays as it is: there the folder is wrong. `memory`: see `find_bad_images`."""
+def leave_out_bad_images(datasets: Sequence[ClassDataset], n_threads: int, memory: str | None = None) -> None:
+    """Remove the rows whose image is missing or cannot be decoded from `datasets`, and list them in `ClassDataset.skipped`.
+
+    A csv without a single good image stays as it is, because then the folder is wrong. `memory`: see `find_bad_images`.
+    """
     for data in datasets:
         refuse_problems(find_outside_problems(data))
         bad = find_bad_images(data, n_threads, memory)
@@ -95,9 +103,11 @@ def leave_out_bad_images(datasets, n_threads, memory=None):
             data.keep(~pd.Series(range(len(data))).isin(bad).to_numpy())
 
 
-def write_skipped(path, datasets, resumed=False):
-    """One row for each image that `leave_out_bad_images` left out: csv, row, image_id, reason. No file if there is none, one of before
-    is removed. `resumed`: raise `InputError` where the file names others."""
+def write_skipped(path: str, datasets: Sequence[ClassDataset], resumed: bool = False) -> None:
+    """Write one row (csv, row, image_id, reason) for each image that `leave_out_bad_images` removed; without any, delete the file.
+
+    `resumed`: only compare, and raise `InputError` if the file names other images.
+    """
     table = pd.DataFrame([row for data in datasets for row in data.skipped], columns=['csv', 'row', 'image_id', 'reason'])
     if resumed:
         before = read_csv(path)[0] if os.path.exists(path) else table[:0]

@@ -60,7 +60,7 @@ class ClassDataset(Dataset):
         self.has_labels = self.label_column is not None
         labels = pd.to_numeric(table[self.label_column], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
         self.dr = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
-        self.cache = None  # see `use_cache`
+        self.cache: Any = None  # see `use_cache`
         self.hashes: np.ndarray | None = None  # see `content_hashes`; set by what reads all files anyway
 
     def __len__(self) -> int:
@@ -81,12 +81,14 @@ class ClassDataset(Dataset):
 
     def decode_and_hash(self, index: int, with_hash: bool = True) -> tuple[torch.Tensor, int | None]:
         """Read the image from its own file, and hash the content of that file (None unless `with_hash`)."""
+        path = self.paths[index]
+        assert path is not None, 'check_data refuses missing images'
         try:
-            with open(self.paths[index], 'rb') as f:
+            with open(path, 'rb') as f:
                 content = f.read()
             return decode_image(content, self.tg_size), content_hash(content) if with_hash else None
         except OSError as err:
-            raise InputError(f'{self.paths[index]} (from {self.csv_path}) cannot be read as an image: {err} '
+            raise InputError(f'{path} (from {self.csv_path}) cannot be read as an image: {err} '
                              '(--skip_bad_images of the train and test scripts leaves it out)') from err
 
     def are_of_one_colour(self, image_ids: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 import os
 import time
 import unicodedata
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,11 +14,11 @@ EXTENSIONS = ('.jpg', '.jpeg', '.jfif', '.png', '.tif', '.tiff', '.bmp', '.webp'
 MAX_INT64 = 2**63 - 1
 
 
-def find_images(image_ids, data_path=None, rows=None):
-    """The file of each image id, None where there is none. `data_path` is the folder (None: ids are paths); the extension may be missing
-    from an id, and is found in any case. Each folder is listed once instead of trying to open names.
+def find_images(image_ids: Iterable[str], data_path: str | None = None, rows: Sequence[int] | np.ndarray | None = None) -> list[str | None]:
+    """Find the file of each image id in the folder `data_path` (None: ids are paths); None for a missing file.
 
-    Raises `InputError` for ids without an extension that fit several files. `rows`: of the ids in their csv, for its message.
+    An id may lack the extension, which is found in upper and lower case. Each folder is listed once. Raises `InputError` for ids without
+    an extension that fit several files; `rows`, those of the ids in their csv, are for its message.
     """
     folders, found, ambiguous = {}, [], []
     for i, image_id in enumerate(image_ids):
@@ -81,9 +82,11 @@ def is_namable(path: str) -> bool:
     return True
 
 
-def list_files(folder):
-    """name -> name on disk of the files in `folder` (links to files included, broken ones not); names that are not ASCII
-    also in their other Unicode form: macOS writes letters and accents apart."""
+def list_files(folder: str) -> dict[str, str]:
+    """Return {name: name on disk} of the files in `folder`, including links to files.
+
+    A name that is not ASCII is a key in both Unicode forms, because macOS separates letters and accents.
+    """
     if not os.path.isdir(folder):
         return {}
     with os.scandir(folder) as entries:
@@ -92,8 +95,8 @@ def list_files(folder):
     return aliases | names if aliases else names
 
 
-def find_alike(image_id, data_path=None):
-    """Names on disk that differ from that of `image_id` in case or extension only, sorted; `data_path` as in `find_images`."""
+def find_alike(image_id: str, data_path: str | None = None) -> list[str]:
+    """Return the names on disk that differ from `image_id` only in case or extension, sorted; `data_path` as in `find_images`."""
     head, name = os.path.split(image_id)
     wanted = {name.casefold(), _stem(name).casefold()}
     return sorted({on_disk for on_disk in list_files(os.path.join(data_path or '', head) or '.').values()
@@ -105,10 +108,10 @@ def _stem(name):
     return stem if extension.lower() in EXTENSIONS else name
 
 
-def find_outside(paths, root):
-    """Indices of the `paths` (None: no file) that lie outside `root` once `..` and links are followed. Each folder is looked
-    at once, so that a million files take seconds."""
-    root, folders, outside = os.path.realpath(root), {}, []
+def find_outside(paths: Sequence[str | None], root: str) -> list[int]:
+    """Return the indices of the `paths` (None: no file) outside `root`, after following `..` and links. Each folder is listed once."""
+    root, outside = os.path.realpath(root), []
+    folders: dict = {}
     for i, path in enumerate(paths):
         if path is None:
             continue
@@ -123,14 +126,15 @@ def find_outside(paths, root):
     return outside
 
 
-def first_spellings(paths, file_stats, known):
-    """For each of `paths` (None: no file) the first path of the same file, so that one file has one name, whether it is reached through
-    `..`, links, a second hard link or, where the disk does not tell them apart, other capitals. Links are followed once a folder.
+def first_spellings(paths: Sequence[str | None], file_stats: np.ndarray, known: dict) -> list[str | None]:
+    """Return for each of `paths` (None: no file) the first path of the same file, so that one file has one name.
 
-    `file_stats`: int64 (N, 4), see `stat_images`; inode 0 means that the file system has none, and where it repeats inodes, sizes and
-    times still tell files apart. `known`: a dictionary that keeps what was seen, for the paths of several csvs.
+    Two paths of one file differ by `..`, links, hard links, or capitals on a disk that ignores case.
+    `file_stats`: int64 (N, 4), see `stat_images`; inode 0 means that the file system has none. If it repeats inodes, sizes and times
+    still tell files apart. `known`: a dictionary that keeps the paths seen before, for several csvs.
     """
-    folders, found = {}, []
+    folders: dict = {}
+    found: list[str | None] = []
     stats = np.ascontiguousarray(file_stats, np.int64).view('V32').ravel().tolist()  # a row as bytes is hashed faster than as a tuple
     for path, stat, has_inode in zip(paths, stats, (file_stats[:, 3] != 0).tolist(), strict=True):
         if path is None:
@@ -157,9 +161,11 @@ def _stat(paths):
     return np.fromiter(rows, np.dtype((np.int64, 4)), len(paths))
 
 
-def stat_images(paths, n_threads=8, chunk=100):
-    """Of each file its size in bytes, time of the last change in nanoseconds, device and inode: int64 (N, 4); -1 for None. Asked for by
-    several threads where a network drive lets each question wait; a local one, which answers in microseconds, they would slow down."""
+def stat_images(paths: Sequence[str | None], n_threads: int = 8, chunk: int = 100) -> np.ndarray:
+    """Return size in bytes, time of the last change in nanoseconds, device and inode of each file: int64 (N, 4); -1 for None.
+
+    Uses threads on a slow network drive; on a local disk, which answers in microseconds, they would cost time.
+    """
     start = time.perf_counter()
     parts = [_stat(paths[:chunk])]
     if time.perf_counter() - start < 5e-5 * chunk:

@@ -13,8 +13,9 @@ import os
 import shutil
 import zlib
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from utils.common import InputError, counted, whole_file
+from utils.data.dataset import ClassDataset
 from utils.data.image_hashes import hash_sample
 from utils.data.images import DECODER
 from utils.data.permissions import free_path, is_foreign, why_untrusted
@@ -37,8 +39,8 @@ class Stored(NamedTuple):
     checksums: np.ndarray | None  # uint32 (N,); None in a file of version 0.1
 
 
-def open_array(path):
-    """-> `Stored`. Raises `InputError` where another user may have written the file, `ValueError` or `EOFError` where it is not whole."""
+def open_array(path: str) -> Stored:
+    """Map the array. Raises `InputError` if another user may have written the file, `ValueError` or `EOFError` if it is incomplete."""
     with open(path, 'rb') as f:
         if why := why_untrusted(f):
             raise InputError(f'{path} {why}')
@@ -51,7 +53,7 @@ def open_array(path):
         return Stored(images, hashes, np.lib.format.read_array(f) if f.peek(1) else None)
 
 
-def checksum(image, content_hash, key):
+def checksum(image: Any, content_hash: int, key: str) -> int:
     """CRC-32 of the bytes of an image, of the hash of its file, and of the `key` of the array, so that no other array passes for it."""
     return zlib.crc32(image, zlib.crc32(f'{key} {content_hash}'.encode()))
 
@@ -60,7 +62,7 @@ class CachedImages:
     """Row `rows[i]` of the array at `path` is image i. Opened on first use, so that worker processes, forked or spawned,
     map the same file and share its pages. Each image is compared with its checksum when it is first read."""
 
-    def __init__(self, path, rows, key):
+    def __init__(self, path: str, rows: np.ndarray, key: str):
         self.path, self.rows, self.key = path, rows, key
         self._forget()
 
@@ -76,8 +78,8 @@ class CachedImages:
         vars(self).update(state)
         self._forget()
 
-    def read(self, indices):
-        """-> uint8 tensor (B, 3, H, W), a copy. Raises `InputError` where it is not what was stored."""
+    def read(self, indices: Sequence[int]) -> torch.Tensor:
+        """Copy images: uint8 (B, 3, H, W). Raises `InputError` if an image differs from its checksum."""
         if self.array is None:
             self.array = open_array(self.path)
         rows = self.rows[indices]
@@ -92,13 +94,12 @@ class CachedImages:
         return torch.from_numpy(images)
 
 
-def use_cache(datasets, folder, num_workers=0):
-    """Let `datasets` (ClassDatasets of one image size and folder, checked) read from one array in `folder`, which is written
-    first unless a run before did. Where that is impossible a line says why, and images are decoded as they are needed, as with
-    `folder` None.
+def use_cache(datasets: Sequence[ClassDataset], folder: str | None, num_workers: int = 0) -> int:
+    """Let `datasets` (checked, of one image size and folder) read from one array in `folder`, which is written first if it is absent.
 
-    A file that changes makes another array, so nothing stale is ever read; the array from before the change is removed.
-    An image that cannot be decoded is an `InputError` that names it. -> how many of `num_workers` processes loaders still need
+    If that is impossible, the reason is printed and images are decoded when they are needed, as with `folder` None.
+    An image file that changes leads to another array, so nothing stale is ever read; the previous array is removed.
+    Raises `InputError` that names an image that cannot be decoded. Returns how many of `num_workers` processes loaders still need.
     """
     if folder is None:
         return num_workers

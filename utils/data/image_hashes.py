@@ -1,6 +1,7 @@
 """Hashes of the contents of image files: what a checkpoint remembers of the images it has seen, whatever their names and folders."""
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +13,7 @@ SAMPLE = 16  # files that stand for a set
 TRAINED, CHOSE, STAGE_ONE_TRAINED, STAGE_ONE_CHOSE = 1, 2, 4, 8
 ROLES = {TRAINED: 'trained the network', CHOSE: 'chose its checkpoint', STAGE_ONE_TRAINED: 'trained its stage one',
          STAGE_ONE_CHOSE: 'chose the checkpoint of its stage one'}
-OWN = TRAINED | CHOSE
+OWN_ROLES = TRAINED | CHOSE
 
 
 def content_hash(content: bytes) -> int:
@@ -20,12 +21,12 @@ def content_hash(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), 'little', signed=True)
 
 
-def hash_file(path) -> int:
+def hash_file(path: str) -> int:
     with open(path, 'rb') as f:
         return content_hash(f.read())
 
 
-def hash_files(paths, n_threads=1):
+def hash_files(paths: Sequence[str | None], n_threads: int = 1) -> np.ndarray:
     """`content_hash` of each file, int64 (N,); 0 for None."""
     with ThreadPoolExecutor(max(1, n_threads)) as pool:
         hashes = tqdm(pool.map(lambda path: 0 if path is None else hash_file(path), paths), total=len(paths), desc='hash', unit='img',
@@ -33,9 +34,11 @@ def hash_files(paths, n_threads=1):
         return np.fromiter(hashes, np.int64, len(paths))
 
 
-def hash_sample(paths) -> bytes:
-    """Hashes of SAMPLE of `paths` (None: no file), evenly spread: tells sets apart whose files have equal names, sizes and times. Files
-    that cannot be read, which whoever decodes them reports, do not count."""
+def hash_sample(paths: Sequence[str | None]) -> bytes:
+    """Hash SAMPLE evenly spread files of `paths` (None: no file): tells apart sets whose files have equal names, sizes and times.
+
+    Files that cannot be read are skipped; decoding reports them.
+    """
     files, hashes = [path for path in paths if path is not None], []
     for i in np.unique(np.linspace(0, len(files) - 1, SAMPLE).astype(int)) if files else ():
         with contextlib.suppress(OSError):
@@ -43,10 +46,11 @@ def hash_sample(paths) -> bytes:
     return np.array(hashes, np.int64).tobytes()
 
 
-def seen_images(train_hashes, val_hashes, stage_one=None):
-    """What a checkpoint remembers: int64 tensor (M, 2) of hashes, rising, and of their ROLES, added up.
+def seen_images(train_hashes: np.ndarray, val_hashes: np.ndarray, stage_one: torch.Tensor | None = None) -> torch.Tensor:
+    """Build what a checkpoint remembers: int64 tensor (M, 2) of hashes, ascending, and the sum of their ROLES.
 
-    `train_hashes`, `val_hashes`: int64 (N,) of the run's own images; `stage_one`: what its parent remembers, None where that is nothing.
+    `train_hashes`, `val_hashes`: int64 (N,) of the run's own images; `stage_one`: what the checkpoint of stage one remembers, if there is
+    one.
     """
     parts = [(train_hashes, np.full(len(train_hashes), TRAINED)), (val_hashes, np.full(len(val_hashes), CHOSE))]
     if stage_one is not None:
@@ -59,13 +63,13 @@ def seen_images(train_hashes, val_hashes, stage_one=None):
     return torch.from_numpy(np.stack([hashes, roles], axis=1))
 
 
-def own_images_differ(a, b) -> bool:
-    """Whether two runs, of which `a` and `b` are `seen_images`, have other images of their own; stage one's do not count."""
-    return not torch.equal(*(torch.stack([seen[:, 0], seen[:, 1] & OWN], 1)[seen[:, 1] & OWN > 0] for seen in (a, b)))
+def own_images_differ(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Tell whether two runs with `seen_images` `a` and `b` trained or validated on different images; those of stage one do not count."""
+    return not torch.equal(*(torch.stack([seen[:, 0], seen[:, 1] & OWN_ROLES], 1)[seen[:, 1] & OWN_ROLES > 0] for seen in (a, b)))
 
 
-def roles_of(hashes, seen):
-    """ROLES, added up, of images with these `hashes` (int64 (N,)) in `seen` (see `seen_images`): int64 (N,), 0 for unseen ones."""
+def roles_of(hashes: np.ndarray, seen: torch.Tensor) -> np.ndarray:
+    """Return the sum of the ROLES of images with these `hashes` (int64 (N,)) in `seen` (see `seen_images`): int64 (N,); 0 if unseen."""
     known, roles = seen.numpy().T
     places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
     return np.where(known[places] == hashes, roles[places], 0)

@@ -20,13 +20,13 @@ TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          8: Image.Transpose.ROTATE_90}  # of EXIF's orientations
 
 
-def open_rgb(path, size=(0, 0)):
-    """The whole image at `path`, upright, as an RGB Pillow image; see `decode_rgb`."""
+def open_rgb(path: str, size: tuple[int, int] = (0, 0)) -> Image.Image:
+    """Read the whole image at `path`, upright, as an RGB Pillow image; see `decode_rgb`."""
     return decode_rgb(_content(path), size)
 
 
-def read_image(path, tg_size):
-    """RGB uint8 tensor (3, H, W) of the image at `path`, `tg_size` = (H, W); see `decode_image`."""
+def read_image(path: str, tg_size: tuple[int, int]) -> torch.Tensor:
+    """Read RGB uint8 tensor (3, H, W) of the image at `path`, `tg_size` = (H, W); see `decode_image`."""
     return decode_image(_content(path), tg_size)
 
 
@@ -38,15 +38,15 @@ def _content(path):
         return f.read()
 
 
-def decode_image(content, tg_size):
-    """RGB uint8 tensor (3, H, W) of `content`, the bytes of an image file; `tg_size` = (H, W). Antialiased bilinear resize; see
+def decode_image(content: bytes, tg_size: tuple[int, int]) -> torch.Tensor:
+    """Decode RGB uint8 tensor (3, H, W) of `content`, the bytes of an image file; `tg_size` = (H, W). Antialiased bilinear resize; see
     `decode_rgb`."""
     image = decode_rgb(content, tg_size).resize(tg_size[::-1], Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 
-def decode_rgb(content, size=(0, 0)):
-    """Upright RGB Pillow image of `content`, the bytes of an image file.
+def decode_rgb(content: bytes, size: tuple[int, int] = (0, 0)) -> Image.Image:
+    """Decode the upright RGB Pillow image of `content`, the bytes of an image file.
 
     A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that still covers `size` = (H, W), (0, 0) for the whole
     (`Image.draft`): several times faster for full-size photographs. The format, one of FORMATS, is that of the content, whatever the
@@ -63,8 +63,8 @@ def decode_rgb(content, size=(0, 0)):
     return _with_image(content, decode)
 
 
-def describe_image(content):
-    """-> number of pictures, (width, height) and Pillow's mode of `content`, the bytes of an image file. Raises `OSError`."""
+def describe_image(content: bytes) -> tuple[int, tuple[int, int], str]:
+    """Return the number of pictures, (width, height) and Pillow's mode of `content`, the bytes of an image file. Raises `OSError`."""
     return _with_image(content, lambda image: (getattr(image, 'n_frames', 1), image.size, image.mode))
 
 
@@ -84,8 +84,8 @@ def _with_image(content, function):
         raise OSError(unknown if isinstance(err, UnidentifiedImageError) else str(err) or type(err).__name__) from err
 
 
-def is_of_one_colour(image):
-    """`image`: tensor (3, H, W)"""
+def is_of_one_colour(image: torch.Tensor) -> bool:
+    """Tell whether all pixels of `image`, (3, H, W), are equal."""
     return bool((image == image[:, :1, :1]).all())
 
 

@@ -1,30 +1,33 @@
 """Whether images to score, or to choose on, are among those that a checkpoint has seen: compared by content, whatever their names."""
 import os
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import torch
 
 from utils.common import InputError, counted, file_sha256, some
+from utils.data.dataset import ClassDataset
 from utils.data.image_hashes import CHOSE, ROLES, STAGE_ONE_TRAINED, TRAINED, roles_of
 from utils.data.read_csv import read_csv
 
-TAUGHT = TRAINED | STAGE_ONE_TRAINED
+TRAINING_ROLES = TRAINED | STAGE_ONE_TRAINED
 CHOOSING = 'on which --tau_norm, --logit_adjust or --calibrate would choose'
 
 
-def describe_leak(val_set, seen):
-    """What is wrong with the validation images of a run with `seen_images` `seen`, None where they trained nothing."""
-    leaked = _roles(val_set, seen) & TAUGHT
+def describe_leak(val_set: ClassDataset, seen: torch.Tensor) -> str | None:
+    """Describe the validation images that trained the network, of a run with `seen_images` `seen`; None if there are none."""
+    leaked = _roles(val_set, seen) & TRAINING_ROLES
     if leaked.any():
         return (f'of {len(val_set)} images of {val_set.csv_path}, {_met(val_set, leaked)}: they have the same content as training '
                 'images, and validation scores are too good')
     return None
 
 
-def check_reported(data, info, n_threads=1):
-    """Raise `InputError` if the labelled images of `data` (ClassDataset) are among those that the checkpoint with facts `info` has seen.
+def check_reported(data: ClassDataset, info: dict, n_threads: int = 1) -> str:
+    """Raise `InputError` if the labelled images of `data` are among those that the checkpoint with facts `info` has seen.
 
-    -> '', or a note for the report: that they are its validation images, or, without labels, what they have been.
+    Returns '', or a note for the report: that they are its validation images, or, without labels, which images the network has seen.
     """
     seen, csv = info['image_hashes'], data.csv_path
     same_csv = _same_csv(csv, info['config'])
@@ -34,7 +37,7 @@ def check_reported(data, info, n_threads=1):
     chose = roles & CHOSE > 0
     if (len(data) and chose.all()) or ('val' in same_csv and (chose | (roles == 0)).all()):
         what = f'{csv} is the csv that' if 'val' in same_csv else f'the images of {csv}'
-        n = int((roles & TAUGHT > 0).sum())
+        n = int((roles & TRAINING_ROLES > 0).sum())
         too = f', and {n} of its {len(data)} images trained the network' if n else ''
         return f'Note: {what} chose the checkpoint: the result is optimistic{too}\n{_note_other_images(data, roles, seen)}'
     if not roles.any():
@@ -46,8 +49,8 @@ def check_reported(data, info, n_threads=1):
                                    f'test on other images (does --data_path {data.data_path} belong to this csv?)'))
 
 
-def note_of_patients(data, config):
-    """'', or a line for the report: how many patients of `data` (ClassDataset) stand in the training csv, if it still exists."""
+def note_of_patients(data: ClassDataset, config: dict) -> str:
+    """Return '', or a line for the report: how many patients of `data` are also in the training csv, if it still exists."""
     path = config['csv_train']
     if not data.has_labels or 'patient_id' not in data.table or not os.path.isfile(path) or 'train' not in _same_csv(path, config):
         return ''
@@ -56,15 +59,15 @@ def note_of_patients(data, config):
     return f"Note: {counted(n, 'patient')} of {data.csv_path} had other images in {path}, which trained the network\n" if n else ''
 
 
-def check_tuning(data, reported, info, n_threads=1):
-    """Raise `InputError` if images of `data`, on which something is chosen, trained the checkpoint with facts `info` or are to be reported.
+def check_tuning(data: ClassDataset, reported: Mapping[str, ClassDataset], info: dict, n_threads: int = 1) -> None:
+    """Raise `InputError` if images of `data`, on which corrections are tuned, trained the checkpoint with facts `info` or are reported.
 
-    `reported`: split -> ClassDataset. Only beside a test may the validation csv be reported, as it is.
+    `reported`: split -> ClassDataset. The validation csv may be both tuned on and reported only if a test set is reported as well.
     """
     same_csv, seen = _same_csv(data.csv_path, info['config']), info['image_hashes']
     if seen is not None:
         roles = _roles(data, seen, n_threads)
-        trained = np.where(roles & CHOSE, 0, roles & TAUGHT)
+        trained = np.where(roles & CHOSE, 0, roles & TRAINING_ROLES)
         if trained.any():
             raise InputError(f'of {len(data)} images of {data.csv_path}, {CHOOSING}, {_met(data, trained)}: name a csv of '
                              'validation images with --csv_tune')

@@ -2,6 +2,7 @@
 import hashlib
 import os
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ class Look(NamedTuple):
     fingerprint: bytes = b''  # of `fingerprint`
 
 
-def look_at(path):
+def look_at(path: str) -> Look:
+    """Decode the image at `path`, and describe it."""
     try:
         with open(path, 'rb') as f:
             content = f.read()
@@ -48,17 +50,18 @@ def look_at(path):
     return Look(None, ', '.join(notes) or None, hashlib.sha256(content).digest(), found.tobytes())
 
 
-def look_at_all(paths, n_processes):
-    """-> a Look for each of `paths`, in order"""
+def look_at_all(paths: Sequence[str], n_processes: int) -> list[Look]:
+    """Scan all files in order, in several processes."""
     with ProcessPoolExecutor(max(1, n_processes)) as pool:
         return list(tqdm(pool.map(look_at, paths, chunksize=16), total=len(paths), desc='look', unit='img', leave=False, disable=None))
 
 
-def fingerprint(image):
-    """What stays of a picture, uint8 (3, READ, READ), whatever its size, brightness, contrast and colour: int8 (SIDE, SIDE).
+def fingerprint(image: torch.Tensor) -> np.ndarray:
+    """Reduce a picture, uint8 (3, READ, READ), to int8 (SIDE, SIDE) that hardly depend on its size, brightness, contrast and colour.
 
-    Of SIZE x SIZE grey levels without the margin, each minus the mean of those around it, over their deviation. Zero beside
-    black: all photographs of eyes have the same edge. All zero where less than an eighth is left: two such could agree by chance.
+    They are SIZE x SIZE grey levels without the margin, each minus the local mean, divided by the local standard deviation. Pixels
+    beside black are zero, because all photographs of eyes have the same edge. All are zero if less than an eighth would be left,
+    because two such pictures could agree by chance.
     """
     grey = F.adaptive_avg_pool2d(image.float().mean(0)[None, None], SIZE)
     detail = grey - _mean_around(grey)
@@ -72,22 +75,21 @@ def _mean_around(grey):
     return F.avg_pool2d(grey, AROUND, 1, AROUND // 2, count_include_pad=False)
 
 
-def similar_pairs(fingerprints, similarity=SIMILARITY):
-    """Pairs (i < j) of `fingerprints`, int8 (N, S, S), whose cosine is at least `similarity`, as they are or after turning one by
-    a multiple of 90 degrees or mirroring it: int64 (M, 2), sorted.
+def similar_pairs(fingerprints: np.ndarray, similarity: float = SIMILARITY) -> np.ndarray:
+    """Find the pairs (i < j) of `fingerprints`, int8 (N, S, S), whose cosine is at least `similarity`: int64 (M, 2), sorted.
 
-    All pairs are compared, in blocks, by matrix products: for up to some hundred thousand pictures that takes less time than
-    reading them did. On a GPU where there is one.
+    One of a pair may be rotated by a multiple of 90 degrees, or mirrored. All pairs are compared by matrix products in blocks, on a GPU
+    if there is one. For up to some hundred thousand pictures that takes less time than reading them.
     """
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    fingerprints, pairs = torch.from_numpy(fingerprints), [np.empty((0, 2), np.int64)]
-    starts = range(0, len(fingerprints), BLOCK)
+    prints, pairs = torch.from_numpy(fingerprints), [np.empty((0, 2), np.int64)]
+    starts = range(0, len(prints), BLOCK)
     with tqdm(total=len(starts) * (len(starts) + 1) // 2, desc='compare', unit='block', leave=False, disable=None) as bar:
         for i in starts:
-            block = fingerprints[i:i + BLOCK].to(device)
+            block = prints[i:i + BLOCK].to(device)
             views = [_unit(torch.rot90(side, turns, (1, 2))) for side in (block, block.flip(2)) for turns in range(4)]
             for j in starts[i // BLOCK:]:
-                others = _unit(fingerprints[j:j + BLOCK].to(device)).T
+                others = _unit(prints[j:j + BLOCK].to(device)).T
                 most = views[0] @ others
                 for view in views[1:]:
                     torch.maximum(most, view @ others, out=most)
@@ -97,10 +99,13 @@ def similar_pairs(fingerprints, similarity=SIMILARITY):
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def find_pairs(looks, similarity):
-    """-> DataFrame image_a, image_b, kind ('same file' or 'the same picture') of the readable files in `looks`. A file that has
-    copies is compared with other pictures once."""
-    pairs, first = [], {}
+def find_pairs(looks: Mapping[str, Look], similarity: float) -> pd.DataFrame:
+    """Return the duplicates among the readable files in `looks`: columns image_a, image_b, kind ('same file' or 'the same picture').
+
+    A file that has copies is compared with other pictures once.
+    """
+    pairs: list = []
+    first: dict = {}
     for path, look in looks.items():
         if not look.problem and first.setdefault(look.digest, path) != path:
             pairs.append((first[look.digest], path, 'same file'))
@@ -110,8 +115,11 @@ def find_pairs(looks, similarity):
     return pd.DataFrame(pairs, columns=['image_a', 'image_b', 'kind'])
 
 
-def pair_lines(pairs, owners):
-    """-> what is wrong, notes. `owners` maps a file to {csv: label}: duplicates in two csvs leak, with two labels one is wrong."""
+def pair_lines(pairs: pd.DataFrame, owners: Mapping[str, dict[str, int]]) -> tuple[list[str], list[str]]:
+    """Describe pairs of `find_pairs`: problems and notes. A pair in two csvs, or with two labels, is a problem.
+
+    `owners`: file -> {csv: label}.
+    """
     groups = defaultdict(list)
     for a, b, kind in pairs.itertuples(index=False):
         csvs = sorted({*owners[a], *owners[b]})

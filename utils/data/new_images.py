@@ -1,5 +1,6 @@
-"""Images that stand in no csv: files and folders as a user names them, of which some may be no images."""
+"""Images without a csv: files and folders that a user names, some of which may not be images."""
 import os
+from collections.abc import Sequence
 
 import torch
 from torch.utils.data import Dataset
@@ -9,10 +10,15 @@ from utils.data.files import is_namable, list_images
 from utils.data.images import open_rgb, read_image
 
 
-def find_inputs(inputs):
-    """-> paths without repetition, in the order of `inputs`, and their ids: relative to the folder they have in common. A folder without
-    images stands for itself, which cannot be read as one. Files whose names no csv can hold are left out, with a line that names them."""
-    paths, folders, unnamable = {}, [], []
+def find_inputs(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the paths of the images in `inputs`, in order and without repetition, and their ids: paths relative to the common folder.
+
+    A folder without images is returned as a path itself, which `why_unreadable` explains. Files with names that no csv can hold are left
+    out, and printed. Raises `InputError` if none is left.
+    """
+    paths: dict = {}
+    folders: list[str] = []
+    unnamable: list[str] = []
     for item in inputs:
         if os.path.isdir(item):
             images, _, of_folder = list_images(item)
@@ -33,8 +39,8 @@ def find_inputs(inputs):
     return [path for path, _ in named], [image_id for _, image_id in named]
 
 
-def reason(path):
-    """Why the image cannot be read, None if it can."""
+def reason(path: str) -> str | None:
+    """Say why the image cannot be read; None if it can be."""
     if os.path.isdir(path):
         return 'no images in this folder'
     try:
@@ -46,10 +52,10 @@ def reason(path):
     return None
 
 
-def read_inputs(inputs, tg_size, most):
-    """uint8 (N, 3, H, W): the first `most` images of `inputs`. Raises `InputError` that names one which cannot be read."""
+def read_inputs(inputs: Sequence[str], tg_size: tuple[int, int], max_images: int) -> torch.Tensor:
+    """Read the first `max_images` images of `inputs`: uint8 (N, 3, H, W). Raises `InputError` that names one that cannot be read."""
     images = []
-    for path, image_id in zip(*(items[:most] for items in find_inputs(inputs)), strict=True):
+    for path, image_id in zip(*(items[:max_images] for items in find_inputs(inputs)), strict=True):
         if problem := reason(path):
             raise InputError(f'--images: {image_id}: {problem}')
         images.append(read_image(path, tg_size))
@@ -57,9 +63,9 @@ def read_inputs(inputs, tg_size, most):
 
 
 class Files(Dataset):
-    """Items are (uint8 tensor (3, H, W), -1, image_id), and (zeros, -2, image_id) for a file that cannot be read."""
+    """Items are (uint8 tensor (3, H, W), -1, image_id), or (zeros, -2, image_id) for a file that cannot be read."""
 
-    def __init__(self, paths, ids, tg_size):
+    def __init__(self, paths: Sequence[str], ids: Sequence[str], tg_size: tuple[int, int]):
         self.paths, self.ids, self.tg_size = paths, ids, tg_size
 
     def __len__(self):

@@ -1,9 +1,11 @@
 """Who else may have changed a file that we read, and who may read what we write (--private). By owners and modes of POSIX; Windows has
 none that Python can see, so there every file is trusted and --private has no effect."""
+import argparse
 import contextlib
 import os
 import stat
 import tempfile
+from typing import IO
 
 from utils.common import InputError, nearest_existing
 
@@ -21,13 +23,13 @@ def _keeps_owners(folder):
     return made.st_uid == os.geteuid() and not made.st_mode & OTHERS
 
 
-def is_foreign(path):
-    """Whether `path`, not followed if it is a link, belongs to another user."""
+def is_foreign(path: str) -> bool:
+    """Tell whether `path` (a link itself, not its target) belongs to another user."""
     return HAS_MODES and os.lstat(path).st_uid != os.geteuid() and _keeps_owners(os.path.dirname(path) or os.curdir)
 
 
-def why_untrusted(file):
-    """Why another user may have written what the open `file` holds, '' if only this user and root can have done so."""
+def why_untrusted(file: IO) -> str:
+    """Say why another user may have written the open `file`; '' if only this user and root can have done so."""
     if not HAS_MODES:
         return ''
     found, why = os.fstat(file.fileno()), ''
@@ -38,24 +40,24 @@ def why_untrusted(file):
     return why if why and _keeps_owners(os.path.dirname(file.name) or os.curdir) else ''
 
 
-def free_path(path):
-    """`path`; where another user's file has this name, one with this user's number, so that neither replaces the other's."""
+def free_path(path: str) -> str:
+    """Return `path`; if another user's file has this name, a name with this user's number, so that neither replaces the other's."""
     if not os.path.lexists(path) or not is_foreign(path):
         return path
     stem, extension = os.path.splitext(path)
     return f'{stem}.user{os.geteuid()}{extension}'
 
 
-def add_private_flag(group):
+def add_private_flag(group: argparse._ActionsContainer) -> None:
     group.add_argument('--private', action='store_true', help='write files that only you can read (mode 600), in folders of mode 700')
 
 
-def private_flag(args):
-    """The word of --private for the next command; none where it was not given."""
+def private_flag(args: argparse.Namespace) -> list[str]:
+    """Return ['--private'] for the next command if it was given, else []."""
     return ['--private'] if args.private else []
 
 
-def keep_private(wanted, folder=None, cache_dir=None, beside=None):
+def keep_private(wanted: bool, folder: str | None = None, cache_dir: str | None = None, beside: str | None = None) -> None:
     """What --private asks for, where it is `wanted`: from now on this process, and those that it starts, make files of mode 600 and folders
     of mode 700.
 

@@ -4,6 +4,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ UNKNOWN = {'', '-', '--', '---', '.', '?', '??', '???', '#n/a', '<na>', 'n/a', '
            'unknown patient', 'undefined', 'missing', 'not available', 'not known', 'anonymous', 'anonymized', 'anonymised'}
 
 
-def read_csv(path, what='csv'):
+def read_csv(path: str, what: str = 'csv') -> tuple[pd.DataFrame, np.ndarray]:
     """-> DataFrame of str (NaN for an empty cell, so that ids such as 007 and NA keep their form), and the row of each line
     in the file as a spreadsheet counts (the header is row 1), int64 (N,).
 
@@ -34,8 +35,8 @@ def read_csv(path, what='csv'):
     return parse_csv(read_limited(path, MAX_BYTES), path)
 
 
-def parse_csv(content, path):
-    """`read_csv` of the bytes `content`; `path` is what errors call them."""
+def parse_csv(content: bytes, path: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Do what `read_csv` does, with the bytes `content`; `path` is their name in errors."""
     if b'\0' in content:
         raise InputError(f"{path} is no csv table: it holds zero bytes (a zip? unpack it; a spreadsheet file? save it as 'CSV UTF-8')")
     header = re.split(rb'[\r\n]', content, maxsplit=1)[0].decode('utf-8-sig', 'replace')
@@ -148,7 +149,7 @@ def _open_cell(line, separator):
             return None
 
 
-def clean_patients(ids):
+def clean_patients(ids: pd.Series) -> pd.Series:
     """Patient ids, a Series of str, as they are compared: without blanks around them, and `12.0`, as a spreadsheet writes the number 12,
     is `12`; NaN for what means that the patient is not known (`UNKNOWN`)."""
     cleaned = {}
@@ -159,8 +160,8 @@ def clean_patients(ids):
     return ids.map(cleaned).astype(ids.dtype)
 
 
-def patient_key(patient_id):
-    """What two spellings of one patient id have in common: no letter case, blanks or leading zeros, one Unicode form, one hyphen."""
+def patient_key(patient_id: str) -> str:
+    """Return what two spellings of one patient id have in common: no letter case, blanks or leading zeros, one Unicode form, one hyphen."""
     text = re.sub(r'[\s\u200b-\u200f\u2060\ufeff]', '', unicodedata.normalize('NFKC', patient_id).casefold())  # blanks without width, too
     return re.sub(r'(?<![0-9])0+(?=[0-9])', '', re.sub(r'[\u2010-\u2015\u2212]', '-', text))
 
@@ -181,12 +182,12 @@ def _row_without_utf8(content):
             return row
 
 
-def with_apostrophe(values):
+def with_apostrophe(values: Iterable) -> pd.Series:
     """Text as spreadsheets show it: what they would take for a formula gets a leading apostrophe, the rest stays as it is."""
     return pd.Series(values, dtype=object).replace(FORMULA, r"'\1", regex=True)
 
 
-def csv_text(table):
+def csv_text(table: pd.DataFrame) -> str:
     """The csv of `table`, of whose cells a spreadsheet computes none (`with_apostrophe`); numbers stay as they are."""
     table = table.copy()
     for name in table.columns:
@@ -195,7 +196,7 @@ def csv_text(table):
     return table.to_csv(index=False)
 
 
-def without_apostrophe(values):
-    """Undoes `with_apostrophe`."""
+def without_apostrophe(values: pd.Series) -> pd.Series:
+    """Undo `with_apostrophe`."""
     quoted = values.str.startswith("'").eq(True)  # first of all: a million patterns take a second
     return values.where(~quoted, values[quoted].str.replace("^'" + FORMULA[1:], r'\1', regex=True)) if quoted.any() else values
