@@ -99,7 +99,8 @@ class ClassDataset(Dataset):
     def keep(self, mask: np.ndarray) -> None:
         """Leave out the rows that are False in `mask`, bool (N,)."""
         self.table, self.rows, self.dr = self.table[mask].reset_index(drop=True), self.rows[mask], self.dr[mask]
-        self.im_list, self.paths = ([item for item, kept in zip(items, mask, strict=True) if kept] for items in (self.im_list, self.paths))
+        self.im_list = [image_id for image_id, kept in zip(self.im_list, mask, strict=True) if kept]
+        self.paths = [path for path, kept in zip(self.paths, mask, strict=True) if kept]
         self.hashes = None if self.hashes is None else self.hashes[mask]
         vars(self).pop('file_stats', None)
 

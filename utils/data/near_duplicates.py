@@ -127,7 +127,8 @@ def pair_lines(pairs: pd.DataFrame, owners: Mapping[str, dict[str, int]]) -> tup
         classes = f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else ''
         text = f'{os.path.basename(a)} = {os.path.basename(b)}{classes}'
         groups[len(csvs) > 1 or len(labels) > 1, kind, ' and '.join(csvs)].append(text)
-    lines = [(wrong, f'{counted(len(texts), "pair")}, {kind}, in {where}: {some(texts)}') for (wrong, kind, where), texts in groups.items()]
+    lines = [(wrong, f'{counted(len(texts), "pair")}, {kind}, in {where}: {some(texts)}')
+             for (wrong, kind, where), texts in groups.items()]
     return [line for wrong, line in lines if wrong], [line for wrong, line in lines if not wrong]
 
 

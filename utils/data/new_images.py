@@ -32,7 +32,8 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     ids = {path: os.path.relpath(path, base).replace(os.sep, '/') for path in paths}
     unnamable += [ascii(image_id) for image_id in ids.values() if not is_namable(image_id)]
     if unnamable:
-        print(f"* Left out: {counted(len(unnamable), 'file')} with names that are not UTF-8 or hold control characters: {some(unnamable)}")
+        print(f"* Left out: {counted(len(unnamable), 'file')} with names that are not UTF-8 or hold control characters: "
+              f'{some(unnamable)}')
     named = [(path, image_id) for path, image_id in ids.items() if is_namable(image_id)]
     if not named:
         raise InputError('none of the files has a name that a csv can hold: rename them')

@@ -100,6 +100,6 @@ def read_npz(path: str) -> dict[str, tuple[NpzImages, np.ndarray]]:
     classes = np.unique(np.concatenate([labels for _, labels in splits.values()]))
     absent = np.setdiff1d(np.arange(classes[-1] + 1), splits['train'][1])
     if len(absent):
-        raise InputError(f'{path}: train_labels name no image of class {some(absent.tolist())}: classes must be numbered from 0 without a '
-                         'gap, and each needs a training image')
+        raise InputError(f'{path}: train_labels name no image of class {some(absent.tolist())}: classes must be numbered from 0 without '
+                         'a gap, and each needs a training image')
     return splits
