@@ -4,7 +4,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .base import CrossEntropy
+from utils.losses import CrossEntropy
 
 BETA = (0, np.nextafter(1, 0))  # range of beta: 1 itself would divide by 0
 

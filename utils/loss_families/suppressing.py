@@ -4,7 +4,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .base import TargetDependent
+from utils.losses import TargetDependent
 
 
 class Equalisation(TargetDependent):

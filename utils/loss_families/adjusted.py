@@ -4,7 +4,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .base import CrossEntropy, TargetDependent
+from utils.losses import CrossEntropy, TargetDependent
 
 
 def log_prior(count):
