@@ -11,7 +11,7 @@ from models.heads import get_head
 from utils.common import InputError
 from utils.data.read_csv import read_csv
 from utils.evaluation import evaluate_multi_cls
-from utils.losses import LOSSES, get_loss_fn
+from utils.losses import LOSSES, get_loss_fn, log_prior
 from utils.prediction.inference import Logits, to_predictions
 from utils.statistics.calibration import fit_temperature
 from utils.training.plan import get_losses, label_shares, n_deferred
@@ -39,9 +39,9 @@ def tau_normaliser(model: torch.nn.Module) -> Adjuster:
 def logit_adjuster(class_count: Sequence[int]) -> Adjuster:
     """z - tau log pi, pi_c = n_c / N (Menon et al., ICLR 2021, equation 9), for networks trained without correction. A class without
     training images keeps its logit."""
-    count = np.asarray(class_count, np.float64)
-    log_prior = torch.tensor(np.where(count > 0, np.log(np.maximum(count, 1) / count.sum()), 0), dtype=torch.float32)
-    return lambda tau: lambda z: z - tau * log_prior
+    prior = log_prior(class_count)
+    shift = torch.tensor(np.where(np.isfinite(prior), prior, 0), dtype=torch.float32)
+    return lambda tau: lambda z: z - tau * shift
 
 
 def last_epoch(info: dict) -> int:
