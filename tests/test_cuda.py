@@ -32,13 +32,13 @@ from utils.model_saving_loading import digest, read_checkpoint
 from utils.prediction.accelerator import build_accelerator
 from utils.reproducibility import set_seeds
 from utils.testing import scoring
+from utils.training.augmentation import AUGMENT
 from utils.training.data import load_data
 from utils.training.engine import train_one_epoch
 from utils.training.flags import resolve
 from utils.training.mixing import MIXING
 from utils.training.network import build_network
 from utils.training.plan import TrainingPlan
-from utils.training.policies import AUGMENT
 from utils.training.signals import StopSignal
 from utils.training.state import TrainState
 

@@ -8,9 +8,9 @@ from train_lt_mxp import get_parser
 from utils.data.sampling import SAMPLING
 from utils.losses import LOSSES, loss_parameters
 from utils.testing import scoring
+from utils.training.augmentation import AUGMENT
 from utils.training.mixing import MIXING
 from utils.training.optim import OPTIMIZERS, SCHEDULES
-from utils.training.policies import AUGMENT
 from utils.training.recipes import RECIPES, to_flags
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')

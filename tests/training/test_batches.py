@@ -10,7 +10,6 @@ from utils.reproducibility import set_backends
 from utils.training.augment import draw_params, jitter, move
 from utils.training.batches import Plain
 from utils.training.mixing import MIXING
-from utils.training.policies import AUGMENT
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from utils.losses import LOSSES
 from utils.model_saving_loading import read_checkpoint
 from utils.training import engine
 from utils.training.mixing import MIXING
-from utils.training.policies import AUGMENT
 from utils.training.recipes import RECIPES
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from utils.prediction.inference import Normalise
-from utils.training.policies import AUGMENT
+from utils.training.augmentation import AUGMENT
 
 MIX_STREAM = 4  # of random numbers; 0 and 1 are the samplers', 2 and 3 those of `Plain`
 

@@ -15,10 +15,10 @@ from utils.data.sampling import SAMPLING
 from utils.evaluation import METRICS
 from utils.losses import LOSSES, get_loss_fn, loss_parameters
 from utils.prediction.accelerator import add_device_flag
+from utils.training.augmentation import AUGMENT
 from utils.training.mixing import MIXING
 from utils.training.optim import OPTIMIZERS, SCHEDULES
 from utils.training.plan import corrects_twice, n_deferred, n_mixed, size_in_epoch
-from utils.training.policies import AUGMENT
 from utils.training.recipes import RECIPES, RecipeParser
 from utils.training.tensorboard import summary_writer
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from utils.training import policies
-from utils.training.policies import AUGMENT, GEOMETRY, OPERATIONS, apply_operations
+from utils.training import augmentation
+from utils.training.augmentation import AUGMENT, GEOMETRY, OPERATIONS, apply_operations
 
 CENTRE = slice(6, -6)
 
@@ -18,11 +18,11 @@ def images(n=5, height=40, width=40, seed=0):
 
 
 @pytest.mark.parametrize(('operation', 'reference', 'values'), [
-    (policies.sharpness, TF.adjust_sharpness, (.2, 1., 1.7)), (policies.brightness, TF.adjust_brightness, (.3, 1.6)),
-    (policies.contrast, TF.adjust_contrast, (.3, 1.6)), (policies.saturation, TF.adjust_saturation, (.3, 1.6)),
-    (policies.posterize, lambda x, bits: TF.posterize(x, int(bits)), (2, 4, 8)),
-    (policies.solarize, lambda x, t: TF.solarize(x, round(255 * t)), (0., 100 / 255, 1.)),
-    (policies.autocontrast, lambda x, _: TF.autocontrast(x), (0.,)), (policies.equalize, lambda x, _: TF.equalize(x), (0.,)),
+    (augmentation.sharpness, TF.adjust_sharpness, (.2, 1., 1.7)), (augmentation.brightness, TF.adjust_brightness, (.3, 1.6)),
+    (augmentation.contrast, TF.adjust_contrast, (.3, 1.6)), (augmentation.saturation, TF.adjust_saturation, (.3, 1.6)),
+    (augmentation.posterize, lambda x, bits: TF.posterize(x, int(bits)), (2, 4, 8)),
+    (augmentation.solarize, lambda x, t: TF.solarize(x, round(255 * t)), (0., 100 / 255, 1.)),
+    (augmentation.autocontrast, lambda x, _: TF.autocontrast(x), (0.,)), (augmentation.equalize, lambda x, _: TF.equalize(x), (0.,)),
 ])
 def test_colours(operation, reference, values):
     x = images()
@@ -36,12 +36,12 @@ def test_colours(operation, reference, values):
 
 def test_posterize_does_not_depend_on_the_last_digit():
     x = torch.arange(256.).view(1, 1, 16, 16) / 255
-    assert torch.equal(policies.posterize(x, torch.tensor(5 - 1e-6)), policies.posterize(x, torch.tensor(5.)))
+    assert torch.equal(augmentation.posterize(x, torch.tensor(5 - 1e-6)), augmentation.posterize(x, torch.tensor(5.)))
 
 
 def test_solarize_does_not_depend_on_the_last_digit():
     x, threshold = torch.arange(256.).view(1, 1, 16, 16) / 255, torch.tensor(51 / 255)
-    inverted = [policies.solarize(x * factor, threshold) != x * factor for factor in (1 - 1e-7, 1, 1 + 1e-7)]
+    inverted = [augmentation.solarize(x * factor, threshold) != x * factor for factor in (1 - 1e-7, 1, 1 + 1e-7)]
     assert all(mask.sum() == 256 - 51 for mask in inverted)
 
 
@@ -97,9 +97,9 @@ def test_policies_draw_every_operation(monkeypatch):
     def spy(x, names, magnitude, sign, wide):
         seen.setdefault(wide, []).append((names, magnitude))
         return x
-    monkeypatch.setattr(policies, 'apply_operations', spy)
+    monkeypatch.setattr(augmentation, 'apply_operations', spy)
     x, rng = torch.zeros(3000, 3, 2, 2), np.random.default_rng(0)
-    policies.randaugment(x, rng), policies.trivial(x, rng)
+    augmentation.randaugment(x, rng), augmentation.trivial(x, rng)
     assert len(seen[False]) == 2 and len(seen[True]) == 1
     for names, _ in seen[False] + seen[True]:
         share = np.array([(names == name).mean() for name in OPERATIONS])
