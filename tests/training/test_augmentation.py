@@ -1,16 +1,106 @@
-"""Operations against torchvision's, one image at a time; policies by what they promise."""
+"""Batched augmentation against torchvision's functional transforms, one image at a time with the same parameters; policies by what they
+promise."""
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms.v2 import functional as TF
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+from torchvision.transforms.v2 import functional as TV2
 
 from utils.training import augmentation
-from utils.training.augmentation import AUGMENT, GEOMETRY, OPERATIONS, apply_operations
+from utils.training.augmentation import AUGMENT, GEOMETRY, JITTER, OPERATIONS, apply_operations, draw_params, jitter, move, warp
 
 CENTRE = slice(6, -6)
+B = 24
 
 
-def images(n=5, height=40, width=40, seed=0):
+@pytest.fixture
+def images():
+    x = torch.rand(B, 3, 37, 52, generator=torch.Generator().manual_seed(5))
+    x[0] = 0  # black, white, grey and pure colours: hue and saturation are undefined there
+    x[1] = 1
+    x[2] = .5
+    x[3] = torch.tensor([1., 0., 0.]).view(3, 1, 1)
+    x[4] = x[4, :1]
+    return x
+
+
+@pytest.fixture
+def params():
+    return draw_params(np.random.default_rng(3), B, 52)
+
+
+def test_move(images, params):
+    for i, out in enumerate(move(images, params)):
+        expected = TF.affine(images[i], float(params['angle'][i]), [int(params['shift'][i]), 0], float(params['scale'][i]), [0., 0.],
+                             interpolation=InterpolationMode.BILINEAR)
+        expected = TF.hflip(expected) if params['hflip'][i] else expected
+        expected = TF.vflip(expected) if params['vflip'][i] else expected
+        torch.testing.assert_close(out, expected, atol=2e-4, rtol=0)
+
+
+def test_move_combines_all_parts(images, params):
+    """What the distribution never draws together still follows torchvision's order of scale, rotation and shift."""
+    rng = np.random.default_rng(1)
+    both = params | {'scale': rng.uniform(.8, 1.3, B).astype(np.float32), 'shift': rng.integers(-5, 6, B).astype(np.float32),
+                     'angle': rng.uniform(-180, 180, B).astype(np.float32), 'hflip': np.zeros(B), 'vflip': np.zeros(B)}
+    for i, out in enumerate(move(images, both)):
+        expected = TF.affine(images[i], float(both['angle'][i]), [int(both['shift'][i]), 0], float(both['scale'][i]), [0., 0.],
+                             interpolation=InterpolationMode.BILINEAR)
+        torch.testing.assert_close(out, expected, atol=2e-4, rtol=0)
+
+
+def test_positions_are_exact_in_lower_precision():
+    """Under autocast, and so on a GPU whose matrix products are rounded, every pixel stays at its place to a hundredth of a pixel."""
+    rows, columns = torch.meshgrid(torch.arange(64.), torch.arange(512.), indexing='ij')
+    with torch.autocast('cpu', torch.bfloat16):
+        out = warp(torch.stack([columns, rows])[None], np.array([[[1., 0, 3], [0, 1, -2]]]))[0]
+    assert (out[0, 2:, :-3] - columns[2:, 3:]).abs().max() < .01 and (out[1, 2:, :-3] - rows[:-2, 3:]).abs().max() < .01
+
+
+@pytest.mark.parametrize('name', JITTER)
+def test_one_operation(images, params, name):
+    reference = getattr(TF, f'adjust_{name}')
+    out = JITTER[name](images, torch.from_numpy(params[name]).view(-1, 1, 1, 1))
+    for i in range(B):
+        torch.testing.assert_close(out[i], reference(images[i], float(params[name][i])), atol=2e-6, rtol=0)
+
+
+def test_large_hue_shifts(images):
+    shift = torch.linspace(-.5, .5, B)
+    out = JITTER['hue'](images, shift.view(-1, 1, 1, 1))
+    for i in range(B):
+        torch.testing.assert_close(out[i], TF.adjust_hue(images[i], float(shift[i])), atol=1e-5, rtol=0)
+
+
+def test_jitter_in_the_order_of_each_image(images, params):
+    out = jitter(images.clone(), params)
+    for i in range(B):
+        expected = images[i]
+        for operation in np.argsort(params['order'][i]):
+            name = list(JITTER)[operation]
+            expected = getattr(TF, f'adjust_{name}')(expected, float(params[name][i]))
+        torch.testing.assert_close(out[i], expected, atol=1e-5, rtol=0)
+
+
+def test_distribution():
+    n, width = 60_000, 200
+    p = draw_params(np.random.default_rng(0), n, width)
+    scaled, shifted, turned = p['scale'] != 1, p['shift'] != 0, p['angle'] != 0
+    assert not (scaled & turned).any() and not (shifted & turned).any() and not (scaled & shifted).any()
+    assert np.mean(scaled) == pytest.approx(1 / 3, abs=.01) and np.mean(turned) == pytest.approx(1 / 3, abs=.01)
+    for values, low, high in ((p['scale'][scaled], .95, 1.2), (p['angle'][turned], -45, 45), (p['brightness'], .75, 1.25),
+                              (p['contrast'], .75, 1.25), (p['saturation'], .75, 1.25), (p['hue'], -.01, .01)):
+        assert low <= values.min() and values.max() <= high + 1e-6
+        assert values.mean() == pytest.approx((low + high) / 2, abs=.01 * (high - low))
+        assert values.std() == pytest.approx((high - low) / 12 ** .5, rel=.02)
+    assert np.abs(p['shift']).max() == 10 and (p['shift'] % 1 == 0).all()
+    assert p['hflip'].mean() == pytest.approx(.5, abs=.01) and p['vflip'].mean() == pytest.approx(.5, abs=.01)
+    orders, counts = np.unique(p['order'], axis=0, return_counts=True)
+    assert len(orders) == 24 and counts == pytest.approx(n / 24, rel=.1)
+
+
+def smooth_images(n=5, height=40, width=40, seed=0):
     g = torch.Generator().manual_seed(seed)
     small = torch.randint(0, 256, (n, 3, height // 4, width // 4), generator=g).float()
     smooth = torch.nn.functional.interpolate(small, (height, width), mode='bilinear')
@@ -18,14 +108,14 @@ def images(n=5, height=40, width=40, seed=0):
 
 
 @pytest.mark.parametrize(('operation', 'reference', 'values'), [
-    (augmentation.sharpness, TF.adjust_sharpness, (.2, 1., 1.7)), (augmentation.brightness, TF.adjust_brightness, (.3, 1.6)),
-    (augmentation.contrast, TF.adjust_contrast, (.3, 1.6)), (augmentation.saturation, TF.adjust_saturation, (.3, 1.6)),
-    (augmentation.posterize, lambda x, bits: TF.posterize(x, int(bits)), (2, 4, 8)),
-    (augmentation.solarize, lambda x, t: TF.solarize(x, round(255 * t)), (0., 100 / 255, 1.)),
-    (augmentation.autocontrast, lambda x, _: TF.autocontrast(x), (0.,)), (augmentation.equalize, lambda x, _: TF.equalize(x), (0.,)),
+    (augmentation.sharpness, TV2.adjust_sharpness, (.2, 1., 1.7)), (augmentation.brightness, TV2.adjust_brightness, (.3, 1.6)),
+    (augmentation.contrast, TV2.adjust_contrast, (.3, 1.6)), (augmentation.saturation, TV2.adjust_saturation, (.3, 1.6)),
+    (augmentation.posterize, lambda x, bits: TV2.posterize(x, int(bits)), (2, 4, 8)),
+    (augmentation.solarize, lambda x, t: TV2.solarize(x, round(255 * t)), (0., 100 / 255, 1.)),
+    (augmentation.autocontrast, lambda x, _: TV2.autocontrast(x), (0.,)), (augmentation.equalize, lambda x, _: TV2.equalize(x), (0.,)),
 ])
 def test_colours(operation, reference, values):
-    x = images()
+    x = smooth_images()
     x[3] = 77  # a flat image
     x[4] = torch.where(x[4] > 120, 255, 3).to(torch.uint8)  # two values
     for value in values:
@@ -53,12 +143,12 @@ def test_solarize_does_not_depend_on_the_last_digit():
 @pytest.mark.parametrize('wide', [False, True])
 def test_geometry(name, arguments, wide):
     """As torchvision's affine, with either sign: the sign is drawn, and both are used."""
-    x, magnitude = images(2).float() / 255, .4
+    x, magnitude = smooth_images(2).float() / 255, .4
     if name.startswith('translate'):
         magnitude = 5 / 40 / GEOMETRY[name][wide]  # whole pixels
     value, matches = magnitude * GEOMETRY[name][wide], []
-    plain = {'angle': 0., 'translate': [0, 0], 'scale': 1., 'shear': [0., 0.], 'interpolation': TF.InterpolationMode.BILINEAR}
-    affine = [TF.affine(x, **plain | arguments(v)) for v in (-value, value)]
+    plain = {'angle': 0., 'translate': [0, 0], 'scale': 1., 'shear': [0., 0.], 'interpolation': TV2.InterpolationMode.BILINEAR}
+    affine = [TV2.affine(x, **plain | arguments(v)) for v in (-value, value)]
     for sign in (-1., 1.):
         got = apply_operations(x.clone(), np.array([name] * 2), np.full(2, magnitude), np.full(2, sign), wide)
         matches.append([(got - a)[..., CENTRE, CENTRE].abs().max().item() < .02 for a in affine])
@@ -66,7 +156,7 @@ def test_geometry(name, arguments, wide):
 
 
 def test_one_operation_leaves_the_other_images():
-    x = images(len(OPERATIONS)).float() / 255
+    x = smooth_images(len(OPERATIONS)).float() / 255
     for i, name in enumerate(OPERATIONS):
         names = np.array(['identity'] * len(x), dtype=object)
         names[i] = name
@@ -86,7 +176,7 @@ def test_every_policy(name, shape):
 
 @pytest.mark.parametrize('name', [name for name in AUGMENT if name != 'none'])
 def test_one_draw_per_image(name):
-    same = images(1).float().expand(12, -1, -1, -1) / 255
+    same = smooth_images(1).float().expand(12, -1, -1, -1) / 255
     out = AUGMENT[name](same.clone(), np.random.default_rng(3))
     assert len({tuple(image.flatten().tolist()) for image in out}) >= 8
 

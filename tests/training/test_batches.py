@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_flatten
 from tests.factories import MEAN, STD, image_batch
 from utils.prediction.inference import Normalise
 from utils.reproducibility import set_backends
-from utils.training.augment import draw_params, jitter, move
+from utils.training.augmentation import AUGMENT, draw_params, jitter, move
 from utils.training.batches import Plain
 from utils.training.mixing import MIXING
 

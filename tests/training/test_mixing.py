@@ -6,7 +6,7 @@ from scipy.stats import kstest
 
 from tests.factories import MEAN, STD, image_batch
 from utils.prediction.inference import Normalise
-from utils.training.augment import draw_params, jitter, move
+from utils.training.augmentation import draw_params, jitter, move
 from utils.training.mixing import MIXING, BalancedMixUp, CutMix, MixUp, Remix
 
 

@@ -1,52 +1,70 @@
-"""Two images as one, on the device: table `MIXING`."""
-from collections.abc import Callable
+"""Mix pairs of images and their labels on the device, table `MIXING`."""
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather
 from scipy.special import betainc
 
 from utils.data.sampling import get_sampling_probabilities
+from utils.prediction.inference import Normalise
 from utils.training.batches import Plain
+
+Array = npt.NDArray[np.float64]
+Batch = Sequence[tuple[torch.Tensor, torch.Tensor, Any]]  # (uint8 images (B, 3, H, W), labels (B,), image ids) of each loader
 
 
 class Mixing(Plain):
-    """prepare: a combo batch -> mixed inputs and soft targets (B, K), with one draw of l ~ Beta(alpha, alpha) a batch.
+    """Batch transform: a combo batch -> mixed inputs (B, 3, H, W) and soft targets (B, K). Base of MixUp and its relatives.
 
-    class_count: TRAIN images of each class, (K,). Images are mixed before normalising, which is the same for a convex combination.
-    Partners come from the common batch of all processes, so that any number of them mixes the same pairs.
+    class_count: TRAIN images of each class, (K,). alpha: the share l of an image is drawn from Beta(alpha, alpha), once a batch. Images are
+    mixed before normalising, which gives the same for a convex combination. Partners come from the common batch of all processes, so the
+    pairs do not depend on the number of processes.
     """
     alpha = 1.  # published default
-    n_loaders = 1  # 2: the batch has a second, class-balanced loader
-    mix: Callable  # (x, partners, share, labels, labels of the partners) -> mixed x, share of the own label
+    n_loaders: ClassVar[int] = 1  # 2: the batch has a second, class-balanced loader
 
-    def __init__(self, normalise, class_count, alpha=None, augment='original', seed=0, rank=0, world_size=1):
+    def __init__(self, normalise: Normalise, class_count: npt.ArrayLike, alpha: float | None = None, augment: str = 'original',
+                 seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         super().__init__(normalise, augment, seed, rank, world_size)
         self.class_count = torch.as_tensor(class_count).to(normalise.device)
         self.alpha = self.alpha if alpha is None else alpha
 
     @classmethod
-    def label_shares(cls, seen, class_count, alpha, batch_size):
-        """Expected shares of the classes in the mixed labels, float64 (K,), where images are drawn with the class shares `seen` (K,) into
-        common batches of `batch_size`. They stay as they are unless the share of a label depends on its class."""
+    def label_shares(cls, seen: Array, class_count: Array, alpha: float, batch_size: int) -> Array:
+        """Expected share of each class in the mixed labels, float64 (K,).
+
+        seen: share of each class among the images drawn, (K,). batch_size: images of the common batch. The shares stay unless the share of
+        a label depends on its class.
+        """
         return seen
 
-    def one_hot(self, labels):
+    def mix(self, x: torch.Tensor, other: torch.Tensor, share: float, labels: torch.Tensor,
+            other_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Mix images `x` (B, 3, H, W) of the share `share` with their partners `other`.
+
+        Returns the mixed images and the share of the own label: one number, or (B, 1).
+        """
+        raise NotImplementedError
+
+    def one_hot(self, labels: torch.Tensor) -> torch.Tensor:
         return F.one_hot(labels, len(self.class_count)).float()
 
-    def to_device(self, values):
+    def to_device(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(self.normalise.device, non_blocking=True)
 
-    def partners(self, x, labels):
-        """-> what a permutation of the common batch puts beside each image of this process, and the labels"""
+    def partners(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The partner of each image of this process, from a permutation of the common batch, and its label."""
         n = len(labels)
         place = self.mix_rng.permutation(n * self.world_size)[self.rank::self.world_size]  # in the common batch
         row = torch.from_numpy(place % self.world_size * n + place // self.world_size).to(x.device, non_blocking=True)
         x, labels = gather((x, labels)) if self.world_size > 1 else (x, labels)  # one process after the other
         return x[row], labels[row]
 
-    def __call__(self, batch):
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels, _ = batch[0]
         x, labels = self.augmented(images), self.to_device(labels)
         other, other_labels = self.partners(x, labels)
@@ -59,42 +77,52 @@ class Mixing(Plain):
 class MixUp(Mixing):
     """x = l x_i + (1 - l) x_j, y likewise; j is a permutation of the batch (Zhang et al., ICLR 2018, equation 1)."""
 
-    def mix(self, x, other, share, labels, other_labels):
+    def mix(self, x: torch.Tensor, other: torch.Tensor, share: float, labels: torch.Tensor,
+            other_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         return torch.lerp(other, x, share), share
 
 
 class CutMix(Mixing):
-    """A box of the partner's image of area 1 - l replaces the same box (Yun et al., ICCV 2019, equations 1 and 2); the labels are
-    mixed by the area that remains after the box is clipped to the image."""
+    """A box of the partner's image, of area 1 - l, replaces the same box of the image (Yun et al., ICCV 2019, equations 1 and 2).
 
-    def mix(self, x, other, share, labels, other_labels):
+    Labels are mixed by the area that is replaced after the box is clipped to the image.
+    """
+
+    def mix(self, x: torch.Tensor, other: torch.Tensor, share: float, labels: torch.Tensor,
+            other_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         height, width = x.shape[-2:]
-        edges = []
-        for size in (height, width):
-            half = int(size * (1 - share) ** .5) // 2
-            centre = self.mix_rng.integers(size)
-            edges.append(slice(max(centre - half, 0), min(centre + half, size)))
-        x[..., edges[0], edges[1]] = other[..., edges[0], edges[1]]
-        area = (edges[0].stop - edges[0].start) * (edges[1].stop - edges[1].start)
-        return x, 1 - area / (height * width)
+        (top, bottom), (left, right) = (self._edges(size, share) for size in (height, width))
+        x[..., top:bottom, left:right] = other[..., top:bottom, left:right]
+        return x, 1 - (bottom - top) * (right - left) / (height * width)
+
+    def _edges(self, size: int, share: float) -> tuple[int, int]:
+        half = int(size * (1 - share) ** .5) // 2
+        centre = int(self.mix_rng.integers(size))
+        return max(centre - half, 0), min(centre + half, size)
 
 
 class Remix(MixUp):
-    """MixUp of the images, but the rarer class keeps the whole label when the other one has at least `ratio` times its training
-    images and the rarer one a share below `threshold` or more (Chou et al., ECCV Workshops 2020, equation 4): per image,
-    l_y = 0 where n_i / n_j >= ratio and l < threshold; 1 where n_i / n_j <= 1 / ratio and 1 - l < threshold; else l."""
+    """MixUp of the images; a much rarer class may take the whole label (Chou et al., ECCV Workshops 2020, equation 4).
+
+    Share of the own label, per image: l_y = 0 where n_i / n_j >= ratio and l < threshold; 1 where n_i / n_j <= 1 / ratio and
+    1 - l < threshold; else l.
+    """
     ratio, threshold = 3., .5
 
     @classmethod
-    def label_shares(cls, seen, class_count, alpha, batch_size):
-        """Exact for images drawn independently. In a pair of classes with different counts the rarer one gains E[l; l < threshold], which
-        is half the distribution function of Beta(alpha + 1, alpha) at the threshold; one image in `batch_size` is its own partner."""
+    def label_shares(cls, seen: Array, class_count: Array, alpha: float, batch_size: int) -> Array:
+        """Exact for images drawn independently.
+
+        In a pair of classes with different counts the rarer one gains E[l; l < threshold], which is half the distribution function of
+        Beta(alpha + 1, alpha) at the threshold. One image in `batch_size` is its own partner.
+        """
         count = np.asarray(class_count, np.float64)
         rarer = cls.ratio * count[:, None] <= count  # of the pair (own, partner)
         gain = (1 - 1 / batch_size) * betainc(alpha + 1, alpha, cls.threshold)  # an image is both own and partner: twice the half
         return seen * (1 + gain * ((rarer.astype(float) - rarer.T) @ seen))
 
-    def mix(self, x, other, share, labels, other_labels):
+    def mix(self, x: torch.Tensor, other: torch.Tensor, share: float, labels: torch.Tensor,
+            other_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         own, partner = self.class_count[labels].double(), self.class_count[other_labels].double()
         label_share = torch.full((len(labels),), share, device=x.device)
         if share < self.threshold:
@@ -105,25 +133,27 @@ class Remix(MixUp):
 
 
 class BalancedMixUp(Mixing):
-    """x = (1 - l) x_I + l x_B, y likewise, of an instance-sampled and a class-balanced batch, l ~ Beta(alpha, 1), one draw a
-    batch (Galdran et al., MICCAI 2021, equation 2)."""
+    """x = (1 - l) x_I + l x_B, y likewise, of an instance-sampled and a class-balanced batch (Galdran et al., MICCAI 2021, equation 2).
+
+    l ~ Beta(alpha, 1), drawn once a batch.
+    """
     alpha = .2
     n_loaders = 2
 
     @classmethod
-    def label_shares(cls, seen, class_count, alpha, batch_size):
+    def label_shares(cls, seen: Array, class_count: Array, alpha: float, batch_size: int) -> Array:
         balanced = class_count * get_sampling_probabilities(class_count, 'class')
         return (seen + alpha * balanced) / (1 + alpha)  # the mean of Beta(alpha, 1) is alpha / (1 + alpha)
 
-    def __call__(self, batch):
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         (images, labels, _), (balanced_images, balanced_labels, _) = batch
         # joined on the device: joined before, the images would lie in memory that is not pinned, and the CPU would wait for their copy
         images, labels = (torch.cat([self.to_device(own), self.to_device(balanced)])
                           for own, balanced in ((images, balanced_images), (labels, balanced_labels)))
         x, y = self.augmented(images), self.one_hot(labels)
         share = self.mix_rng.beta(self.alpha, 1)
-        x, y = (torch.lerp(*both.chunk(2), share) for both in (x, y))
+        x, y = (torch.lerp(own, balanced, share) for own, balanced in (x.chunk(2), y.chunk(2)))
         return self.normalise.standardise(x), y
 
 
-MIXING = {'none': None, 'balanced_mixup': BalancedMixUp, 'mixup': MixUp, 'cutmix': CutMix, 'remix': Remix}
+MIXING: dict[str, type[Mixing] | None] = {'none': None, 'balanced_mixup': BalancedMixUp, 'mixup': MixUp, 'cutmix': CutMix, 'remix': Remix}
