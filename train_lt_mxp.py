@@ -16,7 +16,7 @@ import utils  # noqa: F401  first of all: how threads wait has to be set before 
 import sys
 from argparse import Namespace
 
-from utils.cli import say_next, script_parser, to_test
+from utils.cli import network_flag, say_next, script_parser, to_test
 from utils.common import run_script
 from utils.data.permissions import keep_private, private_flag
 from utils.data.read_csv import check_csv_exists
@@ -94,7 +94,7 @@ def print_end(args: Namespace, run: RunFolder) -> None:
     print(f"* Best epoch {best}: {args.metric} {run.score(best) if args.metric == 'loss' else 100 * run.score(best):.2f}")
     if run.path:
         print(f'* Saved in {run.path}')
-        say_next(*to_test(run.path, args.csv_train, args.csv_val, args.data_path), *private_flag(args))
+        say_next(*to_test(run.path, args.csv_train, args.csv_val, args.data_path), *network_flag(args.model_name), *private_flag(args))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,7 @@
-"""The last layer of a network: as built, a cosine classifier, or one with a learnt scale per class."""
+"""The last layer of a network, table `HEADS`: linear as built, a cosine classifier, or one with a learnt scale per class."""
+from collections.abc import Callable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -8,10 +11,11 @@ class CosineClassifier(nn.Module):
     """(B, C) or (B, C, 1, 1) -> cosines of features and class vectors in training, `scale` times them in evaluation mode.
 
     LDAM (Cao et al., NeurIPS 2019) subtracts its margins from cosines and scales inside the loss; without the scale the softmax at
-    test would be nearly uniform. It is a buffer, so that a checkpoint brings it along.
+    test would be nearly uniform. It is a buffer, so the checkpoint holds it.
     """
+    scale: torch.Tensor
 
-    def __init__(self, in_features, n_classes, scale=30.):
+    def __init__(self, in_features: int, n_classes: int, scale: float = 30.) -> None:
         super().__init__()
         self.in_features = in_features
         self.weight = nn.Parameter(torch.empty(n_classes, in_features))
@@ -21,7 +25,7 @@ class CosineClassifier(nn.Module):
     def reset_parameters(self):
         nn.init.normal_(self.weight)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         cosines = F.linear(F.normalize(x.flatten(1)), F.normalize(self.weight))
         return cosines if self.training else self.scale * cosines
 
@@ -29,31 +33,34 @@ class CosineClassifier(nn.Module):
 class ScaledClassifier(nn.Module):
     """s_c (W x + b)_c: learnable weight scaling, LWS (Kang et al., ICLR 2020, section 4.2). Only s, from 1, is trained."""
 
-    def __init__(self, classifier, n_classes):
+    def __init__(self, classifier: nn.Module, n_classes: int) -> None:
         super().__init__()
         self.classifier = classifier
         self.scale = nn.Parameter(torch.ones(n_classes))
 
     def reset_parameters(self):
-        self.classifier.reset_parameters()
+        cast(nn.Linear, self.classifier).reset_parameters()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(x).flatten(1) * self.scale
 
 
-def _cosine(classifier, n_classes):
-    return CosineClassifier(getattr(classifier, 'in_features', None) or classifier.in_channels, n_classes)
+def _cosine(classifier: nn.Module, n_classes: int) -> nn.Module:
+    in_features = classifier.in_channels if isinstance(classifier, nn.Conv2d) else classifier.in_features
+    return CosineClassifier(cast(int, in_features), n_classes)
 
 
-HEADS = {'linear': lambda classifier, n_classes: classifier, 'cosine': _cosine, 'scaled': ScaledClassifier}
+# kind -> function of the present last layer and the number of classes
+HEADS: dict[str, Callable[[nn.Module, int], nn.Module]] = {
+    'linear': lambda classifier, n_classes: classifier, 'cosine': _cosine, 'scaled': ScaledClassifier}
 
 
-def get_head(model):
-    return model.get_submodule(model.classifier_name)
+def get_head(model: nn.Module) -> nn.Module:
+    """The last layer of a network of `get_arch`."""
+    return model.get_submodule(cast(str, model.classifier_name))
 
 
-def set_head(model, kind):
+def set_head(model: nn.Module, kind: str) -> None:
     """Replace the last layer of `model` by one of `kind`, a key of HEADS, made from the present one."""
-    parent, _, child = model.classifier_name.rpartition('.')
-    setattr(model.get_submodule(parent), child, HEADS[kind](get_head(model), model.n_classes))
-    return model
+    parent, _, child = cast(str, model.classifier_name).rpartition('.')
+    setattr(model.get_submodule(parent), child, HEADS[kind](get_head(model), cast(int, model.n_classes)))

@@ -1,10 +1,11 @@
 """ResNet-32 for images of 32 x 32 pixels, as results on CIFAR are published: networks for photographs shrink them to one position."""
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 
 class Block(nn.Module):
-    def __init__(self, in_channels, channels, stride):
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -12,7 +13,7 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.stride, self.more = stride, (channels - in_channels) // 2
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         # The shortcut has no weights: every second pixel, and zeros for the channels that are new (option A).
         shortcut = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.more, self.more))
@@ -22,7 +23,7 @@ class Block(nn.Module):
 class ResNet32(nn.Module):
     """He et al., CVPR 2016, section 4.2, n = 5: three stages of five blocks with 16, 32 and 64 channels. (B, 3, H, W) -> (B, K)"""
 
-    def __init__(self, n_classes):
+    def __init__(self, n_classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -37,6 +38,6 @@ class ResNet32(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.blocks(F.relu(self.bn1(self.conv1(x))))
         return self.fc(x.mean((2, 3)))

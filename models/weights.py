@@ -1,7 +1,9 @@
-"""Weights of a network: read, copied only where they fit, initialised anew."""
+"""Weights of a network: read from a file, copied if they fit, initialised again."""
 import contextlib
 import os
 import socket
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,8 +15,8 @@ PATIENCE = 20  # seconds that a server may take to answer
 
 
 @contextlib.contextmanager
-def short_waits():
-    """Let no connection that is opened within wait for ever, such as one that a firewall swallows."""
+def short_waits() -> Iterator[None]:
+    """Time out connections opened in this block after PATIENCE seconds, such as those that a firewall drops."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
@@ -23,9 +25,11 @@ def short_waits():
         socket.setdefaulttimeout(before)
 
 
-def check_hub(published) -> None:
-    """Ask Hugging Face's hub once for the weights of `published` (timm's pretrained_cfg) unless they lie in the local cache. Without a
-    connection the library's error comes at once: the download itself would first retry for 50 seconds and log each try."""
+def check_hub(published: Any) -> None:
+    """Ask Hugging Face's hub once for the weights of `published` (timm's pretrained_cfg) unless the local cache has them.
+
+    Without a connection the library's error comes at once. The download itself would retry for 50 seconds and log each try.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -39,22 +43,23 @@ def check_hub(published) -> None:
         get_hf_file_metadata(hf_hub_url(repo, names[0], revision=revision or None), timeout=PATIENCE)
 
 
-def init_classifier(model):
-    """Initialise the last layer anew: torch's default, or zeros for BiT (Kolesnikov et al., ECCV 2020)."""
-    head = get_head(model)
+def init_classifier(model: nn.Module) -> None:
+    """Initialise the last layer: torch's default, or zeros for BiT (Kolesnikov et al., ECCV 2020)."""
+    head = cast(nn.Linear, get_head(model))
     head.reset_parameters()
     if model.zero_head and not isinstance(head, CosineClassifier):  # a vector of zeros has no direction
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
 
 
-def read_state_dict(path):
+def read_state_dict(path: str) -> dict[str, torch.Tensor]:
+    """The state dict in the file `path`, .safetensors or of torch.save. Raises `InputError` if it cannot be read or holds anything else."""
     if not os.path.isfile(path):
         raise InputError(f'no such file of weights: {path} (--init takes imagenet, none or the path of a state dict)')
     try:
         if path.endswith('.safetensors'):
             from safetensors.torch import load_file
-            state = load_file(path)
+            state: Any = load_file(path)
         else:
             state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as err:  # a damaged file ends in one of many kinds of error
@@ -66,10 +71,12 @@ def read_state_dict(path):
     return {name.removeprefix('module.'): value for name, value in state.items()}
 
 
-def check_weights(model, state, source, skip_classifier_of_other_size=False):
-    """Every tensor of `state` must fit `model`, except, where asked for, those of a classifier of another size.
-    -> names of the tensors of `model` to leave as they are. Raises `InputError` naming the first key that does not fit and `source`."""
-    own, head = model.state_dict(), model.classifier_name + '.'
+def check_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str, skip_classifier_of_other_size: bool = False) -> list[str]:
+    """Check that every tensor of `state` fits `model`, except, if asked for, those of a classifier of another size.
+
+    Returns the names of the tensors of `model` to leave as they are. Raises `InputError` with `source` and the first key that does not fit.
+    """
+    own, head = model.state_dict(), cast(str, model.classifier_name) + '.'
     skipped = [name for name in own if skip_classifier_of_other_size and name.startswith(head)
                and (name not in state or state[name].shape != own[name].shape)]
     wrong = [name for name in own if name not in skipped and (name not in state or state[name].shape != own[name].shape)]
@@ -83,8 +90,8 @@ def check_weights(model, state, source, skip_classifier_of_other_size=False):
     return skipped
 
 
-def load_weights(model, state, source, skip_classifier_of_other_size=False):
-    """Copy `state` into `model`, see `check_weights`. -> names of the tensors left as they were."""
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str, skip_classifier_of_other_size: bool = False) -> list[str]:
+    """Copy `state` into `model`, see `check_weights`. Returns the names of the tensors left as they were."""
     skipped = check_weights(model, state, source, skip_classifier_of_other_size)
     model.load_state_dict({name: state[name] for name in model.state_dict() if name not in skipped}, strict=False)
     return skipped

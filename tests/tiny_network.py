@@ -9,7 +9,7 @@ import sys
 
 from torch import nn
 
-from models.get_model import ARCHS, IMAGENET, _arch
+from models.get_model import ARCHS, as_arch
 from utils.common import InputError
 
 NAME = 'tiny_test'
@@ -32,7 +32,7 @@ class TinyNetwork(nn.Module):
 def _build(n_classes, pretrained, im_size):
     if pretrained:
         raise InputError(f'{NAME} has no ImageNet weights: give --init none')
-    return _arch(TinyNetwork(n_classes), n_classes, 'classifier.1', *IMAGENET)
+    return as_arch(TinyNetwork(n_classes), n_classes, 'classifier.1')
 
 
 def register():

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from utils.cli import say_next, script_parser, to_train
+from utils.cli import add_network_flag, say_next, script_parser, to_train
 from utils.common import InputError, check_writable, file_sha256, run_script, whole_file, write_text
 from utils.data.new_images import read_inputs
 from utils.data.permissions import add_private_flag, keep_private
@@ -47,6 +47,7 @@ def get_parser():
     parser = script_parser(__doc__)
     network = parser.add_argument_group('network')
     network.add_argument('--load_path', required=True, metavar='RUN', help='run folder (then its best epoch), checkpoint folder or file')
+    add_network_flag(network)
     network.add_argument('--images', nargs='+', metavar='IMAGE_OR_FOLDER', help=f'compare on up to {COMPARED} of these (default: noise)')
     output = parser.add_argument_group('output')
     output.add_argument('--input', default='uint8', choices=('uint8', 'float'), help='input of the ONNX network: 0 to 255, or 0 to 1')
@@ -105,7 +106,7 @@ def write_safetensors(path, loaded, sidecar):
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    loaded = load_model(args.load_path)
+    loaded = load_model(args.load_path, args.model_name)
     c, im_size = loaded.info['config'], tuple(loaded.info['im_size'])
     folder = args.out or os.path.join('results', name_of_run(loaded.folder))
     keep_private(args.private, None if args.out else folder, beside=args.out)
@@ -119,7 +120,7 @@ def main(argv=None):
     write_safetensors(safetensors, loaded, {'onnx': {'input': args.input, 'output': args.output, 'sha256': file_sha256(onnx)}})
     print(f'* {safetensors}, with model.json beside it')
     say_next('start a training from its weights', *to_train(c['csv_train'], c['csv_val'], c['data_path'], c['n_classes'],
-             '--im_size', ','.join(map(str, im_size)), '--model_name', c['model_name'], '--init', safetensors))
+             '--im_size', ','.join(map(str, im_size)), '--model_name', loaded.info['model_name'], '--init', safetensors))
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from utils.cli import say_next, script_parser, to_test
+from utils.cli import add_network_flag, network_flag, say_next, script_parser, to_test
 from utils.common import InputError, check_writable, run_script, whole_file
 from utils.data.check_data import counted
 from utils.data.images import open_rgb
@@ -36,6 +36,7 @@ def get_parser():
     data = parser.add_argument_group('data')
     data.add_argument('inputs', nargs='+', metavar='IMAGE_OR_FOLDER', help='images, and folders: images at any depth')
     data.add_argument('--load_path', required=True, metavar='RUN', help='run folder (then its best epoch), checkpoint folder or file')
+    add_network_flag(data)
     output = parser.add_argument_group('output')
     output.add_argument('--results_path', default='results/', metavar='FOLDER', help='folder that gets one folder per run')
     output.add_argument('--csv_out', default='predictions.csv', metavar='NAME', help='name of the per-image predictions')
@@ -74,7 +75,7 @@ def main(argv=None):
     if os.path.basename(args.csv_out) != args.csv_out or not args.csv_out.endswith('.csv'):
         raise InputError(f'--csv_out: name of a csv file in the results folder expected, not {args.csv_out}')
     paths, ids = find_inputs(args.inputs)
-    loaded = load_model(args.load_path)
+    loaded = load_model(args.load_path, args.model_name)
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     keep_private(args.private, folder)
     check_writable(folder)
@@ -114,10 +115,11 @@ def main(argv=None):
         print(f'* Heat maps of the predicted class: {heat_maps}')
     config = info['config']
     if args.gradcam:
-        say_next('score images of known classes', *to_test(args.load_path, config['csv_train'], config['csv_val'], config['data_path'])[1:])
+        say_next('score images of known classes', *to_test(args.load_path, config['csv_train'], config['csv_val'], config['data_path'])[1:],
+                 *network_flag(args.model_name))
     else:
-        say_next('see where the network looked', 'python', '-m', 'tools.predict', '--load_path', args.load_path, *args.inputs, '--gradcam',
-                 *private_flag(args))
+        say_next('see where the network looked', 'python', '-m', 'tools.predict', '--load_path', args.load_path,
+                 *network_flag(args.model_name), *args.inputs, '--gradcam', *private_flag(args))
 
 
 if __name__ == '__main__':

@@ -105,6 +105,23 @@ def beside(csv, split):
     return next(filter(os.path.isfile, map(renamed, SPLIT_WORDS[split])), renamed(split))
 
 
+def own_network(model_name: str) -> tuple[str, str] | None:
+    """(file, function) of a --model_name path/to/file.py:function; None for the name of a known network."""
+    file, _, function = model_name.rpartition(':')
+    return (file, function) if file.endswith('.py') else None
+
+
+def add_network_flag(group) -> None:
+    """Add --model_name to a script that loads a checkpoint."""
+    group.add_argument('--model_name', metavar='FILE:FUNCTION',
+                       help='needed where the network comes from a file of yours, which this runs: path/to/file.py:function')
+
+
+def network_flag(model_name: str | None) -> list[str]:
+    """The words of --model_name for a command that loads a checkpoint: needed if its network is built by a file of the user."""
+    return ['--model_name', model_name] if model_name and own_network(model_name) else []
+
+
 def label_flag(column):
     """The words of --label_column for a command; none where it was not given."""
     return ['--label_column', column] if column else []

@@ -10,6 +10,7 @@ from torch import nn
 
 from models.get_model import get_arch
 from models.weights import check_weights, load_weights
+from utils.cli import own_network
 from utils.common import MAX_TEXT, InputError, check_name, printable, whole_file
 from utils.runs.formats import (
     CHANNELS,
@@ -184,10 +185,26 @@ def _read_best(run):
     return found[best_index([info['metrics'][metric] for info in found], metric)]
 
 
-def load_model(path: str) -> LoadedModel:
-    """Network (on the CPU) and facts of the checkpoint at `path` (see `read_checkpoint`); downloads nothing. Raises `InputError` before
-    the network takes memory if the weights are of another one."""
+def _confirmed(saved: str, given: str | None, folder: str) -> str:
+    """The network to build for a checkpoint that names `saved`, if --model_name is `given` on the command line."""
+    if own_network(saved):
+        if given is None or not own_network(given):
+            raise InputError(f'{folder} was trained with a network from a file, {saved}, and loading it runs that file: if you trust it, '
+                             f'add --model_name {saved}, or where the file is here')
+        return given
+    if given not in (None, saved):
+        raise InputError(f'--model_name {given} contradicts the checkpoint, which has {saved}: leave the flag out')
+    return saved
+
+
+def load_model(path: str, model_name: str | None = None) -> LoadedModel:
+    """Network (on the CPU) and facts of the checkpoint at `path`, see `read_checkpoint`. Downloads nothing.
+
+    model_name: where the network was built by a file of the user, the file and function that build it here. A checkpoint never decides by
+    itself which code runs, so the user has to name them. Raises `InputError` before the network takes memory if the weights do not fit.
+    """
     info = read_checkpoint(path)
+    info['model_name'] = _confirmed(info['model_name'], model_name, info['folder'])
     state, folder, n_classes = info.pop('state_dict'), info['folder'], len(info['class_names'])
 
     def build():

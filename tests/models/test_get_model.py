@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.get_model import ARCHS, IMAGENET, _arch, get_arch
+from models.get_model import ARCHS, as_arch, get_arch
 from tests.tiny_network import NAME, TinyNetwork
 from utils.common import InputError
 
@@ -118,13 +118,13 @@ def test_a_file_is_named_as_the_initial_weights(tmp_path, n_classes, head, addit
 
 def own_builder(loaded):
     def build(n_classes, pretrained, im_size):
-        return _arch(TinyNetwork(n_classes), n_classes, 'classifier.1', *IMAGENET, initial_weights=loaded)
+        return as_arch(TinyNetwork(n_classes), n_classes, 'classifier.1', initial_weights=loaded)
     return build
 
 
 def test_imagenet_is_refused_for_a_builder_that_loads_nothing(monkeypatch):
     monkeypatch.setitem(ARCHS, 'own', own_builder(''))
-    with pytest.raises(InputError, match=r'^--init imagenet: the builder of own in ARCHS loads no weights .*--init none, .*--init PATH$'):
+    with pytest.raises(InputError, match=r'^--init imagenet: the builder of own names no weights .*--init none, .*--init PATH$'):
         get_arch('own', 3, 'imagenet')
 
 

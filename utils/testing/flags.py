@@ -49,7 +49,8 @@ def get_parser(description: str, splits: Mapping[str, str | None], dihedral_tta:
     output.add_argument('--salt', metavar='TEXT', help='write hashes of this secret text and the id instead of image and patient ids')
     add_private_flag(output)
     checks = parser.add_argument_group('known from the checkpoint', 'not needed; another value than the checkpoint\'s is an error')
-    checks.add_argument('--model_name', metavar='NAME', help='network')
+    checks.add_argument('--model_name', metavar='NAME',
+                        help='network; needed where it comes from a file of yours, which this runs: path/to/file.py:function')
     checks.add_argument('--n_classes', type=int, metavar='K', help='number of classes')
     checks.add_argument('--im_size', type=parse_im_size, metavar='PIXELS', help='height,width or one number for both')
     return parser
@@ -57,7 +58,7 @@ def get_parser(description: str, splits: Mapping[str, str | None], dihedral_tta:
 
 def check_flags(args: argparse.Namespace, info: dict) -> None:
     """Raise `InputError` for flags that contradict each other, or the checkpoint with facts `info`."""
-    own = {'model_name': info['model_name'], 'n_classes': len(info['class_names']), 'im_size': tuple(info['im_size'])}
+    own = {'n_classes': len(info['class_names']), 'im_size': tuple(info['im_size'])}
     for name, value in own.items():
         given = getattr(args, name)
         if given is not None and given != value:

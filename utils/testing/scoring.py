@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader
 
-from utils.cli import say_next
+from utils.cli import network_flag, say_next
 from utils.common import check_writable, file_sha256, printable, write_text
 from utils.data.bad_images import write_skipped
 from utils.data.leakage import check_reported, note_of_patients
@@ -120,7 +120,7 @@ def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | 
 
 def load_network(args: argparse.Namespace) -> NetworkUnderTest:
     """Load the network that the flags name, and check that the test can be run and its results written. Fills in --data_path."""
-    loaded = load_model(args.load_path)
+    loaded = load_model(args.load_path, args.model_name)
     check_flags(args, loaded.info)
     args.data_path = loaded.info['config']['data_path'] if args.data_path is None else args.data_path
     accelerator = get_accelerator(loaded, args.device)
@@ -170,5 +170,5 @@ def next_step(csv: str | None, checkpoint_folder: str, args: argparse.Namespace)
         return 'score it with intervals', 'python', '-m', 'tools.evaluate_predictions', csv, *(['--run', run] if known else [])
     if known:
         return 'look at its training', 'python', '-m', 'tools.report', run
-    return ('see where the network looks', 'python', '-m', 'tools.predict', '--load_path', args.load_path, args.data_path, '--gradcam',
-            *private_flag(args))
+    return ('see where the network looks', 'python', '-m', 'tools.predict', '--load_path', args.load_path, *network_flag(args.model_name),
+            args.data_path, '--gradcam', *private_flag(args))

@@ -65,7 +65,8 @@ def add_flags(parser: RecipeParser) -> RecipeParser:
     method.add_argument('--trainable', default='all', choices=('all', 'classifier', 'scale'),
                         help='classifier: freeze the backbone, initialise the last layer anew (cRT); scale: one factor per class (LWS)')
     network = parser.add_argument_group('network')
-    network.add_argument('--model_name', default='bit_resnext50_1', metavar='NAME', help=f"{', '.join(ARCHS)}, or a timm model")
+    network.add_argument('--model_name', default='bit_resnext50_1', metavar='NAME',
+                         help=f"{', '.join(ARCHS)}, a timm model, or path/to/file.py:function")
     network.add_argument('--init', default='imagenet', metavar='imagenet|none|PATH',
                          help='first weights: ImageNet (downloaded once), random, or a local state dict')
     training = parser.add_argument_group('training')
