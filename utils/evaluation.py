@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from sklearn import metrics as sk
 
-from utils.statistics.many_classes import MOST_CLASSES, MOST_CONFUSIONS, frequent_confusions
-
 SMALLER_IS_BETTER = ('loss',)
+MOST_CLASSES = 30  # up to this number, texts and figures show every class
+MOST_CONFUSIONS = 50  # rows in the table that replaces the confusion matrix of more than MOST_CLASSES
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,14 @@ def shot_recalls(recalls, train_count):
     """Mean class recall of each of the `shot_groups`, None for a group without a tested class."""
     tested = ~np.isnan(recalls)
     return {name: float(recalls[g & tested].mean()) if (g & tested).any() else None for name, g in shot_groups(train_count).items()}
+
+
+def frequent_confusions(counts: np.ndarray) -> list[tuple[int, int, int]]:
+    """`counts` (K, K), rows are true classes -> (true class, predicted class, images) of every confusion, the most frequent first."""
+    wrong = counts - np.diag(np.diag(counts))
+    true, predicted = np.nonzero(wrong)
+    order = np.argsort(-wrong[true, predicted], kind='stable')
+    return [(int(i), int(j), int(wrong[i, j])) for i, j in zip(true[order], predicted[order], strict=True)]
 
 
 def confusion_text(y_true, y_pred, class_names):

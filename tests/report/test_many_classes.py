@@ -7,12 +7,12 @@ import pytest
 
 from tests.browser import NARROW, Browser, find_chromium
 from tests.report_files import Page, report, write_run
-from utils.evaluation import confusion_text
+from utils.evaluation import MOST_CLASSES, MOST_CONFUSIONS, confusion_text, frequent_confusions
 from utils.report.comparison import comparison_sections
 from utils.report.html import page
 from utils.report.runs import find_runs
 from utils.statistics import plots
-from utils.statistics.many_classes import MOST_CLASSES, MOST_CONFUSIONS, MOST_CURVES, choose, extremes, frequent_confusions, smallest_first
+from utils.statistics.many_classes import MOST_CURVES, choose, extremes, smallest_first
 from utils.training import tensorboard
 from utils.training.tensorboard import TensorBoard
 

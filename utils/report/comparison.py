@@ -4,13 +4,13 @@ import os
 import numpy as np
 
 from utils.common import InputError
-from utils.evaluation import SMALLER_IS_BETTER
+from utils.evaluation import MOST_CLASSES, SMALLER_IS_BETTER
 from utils.report.html import figure, figures, join, section, table, tag
 from utils.report.runs import series
 from utils.report.scores import folded_kinds, percent, stacked
 from utils.statistics import plots
 from utils.statistics.comparison import SHOWN, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
-from utils.statistics.many_classes import MOST_CLASSES, choose, extremes
+from utils.statistics.many_classes import choose, extremes
 from utils.statistics.text import kinds_of, show
 from utils.statistics.weighted_metrics import METRIC_NAMES, mean_of_defined
 

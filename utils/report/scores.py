@@ -4,11 +4,12 @@
 """
 import numpy as np
 
+from utils.evaluation import MOST_CLASSES, MOST_CONFUSIONS, frequent_confusions
 from utils.report.html import figure, figures, join, tag
 from utils.report.html import table as html_table
 from utils.statistics import curves, plots
 from utils.statistics.bootstrap import INTERVALS
-from utils.statistics.many_classes import MOST_CLASSES, MOST_CONFUSIONS, MOST_CURVES, choose, extremes, frequent_confusions, smallest_first
+from utils.statistics.many_classes import MOST_CURVES, choose, extremes, smallest_first
 from utils.statistics.ranking import OPERATING_POINTS
 from utils.statistics.text import HEADINGS, NOT_PERCENT, covers_text, interval_kinds, notes, show
 from utils.statistics.weighted_metrics import CLASS_METRICS, LEVEL, METRIC_NAMES

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOST_CLASSES = 30  # classes in a figure; up to this number, figures and texts show every class
+from utils.evaluation import MOST_CLASSES
+
 MOST_CURVES = 12  # classes in a figure of curves where there are more than MOST_CLASSES
-MOST_CONFUSIONS = 50  # rows in the table that replaces the confusion matrix of more than MOST_CLASSES
 
 
 class Choice(NamedTuple):
@@ -36,11 +36,3 @@ def smallest_first(values: np.ndarray, images: np.ndarray) -> np.ndarray:
 def extremes(values: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two orders for `choose`: the classes with the smallest `values` first, and those with the largest first."""
     return smallest_first(values, images), smallest_first(-np.asarray(values), images)
-
-
-def frequent_confusions(counts: np.ndarray) -> list[tuple[int, int, int]]:
-    """`counts` (K, K), rows are true classes -> (true class, predicted class, images) of every confusion, the most frequent first."""
-    wrong = counts - np.diag(np.diag(counts))
-    true, predicted = np.nonzero(wrong)
-    order = np.argsort(-wrong[true, predicted], kind='stable')
-    return [(int(i), int(j), int(wrong[i, j])) for i, j in zip(true[order], predicted[order], strict=True)]

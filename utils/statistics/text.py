@@ -1,6 +1,6 @@
 """Figures with intervals, as `bootstrap.nested` gives them, as tables that people read."""
+from utils.evaluation import MOST_CLASSES
 from utils.statistics.bootstrap import INTERVALS
-from utils.statistics.many_classes import MOST_CLASSES
 from utils.statistics.tables import to_text
 from utils.statistics.weighted_metrics import CLASS_METRICS, METRIC_NAMES
 
