@@ -27,7 +27,7 @@ def pages(tmp_path_factory):
     for seed, method in enumerate(('plain', 'mixup')):
         write_run(root, f'set/{method}', NAMES, seed=seed)
     parts = comparison_sections(find_runs([str(root / 'results')]), draws=100)
-    return report(root / 'results' / 'set' / 'mixup'), page('Comparison', 'of two', [], *(part for _, _, part in parts))
+    return report(root / 'results' / 'set' / 'mixup'), page('Comparison', 'of two', parts, date='today')
 
 
 def test_few_classes_are_all_shown():

@@ -2,14 +2,15 @@
 import os
 
 import numpy as np
+from markupsafe import Markup
 
 from utils.common import InputError
 from utils.evaluation import MOST_CLASSES, SMALLER_IS_BETTER
-from utils.report.html import figure, figures, join, section, table, tag
-from utils.report.runs import series
-from utils.report.scores import folded_kinds, percent, stacked
+from utils.report.html import Cell, Section, figure, figures, note, section, table
+from utils.report.runs import Run, series
+from utils.report.scores import count, folded_kinds, percent, stacked
 from utils.statistics import plots
-from utils.statistics.comparison import SHOWN, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
+from utils.statistics.comparison import SHOWN, MethodRuns, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
 from utils.statistics.many_classes import choose, extremes
 from utils.statistics.text import kinds_of, show
 from utils.statistics.weighted_metrics import METRIC_NAMES, mean_of_defined
@@ -18,13 +19,14 @@ NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent
                 'initial_weights')
 
 
-def methods_of(runs, draws, ordered=None, stratified=False):
+def methods_of(runs: list[Run], draws: int, ordered: bool | None = None, stratified: bool = False) -> list[MethodRuns]:
     """-> list of `MethodRuns` of `runs`, which have labelled predictions, all in files of one name."""
-    names = sorted({os.path.basename(run.table.path) for run in runs})
+    tables = {run.table.path: run.table for run in runs if run.table}
+    names = sorted({os.path.basename(path) for path in tables})
     if len(names) > 1:
         raise InputError(f"the runs were tested on different splits, {' and '.join(names)}: choose one with --file")
     return load_methods(find_csvs([run.results for run in runs], names[0]), draws, ordered=ordered,
-                        tables={run.table.path: run.table for run in runs}, stratified=stratified)
+                        tables=tables, stratified=stratified)
 
 
 def _column(cells, name):
@@ -35,11 +37,11 @@ def _scores(methods, summaries):
     names = [name for name in SHOWN if any(s['metrics', name]['value'] is not None for s in summaries)]
     rows = []
     for method, cells, rank in zip(methods, summaries, mean_ranks(methods), strict=True):
-        rows.append([method.name, (len(method.runs), len(method.runs)), (f'{method.n_images:,}', method.n_images),
-                     ('-' if rank is None else f'{rank:.1f}', rank)])
+        rows.append([method.name, count(len(method.runs)), count(method.n_images), Cell('-' if rank is None else f'{rank:.1f}', rank)])
         for cell in (cells['metrics', name] for name in (*names, 'ece')):
             shown, number = stacked(cell)
-            rows[-1].append((shown if cell['sd'] is None else join([shown, tag('small', f"± {100 * cell['sd']:.1f}")]), number))
+            deviation = Markup() if cell['sd'] is None else Markup('<small>± {:.1f}</small>').format(100 * cell['sd'])
+            rows[-1].append(Cell(Markup('{}{}').format(shown, deviation), number))
     forests = []
     for name in names:
         cells = [s['metrics', name] for s in summaries]
@@ -52,16 +54,16 @@ def _scores(methods, summaries):
         forests.append(figure(plots.to_svg(drawn, f'compare-{name}', alt), METRIC_NAMES[name],
                               f'Mean over the runs with its 95 % interval, {sizes} images a method; further right is better.'))
     if all(method.chance == methods[0].chance for method in methods):
-        rows.append(['chance', ('', None), ('', None), ('', None),
-                     *((percent(value), value) for value in map(methods[0].chance.get, (*names, 'ece')))])
+        rows.append(['chance', '', '', '', *(Cell(percent(value), value) for value in map(methods[0].chance.get, (*names, 'ece')))])
     parts = [table('Methods in percent: mean [95 % interval], ± standard deviation over runs; rank: mean over the scores but '
                    'accuracy, 1 is the best; chance: answers that know nothing about the image; press a heading to sort',
                    ['method', 'runs', 'images', 'rank', *(METRIC_NAMES[name] for name in (*names, 'ece'))], rows, sortable=True)]
     if len({frozenset(method.image_sets) for method in methods}) > 1:
-        parts.append(tag('p', 'Not all methods were tested on the same images: their scores are not comparable.', class_='note'))
-    parts += [tag('p', f'{note}.', class_='note') for note in settings_notes(methods)]
-    return [*parts, tag('p', f'{_coverage(methods, summaries)} Methods may differ although their intervals overlap: the paired differences '
-                             'tell (', tag('code', '--baseline METHOD'), ').'), _kinds(summaries, (*names, 'ece')), figures(*forests)]
+        parts.append(note('Not all methods were tested on the same images: their scores are not comparable.'))
+    parts += [note(f'{line}.') for line in settings_notes(methods)]
+    overlap = Markup('<p>{} Methods may differ although their intervals overlap: the paired differences tell '
+                     '(<code>--baseline METHOD</code>).</p>').format(_coverage(methods, summaries))
+    return [*parts, overlap, _kinds(summaries, (*names, 'ece')), figures(*forests)]
 
 
 def _coverage(methods, cells):
@@ -90,7 +92,7 @@ def _differences(methods, baseline):
     if not found:
         return []
     names = [name for name in SHOWN if any(cells['metrics', name]['value'] is not None for cells in found.values())]
-    rows = [[name, *((show(cells['metrics', metric], sign='+'), cells['metrics', metric]['value']) for metric in names)]
+    rows = [[name, *(Cell(show(cells['metrics', metric], sign='+'), cells['metrics', metric]['value']) for metric in names)]
             for name, cells in found.items()]
     value, low, high = (_column([cells['metrics', names[0]] for cells in found.values()], end) for end in ('value', 'low', 'high'))
     drawn = plots.intervals(list(found), value, low, high, f'difference of {METRIC_NAMES[names[0]]} (points)',
@@ -117,7 +119,7 @@ def _recalls(methods, summaries):
         rows = [[name, *(stacked(s[key]) for key in keys)] for name, s in zip(names, summaries, strict=True)]
         of_classes = table('Recall in percent [95 % interval]', header, rows)
     else:  # a row for each class: nobody scrolls through hundreds of columns
-        rows = [[key[1], (f'{n:,}', n), *(stacked(s[key]) for s in summaries)] for key, n in zip(keys, counts, strict=True)]
+        rows = [[key[1], count(n), *(stacked(s[key]) for s in summaries)] for key, n in zip(keys, counts, strict=True)]
         of_classes = table('Recall in percent [95 % interval]; press a heading to sort', ['class', 'tested images', *names], rows,
                            sortable=True)
     return [figure(plots.to_svg(drawn, 'compare-recalls', 'Recall of each class by method; the values stand in the table below.'),
@@ -152,9 +154,10 @@ def _training(runs):
     return [figures(*shown)]
 
 
-def comparison_sections(runs, draws=1000, baseline=None, ordered=None, stratified=False):
-    """-> list of (anchor, title, section) for the whole of `runs`; `baseline`: name of the method to give differences to; `ordered`: see
-    `comparison.load_methods`, as for `stratified`."""
+def comparison_sections(runs: list[Run], draws: int = 1000, baseline: str | None = None, ordered: bool | None = None,
+                        stratified: bool = False) -> list[Section]:
+    """The parts that set `runs` side by side. `baseline`: name of the method that the others are compared with; `ordered`, `stratified`:
+    see `statistics.comparison.load_methods`."""
     tested, built = [run for run in runs if run.table], []
     if tested:
         methods = methods_of(tested, draws, ordered, stratified)
@@ -163,4 +166,4 @@ def comparison_sections(runs, draws=1000, baseline=None, ordered=None, stratifie
                  ('differences', f'Difference to {baseline}', _differences(methods, baseline) if baseline else []),
                  ('recalls', 'Each class', _recalls(methods, summaries))]
     built += [('settings', 'What differs', _settings(runs)), ('curves', 'Training', _training(runs))]
-    return [(anchor, title, section(2, anchor, title, *content)) for anchor, title, content in built if content]
+    return [section(anchor, title, content) for anchor, title, content in built if content]

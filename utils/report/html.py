@@ -1,87 +1,94 @@
-"""Markup of a page that is one file: elements, tables that sort, figures. All text is escaped unless it is `Html`."""
+"""Parts of the page as markup, each from its template in `templates/`. Jinja escapes all text that is not `Markup`."""
 import base64
 import hashlib
 import os
-from html import escape
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 HERE = os.path.dirname(__file__)
+TEMPLATES = Environment(loader=FileSystemLoader(os.path.join(HERE, 'templates')), autoescape=True, undefined=StrictUndefined,
+                        trim_blocks=True, lstrip_blocks=True)
+
+Draw = Callable[[str, Figure, str], str]  # (name, figure, alternative text) -> SVG element, see `plots.to_svg`
 
 
-class Html(str):
-    """Markup; any other text is escaped where it is put into markup."""
+class Cell(NamedTuple):
+    """One cell of a table, with the number that its column is sorted by."""
+    shown: object
+    sort_by: float | None = None
 
 
-def tag(name, *children, **attributes):
-    """`class_` and `aria_label` become class and aria-label; an attribute that is None is left out."""
-    given = {key.rstrip('_').replace('_', '-'): escape(str(value)) for key, value in attributes.items() if value is not None}
-    attrs = ''.join(f' {key}="{value}"' for key, value in given.items())
-    return Html(f'<{name}{attrs}>{join(children)}</{name}>')
+class Section(NamedTuple):
+    """A part of the page and its entry in the list of contents."""
+    anchor: str
+    title: str
+    html: Markup
 
 
-def join(children):
-    return Html(''.join(child if isinstance(child, Html) else escape(str(child)) for child in children))
+def render(template: str, **values: Any) -> Markup:
+    """Fill in `templates/<template>.html`. A name that the template uses and `values` lacks raises `jinja2.UndefinedError`."""
+    return Markup(TEMPLATES.get_template(f'{template}.html').render(values))
 
 
-def section(level, anchor, title, *children):
-    """A part of the page with its heading (h2, h3, ...), which names it for screen readers."""
-    return tag('section', tag(f'h{level}', title, id=anchor), *children, aria_labelledby=anchor)
+def section(anchor: str, title: str, parts: Iterable[Markup], level: int = 2, heading: str | None = None) -> Section:
+    """A part of the page below its heading (h2, h3, ...), which names it for screen readers. `heading`: `title` by default."""
+    html = render('section', anchor=anchor, heading=title if heading is None else heading, parts=parts, level=level)
+    return Section(anchor, title, html)
 
 
-def _cell(cell, name, **attributes):
-    """`cell` is what is shown, or (what is shown, number to sort by)."""
-    shown, value = cell if isinstance(cell, tuple) else (cell, None)
-    return tag(name, shown, data_value=None if value is None else f'{value:.9g}', **attributes)
+def table(caption: str, header: Sequence[object], rows: Iterable[Sequence[object]], sortable: bool = False,
+          numbers: bool = True) -> Markup:
+    """A table that scrolls by itself in a narrow window.
+
+    `header` and each row hold one value per column. The first of a row names it; the others may be a `Cell`.
+    `sortable` makes the headings buttons, `numbers` aligns all columns but the first to the right.
+    """
+    classes = ' '.join(word for word, on in (('sortable', sortable), ('numbers', numbers)) if on)
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    return render('table', caption=caption, header=header, rows=cells, sortable=sortable, classes=classes)
 
 
-def _scrolling(content, label):
-    """Narrower windows scroll what is wide, not the page."""
-    return tag('div', content, class_='scroll', role='group', aria_label=label)
+def figure(svg: str, title: str, text: str) -> Markup:
+    """`svg`: an element as `plots.to_svg` writes it; it is not escaped. `text` says in a sentence or two how to read the figure."""
+    return render('figure', svg=Markup(svg), title=title, text=text)
 
 
-def table(caption, header, rows, sortable=False, numbers=True):
-    """`header` and each row: one cell a column; the first of a row names it. `sortable` puts buttons into the header;
-    `numbers` sets all but the first column to the right."""
-    heads = [tag('th', tag('button', name, type='button') if sortable else name, scope='col',
-                 aria_sort='none' if sortable else None) for name in header]
-    body = [tag('tr', _cell(row[0], 'th', scope='row'), *(_cell(cell, 'td') for cell in row[1:])) for row in rows]
-    kind = ' '.join(word for word, on in (('sortable', sortable), ('numbers', numbers)) if on)
-    parts = tag('caption', tag('span', caption)), tag('thead', tag('tr', *heads)), tag('tbody', *body)
-    return _scrolling(tag('table', *parts, class_=kind or None), caption)
-
-
-def figure(shown, title, text):
-    """`shown` is an SVG or image element with its own alternative text, `text` tells in a sentence or two how to read it."""
-    return tag('figure', _scrolling(shown, title), tag('figcaption', tag('strong', title + '.'), ' ', text))
-
-
-def figures(*items):
+def figures(*items: Markup) -> Markup:
     """Side by side where there is room."""
-    return tag('div', *items, class_='figures')
+    return Markup('<div class="figures">{}</div>').format(Markup().join(items))
 
 
-def picture(data, kind, alt):
-    """An image of bytes `data` inside the page."""
-    return Html(f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{escape(alt)}">')
+def paragraph(text: str) -> Markup:
+    return Markup('<p>{}</p>').format(text)
 
 
-def _read(name):
+def note(text: str) -> Markup:
+    """A paragraph that stands out."""
+    return Markup('<p class="note">{}</p>').format(text)
+
+
+def folded_list(heading: str, items: Iterable[str]) -> Markup:
+    """A list that opens when its heading is pressed."""
+    return render('folded_list', heading=heading, items=items)
+
+
+def _read(name: str) -> str:
     with open(os.path.join(HERE, name), encoding='utf-8') as f:
         return f.read()
 
 
-def page(title, lead, contents, *children, footer=''):
-    """The whole file. `contents`: (anchor, title) of the parts. Nothing is loaded from anywhere and no script but its own runs:
-    the browser enforces it through the content security policy."""
-    style, script = _read('report.css'), _read('report.js')
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
-              "form-action 'none'")
-    head = [Html('<meta charset="utf-8">'), Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
-            Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            Html('<meta name="color-scheme" content="light dark">'), tag('title', title), tag('style', Html(style))]
-    links = tag('ul', *(tag('li', tag('a', name, href=f'#{anchor}')) for anchor, name in contents))
-    body = [tag('a', 'Skip to the content', href='#content', class_='skip'),
-            tag('header', tag('h1', title), lead), tag('nav', links, aria_label='Contents'),
-            tag('main', *children, id='content', tabindex=-1), tag('footer', footer), tag('script', Html(script))]
-    text = f'<!DOCTYPE html>\n<html lang="en">{tag("head", *head)}{tag("body", *body)}</html>\n'
-    return Html(text.encode('utf-8', 'replace').decode())  # paths that are not UTF-8 get question marks
+def page(title: str, lead: str, sections: Sequence[Section], date: str, sources: str = '') -> str:
+    """The whole file.
+
+    It loads nothing from anywhere and runs no script but its own. The browser enforces both, through the content security policy.
+    `sources`: the lines of `provenance.source_lines`, which tell later whether the page is outdated.
+    """
+    script = _read('report.js')
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = render('page', title=title, lead=lead, sections=sections, date=date, sources=sources, style=Markup(_read('report.css')),
+                  script=Markup(script), script_hash=script_hash)
+    return text.encode('utf-8', 'replace').decode() + '\n'  # paths that are not UTF-8 get question marks

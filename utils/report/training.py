@@ -2,14 +2,15 @@
 import json
 
 import numpy as np
+from markupsafe import Markup
 
 from utils.evaluation import SMALLER_IS_BETTER
-from utils.report.html import figure, figures, table, tag
-from utils.report.runs import series
+from utils.report.html import Draw, figure, figures, table
+from utils.report.runs import Run, series
 from utils.runs.history import best_epoch
 from utils.statistics import plots
 from utils.statistics.many_classes import choose, extremes
-from utils.statistics.weighted_metrics import METRIC_NAMES
+from utils.statistics.weighted_metrics import METRIC_NAMES, labels_of
 
 STARTS = {'random': 'random weights', 'none': 'random weights', 'imagenet': 'ImageNet weights'}
 MIXINGS = {'none': 'none', 'balanced_mixup': 'Balanced-MixUp', 'mixup': 'MixUp', 'cutmix': 'CutMix', 'remix': 'Remix'}
@@ -61,7 +62,7 @@ def _network(c):
     return f"{c['model_name']}, {size}{growing}"
 
 
-def what_was_run(run):
+def what_was_run(run: Run) -> list[Markup]:
     c, rows = run.config, []
     if c is not None:
         metric = METRIC_NAMES.get(c['metric'], c['metric'])
@@ -85,32 +86,40 @@ def what_was_run(run):
             ('versions', f"PyTorch {c['torch']} on {c['device_type']}, mixed precision: {c['mixed_precision']}")]
         rows = [(part, value) for part, value in rows if value is not None]  # off, or not known of an old run
     if run.table:
-        rows.append(('tested images', f'{len(run.table.labels):,}, {run.table.path}'))
+        rows.append(('tested images', f'{len(run.table.preds):,}, {run.table.path}'))
     parts = [table('Settings, data and versions', ['part', 'value'], rows + [('test', fact) for fact in run.facts], numbers=False)]
     if c is not None:
-        parts.append(tag('details', tag('summary', 'Every setting (config.cfg)'), tag('pre', json.dumps(c, indent=1, ensure_ascii=False))))
+        parts.append(Markup('<details><summary>Every setting (config.cfg)</summary><pre>{}</pre></details>').format(
+            json.dumps(c, indent=1, ensure_ascii=False)))
     return parts
 
 
-def images_of_classes(run, svg):
-    names = run.config['class_names'] if run.config else run.table.class_names
+def class_names_of(run: Run) -> list[str]:
+    if run.config:
+        return run.config['class_names']
+    assert run.table is not None, 'a run has a config or predictions'
+    return run.table.class_names
+
+
+def images_of_classes(run: Run, draw: Draw) -> list[Markup]:
+    names = class_names_of(run)
     counts = {}
     if run.config:
         counts['training images'] = np.array(run.config['class_count'])
     if run.table:
-        counts['tested images'] = np.bincount(run.table.labels, minlength=len(names))
+        counts['tested images'] = np.bincount(labels_of(run.table), minlength=len(names))
     first = next(iter(counts.values()))
     choice = choose(len(names), 'the rarest and the most frequent', *extremes(first, first))
     labels = [[f'{n:,}' for n in of_class[choice.classes]] for of_class in counts.values()]
     drawn = plots.bars([plots.short(names[c]) for c in choice.classes],
                        {what: (n[choice.classes], None, None) for what, n in counts.items()}, 'images', labels)
     totals = ', '.join(f'{n.sum():,} {what}' for what, n in counts.items())
-    return [figure(svg('classes', drawn, f'Bars: images of each class. The most frequent is {names[first.argmax()]}, the rarest '
-                                         f'{names[first.argmin()]}.'),
+    return [figure(draw('classes', drawn, f'Bars: images of each class. The most frequent is {names[first.argmax()]}, the rarest '
+                                          f'{names[first.argmin()]}.'),
                    'Images of each class', f'How many images each class has: {totals}.{choice.note}')]
 
 
-def stage_lines(run, key, scale=1):
+def stage_lines(run: Run, key: str, scale: int = 1) -> tuple[dict, list[tuple[float, str]]]:
     """-> curves of validation and training over all stages whose log was found, and the boundaries between these."""
     records = [record for _, of_stage in run.stages for record in of_stage]
     epochs, ends = range(1, len(records) + 1), np.cumsum([len(of_stage) for _, of_stage in run.stages])[:-1]
@@ -120,9 +129,9 @@ def stage_lines(run, key, scale=1):
             [(end + .5, f'stage {i}') for i, end in enumerate(ends, start=2)])
 
 
-def training(run, svg):
+def training(run: Run, draw: Draw) -> list[Markup]:
     """Nothing for a run without a finished epoch."""
-    if not run.history:
+    if not run.history or run.config is None:
         return []
     metric = 'bacc' if run.config['metric'] in SMALLER_IS_BETTER else run.config['metric']
     name, best = METRIC_NAMES[metric], best_epoch(run.history, run.config['metric'])
@@ -137,10 +146,10 @@ def training(run, svg):
              plots.lines(losses, 'epoch', 'cross-entropy', (), boundaries),
              plots.lines(rate, 'epoch', 'learning rate', (), boundaries, log=True))
     return [figures(
-        figure(svg('metric', drawn[0], f'Curves of {name} by epoch; the epoch kept, {best}, has {at:.1f} on validation.'),
+        figure(draw('metric', drawn[0], f'Curves of {name} by epoch; the epoch kept, {best}, has {at:.1f} on validation.'),
                f'{name} during training',
                f'Higher is better; training far above validation means that the training images were learned by heart.{stages}'),
-        figure(svg('loss', drawn[1], f"Curves of the loss by epoch; validation ends at {series(run.history, 'val', 'loss')[-1]:.3f}."),
+        figure(draw('loss', drawn[1], f"Curves of the loss by epoch; validation ends at {series(run.history, 'val', 'loss')[-1]:.3f}."),
                'Loss during training', 'Lower is better; where validation rises again, the network gets surer than it is right.'),
-        figure(svg('rate', drawn[2], f'Learning rate by epoch, from {rates[0]:g} to {rates[-1]:g}.'),
+        figure(draw('rate', drawn[2], f'Learning rate by epoch, from {rates[0]:g} to {rates[-1]:g}.'),
                'Learning rate', 'The step size of the training, on a logarithmic scale; it falls when validation no longer improves.'))]

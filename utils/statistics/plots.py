@@ -11,8 +11,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from utils.report.html import Html
-
 FG, LINE = '#010203', '#a1a2a3'  # stand for the text and line colour of the page: see `to_svg`
 BLUE = '#2b83ba'
 # Distinct for colour-blind readers, and readable on white and on black; the dashes tell more than eight lines apart.
@@ -48,7 +46,7 @@ def to_svg(figure, name, alt):
     width = float(re.findall(r'width="([\d.]+)pt"', svg)[0])
     head = f'<svg role="img" aria-label="{escape(alt)}" style="width: {width:.0f}pt; min-width: {.72 * width:.0f}pt"'
     svg = svg.replace('<svg', head, 1).replace(FG, 'var(--fg)').replace(LINE, 'var(--line)')
-    return Html(re.sub(r'\n\s*', '\n', svg))
+    return re.sub(r'\n\s*', '\n', svg)
 
 
 def to_pixels(figure):

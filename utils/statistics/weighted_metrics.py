@@ -7,6 +7,7 @@ import numpy as np
 from scipy.sparse import coo_array
 
 from utils.evaluation import shot_groups
+from utils.prediction.predictions import PredictionTable
 from utils.statistics.ranking import OPERATING_POINTS, Ranking
 
 # Names of the overall metrics in files, and as people read them; of nll, brier and both ece, smaller is better.
@@ -50,6 +51,13 @@ def chance_levels(count):
     present, ranked = count[count > 0], count[(count > 0) & (count < count.sum())]
     ranks = {'auc': .5, 'ap': float(ranked.mean() / count.sum())} if len(ranked) else {}
     return {'bacc': 1 / len(present), 'acc': float(present.max() / count.sum()), 'mcc': 0., 'kappa': 0.} | ranks
+
+
+def labels_of(table: PredictionTable) -> np.ndarray:
+    """The labels (N,) of a table that must have them; `ValueError` without."""
+    if table.labels is None:
+        raise ValueError(f'{table.path} has no labels')
+    return table.labels
 
 
 def mean_of_defined(values):
