@@ -95,7 +95,7 @@ def population(n=10 ** 6, sharpness=SHARPNESS):
 
 
 def candidates(figures, stratified, key):
-    """One figure of one test set -> {name of METHODS: (low, high)}; `figures` and `stratified` are its `Figures` by either draws."""
+    """One figure of one test set -> {name of METHODS: (low, high)}; `figures`, `stratified`: its `BootstrapResult` by either draws."""
     value, draws = figures.values[key], figures.draws[key]
     defined = draws[np.isfinite(draws)]
     low, high = interval(draws)

@@ -23,7 +23,7 @@ from scipy.stats import t as student
 from utils.cli import script_parser
 from utils.common import InputError, progress, run_script, write_text
 from utils.prediction.predictions import PredictionTable
-from utils.statistics.bootstrap import Figures, bootstrap_figures, combine, interval
+from utils.statistics.bootstrap import BootstrapResult, bootstrap_figures, combine, interval
 from utils.statistics.folds import mean_of, mean_over_seeds
 from utils.statistics.tables import to_markdown
 from utils.statistics.weighted_metrics import WeightedMetrics
@@ -110,7 +110,7 @@ def _satterthwaite(methods, signs, key):
 
 
 def _default(methods, signs, key):
-    only = [[[Figures({key: run.values[key]}, {key: run.draws[key]}, {key: 2}, {}) for run in runs]] for runs in methods]
+    only = [[[BootstrapResult({key: run.values[key]}, {key: run.draws[key]}, {key: 2}, {}) for run in runs]] for runs in methods]
     cell = mean_over_seeds(only, signs).cell(key)
     return cell['low'], cell['high']
 

@@ -32,7 +32,7 @@ GROUPS = ('many', 'medium', 'few')
 
 
 def read_study(folder, class_count, draws=1000):
-    """-> {method: {seed: Figures}}, in the order of METHODS; only seeds that the baseline has too."""
+    """-> {method: {seed: BootstrapResult}}, in the order of METHODS; only seeds that the baseline has too."""
     found = {}
     for method in METHODS:
         for csv in sorted(glob.glob(os.path.join(glob.escape(folder), slug_of(method), 'seed*', 'results_test.csv'))):

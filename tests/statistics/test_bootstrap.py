@@ -10,12 +10,12 @@ from utils.prediction.predictions import PredictionTable
 from utils.statistics.bootstrap import (
     INTERVALS,
     align,
+    as_cells,
     bootstrap_figures,
     bootstrap_metrics,
     cell,
     combine,
     effective_n,
-    nested,
     weights_of_draws,
     wilson,
 )
@@ -304,10 +304,11 @@ def test_paired_difference():
     a = random_table(1)
     order = np.random.default_rng(0).permutation(80)
     same = a._replace(image_ids=[a.image_ids[i] for i in order], labels=a.labels[order], preds=a.preds[order], probs=a.probs[order])
-    difference = nested(combine(bootstrap_figures([a, same], draws=50), (1, -1)))
+    difference = as_cells(combine(bootstrap_figures([a, same], draws=50), (1, -1)))
     assert all(cell['value'] == cell['low'] == cell['high'] == 0 for name, cell in difference['metrics'].items() if name != 'kappa')
     worse = a._replace(preds=np.where(np.arange(80) < 4, (a.preds + 1) % 5, a.preds))
-    difference, alone = nested(combine(bootstrap_figures([a, worse]), (1, -1)))['metrics']['bacc'], bootstrap_metrics(a)['metrics']['bacc']
+    difference = as_cells(combine(bootstrap_figures([a, worse]), (1, -1)))['metrics']['bacc']
+    alone = bootstrap_metrics(a)['metrics']['bacc']
     assert difference['high'] - difference['low'] < .7 * (alone['high'] - alone['low'])  # most of the chance is shared
 
 

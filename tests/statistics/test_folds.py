@@ -5,7 +5,7 @@ from scipy import stats
 
 from benchmarks.coverage_seeds import tables_of
 from tests.factories import random_table
-from utils.statistics.bootstrap import Figures, bootstrap_metrics, interval
+from utils.statistics.bootstrap import BootstrapResult, bootstrap_metrics, interval
 from utils.statistics.comparison import difference, load_methods, summary
 from utils.statistics.folds import PAIR, REPEATS, evaluate_files, mean_over_seeds
 
@@ -13,9 +13,9 @@ KEY = ('metrics', 'bacc')
 
 
 def runs_of(values, draws=None):
-    """`Figures` of one metric: its value in each run, and deviations of the draws (runs, B) or (B,), by default none."""
+    """`BootstrapResult` of one metric: its value in each run, and deviations of the draws (runs, B) or (B,), by default none."""
     errors = np.broadcast_to(np.zeros(1000) if draws is None else draws, (len(values), 1000))
-    return [Figures({KEY: value}, {KEY: value + error}, {KEY: 50}, {}) for value, error in zip(values, errors, strict=True)]
+    return [BootstrapResult({KEY: value}, {KEY: value + error}, {KEY: 50}, {}) for value, error in zip(values, errors, strict=True)]
 
 
 def seeds_interval(methods, signs=(1,)):
@@ -97,7 +97,7 @@ def test_undefined_draws_and_figures_stay_undefined():
     (('operating_points', 'x', 'sensitivity_at_specificity', .9), False, (0, 1))])
 def test_intervals_stay_within_what_is_possible(key, is_difference, expected):
     draws = np.repeat([-9., 9.], 50)
-    cell = Figures({key: .5}, {key: draws}, {key: 3}, {}, of='difference' if is_difference else 'mean', with_seeds=True).cell(key)
+    cell = BootstrapResult({key: .5}, {key: draws}, {key: 3}, {}, of='difference' if is_difference else 'mean', with_seeds=True).cell(key)
     assert (cell['low'], cell['high']) == expected
 
 

@@ -187,7 +187,7 @@ def thresholds(table: PredictionTable, result: dict, draw: Draw) -> list[Markup]
 
 
 def operating_points(points: dict) -> Markup:
-    """`points` as in `bootstrap.nested`, at the one LEVEL: what an alarm finds at a bearable number of false ones, and the reverse."""
+    """`points` as in `bootstrap.as_cells`, at the one LEVEL: what an alarm finds at a bearable number of false ones, and the reverse."""
     at, rows = f'≥ {100 * LEVEL:g} %', []
     for positives, of_name in points.items():
         cells = [of_name[name][str(LEVEL)] for name in OPERATING_POINTS]

@@ -10,9 +10,9 @@ import numpy as np
 from utils.common import InputError, progress
 from utils.statistics.weighted_metrics import WeightedMetrics, chance_levels
 
-CELLS = 2 ** 21  # weights in memory at a time
+WEIGHTS_IN_MEMORY = 2 ** 21  # weights in memory at a time
 Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
-SAME = 1e-12  # differences of fractions below it are rounding
+ROUNDING = 1e-12  # differences of fractions below it are rounding
 INTERVALS = {
     'percentile': 'percentiles of the bootstrap draws',
     'wilson': 'Wilson score interval (with patients and at operating points, of the effective number of images)',
@@ -22,31 +22,31 @@ INTERVALS = {
 }
 LIMITS = {'mcc': (-1., 1.), 'kappa': (-1., 1.), 'nll': (0., np.inf), 'brier': (0., 2.)}  # of other figures: 0 and 1
 STRATIFIED = 'bootstrap within each class, for test sets whose class counts were fixed by design (default: images or patients at random)'
-BIASED = (('metrics', 'ece'), ('metrics', 'classwise_ece'))  # sums of absolute values, which noise makes larger
+BIASED_UPWARDS = (('metrics', 'ece'), ('metrics', 'classwise_ece'))  # sums of absolute values, which noise makes larger
 
 
-class Figures(NamedTuple):
+class BootstrapResult(NamedTuple):
     """One file's figures, keyed as in `WeightedMetrics`; those of files with the same images share their draws."""
     values: dict  # key -> float
     draws: dict  # key -> float64 (draws,)
     counts: dict  # key -> images behind it
     thresholds: dict  # of operating points
-    shrunk: Mapping = MappingProxyType({})  # key of BIASED -> float64 (draws,), see `WeightedMetrics.with_shrunk`
+    shrunk: Mapping = MappingProxyType({})  # key of BIASED_UPWARDS -> float64 (draws,), see `WeightedMetrics.with_shrunk`
     units: Mapping = MappingProxyType({})  # key of a proportion -> independent units (images, patients) behind it
     of: str = 'file'  # or 'mean', 'difference'
-    with_seeds: bool = False  # the draws cover another training as well, see `pooling.mean_over_seeds`
+    with_seeds: bool = False  # the draws cover another training as well, see `folds.mean_over_seeds`
 
     def cell(self, key, n=None):
         """`cell` of one figure with the kind of interval that covers best. `n`: images behind it, where it is not `counts`."""
         value, draws, n = self.values[key], self.draws[key], self.counts[key] if n is None else n
         low, high = LIMITS.get(key[1] if key[0] == 'metrics' else key[2], (0., 1.))
         if self.of == 'difference':
-            varies = (np.abs(draws - value) > SAME).any()
+            varies = (np.abs(draws - value) > ROUNDING).any()
             return clipped(cell(value, draws, n, 'seeds' if self.with_seeds and varies else 'normal'), low - high, high - low)
-        if key in BIASED:
+        if key in BIASED_UPWARDS:
             return clipped(cell(value, draws, n, 'basic', shrunk=self.shrunk.get(key)), low, high)
         units = self.units.get(key)
-        at_end = min(value, 1 - value) < SAME  # there the draws do not vary
+        at_end = min(value, 1 - value) < ROUNDING  # there the draws do not vary
         if units and (self.of == 'file' or at_end):
             exact = units == self.counts[key] and key[0] != 'operating_points'
             return cell(value, draws, n, 'wilson', units=units if exact or at_end else effective_n(value, draws, n, units))
@@ -75,7 +75,7 @@ def weights_of_draws(labels, patient_ids=None, draws=1000, seed=0, stratified=Fa
         by_rarity = np.lexsort((labels, np.bincount(labels)[labels]))
         stratum[unit[by_rarity[::-1]]] = labels[by_rarity[::-1]]  # the last assignment stays: the rarest class
     members = [np.flatnonzero(stratum == c) for c in np.unique(stratum)]
-    block = max(1, CELLS // len(labels))
+    block = max(1, WEIGHTS_IN_MEMORY // len(labels))
     for done in range(0, draws, block):
         b = min(block, draws - done)
         weights = np.empty((len(stratum), b))
@@ -120,7 +120,7 @@ def align(tables):
 
 
 def bootstrap_figures(tables, draws=1000, seed=0, stratified=False, **options):
-    """`Figures` of each of the labelled `tables`, which hold the same images: draw i is the same images in all of them, so
+    """`BootstrapResult` of each of the labelled `tables`, which hold the same images: draw i is the same images in all of them, so
     that differences and means of their `draws` are paired. `stratified`: of `weights_of_draws`; `options`: of `WeightedMetrics`."""
     tables, result = align(tables), []
     patients = next((table.patient_ids for table in tables if table.patient_ids), None)
@@ -138,7 +138,8 @@ def bootstrap_figures(tables, draws=1000, seed=0, stratified=False, **options):
             units = {key: count for key in values if (count := metrics.units(key)) is not None}
             if stratified:  # accuracy is then no proportion of images that are drawn alike, but a weighted mean of the recalls
                 units.pop(('metrics', 'acc'))
-            result.append(Figures(values, of_draws, {key: metrics.count(key) for key in values}, metrics.thresholds(), shrunk, units))
+            counts = {key: metrics.count(key) for key in values}
+            result.append(BootstrapResult(values, of_draws, counts, metrics.thresholds(), shrunk, units))
     return result
 
 
@@ -158,7 +159,7 @@ def effective_n(proportion, draws, n, units):
     """How many independent images would vary as much as the `draws` of this proportion: 1 to `n`. Where the draws do not vary, as those
     of a single patient, it is the number of `units`."""
     defined = draws[np.isfinite(draws)]
-    if not len(defined) or np.ptp(defined) < SAME:
+    if not len(defined) or np.ptp(defined) < ROUNDING:
         return units
     return float(np.clip(proportion * (1 - proportion) / defined.var(), 1, n))
 
@@ -175,7 +176,7 @@ def cell(value, draws, n, kind='percentile', shrunk=None, units=None):
     if np.isfinite(value) and len(defined):
         if kind == 'wilson':
             low, high = wilson(value, units)
-        elif n > 1 and (np.ptp(defined) > SAME or (kind == 'normal' and abs(value) < SAME)):
+        elif n > 1 and (np.ptp(defined) > ROUNDING or (kind == 'normal' and abs(value) < ROUNDING)):
             low, high = interval(defined)
             if kind == 'normal':
                 half = Z * float(defined.std(ddof=1)) if len(defined) > 1 else 0.
@@ -183,7 +184,7 @@ def cell(value, draws, n, kind='percentile', shrunk=None, units=None):
             elif kind == 'basic':
                 largest, width = high if shrunk is None else interval(shrunk)[1], high - low
                 low, high = max(2 * value - largest, 0.), max(2 * value - low, width)  # cut off at 0, it stays as wide as the draws
-            if kind != 'normal' and high - low < SAME:
+            if kind != 'normal' and high - low < ROUNDING:
                 low = high = None
     return {'value': float(value) if np.isfinite(value) else None, 'low': low, 'high': high, 'n': n,
             'interval': None if low is None else kind}
@@ -194,8 +195,8 @@ def clipped(cell, low, high):
     return cell | {end: None if cell[end] is None else min(max(cell[end], low), high) for end in ('low', 'high')}
 
 
-def nested(figures):
-    """`Figures` -> {'metrics': {name: cell}, 'classes': {class: {metric: cell}}, 'groups': {group: {metric: cell}},
+def as_cells(figures):
+    """`BootstrapResult` -> {'metrics': {name: cell}, 'classes': {class: {metric: cell}}, 'groups': {group: {metric: cell}},
     'operating_points': {positives: {name: {level: cell with 'threshold'}}}}."""
     result = {'metrics': {}, 'classes': {}, 'groups': {}, 'operating_points': {}}
     for key in figures.values:
@@ -216,10 +217,10 @@ def combine(figures, weights):
     keys = [key for key in figures[0].values if all(key in other.values for other in figures)]
     pairs = list(zip(weights, figures, strict=True))
     difference = any(w < 0 or f.of == 'difference' for w, f in pairs)
-    return Figures({key: sum(w * f.values[key] for w, f in pairs) for key in keys},
+    return BootstrapResult({key: sum(w * f.values[key] for w, f in pairs) for key in keys},
                    {key: sum(w * f.draws[key] for w, f in pairs) for key in keys},
                    {key: figures[0].counts[key] for key in keys}, {},
-                   {key: sum(w * f.shrunk[key] for w, f in pairs) for key in BIASED if all(key in f.shrunk for f in figures)},
+                   {key: sum(w * f.shrunk[key] for w, f in pairs) for key in BIASED_UPWARDS if all(key in f.shrunk for f in figures)},
                    {key: min(f.units[key] for f in figures) for key in keys if all(key in f.units for f in figures)},
                    'difference' if difference else 'mean')
 
@@ -230,10 +231,10 @@ def drawn_units(by_patient, draws, stratified=False, seeds=False):
 
 
 def bootstrap_metrics(table, draws=1000, seed=0, ordered=False, class_count=None, levels=(), referable=0, stratified=False):
-    """All figures of one labelled `PredictionTable` with 95 % intervals, by patient where there is a `patient_id`: see `nested`;
+    """All figures of one labelled `PredictionTable` with 95 % intervals, by patient where there is a `patient_id`: see `as_cells`;
     'drawn' tells what was drawn, 'chance' what answers by chance reach. Fractions; kappa is None unless `ordered`, groups are empty
     without `class_count`."""
     options = {'ordered': ordered, 'class_count': class_count, 'levels': levels, 'referable': referable}
     figures, = bootstrap_figures([table], draws, seed, stratified, **options)
     drawn = drawn_units(table.patient_ids is not None, draws, stratified)
-    return {'drawn': drawn, 'chance': chance_levels(np.bincount(table.labels))} | nested(figures)
+    return {'drawn': drawn, 'chance': chance_levels(np.bincount(table.labels))} | as_cells(figures)

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.statistics.weighted_metrics import N_BINS
+from utils.statistics.weighted_metrics import N_BINS, bins_of
 
 
 class Reliability(NamedTuple):
@@ -61,12 +61,11 @@ def pr_curve(scores, positive):
 def reliability(table):
     """Bins of equal width of the confidence in the predicted class, closed above (Guo et al., ICML 2017). -> Reliability"""
     top, right = table.probs[np.arange(len(table.preds)), table.preds], table.preds == table.labels
-    edges = np.linspace(0, 1, N_BINS + 1)
-    of_bin = np.digitize(top, edges[1:-1], right=True)
+    of_bin = bins_of(top)
     counts = np.bincount(of_bin, minlength=N_BINS)
     with np.errstate(invalid='ignore'):
         confidence, accuracy = (np.bincount(of_bin, values, N_BINS) / counts for values in (top, right))
-    return Reliability(confidence, accuracy, counts, edges)
+    return Reliability(confidence, accuracy, counts, np.linspace(0, 1, N_BINS + 1))
 
 
 def confident_mistakes(table, most=24):

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from utils.common import InputError
-from utils.statistics.bootstrap import align, bootstrap_figures, check_classes, combine, drawn_units, nested
+from utils.statistics.bootstrap import align, as_cells, bootstrap_figures, check_classes, combine, drawn_units
 from utils.statistics.weighted_metrics import chance_levels
 
 ENDING = re.compile(r'\.(jpe?g|jfif|png|tiff?|bmp|gif|webp|ppm)$', re.I)  # ids may have it or not
@@ -69,8 +69,10 @@ def mean_of(figures):
 
 
 def _training_noise(test_sets, key):
-    """`test_sets`: for each set of images the `Figures` of the runs on it -> three numbers for the mean over the sets of the mean over
-    the runs: its variance by the spread of the runs, how much of that the image draws hold as well, and the degrees of freedom.
+    """`test_sets`: for each set of images the `BootstrapResult` of each run on it.
+
+    -> three numbers for the mean over the sets of the mean over the runs: its variance by the spread of the runs, how much of that the
+    image draws contain as well, and the degrees of freedom.
 
     The spread is pooled over the sets, so a set with one run has that of the others.
     """
@@ -107,11 +109,12 @@ def _with_training_noise(draws, noises):
 
 
 def mean_over_seeds(methods, signs=(1,), with_seeds=True):
-    """-> `Figures` of the sum of `signs` x mean of each method; `with_seeds` tells whether their draws cover other seeds as well as images.
+    """The sum of `signs` x the mean of each method. The field `with_seeds` tells whether its draws cover other seeds as well as images.
 
-    `methods`: for each a list of test sets (folds), for each of these the `Figures` of its runs, which differ in the seed alone; the sets
-    are the same for all methods. A mean is that over the seeds of each set, then over the sets: folds count the same however many seeds
-    they have. Seeds are covered where `with_seeds` and each method has a set with two runs or more; else the draws are of images alone.
+    `methods`: for each a list of test sets (folds), for each of these the `BootstrapResult` of its runs, which differ in the seed
+    alone; the sets are the same for all methods. A mean is that over the seeds of each set, then over the sets: folds count the same
+    however many seeds they have. Seeds are covered where `with_seeds` and each method has a set with two runs or more; else the draws
+    are of images alone.
 
     Drawing the R seeds again is too narrow: two to five values say little about their own variance. Instead Student's t is added to the
     image draws, with the scale s / sqrt(R) and R - 1 degrees of freedom (s: sample standard deviation over the seeds; pooled over the
@@ -128,14 +131,14 @@ def mean_over_seeds(methods, signs=(1,), with_seeds=True):
 
 
 def evaluate_files(tables, draws=1000, seed=0, stratified=False, with_seeds=True, **options):
-    """Labelled tables -> `bootstrap.nested` of the one file, of the pooled folds, or of the mean of repeats; which of them
+    """Labelled tables -> `bootstrap.as_cells` of the one file, of the pooled folds, or of the mean of repeats; which of them
     is 'of'. 'drawn' tells what the intervals come from: {'unit': 'images' or 'patients', 'within_classes', 'seeds', 'draws'}; 'chance' what
     answers by chance reach on these images.
 
     Several files also have 'assumed' (what they are taken for), 'runs' (each file), 'spread' ({metric: mean, sd, min, max} over them), and
     two repeats 'difference': the second less the first, paired. Intervals of the mean of three repeats or more cover other seeds unless
     `with_seeds` is False. Two files are two methods with one run each: all their intervals cover images alone, and so do those of folds
-    and of each single file. `options`: of `statistics.WeightedMetrics`.
+    and of each single file. `options`: of `WeightedMetrics`.
     """
     def bootstrap(of):
         return bootstrap_figures(of, draws, seed, stratified=stratified, **options)
@@ -144,21 +147,21 @@ def evaluate_files(tables, draws=1000, seed=0, stratified=False, with_seeds=True
     if are_repeats(tables):
         figures, labels, by_patient = bootstrap(tables), tables[0].labels, any(table.patient_ids is not None for table in tables)
         if len(tables) == 1:
-            result = {'of': 'file'} | nested(figures[0])
+            result = {'of': 'file'} | as_cells(figures[0])
         elif len(tables) == 2:
-            result = {'of': 'mean', 'assumed': PAIR} | nested(mean_of(figures)) | {'difference': nested(combine(figures, (-1, 1)))}
+            result = {'of': 'mean', 'assumed': PAIR} | as_cells(mean_of(figures)) | {'difference': as_cells(combine(figures, (-1, 1)))}
         else:
             mean = mean_over_seeds([[figures]], with_seeds=with_seeds)
-            seeds, result = mean.with_seeds, {'of': 'mean', 'assumed': REPEATS} | nested(mean)
+            seeds, result = mean.with_seeds, {'of': 'mean', 'assumed': REPEATS} | as_cells(mean)
     else:
         pooled = pool(tables)
         labels, by_patient = pooled.labels, pooled.patient_ids is not None
-        result = {'of': 'pooled', 'assumed': FOLDS} | nested(bootstrap([pooled])[0])
+        result = {'of': 'pooled', 'assumed': FOLDS} | as_cells(bootstrap([pooled])[0])
         figures = [bootstrap([table])[0] for table in tables]
     result |= {'chance': chance_levels(np.bincount(labels)), 'by_patient': by_patient,
                'drawn': drawn_units(by_patient, draws, stratified, seeds)}
     if len(tables) == 1:
         return result
-    result['runs'] = [{'file': table.path} | nested(f) for table, f in zip(tables, figures, strict=True)]
+    result['runs'] = [{'file': table.path} | as_cells(f) for table, f in zip(tables, figures, strict=True)]
     result['spread'] = {name: spread([f.values['metrics', name] for f in figures]) for name in result['metrics']}
     return result

@@ -1,4 +1,4 @@
-"""Figures with intervals, as `bootstrap.nested` gives them, as tables that people read."""
+"""Figures with intervals, as `bootstrap.as_cells` gives them, as tables that people read."""
 from utils.evaluation import MOST_CLASSES
 from utils.statistics.bootstrap import INTERVALS
 from utils.statistics.tables import to_text
@@ -30,7 +30,7 @@ def _defined(metrics):
 
 
 def metrics_text(columns, chance):
-    """`columns`: header -> {metric: cell}; a column 'difference' has signs. `chance`: see `statistics.chance_levels`."""
+    """`columns`: header -> {metric: cell}; a column 'difference' has signs. `chance`: see `weighted_metrics.chance_levels`."""
     first = next(iter(columns.values()))
     rows = [['', *columns, 'chance', 'n']]
     for name in _defined(first):
@@ -92,7 +92,7 @@ def kinds_of(named_cells):
 
 
 def interval_kinds(result):
-    """`kinds_of` all figures of a `bootstrap.nested`."""
+    """`kinds_of` all figures of a `bootstrap.as_cells`."""
     cells = [(METRIC_NAMES[name], cell) for name, cell in result['metrics'].items()]
     cells += [(f'{HEADINGS[metric]} of a class', cell) for of_class in result['classes'].values() for metric, cell in of_class.items()]
     cells += [(f'{HEADINGS[metric]} of a group', cell) for group in result['groups'].values() for metric, cell in group.items()]
@@ -130,7 +130,7 @@ def notes(result):
 
 
 def report_text(result, n_files):
-    """The whole of `pooling.evaluate_files` for the console."""
+    """The whole of `folds.evaluate_files` for the console."""
     parts = [f'Percent (NLL, Brier: as they are) [95 % interval]; n: images; {CHANCE}']
     if 'assumed' in result:
         parts.insert(0, f"{result['assumed']}.")
