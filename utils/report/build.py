@@ -80,7 +80,7 @@ def _several(runs: list[Run], options: ReportOptions, ordered: bool) -> list[Sec
 def build_report(runs: list[Run], options: ReportOptions | None = None) -> str:
     """The text of report.html for one run or several."""
     options = options or ReportOptions()
-    ordered = any(is_ordered(training.class_names_of(run), run.config and run.config['metric'], options.ordered) for run in runs)
+    ordered = any(is_ordered(training.class_names_of(run), run.config['metric'] if run.config else None, options.ordered) for run in runs)
     if len(runs) == 1:
         title, parts = runs[0].name, run_sections(runs[0], options, ordered)
     else:

@@ -1,14 +1,15 @@
 """95 % intervals of every figure by drawing images (or patients) with replacement, many draws at a time.
 
 The kind of interval of each figure was chosen by its coverage in simulation: `benchmarks/coverage.py`."""
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from utils.common import InputError, progress
-from utils.statistics.weighted_metrics import WeightedMetrics, chance_levels
+from utils.prediction.predictions import PredictionTable
+from utils.statistics.weighted_metrics import WeightedMetrics, chance_levels, labels_of
 
 WEIGHTS_IN_MEMORY = 2 ** 21  # weights in memory at a time
 Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
@@ -36,7 +37,7 @@ class BootstrapResult(NamedTuple):
     of: str = 'file'  # or 'mean', 'difference'
     with_seeds: bool = False  # the draws cover another training as well, see `folds.mean_over_seeds`
 
-    def cell(self, key, n=None):
+    def cell(self, key: tuple, n: int | None = None) -> dict[str, Any]:
         """`cell` of one figure with the kind of interval that covers best. `n`: images behind it, where it is not `counts`."""
         value, draws, n = self.values[key], self.draws[key], self.counts[key] if n is None else n
         low, high = LIMITS.get(key[1] if key[0] == 'metrics' else key[2], (0., 1.))
@@ -53,12 +54,13 @@ class BootstrapResult(NamedTuple):
         return clipped(cell(value, draws, n, 'seeds' if self.with_seeds else 'percentile'), low, high)
 
 
-def unit_of_images(patient_ids, n_images):
+def unit_of_images(patient_ids: list | None, n_images: int) -> np.ndarray:
     """Int (N,): the patient of each image, numbered from 0; without patients each image is its own unit."""
     return np.arange(n_images) if patient_ids is None else np.unique(patient_ids, return_inverse=True)[1]
 
 
-def weights_of_draws(labels, patient_ids=None, draws=1000, seed=0, stratified=False):
+def weights_of_draws(labels: np.ndarray, patient_ids: list | None = None, draws: int = 1000, seed: int | Sequence[int] = 0,
+                     stratified: bool = False) -> Iterator[np.ndarray]:
     """Yields blocks of whole-number weights, float64 (N, B), in all `draws` columns: how often each image is drawn.
 
     As many images are drawn as there are. With `patient_ids` (N,) whole patients are drawn, since their images are alike. A draw
@@ -85,7 +87,7 @@ def weights_of_draws(labels, patient_ids=None, draws=1000, seed=0, stratified=Fa
         yield weights[unit]
 
 
-def check_classes(table, class_names, source):
+def check_classes(table: PredictionTable, class_names: list[str], source: str) -> None:
     """Raise `InputError` unless `table` has the `class_names` of `source` in their order: else a label stands for another class."""
     if table.class_names == class_names:
         return
@@ -99,7 +101,7 @@ def check_classes(table, class_names, source):
                      'in the same order')
 
 
-def align(tables):
+def align(tables: Sequence[PredictionTable]) -> list[PredictionTable]:
     """The tables with their rows in the order of the first; `InputError` unless images, classes and labels are the same. Only the
     tables with labels are compared in these."""
     first, result = tables[0], []
@@ -119,18 +121,19 @@ def align(tables):
     return result
 
 
-def bootstrap_figures(tables, draws=1000, seed=0, stratified=False, **options):
+def bootstrap_figures(tables: Sequence[PredictionTable], draws: int = 1000, seed: int | Sequence[int] = 0, stratified: bool = False,
+                      **options: Any) -> list[BootstrapResult]:
     """`BootstrapResult` of each of the labelled `tables`, which hold the same images: draw i is the same images in all of them, so
     that differences and means of their `draws` are paired. `stratified`: of `weights_of_draws`; `options`: of `WeightedMetrics`."""
     tables, result = align(tables), []
     patients = next((table.patient_ids for table in tables if table.patient_ids), None)
-    unit = unit_of_images(patients, len(tables[0].labels))
+    unit = unit_of_images(patients, len(tables[0].preds))
     with progress(draws * len(tables), 'bootstrap draws', unit='draw') as bar:
         for table in tables:
             metrics = WeightedMetrics(table, unit=unit, **options)
             values = {key: float(value[0]) for key, value in metrics(np.ones((len(unit), 1))).items()}
             blocks = []
-            for weights in weights_of_draws(table.labels, patients, draws, seed, stratified):
+            for weights in weights_of_draws(labels_of(table), patients, draws, seed, stratified):
                 blocks.append(metrics.with_shrunk(weights))
                 bar.update(weights.shape[1])
             of_draws, shrunk = ({key: np.concatenate([block[key] for block in part]) for key in part[0]}
@@ -143,19 +146,25 @@ def bootstrap_figures(tables, draws=1000, seed=0, stratified=False, **options):
     return result
 
 
-def interval(draws):
+def _percentiles(defined: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(defined, (2.5, 97.5)).tolist()
+    return low, high
+
+
+def interval(draws: np.ndarray) -> tuple[float, float] | tuple[None, None]:
     """2.5th and 97.5th percentile of the defined draws; None where there is none."""
     defined = draws[np.isfinite(draws)]
-    return tuple(np.percentile(defined, (2.5, 97.5)).tolist()) if len(defined) else (None, None)
+    return _percentiles(defined) if len(defined) else (None, None)
 
 
-def wilson(proportion, n):
+def wilson(proportion: float, n: float) -> tuple[float, float]:
     """(low, high) of the Wilson score interval; `n` need not be whole. Wilson, JASA 1927."""
     middle, half = proportion + Z ** 2 / (2 * n), Z * np.sqrt(proportion * (1 - proportion) / n + Z ** 2 / (4 * n ** 2))
-    return tuple(float(min(max(end / (1 + Z ** 2 / n), 0), 1)) for end in (middle - half, middle + half))
+    low, high = (float(min(max(end / (1 + Z ** 2 / n), 0), 1)) for end in (middle - half, middle + half))
+    return low, high
 
 
-def effective_n(proportion, draws, n, units):
+def effective_n(proportion: float, draws: np.ndarray, n: int, units: int) -> float:
     """How many independent images would vary as much as the `draws` of this proportion: 1 to `n`. Where the draws do not vary, as those
     of a single patient, it is the number of `units`."""
     defined = draws[np.isfinite(draws)]
@@ -164,25 +173,26 @@ def effective_n(proportion, draws, n, units):
     return float(np.clip(proportion * (1 - proportion) / defined.var(), 1, n))
 
 
-def cell(value, draws, n, kind='percentile', shrunk=None, units=None):
+def cell(value: float, draws: np.ndarray, n: int, kind: str = 'percentile', shrunk: np.ndarray | None = None,
+         units: float | None = None) -> dict[str, Any]:
     """{'value', 'low', 'high', 'n', 'interval'}: fractions, None where undefined; 'interval' is the `kind`, a key of INTERVALS.
 
     Draws that are all alike, or nearly all (of one image, or of figures that hardly a draw changes), tell nothing: no interval, except
-    that the difference of two files with the same answers is exactly 0. `units`: the n of 'wilson'; `shrunk`: draws for the lower end of
-    'basic', None for the same.
+    that the difference of two files with the same answers is exactly 0. `units`: the n of 'wilson', None for `n`; `shrunk`: draws for
+    the lower end of 'basic', None for the same.
     """
     low = high = None
     defined = draws[np.isfinite(draws)]
     if np.isfinite(value) and len(defined):
         if kind == 'wilson':
-            low, high = wilson(value, units)
+            low, high = wilson(value, n if units is None else units)
         elif n > 1 and (np.ptp(defined) > ROUNDING or (kind == 'normal' and abs(value) < ROUNDING)):
-            low, high = interval(defined)
+            low, high = _percentiles(defined)
             if kind == 'normal':
                 half = Z * float(defined.std(ddof=1)) if len(defined) > 1 else 0.
                 low, high = value - half, value + half
             elif kind == 'basic':
-                largest, width = high if shrunk is None else interval(shrunk)[1], high - low
+                largest, width = high if shrunk is None else _percentiles(shrunk[np.isfinite(shrunk)])[1], high - low
                 low, high = max(2 * value - largest, 0.), max(2 * value - low, width)  # cut off at 0, it stays as wide as the draws
             if kind != 'normal' and high - low < ROUNDING:
                 low = high = None
@@ -190,12 +200,12 @@ def cell(value, draws, n, kind='percentile', shrunk=None, units=None):
             'interval': None if low is None else kind}
 
 
-def clipped(cell, low, high):
+def clipped(cell: dict[str, Any], low: float, high: float) -> dict[str, Any]:
     """The cell with its interval inside of what is possible."""
     return cell | {end: None if cell[end] is None else min(max(cell[end], low), high) for end in ('low', 'high')}
 
 
-def as_cells(figures):
+def as_cells(figures: BootstrapResult) -> dict[str, dict]:
     """`BootstrapResult` -> {'metrics': {name: cell}, 'classes': {class: {metric: cell}}, 'groups': {group: {metric: cell}},
     'operating_points': {positives: {name: {level: cell with 'threshold'}}}}."""
     result = {'metrics': {}, 'classes': {}, 'groups': {}, 'operating_points': {}}
@@ -209,7 +219,7 @@ def as_cells(figures):
     return result
 
 
-def combine(figures, weights):
+def combine(figures: Sequence[BootstrapResult], weights: Sequence[float]) -> BootstrapResult:
     """The sum of `weights` x `figures`: (1/m, ..., 1/m) is their mean, (1, -1) a paired difference. Keys are those of all. The mean of
     one is that one, so that its intervals are those of a file."""
     if list(weights) == [1]:
@@ -225,16 +235,18 @@ def combine(figures, weights):
                    'difference' if difference else 'mean')
 
 
-def drawn_units(by_patient, draws, stratified=False, seeds=False):
+def drawn_units(by_patient: bool, draws: int, stratified: bool = False, seeds: bool = False) -> dict[str, Any]:
     """What the draws of a result were: {'unit': 'images' or 'patients', 'within_classes', 'seeds' (covered as well), 'draws'}."""
     return {'unit': 'patients' if by_patient else 'images', 'within_classes': stratified, 'seeds': seeds, 'draws': draws}
 
 
-def bootstrap_metrics(table, draws=1000, seed=0, ordered=False, class_count=None, levels=(), referable=0, stratified=False):
+def bootstrap_metrics(table: PredictionTable, draws: int = 1000, seed: int = 0, ordered: bool = False,
+                      class_count: Sequence[int] | None = None, levels: Sequence[float] = (), referable: int = 0,
+                      stratified: bool = False) -> dict[str, dict]:
     """All figures of one labelled `PredictionTable` with 95 % intervals, by patient where there is a `patient_id`: see `as_cells`;
     'drawn' tells what was drawn, 'chance' what answers by chance reach. Fractions; kappa is None unless `ordered`, groups are empty
     without `class_count`."""
     options = {'ordered': ordered, 'class_count': class_count, 'levels': levels, 'referable': referable}
     figures, = bootstrap_figures([table], draws, seed, stratified, **options)
     drawn = drawn_units(table.patient_ids is not None, draws, stratified)
-    return {'drawn': drawn, 'chance': chance_levels(np.bincount(table.labels))} | as_cells(figures)
+    return {'drawn': drawn, 'chance': chance_levels(np.bincount(labels_of(table)))} | as_cells(figures)

@@ -14,14 +14,14 @@ SMALLEST = 1e-38  # about the smallest normal float32: what a softmax rounds to 
 RANGE = (.05, 20.)  # of the temperature; validation images without any mistake would ask for 0
 
 
-def apply_temperature(probs, temperature, shift=0.):
+def apply_temperature(probs: np.ndarray, temperature: float, shift: float | np.ndarray = 0.) -> np.ndarray:
     """(N, K) -> softmax(log(probs) / temperature + shift), float64; without `shift` (K,) p^(1/T), normalised, and the same classes."""
     logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST)) / temperature + shift
     scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
     return scaled / scaled.sum(axis=1, keepdims=True)
 
 
-def fit_temperature(probs, labels, shift=0.):
+def fit_temperature(probs: np.ndarray, labels: np.ndarray, shift: float | np.ndarray = 0.) -> float:
     """The temperature T in 0.05..20 with the smallest negative log-likelihood of `labels` (N,) under softmax(log(probs) / T + shift)
     (Guo et al., ICML 2017). `shift` (K,) leads from the prior of `probs` to that of the labels; -inf is for classes without labels.
 

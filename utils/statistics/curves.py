@@ -1,8 +1,9 @@
-"""One file's predictions -> the points of its pictures; what they mean in one number stands in statistics.py."""
+"""One file's predictions -> the points of its figures; the numbers of them are in weighted_metrics.py."""
 from typing import NamedTuple
 
 import numpy as np
 
+from utils.prediction.predictions import PredictionTable
 from utils.statistics.weighted_metrics import N_BINS, bins_of
 
 
@@ -13,12 +14,12 @@ class Reliability(NamedTuple):
     edges: np.ndarray  # (N_BINS + 1,)
 
 
-def confusion_counts(labels, preds, k):
+def confusion_counts(labels: np.ndarray, preds: np.ndarray, k: int) -> np.ndarray:
     """(K, K) int64: rows are true classes, columns predicted ones."""
     return np.bincount(labels * k + preds, minlength=k * k).reshape(k, k)
 
 
-def row_shares(counts):
+def row_shares(counts: np.ndarray) -> np.ndarray:
     """Each row over its sum; NaN for a class without images."""
     with np.errstate(invalid='ignore'):
         return counts / counts.sum(axis=1, keepdims=True)
@@ -31,7 +32,7 @@ def _thresholds(scores, positive):
     return np.cumsum(positive[order])[last_of_equals], last_of_equals + 1
 
 
-def thin(x, y, most=200):
+def thin(x: np.ndarray, y: np.ndarray, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """At most about `most` of the points, spread evenly over the length of the line, its ends kept: what the eye can see."""
     if len(x) <= most:
         return x, y
@@ -40,17 +41,16 @@ def thin(x, y, most=200):
     return x[keep], y[keep]
 
 
-def roc_curve(scores, positive):
+def roc_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """`scores` (N,), `positive` bool (N,) -> false and true positive rate from (0, 0) to (1, 1); None without both kinds."""
     n_positive = positive.sum()
     if n_positive in (0, len(positive)):
         return None
     true, called = _thresholds(scores, positive)
-    rates = (called - true) / (len(positive) - n_positive), true / n_positive
-    return thin(*(np.append(0., rate) for rate in rates))
+    return thin(np.append(0., (called - true) / (len(positive) - n_positive)), np.append(0., true / n_positive))
 
 
-def pr_curve(scores, positive):
+def pr_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """-> recall and precision, from the highest threshold down; None without positives."""
     if not positive.any():
         return None
@@ -58,8 +58,8 @@ def pr_curve(scores, positive):
     return thin(true / positive.sum(), true / called)
 
 
-def reliability(table):
-    """Bins of equal width of the confidence in the predicted class, closed above (Guo et al., ICML 2017). -> Reliability"""
+def reliability(table: PredictionTable) -> Reliability:
+    """Bins of equal width of the confidence in the predicted class, see `bins_of`."""
     top, right = table.probs[np.arange(len(table.preds)), table.preds], table.preds == table.labels
     of_bin = bins_of(top)
     counts = np.bincount(of_bin, minlength=N_BINS)
@@ -68,7 +68,7 @@ def reliability(table):
     return Reliability(confidence, accuracy, counts, np.linspace(0, 1, N_BINS + 1))
 
 
-def confident_mistakes(table, most=24):
+def confident_mistakes(table: PredictionTable, most: int = 24) -> np.ndarray:
     """Rows of the wrong answers, those with the highest probability of the predicted class first."""
     wrong = np.flatnonzero(table.preds != table.labels)
     return wrong[np.argsort(-table.probs[wrong, table.preds[wrong]], kind='stable')][:most]

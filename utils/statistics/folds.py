@@ -1,19 +1,22 @@
 """Several files of predictions: folds of one set, or repeats on the same images."""
 import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
 from utils.common import InputError
-from utils.statistics.bootstrap import align, as_cells, bootstrap_figures, check_classes, combine, drawn_units
-from utils.statistics.weighted_metrics import chance_levels
+from utils.prediction.predictions import PredictionTable
+from utils.statistics.bootstrap import BootstrapResult, align, as_cells, bootstrap_figures, check_classes, combine, drawn_units
+from utils.statistics.weighted_metrics import chance_levels, labels_of
 
 ENDING = re.compile(r'\.(jpe?g|jfif|png|tiff?|bmp|gif|webp|ppm)$', re.I)  # ids may have it or not
 
 
-def are_repeats(tables):
+def are_repeats(tables: Sequence[PredictionTable]) -> bool:
     """True: all hold the same images (repeats, seeds, methods). False: no image stands in two of them (folds), also not once as a and once
     as a.jpg. Else `InputError`."""
     if len({frozenset(table.image_ids) for table in tables}) == 1:
@@ -26,19 +29,20 @@ def are_repeats(tables):
     return False
 
 
-def pool(tables):
+def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
     """The folds `tables` as one table: each image as predicted by the network that was not trained on it. Patients are kept
     where all files name them."""
     first = tables[0]
     for table in tables[1:]:
         check_classes(table, first.class_names, first.path)
-    patients = None if any(t.patient_ids is None for t in tables) else list(chain.from_iterable(t.patient_ids for t in tables))
+    patients = None if any(t.patient_ids is None for t in tables) else list(chain.from_iterable(t.patient_ids or [] for t in tables))
     return first._replace(image_ids=list(chain.from_iterable(t.image_ids for t in tables)), patient_ids=patients,
                           path=' + '.join(t.path for t in tables),
-                          **{name: np.concatenate([getattr(t, name) for t in tables]) for name in ('labels', 'preds', 'probs')})
+                          labels=np.concatenate([labels_of(t) for t in tables]), preds=np.concatenate([t.preds for t in tables]),
+                          probs=np.concatenate([t.probs for t in tables]))
 
 
-def ensemble(tables):
+def ensemble(tables: Sequence[PredictionTable]) -> PredictionTable:
     """Tables of the same images, in the order of the first -> one, with the mean of the probabilities and the class of the largest.
     Labels and patients are those of the first table that has them."""
     tables = align(tables)
@@ -55,7 +59,7 @@ REPEATS = 'The files have the same images: taken as repeats of one method, whose
 PAIR = 'Both files have the same images: taken as two methods, compared image by image'
 
 
-def spread(values):
+def spread(values: Iterable[float]) -> dict[str, float | None]:
     """Numbers of the files (NaN: undefined, left out) -> {'mean', 'sd' (n - 1), 'min', 'max'}, None where undefined."""
     defined = np.array([value for value in values if np.isfinite(value)])
     if not len(defined):
@@ -64,7 +68,7 @@ def spread(values):
             'min': float(defined.min()), 'max': float(defined.max())}
 
 
-def mean_of(figures):
+def mean_of(figures: Sequence[BootstrapResult]) -> BootstrapResult:
     return combine(figures, [1 / len(figures)] * len(figures))
 
 
@@ -108,7 +112,8 @@ def _with_training_noise(draws, noises):
     return defined.mean() + shared * (draws - defined.mean()) + scale * _student(welch, len(draws))
 
 
-def mean_over_seeds(methods, signs=(1,), with_seeds=True):
+def mean_over_seeds(methods: Sequence[Sequence[Sequence[BootstrapResult]]], signs: Sequence[float] = (1,),
+                    with_seeds: bool = True) -> BootstrapResult:
     """The sum of `signs` x the mean of each method. The field `with_seeds` tells whether its draws cover other seeds as well as images.
 
     `methods`: for each a list of test sets (folds), for each of these the `BootstrapResult` of its runs, which differ in the seed
@@ -130,7 +135,8 @@ def mean_over_seeds(methods, signs=(1,), with_seeds=True):
     return total._replace(draws=draws, shrunk=shrunk, with_seeds=True)
 
 
-def evaluate_files(tables, draws=1000, seed=0, stratified=False, with_seeds=True, **options):
+def evaluate_files(tables: Sequence[PredictionTable], draws: int = 1000, seed: int = 0, stratified: bool = False,
+                   with_seeds: bool = True, **options: Any) -> dict[str, Any]:
     """Labelled tables -> `bootstrap.as_cells` of the one file, of the pooled folds, or of the mean of repeats; which of them
     is 'of'. 'drawn' tells what the intervals come from: {'unit': 'images' or 'patients', 'within_classes', 'seeds', 'draws'}; 'chance' what
     answers by chance reach on these images.
@@ -143,9 +149,10 @@ def evaluate_files(tables, draws=1000, seed=0, stratified=False, with_seeds=True
     def bootstrap(of):
         return bootstrap_figures(of, draws, seed, stratified=stratified, **options)
 
+    result: dict[str, Any]
     seeds = False
     if are_repeats(tables):
-        figures, labels, by_patient = bootstrap(tables), tables[0].labels, any(table.patient_ids is not None for table in tables)
+        figures, labels, by_patient = bootstrap(tables), labels_of(tables[0]), any(table.patient_ids is not None for table in tables)
         if len(tables) == 1:
             result = {'of': 'file'} | as_cells(figures[0])
         elif len(tables) == 2:
@@ -155,7 +162,7 @@ def evaluate_files(tables, draws=1000, seed=0, stratified=False, with_seeds=True
             seeds, result = mean.with_seeds, {'of': 'mean', 'assumed': REPEATS} | as_cells(mean)
     else:
         pooled = pool(tables)
-        labels, by_patient = pooled.labels, pooled.patient_ids is not None
+        labels, by_patient = labels_of(pooled), pooled.patient_ids is not None
         result = {'of': 'pooled', 'assumed': FOLDS} | as_cells(bootstrap([pooled])[0])
         figures = [bootstrap([table])[0] for table in tables]
     result |= {'chance': chance_levels(np.bincount(labels)), 'by_patient': by_patient,

@@ -2,7 +2,9 @@
 import io
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,30 +13,33 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from utils.statistics.curves import Reliability
+
 FG, LINE = '#010203', '#a1a2a3'  # stand for the text and line colour of the page: see `to_svg`
 BLUE = '#2b83ba'
 # Distinct for colour-blind readers, and readable on white and on black; the dashes tell more than eight lines apart.
 COLOURS = (BLUE, '#e08214', '#1b9e77', '#d6604d', '#c274b0', '#7a7a7a', '#a6761d', '#7570d3')
 DASHES = ('-', '--', '-.', ':')
 MOST_LINES = len(COLOURS)
-STYLE = {'svg.fonttype': 'none', 'text.parse_math': False, 'text.usetex': False, 'font.family': 'DejaVu Sans', 'font.size': 9,
-         'axes.titlesize': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'axes.axisbelow': True,
-         'grid.color': LINE, 'grid.alpha': .45, 'grid.linewidth': .6, 'text.color': FG, 'axes.edgecolor': FG, 'axes.labelcolor': FG,
-         'xtick.color': FG, 'ytick.color': FG, 'legend.frameon': False, 'axes.facecolor': 'none', 'figure.facecolor': 'none',
-         'savefig.facecolor': 'none', 'lines.linewidth': 1.6}
+STYLE: dict[Any, Any] = {
+    'svg.fonttype': 'none', 'text.parse_math': False, 'text.usetex': False, 'font.family': 'DejaVu Sans', 'font.size': 9,
+    'axes.titlesize': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'axes.axisbelow': True,
+    'grid.color': LINE, 'grid.alpha': .45, 'grid.linewidth': .6, 'text.color': FG, 'axes.edgecolor': FG, 'axes.labelcolor': FG,
+    'xtick.color': FG, 'ytick.color': FG, 'legend.frameon': False, 'axes.facecolor': 'none', 'figure.facecolor': 'none',
+    'savefig.facecolor': 'none', 'lines.linewidth': 1.6}
 styled = matplotlib.rc_context(STYLE)  # decorates what draws: nobody else's figures change
 
 
-def short(name, most=30):
+def short(name: str, most: int = 30) -> str:
     """Long names lose their middle: what tells two classes apart often stands at the end."""
     return name if len(name) <= most else f'{name[:most // 2]}…{name[-(most - most // 2 - 1):]}'
 
 
-def line_style(i):
+def line_style(i: int) -> dict[str, Any]:
     return {'color': COLOURS[i % MOST_LINES], 'linestyle': DASHES[i // MOST_LINES % len(DASHES)]}
 
 
-def to_svg(figure, name, alt):
+def to_svg(figure: Figure, name: str, alt: str) -> str:
     """The figure as an SVG element. `name`, unique on the page, keeps its ids apart; `alt` is read out instead of it."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE | {'svg.hashsalt': name}), warnings.catch_warnings():
@@ -49,7 +54,7 @@ def to_svg(figure, name, alt):
     return re.sub(r'\n\s*', '\n', svg)
 
 
-def to_pixels(figure):
+def to_pixels(figure: Figure) -> np.ndarray:
     """-> uint8 (H, W, 3), on white."""
     figure.set_facecolor('white')
     canvas = FigureCanvasAgg(figure)
@@ -58,7 +63,8 @@ def to_pixels(figure):
 
 
 @styled
-def lines(curves, xlabel, ylabel, marks=(), boundaries=(), log=False, size=(4.5, 2.9)):
+def lines(curves: Mapping[str, tuple], xlabel: str, ylabel: str, marks: Sequence[tuple] = (), boundaries: Sequence[tuple] = (),
+          log: bool = False, size: tuple[float, float] = (4.5, 2.9)) -> Figure:
     """`curves`: label -> (x, y, style); `marks`: (x, y, label) to point out, `boundaries`: (x, label) of vertical lines."""
     figure = Figure(size, layout='constrained')
     ax = figure.subplots()
@@ -84,7 +90,8 @@ def lines(curves, xlabel, ylabel, marks=(), boundaries=(), log=False, size=(4.5,
 
 
 @styled
-def bars(names, groups, xlabel, labels=None, limit=None):
+def bars(names: Sequence[str], groups: Mapping[str, Sequence], xlabel: str, labels: Sequence[Sequence[str]] | None = None,
+         limit: tuple[float, float] | None = None) -> Figure:
     """Horizontal bars, the first name at the top. `groups`: label -> (values (K,), low (K,) or None, high (K,) or None), NaN
     where undefined; `labels`: text behind the bars, a list (K,) for each group."""
     k, m = len(names), len(groups)
@@ -108,7 +115,8 @@ def bars(names, groups, xlabel, labels=None, limit=None):
 
 
 @styled
-def intervals(names, values, low, high, xlabel, labels, zero=False):
+def intervals(names: Sequence[str], values: np.ndarray, low: np.ndarray, high: np.ndarray, xlabel: str, labels: Sequence[str],
+              zero: bool = False) -> Figure:
     """One row a name: a dot with its interval and the text of it; NaN where undefined. `zero`: with a dotted line at 0."""
     figure = Figure((4.7, .8 + .3 * len(names)), layout='constrained')
     ax, y = figure.subplots(), np.arange(len(names))
@@ -125,7 +133,7 @@ def intervals(names, values, low, high, xlabel, labels, zero=False):
 
 
 @styled
-def heat_map(shares, rows, columns, xlabel, ylabel, above=-1):
+def heat_map(shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], xlabel: str, ylabel: str, above: float = -1) -> Figure:
     """`shares` (R, C) in 0..1, NaN where undefined: the stronger the colour, the larger, with the percent in each cell > `above`."""
     r, c = shares.shape
     cell = .46 if c <= 10 else .3
@@ -152,13 +160,14 @@ def _percent_axes(ax):
 
 
 @styled
-def one_vs_rest(curves, xlabel, ylabel, diagonal=False, steps=False):
+def one_vs_rest(curves: Mapping[str, tuple[np.ndarray, np.ndarray] | None], xlabel: str, ylabel: str, diagonal: bool = False,
+                steps: bool = False) -> Figure:
     """`curves`: label of two lines -> (x, y) in 0..1, or None. Up to eight share their axes, more get small ones of their own.
     `steps`: y holds from the point before."""
     if len(curves) <= MOST_LINES:
         figure = Figure((4.6, 3.5 + .17 * len(curves)), layout='constrained')
         ax = figure.subplots()
-        shown = [(ax, i, label, curve) for i, (label, curve) in enumerate(curves.items()) if curve is not None]
+        shown: list[tuple] = [(ax, i, label, curve) for i, (label, curve) in enumerate(curves.items()) if curve is not None]
         ax.set(xlabel=xlabel, ylabel=ylabel)
     else:
         rows = -(-len(curves) // 4)
@@ -184,8 +193,8 @@ def one_vs_rest(curves, xlabel, ylabel, diagonal=False, steps=False):
 
 
 @styled
-def reliability(curve):
-    """`curve`: see `curves.Reliability`. Above, how often the network is right; below, for how many images."""
+def reliability(curve: Reliability) -> Figure:
+    """Above, how often the network is right; below, for how many images."""
     figure = Figure((4.6, 4.4), layout='constrained')
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     some = curve.counts > 0

@@ -1,4 +1,6 @@
 """Positives against the rest by a score, for any weights of the images: AUC, average precision, operating points."""
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.sparse import coo_array
 
@@ -14,7 +16,7 @@ class Ranking:
     before and it; all that follows is as long as the number of positives, which over all classes add up to N.
     """
 
-    def __init__(self, score, positive):
+    def __init__(self, score: np.ndarray, positive: np.ndarray) -> None:
         self.n_positive = int(positive.sum())
         order = np.argsort(-score, kind='stable')
         score, positive = score[order], positive[order]
@@ -32,7 +34,7 @@ class Ranking:
         pos, tied, between = (self.gather @ weights).reshape(3, len(self.scores), -1)
         return pos, tied, np.cumsum(pos, axis=0), np.cumsum(between + tied, axis=0)
 
-    def __call__(self, weights, total, levels=()):
+    def __call__(self, weights: np.ndarray, total: np.ndarray, levels: Sequence[float] = ()) -> dict[tuple, np.ndarray]:
         """Whole-number weights (N, B), their sums `total` (B,) -> {('auc',), ('ap',), ('sensitivity_at_specificity', level) and
         ('specificity_at_sensitivity', level) for each of `levels`: (B,)}. NaN without positives; AUC and operating points
         also without negatives. The average precision is the step-wise sum of precision x gain of recall, as scikit-learn's."""
@@ -57,7 +59,7 @@ class Ranking:
         last = (fp <= (1 - level) * n_neg + SLACK).sum(axis=0) - 1
         return last, np.minimum((tp < level * n_pos - SLACK).sum(axis=0), len(tp) - 1)
 
-    def thresholds(self, levels):
+    def thresholds(self, levels: Sequence[float]) -> dict[tuple[str, float], float | None]:
         """{(name, level): call an image positive when its score is at least this}, None where no threshold does it."""
         if not len(self.scores):
             return {}

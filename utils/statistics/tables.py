@@ -1,5 +1,6 @@
 """Rows of text -> a table for the console, for Markdown, or for LaTeX. Cells may hold any text: it is escaped, and stays in its cell."""
 import re
+from collections.abc import Sequence
 
 from utils.common import printable
 
@@ -20,7 +21,7 @@ def _padded(rows):
             for row in rows], widths
 
 
-def to_text(rows):
+def to_text(rows: Sequence[Sequence[str]]) -> str:
     """`rows`: lists of str of one length, the first is the header."""
     padded, widths = _padded([[*map(printable, row)] for row in rows])
     lines = ['  '.join(row).rstrip() for row in padded]
@@ -31,14 +32,14 @@ def _markdown(cell):
     return re.sub('[&<>]', lambda found: HTML[found[0]], MARKDOWN.sub(r'\\\g<0>', printable(cell)))
 
 
-def to_markdown(rows):
+def to_markdown(rows: Sequence[Sequence[str]]) -> str:
     padded, widths = _padded([[*map(_markdown, row)] for row in rows])
     lines = ['| ' + ' | '.join(row) + ' |' for row in padded]
     rule = '|'.join('-' * (width + 1) + ('-' if i == 0 else ':') for i, width in enumerate(widths))
     return '\n'.join([lines[0], f'|{rule}|', *lines[1:]])
 
 
-def to_latex(rows):
+def to_latex(rows: Sequence[Sequence[str]]) -> str:
     """A tabular without any package; characters that LaTeX reads as commands are escaped."""
     lines = [' & '.join(''.join(LATEX.get(c, c) for c in printable(cell)) for cell in row) + r' \\' for row in rows]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"

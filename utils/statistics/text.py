@@ -1,4 +1,7 @@
 """Figures with intervals, as `bootstrap.as_cells` gives them, as tables that people read."""
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from utils.evaluation import MOST_CLASSES
 from utils.statistics.bootstrap import INTERVALS
 from utils.statistics.tables import to_text
@@ -11,12 +14,12 @@ CHANCE = ('chance: answers that know nothing about the image (accuracy: always t
           'the class)')
 
 
-def show(cell, digits=1, scale=100, sign=''):
+def show(cell: Mapping[str, Any], digits: int = 1, scale: float = 100, sign: str = '') -> str:
     """{'value', 'low', 'high'} -> '52.2 [51.4, 53.0]', in percent; '-' where it is undefined, no interval where there is none."""
     if cell['value'] is None:
         return '-'
-    value, *ends = (None if cell[name] is None else f'{scale * cell[name]:{sign}.{digits}f}' for name in ('value', 'low', 'high'))
-    return value if None in ends else f'{value} [{ends[0]}, {ends[1]}]'
+    shown = [f'{scale * cell[name]:{sign}.{digits}f}' for name in ('value', 'low', 'high') if cell[name] is not None]
+    return '{} [{}, {}]'.format(*shown) if len(shown) == 3 else shown[0]
 
 
 def _scale(name):
@@ -29,7 +32,7 @@ def _defined(metrics):
     return [name for name in METRIC_NAMES if name != 'kappa' or metrics[name]['value'] is not None]
 
 
-def metrics_text(columns, chance):
+def metrics_text(columns: Mapping[str, dict], chance: Mapping[str, float]) -> str:
     """`columns`: header -> {metric: cell}; a column 'difference' has signs. `chance`: see `weighted_metrics.chance_levels`."""
     first = next(iter(columns.values()))
     rows = [['', *columns, 'chance', 'n']]
@@ -40,7 +43,7 @@ def metrics_text(columns, chance):
     return to_text(rows)
 
 
-def classes_text(what, classes, sign=''):
+def classes_text(what: str, classes: Mapping[str, dict], sign: str = '') -> str:
     """{class or group: {metric: cell}} -> table; n are the images of the class (group)."""
     rows = [[what, 'n', *CLASS_METRICS]]
     rows += [[name, str(cells['recall']['n']), *(show(cells[metric], sign=sign) for metric in CLASS_METRICS)]
@@ -48,7 +51,7 @@ def classes_text(what, classes, sign=''):
     return to_text(rows)
 
 
-def operating_points_text(points):
+def operating_points_text(points: Mapping[str, dict]) -> str:
     """{positives: {name: {level: cell, with 'threshold' where it is one file's}}} -> one table for each level."""
     tables = []
     for level in next(iter(points.values()))['sensitivity_at_specificity']:
@@ -65,7 +68,7 @@ def operating_points_text(points):
                                   'images, it will do worse on others.')
 
 
-def spread_text(n_files, result):
+def spread_text(n_files: int, result: Mapping[str, Any]) -> str:
     rows = [[f'over {n_files} files', 'mean', 'sd', 'min', 'max']]
     for name in _defined(result['metrics']):
         digits, factor = _scale(name)
@@ -74,7 +77,7 @@ def spread_text(n_files, result):
     return to_text(rows)
 
 
-def covers_text(drawn):
+def covers_text(drawn: Mapping[str, Any]) -> str:
     """What the intervals cover, from 'drawn' of `bootstrap_metrics` or `evaluate_files`."""
     unit, seeds = drawn['unit'], drawn['seeds']
     how = 'drawn within each class' if drawn['within_classes'] else 'drawn at random'
@@ -82,7 +85,7 @@ def covers_text(drawn):
             f"({drawn['draws']:,} bootstrap draws; {unit} {how})")
 
 
-def kinds_of(named_cells):
+def kinds_of(named_cells: Iterable[tuple[str, dict]]) -> dict[str, list[str]]:
     """Pairs (name of a figure, its cell) -> {kind, a key of INTERVALS: names}; cells without an interval do not count."""
     kinds: dict = {}
     for name, cell in named_cells:
@@ -91,7 +94,7 @@ def kinds_of(named_cells):
     return {kind: list(names) for kind, names in kinds.items()}
 
 
-def interval_kinds(result):
+def interval_kinds(result: Mapping[str, dict]) -> dict[str, list[str]]:
     """`kinds_of` all figures of a `bootstrap.as_cells`."""
     cells = [(METRIC_NAMES[name], cell) for name, cell in result['metrics'].items()]
     cells += [(f'{HEADINGS[metric]} of a class', cell) for of_class in result['classes'].values() for metric, cell in of_class.items()]
@@ -101,7 +104,7 @@ def interval_kinds(result):
     return kinds_of(cells)
 
 
-def intervals_text(result, drawn):
+def intervals_text(result: Mapping[str, dict], drawn: Mapping[str, Any]) -> str:
     """What the intervals are, as lines: what they cover, and each kind with its figures."""
     lines = [f'{covers_text(drawn)}:']
     for kind, names in interval_kinds(result).items():
@@ -109,7 +112,7 @@ def intervals_text(result, drawn):
     return '\n'.join(lines)
 
 
-def notes(result):
+def notes(result: Mapping[str, Any]) -> str:
     """What a reader must know about the intervals of this result; '' where there is nothing."""
     lines = []
     few = [name for name, cells in result['classes'].items() if 0 < cells['recall']['n'] < FEW]
@@ -129,7 +132,7 @@ def notes(result):
     return '\n'.join(lines)
 
 
-def report_text(result, n_files):
+def report_text(result: Mapping[str, Any], n_files: int) -> str:
     """The whole of `folds.evaluate_files` for the console."""
     parts = [f'Percent (NLL, Brier: as they are) [95 % interval]; n: images; {CHANCE}']
     if 'assumed' in result:

@@ -1,6 +1,7 @@
 """Predictions -> figures, for any weights of the images: ones give the value itself, bootstrap draws its distribution."""
 import re
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -20,12 +21,12 @@ LEVEL = .9  # of the operating points, unless the user wants others
 REFERABLE = 2  # retinopathy is referred to an ophthalmologist from this grade on (moderate)
 
 
-def are_grades(class_names):
+def are_grades(class_names: Sequence[str]) -> bool:
     """Whether the names tell that the classes are ordered: DR0, DR1, ... or grade 0, grade 1, ..."""
     return any(all(re.fullmatch(rf'{word}[ _]?{c}', name, re.I) for c, name in enumerate(class_names)) for word in ('dr', 'grade'))
 
 
-def is_ordered(class_names, metric=None, flag=None):
+def is_ordered(class_names: Sequence[str], metric: str | None = None, flag: bool | None = None) -> bool:
     """Whether the classes are grades, so that quadratic kappa and "grade c or worse" have a meaning.
 
     `flag` (--ordered, --no-ordered) decides where it is not None, then `metric` (of the run, from its --metric), where it is kappa, then
@@ -34,14 +35,14 @@ def is_ordered(class_names, metric=None, flag=None):
     return metric == 'kappa' or are_grades(class_names) if flag is None else flag
 
 
-def class_groups(class_count):
+def class_groups(class_count: Sequence[int]) -> dict[str, np.ndarray]:
     """{name: classes, bool (K,)}: the shot groups, and the thirds of the classes in the order of their training images."""
     thirds = np.array_split(np.argsort(-np.asarray(class_count), kind='stable'), 3)
     return shot_groups(class_count) | {f'{name} third': np.isin(np.arange(len(class_count)), third)
                                        for name, third in zip(('head', 'medium', 'tail'), thirds, strict=True)}
 
 
-def chance_levels(count):
+def chance_levels(count: Sequence[int] | np.ndarray) -> dict[str, float]:
     """{metric: score of answers that know nothing about the image}, fractions; `count`: images of each class, (K,).
 
     Balanced accuracy: the same answer for all images, or random ones. Accuracy: always the most frequent class. MCC and kappa: 0. AUC: 0.5;
@@ -60,14 +61,14 @@ def labels_of(table: PredictionTable) -> np.ndarray:
     return table.labels
 
 
-def mean_of_defined(values):
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis without NaN; NaN where nothing is left."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)
         return np.nanmean(values, axis=0)
 
 
-def confusion_metrics(hits, true, predicted, distance):
+def confusion_metrics(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, distance: np.ndarray) -> dict[str, np.ndarray]:
     """Weights of the images of each class that are right, that have this label, that get this answer, each (K, B), and the sum of
     weight x squared distance of label and answer, (B,) -> {'bacc', 'acc', 'mcc', 'kappa': (B,), 'recall', 'precision', 'f1': (K, B)}.
 
@@ -86,7 +87,7 @@ def confusion_metrics(hits, true, predicted, distance):
             'precision': precision, 'f1': f1}
 
 
-def bins_of(confidence):
+def bins_of(confidence: np.ndarray) -> np.ndarray:
     """Index of the bin of equal width, closed above: (0, 1/15] is 0 (Guo et al., ICML 2017)."""
     return np.clip(np.ceil(confidence * N_BINS) - 1, 0, N_BINS - 1).astype(np.int64)
 
@@ -101,8 +102,9 @@ class WeightedMetrics:
     Brier is the sum over the classes (0..2), ECE takes the confidence in the predicted class.
     """
 
-    def __init__(self, table, ordered=False, class_count=None, levels=(), referable=0, unit=None):
-        y, preds, probs = table.labels, table.preds, table.probs
+    def __init__(self, table: PredictionTable, ordered: bool = False, class_count: Sequence[int] | None = None,
+                 levels: Sequence[float] = (), referable: int = 0, unit: np.ndarray | None = None) -> None:
+        y, preds, probs = labels_of(table), table.preds, table.probs
         n, k = probs.shape
         self.names, self.ordered, self.levels, self.shape = table.class_names, ordered, levels, (n, k)
         self.labels, self.preds, self.referable, self.unit = y, preds, referable, np.arange(n) if unit is None else unit
@@ -132,12 +134,12 @@ class WeightedMetrics:
         image, value = (np.concatenate([entry[i] for entry in entries]) for i in (2, 3))
         return coo_array((value, (row, image)), shape=(ends[-1], n)).tocsr(), ends[:-1]
 
-    def __call__(self, weights):
+    def __call__(self, weights: np.ndarray) -> dict[tuple, np.ndarray]:
         """Whole-number weights (N, B) -> {('metrics', name) | ('classes', class, metric) | ('groups', group, metric) |
         ('operating_points', positives, name, level): float64 (B,)}, NaN where undefined."""
         return self._figures(weights, np.split(self.sums @ weights, self.parts))
 
-    def with_shrunk(self, weights):
+    def with_shrunk(self, weights: np.ndarray) -> tuple[dict[tuple, np.ndarray], dict[tuple, np.ndarray]]:
         """-> the figures of `weights` (N, B), and {key of ECE and of classwise ECE: (B,)}: the same draws around bins whose gaps are
         shrunk by their noise, placed so that without noise they are the ECE of the table.
 
@@ -176,7 +178,7 @@ class WeightedMetrics:
             name: mean_of_defined(classes[name]) for name in ('f1', 'auc', 'ap')} | {
             'nll': nll[0] / n, 'brier': brier[0] / n, 'ece': np.abs(gaps).sum(axis=0) / n,
             'classwise_ece': np.abs(class_gaps).sum(axis=0) / n / k}
-        result = {('metrics', name): overall[name] for name in METRIC_NAMES}
+        result: dict[tuple, np.ndarray] = {('metrics', name): overall[name] for name in METRIC_NAMES}
         result |= {('classes', c, name): classes[name][i] for i, c in enumerate(self.names) for name in CLASS_METRICS}
         result |= {('groups', group, name): mean_of_defined(classes[name][mask]) if mask.any() else np.full(len(n), np.nan)
                    for group, mask in self.groups.items() for name in CLASS_METRICS}
@@ -185,7 +187,7 @@ class WeightedMetrics:
             result |= {('operating_points', positives, *key): value for key, value in values.items() if len(key) == 2}
         return result
 
-    def images(self, key):
+    def images(self, key: tuple) -> np.ndarray:
         """Mask (N,) of the images behind a figure: of a class or group, those of it; of a precision, those predicted as it; of a
         sensitivity the positives, of a specificity the negatives."""
         section, name, metric = (*key, None)[:3]
@@ -197,19 +199,19 @@ class WeightedMetrics:
         mask = self.groups[name] if section == 'groups' else np.array(self.names) == name
         return mask[self.preds if metric == 'precision' else self.labels]
 
-    def count(self, key):
+    def count(self, key: tuple) -> int:
         """The images behind a figure, see `images`."""
         return int(self.images(key).sum())
 
-    def units(self, key):
+    def units(self, key: tuple) -> int | None:
         """The independent units (patients, else images) behind a figure that is a proportion of images; None for other figures."""
         section, name, metric = (*key, None)[:3]
         single = section == 'classes' or (section == 'groups' and self.groups[name].sum() == 1)
         if key == ('metrics', 'acc') or metric in OPERATING_POINTS or (single and metric in ('recall', 'precision')):
-            return np.count_nonzero(np.bincount(self.unit[self.images(key)]))
+            return int(np.count_nonzero(np.bincount(self.unit[self.images(key)])))
         return None
 
-    def thresholds(self):
+    def thresholds(self) -> dict[tuple, float | None]:
         """{('operating_points', positives, name, level): score at or above which an image is called positive, or None}."""
         return {('operating_points', positives, *key): value for positives, ranking in self.points.items()
                 for key, value in ranking.thresholds(self.levels).items()}
