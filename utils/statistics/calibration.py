@@ -6,6 +6,7 @@ posteriors, so there the temperature comes first, and with it the corrected pred
 import numpy as np
 from scipy.optimize import brentq
 
+from utils.prediction.inference import Predictions
 from utils.prediction.predictions import PredictionTable
 from utils.runs.results import CALIBRATED
 from utils.statistics.weighted_metrics import WeightedMetrics
@@ -43,13 +44,13 @@ def fit_temperature(probs: np.ndarray, labels: np.ndarray, shift: float | np.nda
     return float(np.exp(brentq(slope, low, high, xtol=1e-10)))
 
 
-def scaled(predictions, temperature):
+def scaled(predictions: Predictions, temperature: float) -> Predictions:
     """`Predictions` with scaled probabilities, of the same classes; their loss is left to the caller."""
     probs = apply_temperature(predictions.probs, temperature)
     return predictions._replace(probs=probs.astype(predictions.probs.dtype))
 
 
-def figures_of(predictions, class_names):
+def figures_of(predictions: Predictions, class_names: list[str]) -> dict[str, float]:
     """Return the scores of labelled `predictions` that a temperature may change: those of CALIBRATED, as fractions, and 'nll'."""
     probs = np.asarray(predictions.probs, np.float64)
     table = PredictionTable(predictions.image_ids, predictions.labels, predictions.preds, probs, class_names, None, '')
