@@ -36,7 +36,7 @@ def repeat_images(args, folder):
     os.makedirs(copies)
     for flag, n in (('csv_train', args.n_images), ('csv_val', None)):
         data = ClassDataset(getattr(args, flag), args.data_path)
-        order = spread_classes(data.dr) if n else range(len(data))
+        order = spread_classes(data.labels) if n else range(len(data))
         rows = [order[i % len(order)] for i in range(n or len(data))]
         table = data.table.iloc[rows].drop(columns='patient_id', errors='ignore')
         for i, row in enumerate(rows):

@@ -37,7 +37,7 @@ class DecodedImages(Dataset):
     """The images of a `ClassDataset`, decoded and resized already, through the same pipeline."""
 
     def __init__(self, data, transforms):
-        self.data, self.labels, self.transforms = data, data.dr, transforms
+        self.data, self.labels, self.transforms = data, data.labels, transforms
 
     def __len__(self):
         return len(self.data)

@@ -67,7 +67,7 @@ def steps(csv, folder, n_classes):
     data.cache = Zeros()
     with timed('samplers'):
         loader = get_eval_loader(data, BATCH_SIZE)
-        loader = torch.utils.data.DataLoader(data, BATCH_SIZE, sampler=EpochSampler(data.dr), drop_last=True, collate_fn=tuple)
+        loader = torch.utils.data.DataLoader(data, BATCH_SIZE, sampler=EpochSampler(data.labels), drop_last=True, collate_fn=tuple)
         pair = get_combo_loader(modify_loader(loader, 'instance'))
     with timed('epoch'):
         for _ in pair:

@@ -103,7 +103,7 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     train = ClassDataset(args.train_csv)
     print(describe_label_column(args.train_csv, train.label_column), file=sys.stderr)
-    count = np.bincount(train.dr)
+    count = np.bincount(train.labels)
     study = read_study(args.folder, count)
     write_text(os.path.join(args.folder, 'study.csv'), table_of(study).round(5).to_csv(index=False))
     print(markdown(study))

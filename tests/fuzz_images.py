@@ -18,7 +18,7 @@ from PIL import Image
 
 from utils.cli import say_next, script_parser
 from utils.data.images import read_image
-from utils.data.near_duplicates import look_at
+from utils.data.near_duplicates import scan_image
 
 
 def seeds(folder, n=20, seed=0):
@@ -85,7 +85,7 @@ def fuzz(contents, n, folder, seed=0):
             outcomes['refused'] += 1
         except Exception:
             crashes.append(f'{i}: {traceback.format_exc()}')
-        if i % 10 == 0 and look_at(path).problem is None:
+        if i % 10 == 0 and scan_image(path).problem is None:
             outcomes['looked at'] += 1
     return outcomes, crashes
 

@@ -18,7 +18,7 @@ from utils.get_loaders import (
 def test_dataset(tiny):
     data = ClassDataset(tiny / 'train.csv', tiny / 'images', (16, 24))
     image, label, image_id = data[3]
-    assert image.shape == (3, 16, 24) and image_id == data.im_list[3] and int(image_id.split('_')[1]) == label
+    assert image.shape == (3, 16, 24) and image_id == data.image_ids[3] and int(image_id.split('_')[1]) == label
     assert data.class_names(3) == ['class0', 'class1', 'class2']
     assert data.class_names(4)[3] == 'C3'
 
@@ -26,7 +26,7 @@ def test_dataset(tiny):
 def test_ids_and_labels_keep_their_form(tmp_path):
     pd.DataFrame({'image_id': ['007', '10'], 'level': [1.0, 2.5]}).to_csv(tmp_path / 'a.csv', index=False)
     data = ClassDataset(tmp_path / 'a.csv', tmp_path)
-    assert data.im_list == ['007', '10'] and data.dr.tolist() == [1, -1]
+    assert data.image_ids == ['007', '10'] and data.labels.tolist() == [1, -1]
     (tmp_path / 'b.csv').write_text('image_id\n007\n')
     assert not ClassDataset(tmp_path / 'b.csv', tmp_path).has_labels
 
@@ -40,7 +40,7 @@ def test_loaders(tiny, capsys):
     train, val = loaders(tiny)
     assert 'Found 12/4 train/val examples of class 0 (class0)' in capsys.readouterr().out
     assert [len(ids) for _, _, ids in train] == [4] * 5  # 22 images, whole batches only
-    assert [i for _, _, ids in val for i in ids] == val.dataset.im_list
+    assert [i for _, _, ids in val for i in ids] == val.dataset.image_ids
 
 
 @pytest.mark.parametrize('base', SAMPLING)
@@ -79,7 +79,7 @@ def test_modify_loader(tiny):
 def test_eval_sample_is_stratified(tiny):
     data = ClassDataset(tiny / 'train.csv', tiny / 'images', (16, 16))
     indices = get_eval_loader(data, 4, n_images=11).sampler
-    assert len(set(indices)) == 11 and np.bincount(data.dr[indices]).tolist() == [6, 3, 2]
+    assert len(set(indices)) == 11 and np.bincount(data.labels[indices]).tolist() == [6, 3, 2]
     assert get_eval_loader(data, 4, n_images=11).sampler == indices
     assert len(get_eval_loader(data, 4, n_images=99).sampler) == 22
 

@@ -12,25 +12,25 @@ from collections import defaultdict
 import numpy as np
 
 from utils.cli import beside, label_flag, say_next, script_parser, to_train
-from utils.common import InputError, check_writable, counted, run_script, some, write_text
+from utils.common import InputError, check_writable, counted, preview, run_script, write_text
 from utils.data.check_data import check_data, find_name_conflicts, find_outside_rows, find_shared, patient_notes
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import describe_label_column
-from utils.data.near_duplicates import SIMILARITY, find_pairs, look_at_all, pair_lines
+from utils.data.near_duplicates import SIMILARITY, describe_pairs, find_pairs, scan_images
 from utils.data.permissions import add_private_flag, keep_private
 from utils.data.read_csv import csv_text
 from utils.get_loaders import ClassDataset
 
 
-def file_problems(data, looks):
-    bad = [f'{path} (row {row}): {looks[path].problem}' for path, row in zip(data.paths, data.rows, strict=True)
-           if path in looks and looks[path].problem]
+def file_problems(data, scans):
+    bad = [f'{path} (row {row}): {scans[path].problem}' for path, row in zip(data.paths, data.rows, strict=True)
+           if path in scans and scans[path].problem]
     notes = defaultdict(list)
     for path, row in zip(data.paths, data.rows, strict=True):
-        if path in looks and looks[path].note:
-            notes[looks[path].note].append(f'{path} (row {row})')
-    return ([f"{counted(len(bad), 'image')} cannot be read (--skip_bad_images leaves them out): {some(bad)}"] if bad else [],
-            [f"{counted(len(files), 'image')}: {note}: {some(files)}" for note, files in notes.items()])
+        if path in scans and scans[path].note:
+            notes[scans[path].note].append(f'{path} (row {row})')
+    return ([f"{counted(len(bad), 'image')} cannot be read (--skip_bad_images leaves them out): {preview(bad)}"] if bad else [],
+            [f"{counted(len(files), 'image')}: {note}: {preview(files)}" for note, files in notes.items()])
 
 
 def shared_lines(sets):
@@ -41,7 +41,7 @@ def shared_lines(sets):
                 yield f'{a.csv_path} and {b.csv_path}: {line}'
             for what, both in find_shared(a, b).items():
                 if both:
-                    yield f'{counted(len(both), what, "stand")} in {a.csv_path} and in {b.csv_path}: {some(both)}'
+                    yield f'{counted(len(both), what, "stand")} in {a.csv_path} and in {b.csv_path}: {preview(both)}'
 
 
 def report(title, problems, notes):
@@ -92,24 +92,24 @@ def main(argv=None):
     for path in dict.fromkeys(args.csv):
         label_column = args.label_column or next((data.label_column for data in sets), None)  # the first csv is that of training
         sets.append(ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path, label_column=label_column))
-    n_classes = args.n_classes or 1 + max((int(data.dr.max()) for data in sets if len(data)), default=0)
+    n_classes = args.n_classes or 1 + max((int(data.labels.max()) for data in sets if len(data)), default=0)
     outside = {data.paths[i] for data in sets for i in find_outside_rows(data)}  # not even opened
     paths = list(dict.fromkeys(path for data in sets for path in data.paths if path is not None and path not in outside))
-    looks, owners, n_problems = dict(zip(paths, look_at_all(paths, args.num_workers), strict=True)), defaultdict(dict), 0
+    scans, owners, n_problems = dict(zip(paths, scan_images(paths, args.num_workers), strict=True)), defaultdict(dict), 0
     for data in sets:
-        problems, notes = file_problems(data, looks)
+        problems, notes = file_problems(data, scans)
         problems = [problem.text for problem in check_data({'csv': data}, n_classes)] + problems
         print(describe_label_column(data.csv_path, data.label_column))
-        counts = np.bincount(data.dr[data.dr >= 0], minlength=n_classes) if data.has_labels else []
+        counts = np.bincount(data.labels[data.labels >= 0], minlength=n_classes) if data.has_labels else []
         classes = f" of classes {' / '.join(map(str, counts))}" if len(counts) else ', no valid label' if data.has_labels else ', no labels'
         report(f"{data.csv_path}: {counted(len(data), 'image')}{classes}", problems, notes)
         n_problems += len(problems)
-        for path, label in zip(data.paths, data.dr, strict=True):
+        for path, label in zip(data.paths, data.labels, strict=True):
             owners[path][data.csv_path] = int(label)
-    pairs = find_pairs(looks, args.similarity)
-    wrong, notes = pair_lines(pairs, owners)
+    pairs = find_pairs(scans, args.similarity)
+    wrong, notes = describe_pairs(pairs, owners)
     wrong += shared_lines(sets)
-    report(f"all of {counted(len(looks), 'image file')}", wrong, [*notes, *patient_notes(sets)])
+    report(f"all of {counted(len(scans), 'image file')}", wrong, [*notes, *patient_notes(sets)])
     if args.out:
         write_text(args.out, csv_text(pairs))
         print(f"* Wrote {counted(len(pairs), 'pair')} to {args.out}")

@@ -20,14 +20,14 @@ from utils.get_loaders import ClassDataset
 
 def contact_sheet(data, n_classes, columns=8, border=4):
     """One row for each class with its first `columns` images. -> RGB Pillow image"""
-    height, width = data.tg_size
+    height, width = data.im_size
     names = data.class_names(n_classes)
     label_width = 12 + 7 * max(len(name) for name in names)
     sheet = Image.new('RGB', (label_width + columns * (width + border), n_classes * (height + border)), 'white')
     for c in range(n_classes):
         top = c * (height + border)
         ImageDraw.Draw(sheet).text((6, top + height // 2), names[c], fill='black')
-        for i, row in enumerate(np.flatnonzero(data.dr == c)[:columns]):
+        for i, row in enumerate(np.flatnonzero(data.labels == c)[:columns]):
             sheet.paste(Image.fromarray(data[row][0].permute(1, 2, 0).numpy()), (label_width + i * (width + border), top))
     return sheet
 
@@ -57,10 +57,10 @@ def main(argv=None):
     print(describe_label_column(args.csv, data.label_column))
     if not data.has_labels or not len(data):
         raise InputError(f'{args.csv} has no labelled images: the class must stand in the last column, or --label_column must name it')
-    refuse_problems(check_data({'csv': data}, int(data.dr.max()) + 1))
+    refuse_problems(check_data({'csv': data}, int(data.labels.max()) + 1))
     keep_private(args.private, beside=os.path.dirname(args.out))
     with whole_file(args.out) as f:
-        contact_sheet(data, int(data.dr.max()) + 1, args.columns).save(f, kind)
+        contact_sheet(data, int(data.labels.max()) + 1, args.columns).save(f, kind)
     print(f'* Wrote {args.out}')
     csvs = [csv for csv in dict.fromkeys([args.csv, beside(args.csv, 'val'), beside(args.csv, 'test')]) if os.path.isfile(csv)]
     say_next('check the files', 'python', '-m', 'tools.check_data', *csvs, '--data_path', args.data_path,

@@ -10,8 +10,7 @@ Example, after the demonstration (bash run_lt_experiments.sh):
 import os
 
 from utils.cli import say_next, script_parser
-from utils.common import InputError, run_script
-from utils.data.check_data import counted
+from utils.common import InputError, counted, run_script
 from utils.data.permissions import add_private_flag, keep_private
 from utils.prediction.predictions import read_predictions, write_predictions
 from utils.statistics.folds import ensemble

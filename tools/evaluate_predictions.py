@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from utils.cli import say_next, script_parser
-from utils.common import InputError, file_sha256, run_script, write_text
-from utils.data.check_data import counted, find_unknown_names
+from utils.common import InputError, counted, file_sha256, run_script, write_text
+from utils.data.check_data import find_unknown_names
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import NAME_COLUMNS, describe_label_column, drop_empty_columns, find_label_column
 from utils.data.permissions import add_private_flag, keep_private

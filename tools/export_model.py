@@ -18,7 +18,7 @@ from torch import nn
 
 from utils.cli import add_network_flag, say_next, script_parser, to_train
 from utils.common import InputError, check_writable, file_sha256, run_script, whole_file, write_text
-from utils.data.new_images import read_inputs
+from utils.data.new_images import read_new_images
 from utils.data.permissions import add_private_flag, keep_private
 from utils.model_saving_loading import load_model
 from utils.prediction.inference import Normalise
@@ -111,7 +111,7 @@ def main(argv=None):
     folder = args.out or os.path.join('results', name_of_run(loaded.folder))
     keep_private(args.private, None if args.out else folder, beside=args.out)
     check_writable(folder)
-    images = read_inputs(args.images, im_size, COMPARED) if args.images else noise(im_size)
+    images = read_new_images(args.images, im_size, COMPARED) if args.images else noise(im_size)
     os.makedirs(folder, exist_ok=True)
     onnx, safetensors = (os.path.join(folder, f'model.{kind}') for kind in ('onnx', 'safetensors'))
     difference = write_onnx(onnx, loaded, images, args)

@@ -12,10 +12,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from utils.cli import add_network_flag, network_flag, say_next, script_parser, to_test
-from utils.common import InputError, check_writable, run_script, whole_file
-from utils.data.check_data import counted
+from utils.common import InputError, check_writable, counted, run_script, whole_file
 from utils.data.images import open_rgb
-from utils.data.new_images import Files, find_inputs, reason
+from utils.data.new_images import ImageFiles, find_new_images, why_unreadable
 from utils.data.permissions import add_private_flag, keep_private, private_flag
 from utils.get_loaders import fitting_workers
 from utils.model_saving_loading import load_model
@@ -51,7 +50,7 @@ def get_parser():
 
 
 def save_heat_maps(folder, files, predictions, model, normalise, batch_size):
-    """`files`: Files in the order of `predictions`. One picture an image: <id>.jpg, without the id's own extension where that is
+    """`files`: ImageFiles in the order of `predictions`. One picture an image: <id>.jpg, without the id's own extension where that is
     unique."""
     stems = [os.path.splitext(image_id)[0] for image_id in predictions.image_ids]
     names = stems if len(set(stems)) == len(stems) else predictions.image_ids
@@ -74,7 +73,7 @@ def main(argv=None):
         raise InputError('--num_workers must not be negative, --batch_size must be positive')
     if os.path.basename(args.csv_out) != args.csv_out or not args.csv_out.endswith('.csv'):
         raise InputError(f'--csv_out: name of a csv file in the results folder expected, not {args.csv_out}')
-    paths, ids = find_inputs(args.inputs)
+    paths, ids = find_new_images(args.inputs)
     loaded = load_model(args.load_path, args.model_name)
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     keep_private(args.private, folder)
@@ -84,12 +83,12 @@ def main(argv=None):
     if args.gradcam:  # a network without a feature map is refused before the work
         device = accelerator.device
         grad_cam(loaded.model, torch.zeros(1, 3, *info['im_size'], device=device), torch.zeros(1, dtype=torch.int64, device=device))
-    files = Files(paths, ids, tuple(info['im_size']))
+    files = ImageFiles(paths, ids, tuple(info['im_size']))
     workers = fitting_workers(min(args.num_workers, os.cpu_count() or 1, len(files)), args.batch_size, info['im_size'])
     loader = DataLoader(files, args.batch_size, num_workers=workers)
     logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, 'predict', get_views(args))
     good = (logits.labels == -1).nonzero().flatten()
-    unread = [f'  {ids[i]}: {reason(paths[i]) or "cannot be decoded"}' for i in (logits.labels != -1).nonzero().flatten().tolist()]
+    unread = [f'  {ids[i]}: {why_unreadable(paths[i]) or "cannot be decoded"}' for i in (logits.labels != -1).nonzero().flatten().tolist()]
     if not len(good):
         raise InputError('\n'.join(['none of the images can be read:', *unread]))
 
@@ -110,7 +109,7 @@ def main(argv=None):
         print('\n'.join([f'* {len(unread)} of {len(files)} cannot be read and are left out:', *unread]))
     if args.gradcam:
         heat_maps = os.path.join(folder, 'gradcam')
-        good_files = Files([paths[i] for i in good], predictions.image_ids, tuple(info['im_size']))
+        good_files = ImageFiles([paths[i] for i in good], predictions.image_ids, tuple(info['im_size']))
         save_heat_maps(heat_maps, good_files, predictions, loaded.model, normalise, batch_size=args.batch_size)
         print(f'* Heat maps of the predicted class: {heat_maps}')
     config = info['config']

@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from tools.endo_folds import N_FINDINGS, official_folds, original_folds, read_labels, write_folds
 from utils.cli import say_next, script_parser, to_train
-from utils.common import InputError, run_script
-from utils.data.check_data import counted
+from utils.common import InputError, counted, run_script
 from utils.datasets.archives import one_line, open_zip
 
 SIZE = (640, 512)  # width, height, as the original prepared them

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from utils.cli import say_next, script_parser, to_train
-from utils.common import InputError, run_script, write_text
-from utils.data.check_data import counted
+from utils.common import InputError, counted, run_script, write_text
 from utils.data.read_csv import csv_text, patient_key, read_csv
 from utils.datasets.splitting import split_groups
 from utils.without_effect import warn

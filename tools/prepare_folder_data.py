@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.cli import say_next, script_parser, to_train
-from utils.common import InputError, counted, run_script, some, write_text
+from utils.common import InputError, counted, preview, run_script, write_text
 from utils.data.files import list_images
 from utils.data.images import FORMATS, open_rgb
 from utils.data.label_column import HELP as LABEL_HELP
@@ -133,7 +133,7 @@ def read_folder(folder):
                         ('file with a name that is not UTF-8 or holds control characters', unnamable)):
         if files:
             noun, rest = what.split(' ', 1)
-            print(f'* Left out: {counted(len(files), noun)} {rest}: {some([one_line(file) for file in files])}')
+            print(f'* Left out: {counted(len(files), noun)} {rest}: {preview([one_line(file) for file in files])}')
     images = [image for image in images if image.count('/') > depth and image not in broken]
     parts = [split_of(image.split('/')[0]) if depth else '' for image in images]
     return pd.DataFrame({'image_id': images, 'name': [image.split('/')[depth] for image in images], 'part': parts}, dtype=str)
@@ -213,7 +213,7 @@ def split(table, groups, args):
     spread = pd.Series(part).groupby(groups.to_numpy()).nunique()
     if (spread > 1).any():
         print(f"* Warning: {counted((spread > 1).sum(), 'patient')} in more than one of train, val and test, as the folders are: "
-              f'{some(spread.index[spread > 1].tolist())}')
+              f'{preview(spread.index[spread > 1].tolist())}')
     return part
 
 

@@ -41,7 +41,7 @@ def printable(text):
     return CONTROL.sub('\ufffd', str(text))
 
 
-def some(items, n: int = 5) -> str:
+def preview(items, n: int = 5) -> str:
     """Return the first `n` of the sequence `items`, separated by commas, and dots if there are more."""
     return ', '.join(map(str, items[:n])) + (', ...' if len(items) > n else '')
 

@@ -90,7 +90,7 @@ def get_train_val_cls_loaders(csv_path_train: str, csv_path_val: str, data_path:
         _print_classes(train, val, n_classes)
     num_workers = _cached_or_verified([train, val], cache_dir, num_workers, verified=skip_bad_images or rank > 0)
     num_workers = fitting_workers(num_workers, EVAL_FACTOR * batch_size // accumulate, im_size)  # batch_size is that of all processes
-    sampler = EpochSampler(train.dr, n_epochs=n_epochs, seed=seed, rank=rank, world_size=world_size, step=batch_size)
+    sampler = EpochSampler(train.labels, n_epochs=n_epochs, seed=seed, rank=rank, world_size=world_size, step=batch_size)
     batch_size //= world_size * accumulate
     return Loaders(_make_loader(train, batch_size, num_workers, sampler, drop_last=True),
                    get_eval_loader(val, batch_size, num_workers, rank=rank, world_size=world_size))
@@ -99,7 +99,7 @@ def get_train_val_cls_loaders(csv_path_train: str, csv_path_val: str, data_path:
 def _print_classes(train: ClassDataset, val: ClassDataset, n_classes: int) -> None:
     for data in (train, val):
         print(describe_label_column(data.csv_path, data.label_column))
-    names, counts = train.class_names(n_classes), [np.bincount(data.dr, minlength=n_classes) for data in (train, val)]
+    names, counts = train.class_names(n_classes), [np.bincount(data.labels, minlength=n_classes) for data in (train, val)]
     for c in range(n_classes):
         print(f'Found {counts[0][c]:d}/{counts[1][c]:d} train/val examples of class {c} ({names[c]})')
 
@@ -147,7 +147,7 @@ def get_eval_loader(dataset: ClassDataset, batch_size: int = 8, num_workers: int
     """
     indices: Sequence[int] = range(len(dataset))
     if n_images is not None and n_images < len(dataset):
-        indices = draw_stratified(dataset.dr, n_images, seed)
+        indices = draw_stratified(dataset.labels, n_images, seed)
     return _make_loader(dataset, EVAL_FACTOR * batch_size, num_workers, indices[rank::world_size])
 
 

@@ -34,7 +34,7 @@ class Decoded(ClassDataset):
 
     @cached_property
     def black(self):
-        return torch.zeros(3, *self.tg_size, dtype=torch.uint8)
+        return torch.zeros(3, *self.im_size, dtype=torch.uint8)
 
 
 class Photographs:

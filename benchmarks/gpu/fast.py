@@ -151,7 +151,7 @@ def preparations(args, device):
     images, labels, ids = data.__getitems__(list(range(min(args.batch_size, len(data)))))
     if device.type == 'cuda':
         images, labels = images.pin_memory(), labels.pin_memory()  # as the loader does
-    normalise, count = Normalise(device, *IMAGENET), np.bincount(data.dr, minlength=N_CLASSES)
+    normalise, count = Normalise(device, *IMAGENET), np.bincount(data.labels, minlength=N_CLASSES)
     return [(images, labels, ids)] * 2, Plain(normalise), BalancedMixUp(normalise, count, ALPHA)
 
 

@@ -114,7 +114,7 @@ def tabulate(stage, plan, study):
     """Write study.csv and study.md, of what is done."""
     if not any(os.path.exists(study.csv_of(BASELINE, seed)) for seed in plan.seeds):
         raise Skip(f'{BASELINE}, which the others are compared to, is not done')
-    counts = [np.bincount(ClassDataset(csv).dr) for csv in (study.csv_train, study.val, study.test)]
+    counts = [np.bincount(ClassDataset(csv).labels) for csv in (study.csv_train, study.val, study.test)]
     found, path = study_report.read_study(study.folder, counts[0]), os.path.join(stage.out, 'study')
     facts = device_facts()
     train, val, test = (f'{n.sum():,}' for n in counts)

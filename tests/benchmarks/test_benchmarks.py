@@ -47,9 +47,9 @@ def test_repeated_images(tiny, tmp_path):
     throughput.choose_data(args, str(tmp_path))
     data = ClassDataset(args.csv_train, args.data_path, (8, 8))
     original = ClassDataset(tiny / 'train.csv', tiny / 'images', (8, 8))
-    order = spread_classes(original.dr)
+    order = spread_classes(original.labels)
     assert len(data) == len(set(data.paths)) == 50
-    assert torch.equal(data[23][0], original[order[1]][0]) and data.dr[23] == original.dr[order[1]]
+    assert torch.equal(data[23][0], original[order[1]][0]) and data.labels[23] == original.labels[order[1]]
     assert len(ClassDataset(args.csv_val, args.data_path)) == 9
 
 

@@ -99,7 +99,7 @@ def test_bad_image(tmp_path, kind):
     (tmp_path / 'a.csv').write_text('image_id,label\ngood,0\nbad,1\n')
     data = ClassDataset(tmp_path / 'a.csv', str(tmp_path))
     leave_out_bad_images([data], 1)
-    assert data.im_list == ['good'] and data.rows.tolist() == [2] and data.dr.tolist() == [0] and len(data.table) == 1
+    assert data.image_ids == ['good'] and data.rows.tolist() == [2] and data.labels.tolist() == [0] and len(data.table) == 1
     assert [row[1:3] for row in data.skipped] == [(3, 'bad')]
 
 
@@ -158,4 +158,4 @@ def test_bad_images_of_another_folder_with_equal_paths_sizes_and_times_are_not_r
             f.write('image_id,label\na,0\nb,1\n')
         data = ClassDataset('a.csv', 'images')
         leave_out_bad_images([data], 1, str(tmp_path / 'cache'))
-    assert data.im_list == ['a', 'b']
+    assert data.image_ids == ['a', 'b']

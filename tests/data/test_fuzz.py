@@ -46,8 +46,8 @@ def test_any_cells_as_csv(tmp_path, rows):
         data = ClassDataset(tmp_path / 'a.csv', str(tmp_path))
     except InputError:
         return
-    assert len(data.im_list) == len(data.paths) == len(data.rows) == len(data.dr) <= len(rows)
-    assert data.dr.min(initial=-1) >= -1
+    assert len(data.image_ids) == len(data.paths) == len(data.rows) == len(data.labels) <= len(rows)
+    assert data.labels.min(initial=-1) >= -1
     assert check_data({'train': data}, 3)
 
 

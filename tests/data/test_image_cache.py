@@ -23,7 +23,7 @@ def test_pixels_are_those_of_the_files(images, capsys):
     assert torch.equal(image, plain[1][3][0]) and (label, image_id) == plain[1][3][1:]
     images_, labels, ids = sets[0].__getitems__([5, 0, 5])  # any order, repeated
     assert torch.equal(images_, torch.stack([plain[0][i][0] for i in (5, 0, 5)]))
-    assert labels.tolist() == plain[0].dr[[5, 0, 5]].tolist() and ids == [plain[0].im_list[i] for i in (5, 0, 5)]
+    assert labels.tolist() == plain[0].labels[[5, 0, 5]].tolist() and ids == [plain[0].image_ids[i] for i in (5, 0, 5)]
     images_ += 1  # a copy: the file is not changed by what is done to a batch
     assert same_pixels(cached(images), plain)
     file, = arrays(images)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from utils.data.image_metadata import without_metadata
 from utils.data.images import read_image
-from utils.data.near_duplicates import look_at
+from utils.data.near_duplicates import scan_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 LARGE = bytes(2 << 20)  # more than Pillow unpacks of one text
@@ -86,7 +86,7 @@ def test_a_sound_picture_with_broken_metadata(tmp_path, content, form):
 @pytest.mark.parametrize(('content', 'form'), FILES)
 def test_the_check_of_files_reads_it_too(tmp_path, content, form):
     (tmp_path / 'a').write_bytes(content)
-    assert look_at(tmp_path / 'a').problem is None
+    assert scan_image(tmp_path / 'a').problem is None
 
 
 @pytest.mark.parametrize('content', [png(chunk(b'eXIf', exif(6)), chunk(b'zTXt', b'a\0\0' + zlib.compress(LARGE))),

@@ -10,7 +10,7 @@ from PIL import EpsImagePlugin, Image
 from utils.data import images
 from utils.data.check_data import check_data
 from utils.data.images import read_image
-from utils.data.new_images import reason
+from utils.data.new_images import why_unreadable
 from utils.get_loaders import ClassDataset
 
 
@@ -104,4 +104,4 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
     for read in (images.open_rgb, lambda path: read_image(path, (8, 8))):
         with pytest.raises(OSError, match=r'a\.jpg. is no regular file'):
             read(tmp_path / 'a.jpg')
-    assert reason(str(tmp_path / 'a.jpg')) == 'is no regular file'
+    assert why_unreadable(str(tmp_path / 'a.jpg')) == 'is no regular file'

@@ -13,14 +13,14 @@ from tests.next_steps import next_words, parse
 from tools import check_data
 from utils.common import run_script
 from utils.data import near_duplicates
-from utils.data.near_duplicates import SIDE, look_at, similar_pairs
+from utils.data.near_duplicates import SIDE, scan_image, similar_pairs
 
 
 @pytest.fixture
 def look(tmp_path):
     def run(image, quality=95):
         image.save(tmp_path / 'x.jpg', quality=quality)
-        return look_at(tmp_path / 'x.jpg')
+        return scan_image(tmp_path / 'x.jpg')
     return run
 
 

@@ -21,7 +21,7 @@ GOOD = 'image_id,name,label\na,x,0\nb,y,1\nNA,y,1\n'
 def test_dialects(tmp_path, content):
     (tmp_path / 'a.csv').write_bytes(content)
     data = ClassDataset(tmp_path / 'a.csv')
-    assert data.im_list == ['a', 'b', 'NA'] and data.dr.tolist() == [0, 1, 1] and data.rows.tolist() == [2, 3, 4]
+    assert data.image_ids == ['a', 'b', 'NA'] and data.labels.tolist() == [0, 1, 1] and data.rows.tolist() == [2, 3, 4]
     assert data.class_names(2) == ['x', 'y']
 
 

@@ -40,9 +40,9 @@ def test_contract(folder, tmp_path, capsys, monkeypatch):
     data = prepare(folder, tmp_path)
     assert check_data(data, 4) == []
     assert data['train'].class_names(4) == ['007', 'grade2', 'grade10', 'None'] == data['test'].class_names(4)
-    ids = [image_id for part in data.values() for image_id in part.im_list]
+    ids = [image_id for part in data.values() for image_id in part.image_ids]
     assert len(ids) == len(set(ids)) == 100 and 'grade2/deep/p0_0.JPG' in ids and data['val'][0][0].shape == (3, 8, 8)
-    counts = {split: np.bincount(part.dr, minlength=4).tolist() for split, part in data.items()}
+    counts = {split: np.bincount(part.labels, minlength=4).tolist() for split, part in data.items()}
     assert counts == {'val': [1, 6, 1, 3], 'test': [1, 12, 1, 6], 'train': [2, 42, 4, 21]}
     out = capsys.readouterr().out
     assert '* Left out: 1 image outside any class folder: loose.png\n' in out and 'broken.jpg' in out and 'notes.txt' in out
@@ -62,7 +62,7 @@ def test_by_patient_and_deterministic(folder, tmp_path):
     assert not patients['test'] & (patients['train'] | patients['val'])
     again = prepare(folder, tmp_path, *flags)
     other = prepare(folder, tmp_path, *flags, '--seed', '1')
-    assert again['test'].im_list == data['test'].im_list != other['test'].im_list
+    assert again['test'].image_ids == data['test'].image_ids != other['test'].image_ids
 
 
 def test_split_groups():
@@ -117,7 +117,7 @@ def test_classes_from_a_csv_keep_their_numbers_where_one_is_missing(tmp_path, tr
     main([str(pictures(tmp_path / 'clinic', 'malignant', 'naevus')), '--classes_from', trained])
     test = ClassDataset('data/test_clinic.csv', 'clinic', (8, 8))
     assert test.named_classes() == [(1, 'malignant'), (2, 'naevus')] and len(test) == 12
-    assert all(image_id.startswith(name + '/') for image_id, name in zip(test.im_list, test.table.name, strict=True))
+    assert all(image_id.startswith(name + '/') for image_id, name in zip(test.image_ids, test.table.name, strict=True))
     out = capsys.readouterr().out
     assert 'class 0 (benign): 0\n  class 1 (malignant): 6\n' in out
     assert parse(next_words(out))[1].csv == ['data/test_clinic.csv'] and parse(next_words(out))[1].n_classes == 3
@@ -179,7 +179,7 @@ def test_parts_as_folders_are_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'Validation/b', 'test/a', 'test/b'))])
     data = {name: ClassDataset(f'data/{name}_set.csv', 'set') for name in ('train', 'val', 'test')}
-    assert {name: part.im_list[0].split('/')[0] for name, part in data.items()} == {'train': 'train', 'val': 'Validation', 'test': 'test'}
+    assert {name: part.image_ids[0].split('/')[0] for name, part in data.items()} == {'train': 'train', 'val': 'Validation', 'test': 'test'}
     assert data['val'].named_classes() == [(1, 'b')] and [len(part) for part in data.values()] == [12, 6, 12]
     assert check_data(data, 2) == []
 
@@ -188,7 +188,7 @@ def test_a_part_without_a_folder_is_cut_from_train(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'test/b', n=10))])
     data = {name: ClassDataset(f'data/{name}_set.csv', 'set') for name in ('train', 'val', 'test')}
-    assert [len(part) for part in data.values()] == [18, 2, 20] and data['val'].im_list[0].startswith('train/')
+    assert [len(part) for part in data.values()] == [18, 2, 20] and data['val'].image_ids[0].startswith('train/')
 
 
 @pytest.mark.parametrize('names', [('training_set', 'test_set'), ('a. Training Set', 'b. Testing Set'), ('trainset', 'Testset')])
@@ -196,7 +196,7 @@ def test_parts_in_more_than_one_word_are_kept(tmp_path, monkeypatch, names):
     monkeypatch.chdir(tmp_path)
     main([str(pictures(tmp_path / 'set', *(f'{part}/{name}' for part in names for name in 'ab'), n=10))])
     data = {name: ClassDataset(f'data/{name}_set.csv', 'set') for name in ('train', 'val', 'test')}
-    assert data['test'].im_list[0].startswith(names[1]) and data['train'].named_classes() == [(0, 'a'), (1, 'b')]
+    assert data['test'].image_ids[0].startswith(names[1]) and data['train'].named_classes() == [(0, 'a'), (1, 'b')]
 
 
 @pytest.mark.parametrize('other', ['unlabelled/x', 'eval/a', 'dev/b'])
@@ -231,7 +231,7 @@ def test_masks_of_images_are_left_out(tmp_path, monkeypatch, capsys):
     for name in ('benign/0_mask', 'benign/0_mask_1', 'malignant/3_segmentation', 'malignant/x_mask'):
         Image.new('RGB', (8, 8)).save(folder / f'{name}.png')
     main([str(folder)])
-    ids = [image_id for name in ('train', 'val', 'test') for image_id in ClassDataset(f'data/{name}_set.csv').im_list]
+    ids = [image_id for name in ('train', 'val', 'test') for image_id in ClassDataset(f'data/{name}_set.csv').image_ids]
     assert len(ids) == 21 and 'malignant/x_mask.png' in ids  # there is no image x
     assert '* Left out: 3 masks of another image: benign/0_mask.png, ' in capsys.readouterr().out
 
@@ -311,7 +311,7 @@ def test_an_image_whose_header_alone_is_damaged_is_kept(tmp_path, monkeypatch):
     (folder / 'a' / '1.png').write_text('no image')
     monkeypatch.setattr('tools.prepare_folder_data.open_rgb', lambda path: None if path.endswith('0.png') else open_rgb(path))
     main([str(folder), '--out', str(tmp_path / 'data')])
-    ids = {image_id for part in ('train', 'val', 'test') for image_id in ClassDataset(tmp_path / f'data/{part}_set.csv').im_list}
+    ids = {image_id for part in ('train', 'val', 'test') for image_id in ClassDataset(tmp_path / f'data/{part}_set.csv').image_ids}
     assert len(ids) == 19 and 'a/0.png' in ids and 'a/1.png' not in ids
 
 

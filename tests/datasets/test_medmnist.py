@@ -36,7 +36,7 @@ def test_contract(tmp_path, capsys, shape):
     assert check_data(sets, 3) == []
     assert sets['train'].class_names(3) == ['None', 'mild', 'severe']
     for split, part in sets.items():
-        assert (part.dr == data[f'{split}_labels'][:, 0]).all()
+        assert (part.labels == data[f'{split}_labels'][:, 0]).all()
         pixels = np.stack([part[i][0].permute(1, 2, 0).numpy() for i in range(len(part))])
         wanted = data[f'{split}_images']
         assert (pixels == (wanted if wanted.ndim == 4 else wanted[..., None])).all()

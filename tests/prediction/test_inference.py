@@ -37,7 +37,7 @@ def test_every_image_once_with_plain_cross_entropy(tiny, normalise, batch_size):
     with torch.no_grad():
         logits = net.eval()(normalise(images)).double().numpy()
     probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert p.image_ids == loader.dataset.im_list and (p.labels == loader.dataset.dr).all()
+    assert p.image_ids == loader.dataset.image_ids and (p.labels == loader.dataset.labels).all()
     np.testing.assert_allclose(p.probs, probs, atol=1e-6)
     assert (p.preds == probs.argmax(1)).all()
     assert p.loss == pytest.approx(-np.log(probs[np.arange(8), p.labels]).mean(), rel=1e-5)
@@ -78,5 +78,5 @@ def test_the_image_of_a_nan_is_found_in_the_part_of_a_process(tmp_path):
     data = ClassDataset(tmp_path / 'test.csv', tmp_path / 'images', (12, 12))
     Image.new('RGB', (28, 28)).save(data.paths[3])
     loader = get_eval_loader(data, 2, rank=1, world_size=2)
-    with pytest.raises(InputError, match=f'NaN for {data.im_list[3]}: this image is of one colour'):
+    with pytest.raises(InputError, match=f'NaN for {data.image_ids[3]}: this image is of one colour'):
         collect_logits(NanForOneColour(), loader, torch.Tensor.float, nullcontext)

@@ -120,7 +120,7 @@ def test_bad_images_are_found_again_where_they_cannot_be_remembered(tiny, tmp_pa
     data = ClassDataset(tiny / 'train.csv', str(tmp_path), (32, 32))
     FullDisk(monkeypatch, '*bad_images*', 0)
     leave_out_bad_images([data], 1, str(tmp_path / 'cache'))
-    assert data.im_list == [table.image_id[0]] and list((tmp_path / 'cache').iterdir()) == []
+    assert data.image_ids == [table.image_id[0]] and list((tmp_path / 'cache').iterdir()) == []
     assert '* Not remembered for the next run: [Errno 28] No space left' in capsys.readouterr().out
 
 

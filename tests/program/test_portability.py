@@ -16,7 +16,7 @@ from utils import get_loaders
 from utils.common import InputError, write_text
 from utils.data import image_cache
 from utils.data.files import find_images, list_images
-from utils.data.new_images import find_inputs
+from utils.data.new_images import find_new_images
 from utils.get_loaders import fitting_workers
 from utils.training.run_folder import RunFolder
 
@@ -106,7 +106,7 @@ def test_files_that_are_not_utf8_are_left_out_of_a_listing(tmp_path):
 def test_files_that_are_not_utf8_are_named_before_the_prediction(tmp_path, capsys):
     for name in ('a.png', LATIN1):
         save(tmp_path / name)
-    assert find_inputs([str(tmp_path)])[1] == ['a.png']
+    assert find_new_images([str(tmp_path)])[1] == ['a.png']
     assert capsys.readouterr().out == "* Left out: 1 file with names that are not UTF-8 or hold control characters: 'caf\\udce9.png'\n"
 
 
@@ -114,14 +114,14 @@ def test_files_that_are_not_utf8_are_named_before_the_prediction(tmp_path, capsy
 def test_files_with_control_characters_are_named_in_one_line(tmp_path, capsys, name):
     (tmp_path / name).touch()
     (tmp_path / 'a.png').touch()
-    find_inputs([str(tmp_path)])
+    find_new_images([str(tmp_path)])
     assert capsys.readouterr().out == f'* Left out: 1 file with names that are not UTF-8 or hold control characters: {name!a}\n'
 
 
 def test_only_files_that_are_not_utf8_are_an_error(tmp_path):
     save(tmp_path / LATIN1)
     with pytest.raises(InputError, match='none of the files has a name that a csv can hold'):
-        find_inputs([str(tmp_path / LATIN1)])
+        find_new_images([str(tmp_path / LATIN1)])
 
 
 def test_files_that_are_not_utf8_are_left_out_of_a_set(tmp_path, capsys):

@@ -5,7 +5,7 @@ from PIL import Image
 
 from tools.predict import main
 from utils.common import InputError, run_script
-from utils.data.new_images import find_inputs
+from utils.data.new_images import find_new_images
 from utils.prediction.predictions import read_predictions
 from utils.testing import scoring
 
@@ -75,5 +75,5 @@ def test_ids_are_relative_to_the_common_folder(tmp_path):
     for name in ('a/x.jpg', 'b/x.jpg', 'b/.hidden/x.jpg'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert find_inputs([tmp_path / 'a', tmp_path / 'b'])[1] == ['a/x.jpg', 'b/x.jpg']
-    assert find_inputs([tmp_path / 'a'])[1] == find_inputs([tmp_path / 'a' / 'x.jpg'] * 2)[1] == ['x.jpg']
+    assert find_new_images([tmp_path / 'a', tmp_path / 'b'])[1] == ['a/x.jpg', 'b/x.jpg']
+    assert find_new_images([tmp_path / 'a'])[1] == find_new_images([tmp_path / 'a' / 'x.jpg'] * 2)[1] == ['x.jpg']

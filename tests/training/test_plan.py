@@ -24,7 +24,7 @@ def plan(tiny):
         args = resolve(args)
         loaders = get_train_val_cls_loaders(args.csv_train, args.csv_val, f'{tiny}/images', 4, (8, 8), 3, n_epochs=10, see_classes=False)
         loader = loaders.train
-        data = SimpleNamespace(train=loader.dataset, train_loader=loader, class_count=np.bincount(loader.dataset.dr))
+        data = SimpleNamespace(train=loader.dataset, train_loader=loader, class_count=np.bincount(loader.dataset.labels))
         return TrainingPlan(args, data, SimpleNamespace(normalise=Normalise('cpu', (0, 0, 0), (1, 1, 1))))
     return build
 

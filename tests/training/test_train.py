@@ -15,6 +15,7 @@ from utils.data.sampling import SAMPLING
 from utils.losses import LOSSES
 from utils.model_saving_loading import read_checkpoint
 from utils.training import engine
+from utils.training.augmentation import AUGMENT
 from utils.training.mixing import MIXING
 from utils.training.recipes import RECIPES
 

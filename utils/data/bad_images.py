@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from utils.common import InputError, counted, some, write_text
+from utils.common import InputError, counted, preview, write_text
 from utils.data.check_data import Problem, find_outside_problems, refuse_problems
 from utils.data.dataset import ClassDataset
 from utils.data.image_hashes import content_hash, hash_sample
@@ -19,7 +19,7 @@ from utils.data.permissions import free_path, why_untrusted
 from utils.data.read_csv import csv_text, read_csv
 
 
-def verify_images(paths: Iterable[str], tg_size: tuple[int, int] = (64, 64), n_threads: int = 1) -> tuple[dict[str, str], dict[str, int]]:
+def verify_images(paths: Iterable[str], im_size: tuple[int, int] = (64, 64), n_threads: int = 1) -> tuple[dict[str, str], dict[str, int]]:
     """Decode every image as training does, in threads (Pillow releases Python's lock).
 
     Returns {path: why it cannot be read}, and {path: `content_hash`} of the others.
@@ -28,7 +28,7 @@ def verify_images(paths: Iterable[str], tg_size: tuple[int, int] = (64, 64), n_t
         try:
             with open(path, 'rb') as f:
                 content = f.read()
-            decode_image(content, tg_size)
+            decode_image(content, im_size)
         except OSError as err:
             return str(err), None
         return None, content_hash(content)
@@ -59,14 +59,14 @@ def find_bad_images(data: ClassDataset, n_threads: int, memory: str | None = Non
     bad, path = None, None
     if memory is not None:
         names = '\0'.join(path or '' for path in data.paths)
-        parts = os.fsencode(f'{DECODER} {data.tg_size} {names}'), data.stats.tobytes(), hash_sample(data.paths)
+        parts = os.fsencode(f'{DECODER} {data.im_size} {names}'), data.stats.tobytes(), hash_sample(data.paths)
         key = hashlib.sha256(b''.join(parts)).hexdigest()[:16]
         path = os.path.join(memory, f'bad_images_{key}.json')
         places = dict.fromkeys([free_path(path), path])
         bad = next((found for found in map(_remembered, places) if found is not None), None)
         path = free_path(path)
     if bad is None:
-        bad, hashes = verify_images([path for path in data.paths if path is not None], data.tg_size, n_threads)
+        bad, hashes = verify_images([path for path in data.paths if path is not None], data.im_size, n_threads)
         data.hashes = np.array([hashes.get(path or '', 0) for path in data.paths], np.int64)
         if path:
             try:
@@ -83,7 +83,7 @@ def refuse_bad_images(datasets: Sequence[ClassDataset], n_threads: int) -> None:
     for data in datasets:
         bad = find_bad_images(data, n_threads)
         if bad:
-            named = some([f'{data.paths[i]} (row {data.rows[i]}): {why}' for i, why in list(bad.items())[:6]])
+            named = preview([f'{data.paths[i]} (row {data.rows[i]}): {why}' for i, why in list(bad.items())[:6]])
             text = f"{counted(len(bad), 'image')} cannot be read (--skip_bad_images leaves them out): {named}"
             problems.append(Problem(data.csv_path, text))
     refuse_problems(problems)
@@ -98,7 +98,7 @@ def leave_out_bad_images(datasets: Sequence[ClassDataset], n_threads: int, memor
         refuse_problems(find_outside_problems(data))
         bad = find_bad_images(data, n_threads, memory)
         if bad and len(bad) < len(data):
-            data.skipped = [(data.csv_path, data.rows[i], data.im_list[i], why) for i, why in bad.items()]
+            data.skipped = [(data.csv_path, data.rows[i], data.image_ids[i], why) for i, why in bad.items()]
             print(f'* Left out {len(bad)} of {len(data)} images of {data.csv_path}, which cannot be read')
             data.keep(~pd.Series(range(len(data))).isin(bad).to_numpy())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from utils.common import InputError, counted, some
+from utils.common import InputError, counted, preview
 from utils.data.files import find_alike, find_outside, first_spellings
 from utils.data.read_csv import patient_key
 
@@ -100,7 +100,7 @@ def find_unknown_names(pairs: Iterable[tuple[int, str]], known_names: Sequence[s
     only_defaults = all(name in (f'C{c}', f'DR{c}') for c, name in enumerate(known_names))
     wrong = [f"class {c} is '{name}' here and '{known_names[c]}' in the network" for c, name in pairs
              if c < len(known_names) and name != known_names[c] and (name in known_names or not only_defaults)]
-    return [f'the names of the classes are not those that the network was trained with: {some(wrong)}'] if wrong else []
+    return [f'the names of the classes are not those that the network was trained with: {preview(wrong)}'] if wrong else []
 
 
 def patient_notes(datasets: Sequence['ClassDataset']) -> list[str]:
@@ -120,7 +120,7 @@ def patient_notes(datasets: Sequence['ClassDataset']) -> list[str]:
     if several:
         named = [' and '.join(f"{patient} ({', '.join(csvs)})" for patient, csvs in ids.items()) for ids in several]
         notes.append(f'patient ids that differ only in letter case, blanks or leading zeros ({len(several)} in all) count as different '
-                     f'patients; if they are the same, write each in one way: {some(named)}')
+                     f'patients; if they are the same, write each in one way: {preview(named)}')
     for data in datasets:
         likely = [column for column in data.table if re.sub('[^a-z]', '', column.lower()) in PATIENT_COLUMNS]
         if data not in known and likely:
@@ -142,7 +142,7 @@ def _find_dataset_problems(data: 'ClassDataset', n_classes: int) -> Iterator[str
         return  # such files are not even opened
     empty = [data.paths[i] for i in np.flatnonzero(data.stats[:, 0] == 0)]
     if empty:
-        yield f"{counted(len(empty), 'empty image file')}: {some(empty)}"
+        yield f"{counted(len(empty), 'empty image file')}: {preview(empty)}"
     yield from _find_repeated_images(data)
     yield from _find_label_problems(data, n_classes)
 
@@ -155,21 +155,21 @@ def _find_repeated_images(data: 'ClassDataset') -> Iterator[str]:
         for row, image in zip(data.rows.tolist(), images, strict=True):
             if image in rows:
                 rows[image].append(str(row))
-        named = some([f"{image} (rows {' and '.join(of)})" for image, of in rows.items()])
+        named = preview([f"{image} (rows {' and '.join(of)})" for image, of in rows.items()])
         yield f"{counted(len(repeated), 'image', 'stand')} in more than one row (delete the repeated rows): {named}"
 
 
 def _find_label_problems(data: 'ClassDataset', n_classes: int) -> Iterator[str]:
-    bad = np.flatnonzero((data.dr < 0) | (data.dr >= n_classes)) if data.has_labels else []
+    bad = np.flatnonzero((data.labels < 0) | (data.labels >= n_classes)) if data.has_labels else []
     if not len(bad):
         yield from _find_ambiguous_names(data.named_classes(), data.label_column)
         return
-    values = some([f'{data.table[data.label_column].iloc[i]} (row {data.rows[i]})' for i in bad[:6]])
-    if (data.dr < 0).all():
+    values = preview([f'{data.table[data.label_column].iloc[i]} (row {data.rows[i]})' for i in bad[:6]])
+    if (data.labels < 0).all():
         yield (f"no value of column '{data.label_column}' is a class: number the classes from 0, or name another column by --label_column; "
                f'it has {values}')
     else:
-        hint = _suggest_n_classes(np.unique(data.dr), n_classes)
+        hint = _suggest_n_classes(np.unique(data.labels), n_classes)
         none = 'is no integer' if len(bad) == 1 else 'are no integers'
         yield (f"{counted(len(bad), 'label')} in column '{data.label_column}' {none} of 0..{n_classes - 1} ({hint}, or name another column "
                f'by --label_column): {values}')
@@ -184,46 +184,46 @@ def _find_ambiguous_names(pairs: Iterable[tuple[int, str]], column: str | None) 
             several.setdefault(pair[key], set()).add(pair[value])
         wrong = [f"{one}: {' and '.join(map(str, sorted(values)))}" for one, values in several.items() if len(values) > 1]
         if wrong:
-            yield f"{what} (is '{column}' the class? --label_column names another column): {some(wrong)}"
+            yield f"{what} (is '{column}' the class? --label_column names another column): {preview(wrong)}"
 
 
 def _find_class_problems(train: 'ClassDataset', n_classes: int) -> Iterator[str]:
-    valid = train.dr[(train.dr >= 0) & (train.dr < n_classes)]
+    valid = train.labels[(train.labels >= 0) & (train.labels < n_classes)]
     if n_classes < 2 or (len(valid) and valid.min() == valid.max()):
         yield 'one class only: there is nothing to tell apart (--n_classes must be at least 2)'
         return
     absent = np.flatnonzero(np.bincount(valid, minlength=n_classes) == 0)
     if len(valid) and len(absent):
-        yield f'no training image of class {some(absent.tolist())} (check --n_classes)'
+        yield f'no training image of class {preview(absent.tolist())} (check --n_classes)'
 
 
 def _find_overlap(train: 'ClassDataset', val: 'ClassDataset') -> Iterator[str]:
     yield from find_name_conflicts(train, val)
     for what, both in find_shared(train, val).items():
         if both:
-            yield f'{counted(len(both), what, "stand")} in {val.csv_path} too: {some(both)}'
+            yield f'{counted(len(both), what, "stand")} in {val.csv_path} too: {preview(both)}'
 
 
 def _identify_images(data: 'ClassDataset', known: dict) -> list[str]:
     """What identifies each image: its file, since `a`, `./a` and `a.jpg` may be the same one; the id where there is no file.
     `known`: see `first_spellings`."""
     files = first_spellings(data.paths, data.file_stats, known)
-    return [file or image_id for image_id, file in zip(data.im_list, files, strict=True)]
+    return [file or image_id for image_id, file in zip(data.image_ids, files, strict=True)]
 
 
 def _name_rows(data: 'ClassDataset', indices: Sequence[int]) -> str:
     """The image ids at `indices` with their rows in the csv."""
-    return some([f'{data.im_list[i]} (row {data.rows[i]})' for i in indices[:6]])
+    return preview([f'{data.image_ids[i]} (row {data.rows[i]})' for i in indices[:6]])
 
 
 def _suggest_ids(data: 'ClassDataset', missing: Sequence[int]) -> str:
     """Words about files whose names are like the missing ids at these indices; '' if there are none."""
-    ids = [data.im_list[i] for i in missing]
+    ids = [data.image_ids[i] for i in missing]
     if any('\\' in image_id for image_id in ids):
         return "; write '/' between folders and names, not '\\'"
     alike = {image_id: find_alike(image_id, data.data_path) for image_id in ids}
     hints = [f"{' and '.join(names)} for {image_id}" for image_id, names in alike.items() if names]
-    return f'; there is {some(hints)}: write ids exactly as the files are named, or without the extension' if hints else ''
+    return f'; there is {preview(hints)}: write ids exactly as the files are named, or without the extension' if hints else ''
 
 
 def _suggest_n_classes(classes: np.ndarray, n_classes: int) -> str:

@@ -34,7 +34,7 @@ class ClassDataset(Dataset):
     """Images of one csv: column `image_id`, the integer class in `label_column` (default: the last one, see `find_label_column`),
     optional `patient_id` and `name`.
 
-    Items are (uint8 tensor (3, H, W), label, image_id). `dr` holds the labels (int64, (N,)); -1 stands for a value that
+    Items are (uint8 tensor (3, H, W), label, image_id). `labels` holds the labels (int64, (N,)); -1 stands for a value that
     is not an integer, and for every row of a csv without labels (`has_labels` False). `check_data` names the rows.
 
     `im_size`: (height, width) in pixels. `test`: ignore the labels. `allow_outside`: accept images outside `data_path`.
@@ -49,22 +49,27 @@ class ClassDataset(Dataset):
             raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)}): give this name to the one "
                              'that holds the image files')
         table = drop_empty_columns(table, label_column)
-        self.csv_path, self.data_path, self.tg_size, self.table, self.allow_outside = csv_path, data_path, im_size, table, allow_outside
+        self.csv_path, self.data_path, self.im_size, self.table, self.allow_outside = csv_path, data_path, im_size, table, allow_outside
         self.skipped = []  # see `leave_out_bad_images`
-        self.im_list = table.image_id.fillna('').tolist()
+        self.image_ids = table.image_id.fillna('').tolist()
         try:
-            self.paths = find_images(self.im_list, data_path, self.rows)
+            self.paths = find_images(self.image_ids, data_path, self.rows)
         except InputError as err:
             raise InputError(f'{csv_path}: {err}') from None
         self.label_column = find_label_column(table, csv_path, NO_LABELS if test else label_column)
         self.has_labels = self.label_column is not None
         labels = pd.to_numeric(table[self.label_column], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
-        self.dr = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
+        self.labels = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
         self.cache: Any = None  # see `use_cache`
         self.hashes: np.ndarray | None = None  # see `content_hashes`; set by what reads all files anyway
 
+    @property
+    def dr(self) -> np.ndarray:
+        """The labels, under the name that they have in the original."""
+        return self.labels
+
     def __len__(self) -> int:
-        return len(self.im_list)
+        return len(self.image_ids)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
         images, labels, image_ids = self.__getitems__([index])
@@ -73,7 +78,7 @@ class ClassDataset(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         """Return a whole batch, as a loader asks for it: uint8 (B, 3, H, W), int64 (B,) and a list of B ids."""
         images = self.cache.read(indices) if self.cache else torch.stack([self.decode(i) for i in indices])
-        return images, torch.from_numpy(self.dr[indices]), [self.im_list[i] for i in indices]
+        return images, torch.from_numpy(self.labels[indices]), [self.image_ids[i] for i in indices]
 
     def decode(self, index: int) -> torch.Tensor:
         """Read the image from its own file: uint8 (3, H, W)."""
@@ -86,20 +91,20 @@ class ClassDataset(Dataset):
         try:
             with open(path, 'rb') as f:
                 content = f.read()
-            return decode_image(content, self.tg_size), content_hash(content) if with_hash else None
+            return decode_image(content, self.im_size), content_hash(content) if with_hash else None
         except OSError as err:
             raise InputError(f'{path} (from {self.csv_path}) cannot be read as an image: {err} '
                              '(--skip_bad_images of the train and test scripts leaves it out)') from err
 
     def are_of_one_colour(self, image_ids: Sequence[str]) -> bool:
         """Tell whether each of these images has one colour."""
-        rows = dict(zip(self.im_list, range(len(self)), strict=True))
+        rows = dict(zip(self.image_ids, range(len(self)), strict=True))
         return all(is_of_one_colour(self.decode(rows[image_id])) for image_id in image_ids)
 
     def keep(self, mask: np.ndarray) -> None:
         """Leave out the rows that are False in `mask`, bool (N,)."""
-        self.table, self.rows, self.dr = self.table[mask].reset_index(drop=True), self.rows[mask], self.dr[mask]
-        self.im_list = [image_id for image_id, kept in zip(self.im_list, mask, strict=True) if kept]
+        self.table, self.rows, self.labels = self.table[mask].reset_index(drop=True), self.rows[mask], self.labels[mask]
+        self.image_ids = [image_id for image_id, kept in zip(self.image_ids, mask, strict=True) if kept]
         self.paths = [path for path, kept in zip(self.paths, mask, strict=True) if kept]
         self.hashes = None if self.hashes is None else self.hashes[mask]
         vars(self).pop('file_stats', None)
@@ -130,7 +135,7 @@ class ClassDataset(Dataset):
     def named_classes(self) -> list[tuple[int, str]]:
         """Return the distinct pairs (class, name) of the csv, sorted."""
         column = next((c for c in NAME_COLUMNS if c in self.table.columns), None)
-        return sorted(set(zip(self.dr.tolist(), self.table[column].fillna(''), strict=True))) if column and self.has_labels else []
+        return sorted(set(zip(self.labels.tolist(), self.table[column].fillna(''), strict=True))) if column and self.has_labels else []
 
 
 class ClassLoader(DataLoader):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.common import CONTROL, InputError, counted, some
+from utils.common import CONTROL, InputError, counted, preview
 
 EXTENSIONS = ('.jpg', '.jpeg', '.jfif', '.png', '.tif', '.tiff', '.bmp', '.webp', '.gif', '.ppm', '.pgm', '.pnm')  # in any case
 MAX_INT64 = 2**63 - 1
@@ -33,7 +33,7 @@ def find_images(image_ids: Iterable[str], data_path: str | None = None, rows: Se
         if len(files) > 1:
             ambiguous.append(f"{image_id}{f' (row {rows[i]})' if rows is not None else ''}: {' and '.join(sorted(files))}")
     if ambiguous:
-        raise InputError(f"{counted(len(ambiguous), 'image id', 'fit')} several files (write the extension): {some(ambiguous)}")
+        raise InputError(f"{counted(len(ambiguous), 'image id', 'fit')} several files (write the extension): {preview(ambiguous)}")
     return found
 
 

@@ -133,7 +133,7 @@ class _Array:
         self.rows[order] = np.cumsum(new) - 1
         first = np.compress(new, order)
         self.datasets, self.first = datasets, first.tolist()
-        self.shape = (len(first), 3, *datasets[0].tg_size)
+        self.shape = (len(first), 3, *datasets[0].im_size)
         data_path, stats = datasets[0].data_path or '', np.concatenate([data.stats for data in datasets])[first]
         below, self.size = os.path.join(data_path, ''), '{2}x{3}'.format(*self.shape)
         kind, names = f'{self.size} {DECODER}', '\0'.join(paths[i].removeprefix(below) for i in self.first)

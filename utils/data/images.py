@@ -25,9 +25,9 @@ def open_rgb(path: str, size: tuple[int, int] = (0, 0)) -> Image.Image:
     return decode_rgb(_content(path), size)
 
 
-def read_image(path: str, tg_size: tuple[int, int]) -> torch.Tensor:
-    """Read RGB uint8 tensor (3, H, W) of the image at `path`, `tg_size` = (H, W); see `decode_image`."""
-    return decode_image(_content(path), tg_size)
+def read_image(path: str, im_size: tuple[int, int]) -> torch.Tensor:
+    """Read RGB uint8 tensor (3, H, W) of the image at `path`, `im_size` = (H, W); see `decode_image`."""
+    return decode_image(_content(path), im_size)
 
 
 def _content(path):
@@ -38,10 +38,10 @@ def _content(path):
         return f.read()
 
 
-def decode_image(content: bytes, tg_size: tuple[int, int]) -> torch.Tensor:
-    """Decode RGB uint8 tensor (3, H, W) of `content`, the bytes of an image file; `tg_size` = (H, W). Antialiased bilinear resize; see
+def decode_image(content: bytes, im_size: tuple[int, int]) -> torch.Tensor:
+    """Decode RGB uint8 tensor (3, H, W) of `content`, the bytes of an image file; `im_size` = (H, W). Antialiased bilinear resize; see
     `decode_rgb`."""
-    image = decode_rgb(content, tg_size).resize(tg_size[::-1], Image.Resampling.BILINEAR)
+    image = decode_rgb(content, im_size).resize(im_size[::-1], Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from utils.common import InputError, counted, file_sha256, some
+from utils.common import InputError, counted, file_sha256, preview
 from utils.data.dataset import ClassDataset
 from utils.data.image_hashes import CHOSE, ROLES, STAGE_ONE_TRAINED, TRAINED, roles_of
 from utils.data.read_csv import read_csv
@@ -107,5 +107,5 @@ def _met(data, roles):
         rows = np.flatnonzero(left & (roles & role > 0))
         left[rows] = False
         if len(rows):
-            parts.append(f"{len(rows)} {what} ({some([f'{data.im_list[i]}, row {data.rows[i]}' for i in rows[:4]], 3)})")
+            parts.append(f"{len(rows)} {what} ({preview([f'{data.image_ids[i]}, row {data.rows[i]}' for i in rows[:4]], 3)})")
     return '; '.join(parts)

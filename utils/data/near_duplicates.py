@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from utils.common import counted, some
+from utils.common import counted, preview
 from utils.data.images import decode_image, describe_image
 
 READ, SIZE, AROUND, MARGIN = 64, 32, 5, 4  # pixels
@@ -23,7 +23,7 @@ SIMILARITY = .75  # how it was chosen: docs/reliability.md
 BLOCK = 2048  # pictures compared with as many at once
 
 
-class Look(NamedTuple):
+class ImageScan(NamedTuple):
     """What one file shows. `problem`: why it cannot be read, else None; `note`: what is unusual about it, else None."""
     problem: str | None
     note: str | None = None
@@ -31,7 +31,7 @@ class Look(NamedTuple):
     fingerprint: bytes = b''  # of `fingerprint`
 
 
-def look_at(path: str) -> Look:
+def scan_image(path: str) -> ImageScan:
     """Decode the image at `path`, and describe it."""
     try:
         with open(path, 'rb') as f:
@@ -39,7 +39,7 @@ def look_at(path: str) -> Look:
         image = decode_image(content, (READ, READ))
         frames, size, mode = describe_image(content)
     except OSError as err:
-        return Look(str(err))
+        return ImageScan(str(err))
     found = fingerprint(image)
     plain = float(image.float().mean(0).std()) < BLANK
     notes = [text for text, holds in (
@@ -47,13 +47,13 @@ def look_at(path: str) -> Look:
         ('16-bit grey levels, scaled to 8 bits', mode.startswith('I;16')),
         ('one colour only', plain), ('too dark to look for copies of it', not plain and not found.any()),
         (f'only {size[0]}x{size[1]} pixels', min(size) < 32)) if holds]
-    return Look(None, ', '.join(notes) or None, hashlib.sha256(content).digest(), found.tobytes())
+    return ImageScan(None, ', '.join(notes) or None, hashlib.sha256(content).digest(), found.tobytes())
 
 
-def look_at_all(paths: Sequence[str], n_processes: int) -> list[Look]:
+def scan_images(paths: Sequence[str], n_processes: int) -> list[ImageScan]:
     """Scan all files in order, in several processes."""
     with ProcessPoolExecutor(max(1, n_processes)) as pool:
-        return list(tqdm(pool.map(look_at, paths, chunksize=16), total=len(paths), desc='look', unit='img', leave=False, disable=None))
+        return list(tqdm(pool.map(scan_image, paths, chunksize=16), total=len(paths), desc='look', unit='img', leave=False, disable=None))
 
 
 def fingerprint(image: torch.Tensor) -> np.ndarray:
@@ -99,23 +99,23 @@ def similar_pairs(fingerprints: np.ndarray, similarity: float = SIMILARITY) -> n
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def find_pairs(looks: Mapping[str, Look], similarity: float) -> pd.DataFrame:
-    """Return the duplicates among the readable files in `looks`: columns image_a, image_b, kind ('same file' or 'the same picture').
+def find_pairs(scans: Mapping[str, ImageScan], similarity: float) -> pd.DataFrame:
+    """Return the duplicates among the readable files in `scans`: columns image_a, image_b, kind ('same file' or 'the same picture').
 
     A file that has copies is compared with other pictures once.
     """
     pairs: list = []
     first: dict = {}
-    for path, look in looks.items():
-        if not look.problem and first.setdefault(look.digest, path) != path:
-            pairs.append((first[look.digest], path, 'same file'))
+    for path, scan in scans.items():
+        if not scan.problem and first.setdefault(scan.digest, path) != path:
+            pairs.append((first[scan.digest], path, 'same file'))
     paths = list(first.values()) if similarity < 1 else []
-    prints = np.frombuffer(b''.join(looks[path].fingerprint for path in paths), np.int8).reshape(-1, SIDE, SIDE)
+    prints = np.frombuffer(b''.join(scans[path].fingerprint for path in paths), np.int8).reshape(-1, SIDE, SIDE)
     pairs += [(paths[i], paths[j], 'the same picture') for i, j in similar_pairs(prints.copy(), similarity)]
     return pd.DataFrame(pairs, columns=['image_a', 'image_b', 'kind'])
 
 
-def pair_lines(pairs: pd.DataFrame, owners: Mapping[str, dict[str, int]]) -> tuple[list[str], list[str]]:
+def describe_pairs(pairs: pd.DataFrame, owners: Mapping[str, dict[str, int]]) -> tuple[list[str], list[str]]:
     """Describe pairs of `find_pairs`: problems and notes. A pair in two csvs, or with two labels, is a problem.
 
     `owners`: file -> {csv: label}.
@@ -127,7 +127,7 @@ def pair_lines(pairs: pd.DataFrame, owners: Mapping[str, dict[str, int]]) -> tup
         classes = f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else ''
         text = f'{os.path.basename(a)} = {os.path.basename(b)}{classes}'
         groups[len(csvs) > 1 or len(labels) > 1, kind, ' and '.join(csvs)].append(text)
-    lines = [(wrong, f'{counted(len(texts), "pair")}, {kind}, in {where}: {some(texts)}')
+    lines = [(wrong, f'{counted(len(texts), "pair")}, {kind}, in {where}: {preview(texts)}')
              for (wrong, kind, where), texts in groups.items()]
     return [line for wrong, line in lines if wrong], [line for wrong, line in lines if not wrong]
 

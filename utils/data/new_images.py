@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
-from utils.common import InputError, counted, some
+from utils.common import InputError, counted, preview
 from utils.data.files import is_namable, list_images
 from utils.data.images import open_rgb, read_image
 
 
-def find_inputs(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+def find_new_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the paths of the images in `inputs`, in order and without repetition, and their ids: paths relative to the common folder.
 
     A folder without images is returned as a path itself, which `why_unreadable` explains. Files with names that no csv can hold are left
@@ -33,14 +33,14 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     unnamable += [ascii(image_id) for image_id in ids.values() if not is_namable(image_id)]
     if unnamable:
         print(f"* Left out: {counted(len(unnamable), 'file')} with names that are not UTF-8 or hold control characters: "
-              f'{some(unnamable)}')
+              f'{preview(unnamable)}')
     named = [(path, image_id) for path, image_id in ids.items() if is_namable(image_id)]
     if not named:
         raise InputError('none of the files has a name that a csv can hold: rename them')
     return [path for path, _ in named], [image_id for _, image_id in named]
 
 
-def reason(path: str) -> str | None:
+def why_unreadable(path: str) -> str | None:
     """Say why the image cannot be read; None if it can be."""
     if os.path.isdir(path):
         return 'no images in this folder'
@@ -53,27 +53,27 @@ def reason(path: str) -> str | None:
     return None
 
 
-def read_inputs(inputs: Sequence[str], tg_size: tuple[int, int], max_images: int) -> torch.Tensor:
+def read_new_images(inputs: Sequence[str], im_size: tuple[int, int], max_images: int) -> torch.Tensor:
     """Read the first `max_images` images of `inputs`: uint8 (N, 3, H, W). Raises `InputError` that names one that cannot be read."""
     images = []
-    for path, image_id in zip(*(items[:max_images] for items in find_inputs(inputs)), strict=True):
-        if problem := reason(path):
+    for path, image_id in zip(*(items[:max_images] for items in find_new_images(inputs)), strict=True):
+        if problem := why_unreadable(path):
             raise InputError(f'--images: {image_id}: {problem}')
-        images.append(read_image(path, tg_size))
+        images.append(read_image(path, im_size))
     return torch.stack(images)
 
 
-class Files(Dataset):
+class ImageFiles(Dataset):
     """Items are (uint8 tensor (3, H, W), -1, image_id), or (zeros, -2, image_id) for a file that cannot be read."""
 
-    def __init__(self, paths: Sequence[str], ids: Sequence[str], tg_size: tuple[int, int]):
-        self.paths, self.ids, self.tg_size = paths, ids, tg_size
+    def __init__(self, paths: Sequence[str], ids: Sequence[str], im_size: tuple[int, int]):
+        self.paths, self.ids, self.im_size = paths, ids, im_size
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, index):
         try:
-            return read_image(self.paths[index], self.tg_size), -1, self.ids[index]
-        except OSError:  # see `reason`
-            return torch.zeros((3, *self.tg_size), dtype=torch.uint8), -2, self.ids[index]
+            return read_image(self.paths[index], self.im_size), -1, self.ids[index]
+        except OSError:  # see `why_unreadable`
+            return torch.zeros((3, *self.im_size), dtype=torch.uint8), -2, self.ids[index]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from utils.common import InputError, some
+from utils.common import InputError, preview
 from utils.datasets.archives import one_line, open_zip
 
 SPLITS = ('train', 'val', 'test')
@@ -100,6 +100,6 @@ def read_npz(path: str) -> dict[str, tuple[NpzImages, np.ndarray]]:
     classes = np.unique(np.concatenate([labels for _, labels in splits.values()]))
     absent = np.setdiff1d(np.arange(classes[-1] + 1), splits['train'][1])
     if len(absent):
-        raise InputError(f'{path}: train_labels name no image of class {some(absent.tolist())}: classes must be numbered from 0 without '
+        raise InputError(f'{path}: train_labels name no image of class {preview(absent.tolist())}: classes must be numbered from 0 without '
                          'a gap, and each needs a training image')
     return splits

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from utils.common import InputError, write_text
-from utils.data.check_data import counted
+from utils.common import InputError, counted, write_text
 from utils.data.read_csv import csv_text, read_csv
 from utils.runs.provenance import mark_outdated
 

@@ -25,7 +25,7 @@ def methods_of(runs: list[Run], draws: int, ordered: bool | None = None, stratif
     names = sorted({os.path.basename(path) for path in tables})
     if len(names) > 1:
         raise InputError(f"the runs were tested on different splits, {' and '.join(names)}: choose one with --file")
-    return load_methods(find_csvs([run.results for run in runs], names[0]), draws, ordered=ordered,
+    return load_methods(find_csvs([run.results for run in runs if run.results], names[0]), draws, ordered=ordered,
                         tables=tables, stratified=stratified)
 
 

@@ -35,9 +35,9 @@ def mistakes(predictions: PredictionTable, data_path: str | None = None) -> list
                        'surest of are shown with <code>--with_images</code> and <code>--data_path FOLDER</code>.</p>')]
     rows = confident_mistakes(predictions)
     ids, names = [predictions.image_ids[i] for i in rows], predictions.class_names
-    paths = find_images(ids, data_path)
-    missing = [name for name, path in zip(ids, paths, strict=True) if path is None]
-    if missing:
+    found = find_images(ids, data_path)
+    paths = [path for path in found if path is not None]
+    if missing := [name for name, path in zip(ids, found, strict=True) if path is None]:
         raise InputError(f'{len(missing)} of {len(ids)} images to show are not in --data_path {data_path}, the first is {missing[0]}')
     labels, preds, probs = labels_of(predictions), predictions.preds, predictions.probs
     facts = [(image, names[labels[i]], names[preds[i]], float(probs[i, preds[i]]), float(probs[i, labels[i]]))

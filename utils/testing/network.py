@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 
 from utils.common import file_sha256
 from utils.data.bad_images import write_skipped
+from utils.data.dataset import ClassLoader
 from utils.data.label_column import NO_LABELS, describe_label_column
 from utils.data.read_csv import check_csv_exists, read_csv
 from utils.get_loaders import ClassDataset, get_test_cls_loader
@@ -56,7 +56,7 @@ class NetworkUnderTest(NamedTuple):
         """The facts of the checkpoint."""
         return self.loaded.info
 
-    def loader(self, csv: str, is_tuned_on: bool = False) -> DataLoader:
+    def loader(self, csv: str, is_tuned_on: bool = False) -> ClassLoader:
         """Return the loader of the images of `csv` that are not left out. `is_tuned_on`: something is chosen on them, and no score
         reported."""
         args, info = self.args, self.info
@@ -68,7 +68,7 @@ class NetworkUnderTest(NamedTuple):
         print(describe_label_column(csv, loader.dataset.label_column))
         return loader
 
-    def logits(self, loader: DataLoader, split: str) -> Logits:
+    def logits(self, loader: ClassLoader, split: str) -> Logits:
         """Return the logits of every image of `loader`; list those that were left out in skipped_<split>.csv."""
         args, info = self.args, self.info
         data: ClassDataset = loader.dataset  # type: ignore[assignment]

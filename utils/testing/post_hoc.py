@@ -65,7 +65,7 @@ def implied_prior(config: dict, class_count: Sequence[int], epoch: int) -> np.nd
     loss = get_losses(args, count)[epoch >= n_deferred(args)]
     prior = loss.implied_prior(label_shares(args, count, epoch))
     if prior is None:
-        unequal = np.arange(1, len(count) + 1)
+        unequal = np.arange(1., len(count) + 1)
         known = [name for name in LOSSES if get_loss_fn(name, unequal).implied_prior(unequal) is not None]
         params = ', '.join(f'{name}={value:g}' for name, value in args.loss_params.items())
         raise InputError(f'--target_prior: a network trained with {args.loss_fn} ({params}) has no known class prior, its outputs are no '
@@ -136,11 +136,11 @@ def fit_source_temperature(logits: Logits, learnt: np.ndarray) -> tuple[float, i
     """The temperature of labelled `Logits` that carry the prior `learnt` (K,), and the number of images it is fitted on. Their labels may
     have other frequencies: the likelihood is that of softmax(z / T - log learnt + log frequencies). Images of classes that were never
     trained on are left out."""
-    p = to_predictions(logits)
-    trained = learnt[p.labels] > 0
+    p, all_labels = to_predictions(logits), logits.labels.numpy()
+    trained = learnt[all_labels] > 0
     if not trained.any():
         raise InputError('--calibrate: none of the images is of a class with training images')
-    labels = p.labels[trained]
+    labels = all_labels[trained]
     shift = prior_shift(learnt, np.bincount(labels, minlength=len(learnt)) / len(labels))
     return fit_temperature(p.probs[trained], labels, shift), len(labels)
 

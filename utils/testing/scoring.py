@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from utils.cli import network_flag, say_next
 from utils.common import check_writable, file_sha256, printable, write_text
 from utils.data.bad_images import write_skipped
+from utils.data.dataset import ClassLoader
 from utils.data.leakage import check_reported, note_of_patients
 from utils.data.permissions import keep_private, private_flag
 from utils.evaluation import Metrics, evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
@@ -31,7 +31,7 @@ from utils.without_effect import warn
 class Split(NamedTuple):
     """A csv to report."""
     name: str  # val or test
-    loader: DataLoader
+    loader: ClassLoader
     predictions_csv: str  # path of the per-image predictions to write
     note: str  # of `check_reported` and `note_of_patients`, for the report
 

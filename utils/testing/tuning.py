@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from utils.common import InputError, printable
+from utils.data.dataset import ClassLoader
 from utils.data.leakage import check_tuning
 from utils.losses import LOSSES
 from utils.prediction.inference import Logits, Predictions, tempered, to_predictions
@@ -94,7 +94,7 @@ def priors(target_prior: str, info: dict) -> tuple[np.ndarray, np.ndarray]:
     return learnt, expected
 
 
-def tune(network: NetworkUnderTest, loaders: Mapping[str, DataLoader]) -> Tuning:
+def tune(network: NetworkUnderTest, loaders: Mapping[str, ClassLoader]) -> Tuning:
     """Choose what the flags ask for. `loaders`: split -> loader of the csv to report.
 
     A shift of the class prior takes logits for log posteriors, so their temperature comes before it, fitted at the prior that they carry.
@@ -118,8 +118,8 @@ def tune(network: NetworkUnderTest, loaders: Mapping[str, DataLoader]) -> Tuning
     elif name:
         adjust, correction = _adjust_by_strength(name, network, shown, logits)
     if args.calibrate and temperature is None:
-        p = to_predictions(logits, adjust)
-        temperature = Temperature(fit_temperature(p.probs, p.labels), len(p.labels), shown)
+        labels = logits.labels.numpy()
+        temperature = Temperature(fit_temperature(to_predictions(logits, adjust).probs, labels), len(labels), shown)
     return Tuning(adjust, correction, temperature, csv)
 
 

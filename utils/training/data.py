@@ -1,13 +1,13 @@
 """The images of a run: loaders of the training and the validation csv, and what a run records of them."""
 from argparse import Namespace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 
 from utils.common import InputError
+from utils.data.dataset import ClassLoader
 from utils.data.image_hashes import seen_images
 from utils.data.leakage import describe_leak
 from utils.get_loaders import ClassDataset, get_eval_loader, get_train_val_cls_loaders
@@ -15,9 +15,9 @@ from utils.training.two_stage import StageOne
 
 
 class TrainingData(NamedTuple):
-    train_loader: DataLoader  # instance-sampled; its batches are those of one process and one part of --accumulate
-    val_loader: DataLoader  # the part of this process
-    train_eval_loader: DataLoader | None  # the training images that are scored after each epoch
+    train_loader: ClassLoader  # instance-sampled; its batches are those of one process and one part of --accumulate
+    val_loader: ClassLoader  # the part of this process
+    train_eval_loader: ClassLoader | None  # the training images that are scored after each epoch
     n_train_eval: int  # how many these are, in all processes
     class_count: np.ndarray  # training images of each class, int64 (K,)
     class_names: list[str]
@@ -25,11 +25,11 @@ class TrainingData(NamedTuple):
 
     @property
     def train(self) -> ClassDataset:
-        return cast(ClassDataset, self.train_loader.dataset)
+        return self.train_loader.dataset
 
     @property
     def val(self) -> ClassDataset:
-        return cast(ClassDataset, self.val_loader.dataset)
+        return self.val_loader.dataset
 
 
 def load_data(args: Namespace, accelerator: Accelerator, stage_one: StageOne) -> TrainingData:
@@ -40,18 +40,18 @@ def load_data(args: Namespace, accelerator: Accelerator, stage_one: StageOne) ->
     rank, n_processes = accelerator.process_index, accelerator.num_processes
     with accelerator.main_process_first():  # it makes the cache for the others
         train_loader, val_loader = get_train_val_cls_loaders(
-            args.csv_train, args.csv_val, args.data_path, args.batch_size, tg_size=args.im_size, n_classes=args.n_classes,
+            args.csv_train, args.csv_val, args.data_path, args.batch_size, im_size=args.im_size, n_classes=args.n_classes,
             num_workers=args.num_workers, seed=args.seed, n_epochs=args.n_epochs, cache_dir=None if args.no_cache else args.cache_dir,
             rank=rank, world_size=n_processes, accumulate=args.accumulate, skip_bad_images=args.skip_bad_images,
             allow_outside=args.allow_outside_data_path, label_column=args.label_column, known_names=stage_one.class_names)
     train, val = train_loader.dataset, val_loader.dataset
-    if args.metric == 'auc' and len(np.unique(val.dr)) < 2:
+    if args.metric == 'auc' and len(np.unique(val.labels)) < 2:
         raise InputError(f'--metric auc is undefined: {args.csv_val} has images of one class only')
     n_train_eval = {'full': len(train), 'sample': min(len(val), len(train)), 'off': 0}[args.train_eval]
     train_eval_loader = get_eval_loader(train, train_loader.batch_size, train_loader.num_workers, n_images=n_train_eval, seed=args.seed,
                                         rank=rank, world_size=n_processes) if n_train_eval else None
     image_hashes = find_image_hashes(args, train, val, stage_one) if accelerator.is_main_process else None
-    return TrainingData(train_loader, val_loader, train_eval_loader, n_train_eval, np.bincount(train.dr, minlength=args.n_classes),
+    return TrainingData(train_loader, val_loader, train_eval_loader, n_train_eval, np.bincount(train.labels, minlength=args.n_classes),
                         train.class_names(args.n_classes), image_hashes)
 
 

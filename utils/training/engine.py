@@ -14,8 +14,7 @@ from accelerate.utils import broadcast
 from torch import nn
 from torch.utils.data import DataLoader
 
-from utils.common import InputError, progress
-from utils.data.check_data import some
+from utils.common import InputError, preview, progress
 from utils.evaluation import METRICS, evaluate_multi_cls, performance_text, training_is_ahead
 from utils.get_loaders import ClassDataset
 from utils.prediction.inference import predict
@@ -95,7 +94,7 @@ def check_finite(recent: list[tuple[torch.Tensor, list[str]]], epoch: Epoch, lr:
                 images, advice = image_ids, f'these images are of one colour: leave them out of {dataset.csv_path}'
         number = epoch.batches - len(recent) + first + 1
         raise InputError(f'{epoch.title}: the training loss is {recent[first][0].item()} at batch {number} of {len(epoch.loader)} '
-                         f'(lr {lr:g}; images {some(images, 8)}): {advice}')
+                         f'(lr {lr:g}; images {preview(images, 8)}): {advice}')
 
 
 class Scores(NamedTuple):

@@ -51,7 +51,8 @@ class Schedule:
         name, warmup, lr, min_lr = args.schedule, args.warmup, args.lr, args.min_lr
         self.name, self.lr, self.min_lr = name, lr, min_lr
         n_warm, end = round(warmup * n_steps), n_steps
-        self.by_epoch = self.by_step = None
+        self.by_step: lr_scheduler.LRScheduler | None = None
+        self.by_epoch: lr_scheduler.ReduceLROnPlateau | None = None
         if n_warm > max(n_steps / 2, n_steps - SHORT) and name != 'plateau' and n_steps > 1:
             end = n_steps - 1
             n_warm = min(n_warm, end - 1)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate.state import PartialState
+from numpy.typing import ArrayLike
 from torch import nn
 
 from utils.combo_loader import ComboLoader
 from utils.data.sampling import get_sampling_probabilities
 from utils.get_loaders import get_combo_loader, modify_loader
-from utils.losses import get_deferred_loss_fns, get_loss_fn
+from utils.losses import CrossEntropy, get_deferred_loss_fns, get_loss_fn
 from utils.reproducibility import random_state, set_random_state, set_seeds
 from utils.training.batches import Plain
 from utils.training.mixing import MIXING
@@ -71,14 +72,14 @@ def n_mixed(args: Namespace) -> int:
     return max(args.n_epochs - args.mixup_off_epochs, 0) if args.mixing != 'none' else 0
 
 
-def get_losses(args: Namespace, class_count) -> list[nn.Module]:
+def get_losses(args: Namespace, class_count: ArrayLike) -> list[CrossEntropy]:
     """The training loss before re-balancing begins, and the one from then on."""
     if n_deferred(args):
         return [*get_deferred_loss_fns(args.loss_fn, class_count, args.sampling == 'instance', **args.loss_params)]
     return [get_loss_fn(args.loss_fn, class_count, **args.loss_params)] * 2
 
 
-def label_shares(args: Namespace, class_count, epoch: int) -> np.ndarray:
+def label_shares(args: Namespace, class_count: ArrayLike, epoch: int) -> np.ndarray:
     """Expected shares of the classes in the labels that a loss is given in `epoch` (from 0), as sampled and mixed; float64 (K,)."""
     count = np.asarray(class_count, np.float64)
     sampling = args.sampling if epoch >= n_deferred(args) else 'instance'

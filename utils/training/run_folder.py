@@ -65,7 +65,7 @@ class RunFolder:
             self.lock = lock_folder(path)
         self.replaces = exists and flags['overwrite']
         if flags['resume']:
-            self._continue(writes)
+            self._continue(path, writes)
         if not writes:
             self.path = None
 
@@ -89,8 +89,8 @@ class RunFolder:
         if writes:
             check_writable(path)
 
-    def _continue(self, writes):
-        run = self.stopped = read_stopped_run(self.path, self.flags)
+    def _continue(self, path, writes):
+        run = self.stopped = read_stopped_run(path, self.flags)
         self.history, self.last, self.mid_epoch = run.history, run.last, run.mid_epoch
         self.kept = {folder: self.score(epoch) for folder, epoch in run.kept}
         if writes:
@@ -134,8 +134,8 @@ class RunFolder:
                 os.remove(os.path.join(folder, file))  # of a process that was killed while it wrote
         os.makedirs(self.path, exist_ok=True)
         write_skipped(self.file('skipped.csv'), (data.train, data.val), bool(self.stopped))
-        before = (self.resume_state or {}).get('image_hashes')
-        if before is not None and own_images_differ(before, data.image_hashes):
+        before, now = (self.resume_state or {}).get('image_hashes'), data.image_hashes
+        if before is not None and now is not None and own_images_differ(before, now):
             raise InputError(f'{self.path} cannot be resumed: the contents of images changed since it was started')
         write_text(self.file('environment.json'), json.dumps(describe_environment(torch.device(config['device_type'])), indent=2) + '\n')
         write_text(self.file('config.cfg'), json.dumps(nan_to_null(config), indent=2) + '\n')
@@ -178,7 +178,7 @@ class RunFolder:
         self.mid_epoch = None
         if self.path is None:
             return
-        number, metric, n_checkpoints = record['epoch'], self.metric, self.flags['n_checkpoints']
+        number, metric, n_checkpoints = epoch.number + 1, self.metric, self.flags['n_checkpoints']
         write_text(self.file(f'performance_epoch_{number:02d}.txt'), epoch_text(scores, self.config['class_names'], stats['lr']))
         write_text(self.file('log.jsonl'), ''.join(json.dumps(nan_to_null(line)) + '\n' for line in self.history))
         checkpoint = self._checkpoint(number, scores.val, state)
