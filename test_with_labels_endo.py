@@ -5,6 +5,10 @@ Example, with a run of the demonstration (bash run_lt_experiments.sh):
 
   python test_with_labels_endo.py --load_path experiments/demo/BSCE/seed0 --csv_val data/demo/val_demo.csv
 """
+from utils.cli import tune_process
+
+tune_process()  # before torch is imported
+
 from utils.common import run_script
 from utils.testing import scoring
 

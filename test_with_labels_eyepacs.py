@@ -6,6 +6,10 @@ Example, with a run of the demonstration (bash run_lt_experiments.sh):
   python test_with_labels_eyepacs.py --load_path experiments/demo/BSCE/seed0 --csv_test data/demo/test_demo.csv \
       --calibrate
 """
+from utils.cli import tune_process
+
+tune_process()  # before torch is imported
+
 from utils.common import run_script
 from utils.testing import scoring
 

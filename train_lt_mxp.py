@@ -10,13 +10,14 @@ Examples, with the demo set (python -m tools.prepare_demo_data makes it); the se
       --model_name regnetx_002 --loss_fn BSCE --batch_size 32 --optimizer adamw --lr 0.002 --schedule onecycle --n_epochs 3 \
       --metric bacc --save_path first/2stage --pretrained_weights experiments/first/plain
 """
-import utils  # noqa: F401  first of all: how threads wait has to be set before torch is imported
+from utils.cli import tune_process
 
-# isort: split
+tune_process()  # before torch is imported
+
 import sys
 from argparse import Namespace
 
-from utils.cli import network_flag, say_next, script_parser, to_test
+from utils.cli import network_flag, say_next, script_parser, to_test, warn_without_effect
 from utils.common import run_script
 from utils.data.permissions import keep_private, private_flag
 from utils.data.read_csv import check_csv_exists
@@ -35,7 +36,6 @@ from utils.training.recipes import RecipeParser
 from utils.training.run_folder import RunFolder, run_path
 from utils.training.signals import StopSignal, resume_hint
 from utils.training.state import TrainState
-from utils.without_effect import warn
 
 
 def get_parser() -> RecipeParser:
@@ -50,7 +50,8 @@ def main(args: Namespace, argv: list[str] | None = None) -> None:
     accelerator = build_accelerator(args.device, args.precision, args.compile)
     check_processes(args, accelerator)
     if argv:
-        warn(get_parser(), argv[1:], args, WITHOUT_EFFECT, n_processes=accelerator.num_processes, device_type=accelerator.device.type)
+        warn_without_effect(get_parser(), argv[1:], args, WITHOUT_EFFECT, n_processes=accelerator.num_processes,
+                            device_type=accelerator.device.type)
     keep_private(args.private, run_path(args), None if args.no_cache else args.cache_dir)
     run = RunFolder.open(args, writes=accelerator.is_main_process)
     set_backends(args.deterministic, accelerator.device.type == 'cuda', one_size=args.grow_from == 1)

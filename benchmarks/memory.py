@@ -7,14 +7,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 OURS = 'import train_lt_mxp; train_lt_mxp.main(train_lt_mxp.get_parser().parse_args(sys.argv[1:]))'
 REFERENCE = '''
-import utils
+from utils.cli import tune_process
+tune_process()
 import torch
 from benchmarks.reference_loop import ReferenceLoop
 a = sys.argv[1:]
 device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 ReferenceLoop(*a[:3], int(a[3]), a[4], (int(a[5]), int(a[6])), int(a[7]), int(a[8]), .2, device).epoch()
 '''
-# Five training steps, after the ones that first touch the memory. `import utils` makes glibc keep freed memory.
+# Five training steps, after the ones that first touch the memory.
 FAULTS = '''
 import resource
 import torch
@@ -47,9 +48,9 @@ def run(code, argv, end=END):
     return map(float, out.splitlines()[-1].split())
 
 
-def page_faults(module):
-    """-> page faults of a few training steps in a process that imports `module` first"""
-    faults, = run(f'import {module}', [], end=FAULTS)
+def page_faults(first):
+    """-> page faults of a few training steps in a process that runs the code `first` before"""
+    faults, = run(first, [], end=FAULTS)
     return faults
 
 
@@ -63,5 +64,5 @@ def rows(ours, args):
         result.append((f'peak memory, {name}', host, 'MB', None, 'of the main process'))
         if device:
             result.append((f'peak memory on the device, {name}', device, 'MB', None, ''))
-    ours, plain = page_faults('utils'), page_faults('sys')
+    ours, plain = page_faults('from utils.cli import tune_process; tune_process()'), page_faults('')
     return result + [('page faults of training steps', ours, '', ours / max(plain, 1), 'of those with the default settings of glibc')]

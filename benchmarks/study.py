@@ -10,9 +10,10 @@ Examples; the second needs a folder data/ham with csvs of these names, and a sta
   python -m benchmarks.study --data data/ham --train train_ham.csv --val val_ham.csv --test test_ham.csv \
       --model_name tf_efficientnet_lite0 --init tf_efficientnet_lite0.pth --lr 0.001 --n_epochs 8
 """
-import utils  # noqa: F401  before torch
+from utils.cli import tune_process
 
-# isort: split
+tune_process()  # before torch is imported
+
 import contextlib
 import json
 import os

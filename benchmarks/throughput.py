@@ -10,9 +10,10 @@ Examples; without a csv the demo set is drawn:
       --data_path data/demo/images --n_classes 5
   python -m benchmarks.throughput --scale
 """
-import utils  # noqa: F401  before torch
+from utils.cli import tune_process
 
-# isort: split
+tune_process()  # before torch is imported
+
 import contextlib
 import io
 import json
@@ -29,8 +30,8 @@ from benchmarks import memory, photographs, scale
 from benchmarks.images import choose_data
 from benchmarks.network_alone import NetworkAlone
 from benchmarks.reference_loop import ReferenceLoop
-from utils.cli import say_next, script_parser
-from utils.common import parse_im_size, run_script, write_text
+from utils.cli import parse_im_size, say_next, script_parser
+from utils.common import run_script, write_text
 from utils.prediction.accelerator import build_accelerator
 
 ALPHA = .2  # of Balanced-MixUp

@@ -19,7 +19,7 @@ from tests.factories import write_images
 from utils.cli import script_parser
 from utils.common import Interrupted
 from utils.testing import scoring
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 from utils.training.run_folder import RunFolder
 
 COMMON = ('--csv_train data/train.csv --data_path data/images --n_classes 3 --im_size 32 --model_name tiny_test --init none --batch_size 4 '
@@ -84,7 +84,7 @@ def main():
         for name in ('after_epoch', 'within_epoch'):
             train(name, f'{name}_whole')
         interrupted('after_epoch', RunFolder, 'end_epoch', stopped_after_epoch, KeyboardInterrupt)
-        interrupted('within_epoch', Plain, '__call__', stopped_within_epoch, Interrupted)
+        interrupted('within_epoch', BatchTransform, '__call__', stopped_within_epoch, Interrupted)
         shutil.rmtree('data/cache')
         shutil.make_archive(str(archive.with_suffix('')), 'zip')
         os.chdir(archive.parent)

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from tests.factories import ROOT
-from utils.cli import beside, next_line, quoted
-from utils.common import InputError, check_name, parse_im_size, printable, run_script
+from utils.cli import next_line, parse_im_size, quoted, sibling_csv
+from utils.common import InputError, check_name, printable, run_script
 
 SCRIPTS = ('get_endo_data.sh', 'run_lt_experiments.sh', 'tests/run.sh')
 
@@ -80,13 +80,13 @@ def test_the_next_command_keeps_a_program_that_is_not_ours(tmp_path, monkeypatch
 ])
 def test_the_validation_csv_beside_a_training_csv(tmp_path, monkeypatch, csv, expected):
     monkeypatch.chdir(tmp_path)
-    assert beside(csv, 'val') == expected
+    assert sibling_csv(csv, 'val') == expected
 
 
 @pytest.mark.parametrize('name', ['validation_set.csv', 'valid_set.csv'])
 def test_the_validation_csv_that_exists_is_taken(tmp_path, name):
     (tmp_path / name).touch()
-    assert beside(f'{tmp_path}/training_set.csv', 'val') == f'{tmp_path}/{name}'
+    assert sibling_csv(f'{tmp_path}/training_set.csv', 'val') == f'{tmp_path}/{name}'
 
 
 @pytest.mark.parametrize('script', SCRIPTS)

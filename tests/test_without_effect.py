@@ -8,10 +8,10 @@ import train_lt_mxp
 from tests.factories import experiment_lines, random_table, train_flags
 from tests.report_files import write, write_run
 from tools import evaluate_predictions, report
+from utils.cli import flags_given, without_effect
 from utils.testing import scoring
 from utils.training.flags import WITHOUT_EFFECT, resolve
 from utils.training.recipes import RECIPES
-from utils.without_effect import flags_given, without_effect
 
 COMMON = '--csv_train data/train_x.csv'
 UNTUNED = '--csv_tune {val} has no effect without --calibrate, or --tau_norm or --logit_adjust without a number'

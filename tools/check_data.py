@@ -5,13 +5,17 @@ Example, with the demo set (python -m tools.prepare_demo_data makes it):
 
   python -m tools.check_data data/demo/train_demo.csv data/demo/val_demo.csv data/demo/test_demo.csv --data_path data/demo/images
 """
+from utils.cli import tune_process
+
+tune_process()  # before torch is imported
+
 import os
 import sys
 from collections import defaultdict
 
 import numpy as np
 
-from utils.cli import beside, label_flag, say_next, script_parser, to_train
+from utils.cli import label_flag, say_next, script_parser, sibling_csv, to_train
 from utils.common import InputError, check_writable, counted, preview, run_script, write_text
 from utils.data.check_data import check_data, find_name_conflicts, find_outside_rows, find_shared, patient_notes
 from utils.data.label_column import HELP as LABEL_HELP
@@ -70,7 +74,7 @@ def next_step(sets, args, n_classes):
     csvs = [data.csv_path for data in sets if data.has_labels and len(data)]
     if not csvs:
         return 'predict these images', 'python', '-m', 'tools.predict', '--help'
-    train, val = (csvs + [beside(csvs[0], 'val')])[:2]
+    train, val = (csvs + [sibling_csv(csvs[0], 'val')])[:2]
     if train == val or not os.path.isfile(val):
         return ('look at the images', 'python', '-m', 'tools.contact_sheet', train, '--data_path', args.data_path,
                 *label_flag(args.label_column))

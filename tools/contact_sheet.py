@@ -4,12 +4,16 @@ Example, with the demo set (python -m tools.prepare_demo_data makes it):
 
   python -m tools.contact_sheet data/demo/train_demo.csv --data_path data/demo/images
 """
+from utils.cli import tune_process
+
+tune_process()  # before torch is imported
+
 import os
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from utils.cli import beside, label_flag, say_next, script_parser
+from utils.cli import label_flag, say_next, script_parser, sibling_csv
 from utils.common import InputError, run_script, whole_file
 from utils.data.check_data import check_data, refuse_problems
 from utils.data.label_column import HELP as LABEL_HELP
@@ -62,7 +66,7 @@ def main(argv=None):
     with whole_file(args.out) as f:
         contact_sheet(data, int(data.labels.max()) + 1, args.columns).save(f, kind)
     print(f'* Wrote {args.out}')
-    csvs = [csv for csv in dict.fromkeys([args.csv, beside(args.csv, 'val'), beside(args.csv, 'test')]) if os.path.isfile(csv)]
+    csvs = [csv for csv in dict.fromkeys([args.csv, sibling_csv(args.csv, 'val'), sibling_csv(args.csv, 'test')]) if os.path.isfile(csv)]
     say_next('check the files', 'python', '-m', 'tools.check_data', *csvs, '--data_path', args.data_path,
              *label_flag(args.label_column))
 

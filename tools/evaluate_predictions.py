@@ -18,7 +18,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-from utils.cli import say_next, script_parser
+from utils.cli import say_next, script_parser, warn_without_effect
 from utils.common import InputError, counted, file_sha256, run_script, write_text
 from utils.data.check_data import find_unknown_names
 from utils.data.label_column import HELP as LABEL_HELP
@@ -35,7 +35,6 @@ from utils.statistics.folds import are_repeats, evaluate_files
 from utils.statistics.settings import are_ordered, describe_settings, differing_settings
 from utils.statistics.text import report_text
 from utils.statistics.weighted_metrics import LEVEL, REFERABLE, is_ordered
-from utils.without_effect import warn
 
 WITHOUT_EFFECT = (
     ('referable', 'without --ordered, for classes that are no grades', lambda a: a.referable and not a.is_ordered),
@@ -118,7 +117,7 @@ def main(argv=None):
         check_classes(tables[0], config['class_names'], f'--run {args.run}')
         metric = config['metric']
     ordered = are_ordered(tables, args.ordered) or is_ordered(class_names, metric, args.ordered)
-    warn(parser, argv, args, WITHOUT_EFFECT, is_ordered=ordered, is_pair=len(tables) == 2 and are_repeats(tables))
+    warn_without_effect(parser, argv, args, WITHOUT_EFFECT, is_ordered=ordered, is_pair=len(tables) == 2 and are_repeats(tables))
     referable = min(REFERABLE, len(class_names) - 1) if args.referable is None else args.referable
     if ordered and not 0 <= referable < len(class_names):
         raise InputError(f'--referable {referable} is no grade of 1..{len(class_names) - 1}')

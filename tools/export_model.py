@@ -7,6 +7,10 @@ Example, after the demonstration (bash run_lt_experiments.sh), with the packages
 
   python -m tools.export_model --load_path experiments/demo/BSCE/seed0 --images data/demo/images
 """
+from utils.cli import tune_process
+
+tune_process()  # before torch is imported
+
 import json
 import os
 from importlib.metadata import version

@@ -5,6 +5,10 @@ Examples, after the demonstration (bash run_lt_experiments.sh):
   python -m tools.predict --load_path experiments/demo/BSCE/seed0 data/demo/images/test_0000.jpg
   python -m tools.predict --load_path experiments/demo/BSCE/seed0 data/demo/images --gradcam
 """
+from utils.cli import tune_process
+
+tune_process()  # before torch is imported
+
 import os
 
 import torch

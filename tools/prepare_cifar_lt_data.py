@@ -16,12 +16,11 @@ import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from tools.download_file import fetch
-from utils.cli import say_next, script_parser, to_train
+from utils.cli import say_next, script_parser, to_train, warn_without_effect
 from utils.common import InputError, file_digest, run_script
 from utils.datasets.archives import one_line
 from utils.datasets.cifar_pickle import PickledImages, read_cifar_pickle
 from utils.datasets.image_sets import write_image_set
-from utils.without_effect import warn
 
 # classes -> torchvision's class, which knows address and MD5; training, test and names files in the archive; keys of labels and names
 SETS = {
@@ -125,7 +124,7 @@ def choose(labels, classes, imbalance, val_per_class, seed):
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
-    warn(parser, argv, args, WITHOUT_EFFECT)
+    warn_without_effect(parser, argv, args, WITHOUT_EFFECT)
     if not args.imbalance >= 1 or (args.val_per_class is not None and args.val_per_class < 1):
         raise InputError('--imbalance and --val_per_class must be 1 or more')
     cifar, name = SETS[args.classes][0], f'cifar{args.classes}_lt'

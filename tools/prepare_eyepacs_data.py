@@ -10,11 +10,10 @@ import re
 import numpy as np
 import pandas as pd
 
-from utils.cli import say_next, script_parser, to_train
+from utils.cli import say_next, script_parser, to_train, warn_without_effect
 from utils.common import InputError, counted, run_script, write_text
 from utils.data.read_csv import csv_text, patient_key, read_csv
 from utils.datasets.splitting import split_groups
-from utils.without_effect import warn
 
 GRADES, IMAGES = 5, 'data/eyepacs_all_ims'
 OTHER_TABLES = ('this tool splits EyePACS alone. Of another set make train_NAME.csv and val_NAME.csv with a column image_id and, as the '
@@ -69,7 +68,7 @@ def get_parser():
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
-    warn(parser, argv, args, WITHOUT_EFFECT)
+    warn_without_effect(parser, argv, args, WITHOUT_EFFECT)
     test_fraction = 0. if args.test_labels else args.test_fraction
     if min(args.val_fraction, test_fraction) < 0 or args.val_fraction + test_fraction >= 1:
         raise InputError('--val_fraction and --test_fraction must leave patients for training')

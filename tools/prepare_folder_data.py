@@ -22,7 +22,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from utils.cli import say_next, script_parser, to_train
+from utils.cli import say_next, script_parser, to_train, warn_without_effect
 from utils.common import InputError, counted, preview, run_script, write_text
 from utils.data.files import list_images
 from utils.data.images import FORMATS, open_rgb
@@ -33,7 +33,6 @@ from utils.data.read_csv import clean_patients, csv_text, patient_key
 from utils.datasets.archives import one_line
 from utils.datasets.splitting import rarity, split_groups
 from utils.get_loaders import ClassDataset
-from utils.without_effect import warn
 
 WITHOUT_EFFECT = (
     ('label_column', 'without --classes_from', lambda a: not a.classes_from),
@@ -252,7 +251,7 @@ def main(argv=None):
     if os.path.basename(set_name) != set_name:
         raise InputError(f'--name {set_name} must not hold folders: these are named by --out')
     table = read_folder(args.folder)
-    warn(parser, argv, args, WITHOUT_EFFECT, parts=set(table.part))
+    warn_without_effect(parser, argv, args, WITHOUT_EFFECT, parts=set(table.part))
     training = None
     if args.classes_from:
         training = ClassDataset(args.classes_from, label_column=args.label_column)

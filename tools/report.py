@@ -10,14 +10,13 @@ import argparse
 import os
 from pathlib import Path
 
-from utils.cli import say_next, script_parser
+from utils.cli import say_next, script_parser, warn_without_effect
 from utils.common import InputError, check_writable, run_script, write_text
 from utils.data.permissions import add_private_flag, keep_private
 from utils.report.build import MOST_DETAILS, ReportOptions, build_report
 from utils.report.runs import find_runs
 from utils.runs.provenance import PAGES
 from utils.statistics.bootstrap import STRATIFIED
-from utils.without_effect import warn
 
 WITHOUT_EFFECT = (
     *((flag, 'for runs that have not been tested', lambda a: not a.is_tested)
@@ -58,7 +57,7 @@ def main(argv=None):
     if args.data_path is not None and not os.path.isdir(args.data_path):
         raise InputError(f'--data_path {args.data_path} is no folder')
     runs = find_runs(args.runs, args.file)
-    warn(parser, argv, args, WITHOUT_EFFECT, is_tested=any(run.table for run in runs), n_runs=len(runs))
+    warn_without_effect(parser, argv, args, WITHOUT_EFFECT, is_tested=any(run.table for run in runs), n_runs=len(runs))
     if args.file and not any(run.table for run in runs):
         raise InputError(f'--file {args.file}: none of the runs has it, with labels')
     if args.baseline and len(runs) == 1:

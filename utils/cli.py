@@ -1,16 +1,34 @@
-"""What every script says on the console: its help, made from its docstring, and at the end the command to run next."""
+"""What every script shares: its help, made from its docstring, its flags, their checks, and the command to run next."""
 import argparse
+import ctypes
 import difflib
 import os
 import re
 import shlex
 import shutil
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from utils.common import CONTROL
+from utils.common import CONTROL, MAX_PIXELS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_ABSENT = object()
+Rule = tuple[str, str, Callable[[argparse.Namespace], Any]]  # flag, reason, condition; see `warn_without_effect`
 SPLIT_WORDS = {'val': ('val', 'valid', 'validation'), 'test': ('test', 'testing')}  # in the names of csvs
+
+
+def tune_process() -> None:
+    """Set how threads wait for each other and how freed memory is kept. Scripts call it first of all: torch reads the first when it is
+    imported."""
+    # PyTorch's OpenMP threads wait for each other by spinning for milliseconds. Where another program wants the same cores, that
+    # slows training more than tenfold. A shorter wait costs nothing on an idle machine.
+    os.environ.setdefault('GOMP_SPINCOUNT', '20000')
+    # glibc returns large blocks to the kernel as soon as they are freed and takes them back, page by page, in the next training
+    # step: a quarter of the step on a CPU. M_MMAP_THRESHOLD (its maximum), M_TRIM_THRESHOLD and M_TOP_PAD keep them instead.
+    if sys.platform == 'linux' and (mallopt := getattr(ctypes.CDLL(None), 'mallopt', None)):  # absent in musl
+        for parameter, n_bytes in ((-3, 32 << 20), (-1, 1 << 30), (-2, 64 << 20)):
+            mallopt(parameter, n_bytes)
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -91,7 +109,7 @@ def say_next(what, *command, file=None):
     print(next_line(what, *command), file=file)
 
 
-def beside(csv, split):
+def sibling_csv(csv: str, split: str) -> str:
     """data/train_x.csv -> data/val_x.csv for `split` val, which may also be called valid or validation; `csv` itself where its name holds
     no word train or training. A word ends where its letters do, so data/constrain_train.csv -> data/constrain_val.csv."""
     folder, name = os.path.split(csv)
@@ -134,7 +152,7 @@ def to_train(csv_train, csv_val, data_path, n_classes, *flags):
 
 def to_test(run, csv_train, csv_val, data_path):
     """-> what to do, and the command for it: on the test csv beside the training csv if there is one, else on the validation csv."""
-    csv_test = beside(csv_train, 'test')
+    csv_test = sibling_csv(csv_train, 'test')
     script, flag, csv, what = 'endo', '--csv_val', csv_val, 'test it on the validation csv (test_with_labels_eyepacs.py takes a --csv_test)'
     if os.path.isfile(csv_test) and csv_test != csv_train:
         script, flag, csv, what = 'eyepacs', '--csv_test', csv_test, 'test it'
@@ -160,3 +178,69 @@ def duration(seconds):
     if seconds < 100:
         return f'{seconds:.0f} s'
     return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
+
+
+def str2bool(value: str | bool) -> bool:
+    """Flag values as the original's users type them: --do_not_save, --do_not_save True, --do_not_save no."""
+    if isinstance(value, bool):
+        return value
+    if value.lower() in ('true', 'yes', '1'):
+        return True
+    if value.lower() in ('false', 'no', '0'):
+        return False
+    raise argparse.ArgumentTypeError(f'true or false expected, not {value!r}')
+
+
+def parse_im_size(text: str) -> tuple[int, int]:
+    """'512' -> (512, 512); '512,640' -> (512, 640): height, width in pixels."""
+    try:
+        size = [int(item) for item in str(text).split(',')]
+    except ValueError:
+        size = []
+    if len(size) not in (1, 2) or min(size) < 1:
+        raise argparse.ArgumentTypeError(f'one size or height,width in pixels expected, not {text!r}')
+    if size[0] * size[-1] > MAX_PIXELS:
+        raise argparse.ArgumentTypeError(f'{text} are more than {MAX_PIXELS:,} pixels')
+    return (size[0], size[-1])
+
+
+def parse_parameter(text: str) -> tuple[str, float]:
+    """'gamma=2' -> ('gamma', 2.0)."""
+    name, _, value = text.partition('=')
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'NAME=NUMBER expected, such as gamma=2, not {text!r}') from None
+
+
+def flags_given(parser: argparse.ArgumentParser, argv: Sequence[str] | None, args: argparse.Namespace) -> dict[str, Any]:
+    """{name: value} of the flags that the command line `argv` holds, from which `parser` made `args`. None stands for sys.argv."""
+    absent = argparse.Namespace(**dict.fromkeys(vars(args), _ABSENT))  # a default is filled in only where there is no value
+    values = vars(parser.parse_known_args(argv, absent)[0])
+    return {name: value for name, value in values.items() if value is not _ABSENT}
+
+
+def without_effect(given: dict[str, Any], args: argparse.Namespace, table: Sequence[Rule]) -> list[str]:
+    """One line for each flag of `given` (`flags_given`) that meets a condition of `table`; the first row that it meets counts."""
+    lines: dict[str, str] = {}
+    args = argparse.Namespace(**vars(args), given=given)
+    for flag, reason, condition in table:
+        if flag in given and flag not in lines and condition(args):
+            value = given[flag]
+            values = [] if value is True else value if isinstance(value, list) else [value]
+            shown = ''.join(f' {v:g}' if isinstance(v, float) else f' {v}' for v in values)
+            lines[flag] = f'--{flag}{shown} has no effect {reason.format(**vars(args))}'
+    return list(lines.values())
+
+
+def warn_without_effect(parser: argparse.ArgumentParser, argv: Sequence[str] | None, args: argparse.Namespace, table: Sequence[Rule],
+                        **facts: Any) -> None:
+    """Print a warning for each flag of the command line `argv` that has no effect among the others.
+
+    `table` has the rows (flag, reason, condition): the flag has no effect where condition(args) is true. The reason may hold values, as in
+    'with --optimizer {optimizer}'. Conditions and reasons see `args`, the `facts`, and `given`, the flags of the command line. Defaults
+    and the flags of a --recipe are no reason for a warning.
+    """
+    known = argparse.Namespace(**vars(args) | facts)
+    for line in without_effect(flags_given(parser, argv, args), known, table):
+        print(f'* Warning: {line}')

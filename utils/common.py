@@ -1,5 +1,4 @@
 """What every script needs: one-line errors for what a user can fix, and files that appear whole or not at all."""
-import argparse
 import contextlib
 import errno
 import hashlib
@@ -219,30 +218,6 @@ def file_sha256(path):
     return file_digest(path, 'sha256')
 
 
-def str2bool(value):
-    """Flag values as the original's users type them: --do_not_save, --do_not_save True, --do_not_save no."""
-    if isinstance(value, bool):
-        return value
-    if value.lower() in ('true', 'yes', '1'):
-        return True
-    if value.lower() in ('false', 'no', '0'):
-        return False
-    raise argparse.ArgumentTypeError(f'true or false expected, not {value!r}')
-
-
-def parse_im_size(text):
-    """'512' -> (512, 512); '512,640' -> (512, 640): height, width in pixels."""
-    try:
-        size = [int(item) for item in str(text).split(',')]
-    except ValueError:
-        size = []
-    if len(size) not in (1, 2) or min(size) < 1:
-        raise argparse.ArgumentTypeError(f'one size or height,width in pixels expected, not {text!r}')
-    if size[0] * size[-1] > MAX_PIXELS:
-        raise argparse.ArgumentTypeError(f'{text} are more than {MAX_PIXELS:,} pixels')
-    return (size[0], size[-1])
-
-
 class _Lines(tqdm):
     """In place of a bar in a file: what takes more than a minute says then, and every ten minutes, how far it is."""
 
@@ -260,12 +235,3 @@ def progress(total, desc, initial=0, unit='img'):
     """A bar of images, or of another `unit`, on a terminal, else `_Lines`; in the first of several processes only."""
     bar = tqdm if sys.stderr.isatty() else _Lines
     return bar(total=total, initial=initial, desc=desc, unit=unit, leave=False, disable=os.environ.get('RANK', '0') != '0')
-
-
-def parse_parameter(text):
-    """'gamma=2' -> ('gamma', 2.0)."""
-    name, _, value = text.partition('=')
-    try:
-        return name, float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'NAME=NUMBER expected, such as gamma=2, not {text!r}') from None

@@ -22,7 +22,7 @@ from utils.data.image_cache import WORKERS, use_cache
 from utils.get_loaders import EVAL_FACTOR, ClassDataset, fitting_workers, get_eval_loader
 from utils.prediction.accelerator import build_accelerator
 from utils.prediction.inference import Normalise, predict
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 from utils.training.mixing import BalancedMixUp
 
 from .checks import Found, Stage
@@ -152,7 +152,7 @@ def preparations(args, device):
     if device.type == 'cuda':
         images, labels = images.pin_memory(), labels.pin_memory()  # as the loader does
     normalise, count = Normalise(device, *IMAGENET), np.bincount(data.labels, minlength=N_CLASSES)
-    return [(images, labels, ids)] * 2, Plain(normalise), BalancedMixUp(normalise, count, ALPHA)
+    return [(images, labels, ids)] * 2, BatchTransform(normalise), BalancedMixUp(normalise, count, ALPHA)
 
 
 def preparing(stage, case):

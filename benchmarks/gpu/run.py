@@ -5,9 +5,10 @@ Examples; the second needs no GPU:
   python -m benchmarks.gpu.run decode --out results/gpu_check
   python -m benchmarks.gpu.run decode --out results/gpu_check --cpu
 """
-import utils  # noqa: F401  before torch
+from utils.cli import tune_process
 
-# isort: split
+tune_process()  # before torch is imported
+
 import importlib
 import os
 import signal

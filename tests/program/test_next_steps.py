@@ -14,7 +14,7 @@ from tests.next_steps import next_words, parse
 from tools import contact_sheet, predict, prepare_demo_data, prepare_folder_data
 from utils.common import progress, run_script
 from utils.testing import scoring
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 from utils.training.run_text import epoch_line
 
 QUICK = '--im_size 32 --model_name tiny_test --init none --n_epochs 2 --batch_size 4 --num_workers 0 --metric mcc'
@@ -92,16 +92,16 @@ def test_demo_data(tmp_path, capsys):
 def test_an_interrupted_training_says_how_it_goes_on(pictures, follow, monkeypatch, capsys, name):
     """The command line of the start, --overwrite and a run named by the time included."""
     argv = ['train_lt_mxp.py', '--csv_train', 'data/train_my set.csv', '--data_path', 'my set', '--n_classes', '2', *QUICK.split(), *name]
-    original = Plain.__call__
+    original = BatchTransform.__call__
 
     def strike(*args):
         signal.raise_signal(signal.SIGINT)
         return original(*args)
-    monkeypatch.setattr(Plain, '__call__', strike)
+    monkeypatch.setattr(BatchTransform, '__call__', strike)
     with pytest.raises(SystemExit) as end:
         run_script(lambda: train_lt_mxp.main(train_lt_mxp.get_parser().parse_args(argv[1:]), argv))
     assert end.value.code == 130
-    monkeypatch.setattr(Plain, '__call__', original)
+    monkeypatch.setattr(BatchTransform, '__call__', original)
     assert follow('train_lt_mxp.py', err=True).resume
     run, = Path('experiments').iterdir()
     assert (run / 'val_metrics.txt').exists() and 'Epoch 2/2' in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_a_second_signal(pictures, monkeypatch, capsys):
     def strike(*args):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-    monkeypatch.setattr(Plain, '__call__', strike)
+    monkeypatch.setattr(BatchTransform, '__call__', strike)
     with pytest.raises(SystemExit, match='130'):
         run_script(lambda: train_lt_mxp.main(train_lt_mxp.get_parser().parse_args(argv[1:]), argv))
     err = capsys.readouterr().err

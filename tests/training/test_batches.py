@@ -8,7 +8,7 @@ from tests.factories import MEAN, STD, image_batch
 from utils.prediction.inference import Normalise
 from utils.reproducibility import set_backends
 from utils.training.augmentation import AUGMENT, draw_params, jitter, move
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 from utils.training.mixing import MIXING
 
 
@@ -27,7 +27,7 @@ def test_normalise(normalise):
 
 def test_plain(normalise):
     images, labels, ids = image_batch(6, 1)
-    inputs, targets = Plain(normalise, seed=4)([(images, labels, ids)])
+    inputs, targets = BatchTransform(normalise, seed=4)([(images, labels, ids)])
     params = draw_params(np.random.default_rng([4, 2, 0]), 6, 26)
     expected = jitter(move(images / 255, params), params)
     torch.testing.assert_close(inputs * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1), expected)
@@ -38,8 +38,8 @@ def test_plain(normalise):
 @pytest.mark.parametrize('world_size', [2, 3])
 def test_processes_share_the_draws_of_one(normalise, augment, world_size):
     images, labels, ids = image_batch(6, 3)
-    whole = Plain(normalise, augment, seed=5)
-    parts = [Plain(normalise, augment, 5, rank, world_size) for rank in range(world_size)]
+    whole = BatchTransform(normalise, augment, seed=5)
+    parts = [BatchTransform(normalise, augment, 5, rank, world_size) for rank in range(world_size)]
     for _ in range(2):  # the streams are at the same place afterwards, too
         expected = whole([(images, labels, ids)])[0]
         for rank, part in enumerate(parts):
@@ -48,14 +48,14 @@ def test_processes_share_the_draws_of_one(normalise, augment, world_size):
 
 
 def test_epochs_are_reproducible_and_differ(normalise):
-    prepare, data = Plain(normalise, seed=0), [image_batch(4, 0)]
+    prepare, data = BatchTransform(normalise, seed=0), [image_batch(4, 0)]
 
     def draw(epoch):
         prepare.set_epoch(epoch)
         return prepare(data)[0]
     assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
     images, labels, ids = data[0]
-    same = Plain(normalise)([(images[:1].repeat(9, 1, 1, 1), labels, ids)])[0]
+    same = BatchTransform(normalise)([(images[:1].repeat(9, 1, 1, 1), labels, ids)])[0]
     assert len({tuple(image.flatten().tolist()) for image in same}) == 9  # one draw per image
 
 
@@ -78,7 +78,7 @@ class HostWork(TorchDispatchMode):
 @pytest.mark.parametrize('mixing', MIXING)
 def test_images_are_only_copied_on_the_host(mixing, augment):
     normalise = Normalise('meta', MEAN, STD)
-    prepare = MIXING[mixing](normalise, [5, 3], augment=augment) if MIXING[mixing] else Plain(normalise, augment)
+    prepare = MIXING[mixing](normalise, [5, 3], augment=augment) if MIXING[mixing] else BatchTransform(normalise, augment)
     images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
     with HostWork() as work:
         prepare([(images, torch.arange(4) % 2, None)] * 2)

@@ -10,7 +10,7 @@ from tests.factories import new_accelerator
 from utils.common import Interrupted
 from utils.model_saving_loading import load_model, read_checkpoint
 from utils.training import network
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 
 FLAGS = '--augment none --n_epochs 3 --optimizer adamw --lr 0.01'
 
@@ -63,14 +63,14 @@ def test_half_precision(train, stage_one, count):
 
 def test_resumed_within_an_epoch(train, stage_one, monkeypatch):
     flags = f'--pretrained_weights {stage_one} {FLAGS} --trainable classifier --ema 0.9'
-    whole, calls, original = train(f'{flags} --save_path whole').parent / 'whole', [], Plain.__call__
+    whole, calls, original = train(f'{flags} --save_path whole').parent / 'whole', [], BatchTransform.__call__
 
     def strike(*args):
         calls.append(1)
         if len(calls) == 8:
             signal.raise_signal(signal.SIGTERM)
         return original(*args)
-    monkeypatch.setattr(Plain, '__call__', strike)
+    monkeypatch.setattr(BatchTransform, '__call__', strike)
     with pytest.raises(Interrupted):
         train(flags)
     run = train(f'{flags} --resume')

@@ -10,7 +10,7 @@ from tests.factories import ROOT
 from tests.tiny_network import TinyNetwork
 from utils.common import InputError, Interrupted, out_of_memory, run_script
 from utils.model_saving_loading import read_checkpoint
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 
 CUDA = 'CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 7.76 GiB of which 1.69 GiB is free.'
 FULL = 'GPU memory is full, 2.50 GiB more were needed'
@@ -131,14 +131,14 @@ def test_a_later_epoch_goes_on_as_it_was_where_memory_is_free_again(stopped, tra
 
 def test_a_run_resumes_within_an_epoch_with_smaller_batches(train, monkeypatch):
     """Two of five steps are done: three are left, of two batches each."""
-    calls, original = [], Plain.__call__
+    calls, original = [], BatchTransform.__call__
 
     def strike(*args):
         calls.append(1)
         if len(calls) == 5 + 2:
             signal.raise_signal(signal.SIGTERM)
         return original(*args)
-    monkeypatch.setattr(Plain, '__call__', strike)
+    monkeypatch.setattr(BatchTransform, '__call__', strike)
     with pytest.raises(Interrupted):
         train('--n_epochs 2')
     calls.clear()

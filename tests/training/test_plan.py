@@ -11,7 +11,7 @@ from utils.common import InputError
 from utils.get_loaders import get_train_val_cls_loaders
 from utils.losses import LOSSES
 from utils.prediction.inference import Normalise
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 from utils.training.mixing import BalancedMixUp, CutMix
 from utils.training.plan import TrainingPlan, corrects_twice, size_in_epoch
 from utils.training.recipes import RECIPES
@@ -35,7 +35,7 @@ def modes(plan, epochs=range(10)):
 
 def test_plain(plan):
     m = plan()
-    assert modes(m) == [['instance']] * 10 and type(m.epoch(3).transform) is Plain and m.epoch(0).criterion is m.epoch(9).criterion
+    assert modes(m) == [['instance']] * 10 and type(m.epoch(3).transform) is BatchTransform and m.epoch(0).criterion is m.epoch(9).criterion
     assert m.epoch(0).loader.loaders[0] is m.epoch(9).loader.loaders[0]  # built once, with its worker processes
 
 
@@ -53,9 +53,9 @@ def test_deferred_sampling_and_loss(plan):
 def test_mixing_is_switched_off(plan):
     m = plan('--do_mixup 0.2 --sampling sqrt --mixup_off_epochs 3')
     assert modes(m) == [['sqrt', 'class']] * 7 + [['sqrt']] * 3
-    assert [type(m.epoch(e).transform) for e in (6, 7)] == [BalancedMixUp, Plain]
+    assert [type(m.epoch(e).transform) for e in (6, 7)] == [BalancedMixUp, BatchTransform]
     m = plan('--mixing cutmix --mixup_off_epochs 10')
-    assert type(m.epoch(0).transform) is Plain and type(plan('--mixing cutmix').epoch(9).transform) is CutMix
+    assert type(m.epoch(0).transform) is BatchTransform and type(plan('--mixing cutmix').epoch(9).transform) is CutMix
     for epoch in (0, 9):
         parts = m.epoch(epoch)
         batch = next(iter(parts.loader))

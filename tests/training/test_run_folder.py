@@ -16,7 +16,7 @@ from utils.common import InputError, Interrupted
 from utils.model_saving_loading import digest, read_checkpoint
 from utils.prediction.inference import predict
 from utils.training import engine, run_folder
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 from utils.training.mixing import BalancedMixUp
 
 
@@ -105,7 +105,7 @@ def test_a_signal_within_an_epoch_loses_nothing(train, monkeypatch, capsys, flag
     """SIGTERM in the second epoch: the step is finished, everything is saved, and the resumed run is the uninterrupted one."""
     flags += ' --n_epochs 3 --train_eval full'
     whole = train(f'{flags} --save_path whole').parent / 'whole'
-    prepare, calls = BalancedMixUp if 'mixup' in flags else Plain, []
+    prepare, calls = BalancedMixUp if 'mixup' in flags else BatchTransform, []
     original = prepare.__call__
 
     def strike(*args):

@@ -3,15 +3,15 @@ import argparse
 import os
 from collections.abc import Mapping
 
-from utils.cli import script_parser
-from utils.common import InputError, parse_im_size
+from utils.cli import parse_im_size, script_parser
+from utils.common import InputError
 from utils.data.permissions import add_private_flag
 from utils.prediction.accelerator import add_device_flag
 from utils.prediction.tta import add_view_flags, check_view_flags
 from utils.testing.tuning import add_flags, chooses, given_correction, priors
 
 SPLITS = ('val', 'test')
-# Flags that have no effect among others: see utils/without_effect.py.
+# Flags that have no effect among others: see `warn_without_effect`.
 WITHOUT_EFFECT = (
     ('csv_tune', 'without --calibrate, or --tau_norm or --logit_adjust without a number', lambda a: not chooses(a)),
     *((f'csv_out_{split}', f'without --csv_{split}', lambda a, csv=f'csv_{split}': getattr(a, csv) is None) for split in SPLITS),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.cli import network_flag, say_next
+from utils.cli import network_flag, say_next, warn_without_effect
 from utils.common import check_writable, file_sha256, printable, write_text
 from utils.data.bad_images import write_skipped
 from utils.data.dataset import ClassLoader
@@ -25,7 +25,6 @@ from utils.testing.flags import WITHOUT_EFFECT, check_flags, get_parser
 from utils.testing.network import NetworkUnderTest, get_accelerator
 from utils.testing.post_hoc import prior_text
 from utils.testing.tuning import Tuning, corrected, tune
-from utils.without_effect import warn
 
 
 class Split(NamedTuple):
@@ -152,7 +151,7 @@ def main(description: str, splits: Mapping[str, str | None], dihedral_tta: int, 
     """Run a test script. `splits`, `dihedral_tta`: its defaults, see `get_parser`; `argv`: its flags, by default those of the process."""
     parser = get_parser(description, splits, dihedral_tta)
     args = parser.parse_args(argv)
-    warn(parser, argv, args, WITHOUT_EFFECT)
+    warn_without_effect(parser, argv, args, WITHOUT_EFFECT)
     network = load_network(args)
     reported = load_splits(network, list(splits))
     tuning = tune(network, {split.name: split.loader for split in reported})

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from utils.prediction.inference import Normalise
 from utils.training.augmentation import AUGMENT
 
-MIX_STREAM = 4  # of random numbers; 0 and 1 are the samplers', 2 and 3 those of `Plain`
+MIX_STREAM = 4  # of random numbers; 0 and 1 are the samplers', 2 and 3 those of `BatchTransform`
 
 
 class SharedDraws:
@@ -37,7 +37,7 @@ class SharedDraws:
         return self.rng.permuted(np.tile(rows, (self.world_size, 1)), axis=axis)[self.mine]
 
 
-class Plain:
+class BatchTransform:
     """Augments and normalises the batch of the first loader: combo batch -> float32 inputs (B, 3, H, W), int64 targets (B,).
 
     `augment` is a key of AUGMENT. The random numbers depend on (seed, stream, epoch) alone: the process number `rank` of `world_size`

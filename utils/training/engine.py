@@ -18,7 +18,7 @@ from utils.common import InputError, preview, progress
 from utils.evaluation import METRICS, evaluate_multi_cls, performance_text, training_is_ahead
 from utils.get_loaders import ClassDataset
 from utils.prediction.inference import predict
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 from utils.training.data import TrainingData
 from utils.training.network import Network
 from utils.training.plan import Epoch
@@ -110,7 +110,7 @@ class Evaluator:
 
     def __init__(self, args: Namespace, data: TrainingData, network: Network, accelerator: Accelerator):
         self.args, self.data, self.normalise, self.accelerator = args, data, network.normalise, accelerator
-        self.as_trained = Plain(network.normalise, args.augment, args.seed, accelerator.process_index,
+        self.as_trained = BatchTransform(network.normalise, args.augment, args.seed, accelerator.process_index,
                                 world_size=accelerator.num_processes, stream=3)
 
     def __call__(self, model: nn.Module, epoch: int) -> Scores:

@@ -7,8 +7,8 @@ from datetime import datetime
 from accelerate import Accelerator
 
 from models.get_model import ARCHS
-from utils.cli import beside
-from utils.common import InputError, parse_im_size, parse_parameter, str2bool
+from utils.cli import parse_im_size, parse_parameter, sibling_csv, str2bool
+from utils.common import InputError
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.permissions import add_private_flag
 from utils.data.sampling import SAMPLING
@@ -111,7 +111,7 @@ def add_flags(parser: RecipeParser) -> RecipeParser:
     return parser
 
 
-# Flags that have no effect among others: see utils/without_effect.py. Conditions see the flags after `resolve`, and n_processes and
+# Flags that have no effect among others: see `warn_without_effect`. Conditions see the flags after `resolve`, and n_processes and
 # device_type. What says 'nothing', such as --momentum 0, gets no warning.
 WITHOUT_EFFECT = (
     ('cache_dir', 'with --no_cache', lambda a: a.no_cache),
@@ -163,7 +163,7 @@ def resolve(args: Namespace) -> Namespace:
     if not 0 < args.grow_from <= 1:
         raise InputError(f'--grow_from must lie in 0..1 (0 excluded), got {args.grow_from}')
     if args.csv_val is None:
-        args.csv_val = beside(args.csv_train, 'val')
+        args.csv_val = sibling_csv(args.csv_train, 'val')
         if args.csv_val == args.csv_train:
             name = os.path.basename(args.csv_train)
             raise InputError(f"the validation csv cannot be guessed from the name '{name}': give it with --csv_val")

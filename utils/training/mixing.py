@@ -11,13 +11,13 @@ from scipy.special import betainc
 
 from utils.data.sampling import get_sampling_probabilities
 from utils.prediction.inference import Normalise
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 
 Array = npt.NDArray[np.float64]
 Batch = Sequence[tuple[torch.Tensor, torch.Tensor, Any]]  # (uint8 images (B, 3, H, W), labels (B,), image ids) of each loader
 
 
-class Mixing(Plain):
+class Mixing(BatchTransform):
     """Batch transform: a combo batch -> mixed inputs (B, 3, H, W) and soft targets (B, K). Base of MixUp and its relatives.
 
     class_count: TRAIN images of each class, (K,). alpha: the share l of an image is drawn from Beta(alpha, alpha), once a batch. Images are

@@ -14,7 +14,7 @@ from utils.data.sampling import get_sampling_probabilities
 from utils.get_loaders import get_combo_loader, modify_loader
 from utils.losses import CrossEntropy, get_deferred_loss_fns, get_loss_fn
 from utils.reproducibility import random_state, set_random_state, set_seeds
-from utils.training.batches import Plain
+from utils.training.batches import BatchTransform
 from utils.training.mixing import MIXING
 
 if TYPE_CHECKING:  # network.py imports this file
@@ -28,7 +28,7 @@ class Epoch:
     number: int  # from 0
     title: str  # for progress bars and messages
     loader: ComboLoader
-    transform: Plain
+    transform: BatchTransform
     criterion: nn.Module
     accumulate: int  # batches in a training step
     batches: int = 0  # done
@@ -103,7 +103,7 @@ class TrainingPlan:
         self.n_mixed, self.n_deferred = n_mixed(args), n_deferred(args)
         processes, mixing = PartialState(), MIXING[args.mixing]
         options = {'augment': args.augment, 'seed': args.seed, 'rank': processes.process_index, 'world_size': processes.num_processes}
-        self.plain = self.mixed = Plain(network.normalise, **options)
+        self.plain = self.mixed = BatchTransform(network.normalise, **options)
         if mixing:
             self.mixed = mixing(network.normalise, data.class_count, args.mix_alpha, **options)
         paired = mixing is not None and mixing.n_loaders == 2
