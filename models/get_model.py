@@ -45,7 +45,7 @@ def _timm(name: str, zero_head: bool = False) -> Builder:
         config = timm.data.resolve_model_data_config(model)
         built = cast(dict[str, Any], model.default_cfg)
         tag = '.'.join(filter(None, (built['architecture'], built['tag'])))
-        return as_arch(model, n_classes, built['classifier'], config['mean'], config['std'], zero_head=zero_head,
+        return as_arch(model, n_classes, built['classifier'], config['mean'], std=config['std'], zero_head=zero_head,
                        fixed_size=bool(fixed), initial_weights=f'{tag} of timm' if pretrained else '')
     return build
 

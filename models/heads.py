@@ -22,7 +22,7 @@ class CosineClassifier(nn.Module):
         self.register_buffer('scale', torch.tensor(scale))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         nn.init.normal_(self.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ class ScaledClassifier(nn.Module):
         self.classifier = classifier
         self.scale = nn.Parameter(torch.ones(n_classes))
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         cast(nn.Linear, self.classifier).reset_parameters()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -48,9 +48,9 @@ def noted_epochs(also=lambda epoch: None):
     """-> list that gets one `Held` at the end of each epoch of a training; `also` is called before, with the epoch."""
     samples, end_epoch = [], RunFolder.end_epoch
 
-    def noted(run, record, *args):
-        end_epoch(run, record, *args)
-        also(record['epoch'])
+    def noted(run, *args):
+        end_epoch(run, *args)
+        also(len(run.history))
         samples.append(held())
     RunFolder.end_epoch = noted
     try:

@@ -110,7 +110,7 @@ def main(argv=None):
         print(csv_text(pd.DataFrame(rows, columns=header)), end='')
     else:
         comment = '% ' if args.format == 'latex' else ''
-        for what, rows in tables_of(methods, summaries, ranks, differences, args.baseline).items():
+        for what, rows in tables_of(methods, summaries, ranks, differences, baseline=args.baseline).items():
             print(f'{comment}{printable(what)}\n\n{TABLES[args.format](rows)}\n')
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         print('* Note: not all methods were tested on the same images', file=sys.stderr)

@@ -90,7 +90,7 @@ def main(argv=None):
     files = ImageFiles(paths, ids, tuple(info['im_size']))
     workers = fitting_workers(min(args.num_workers, os.cpu_count() or 1, len(files)), args.batch_size, info['im_size'])
     loader = DataLoader(files, args.batch_size, num_workers=workers)
-    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, 'predict', get_views(args))
+    logits = collect_logits(loaded.model, loader, normalise, accelerator.autocast, desc='predict', views=get_views(args))
     good = (logits.labels == -1).nonzero().flatten()
     unread = [f'  {ids[i]}: {why_unreadable(paths[i]) or "cannot be decoded"}' for i in (logits.labels != -1).nonzero().flatten().tolist()]
     if not len(good):
@@ -114,7 +114,7 @@ def main(argv=None):
     if args.gradcam:
         heat_maps = os.path.join(folder, 'gradcam')
         good_files = ImageFiles([paths[i] for i in good], predictions.image_ids, tuple(info['im_size']))
-        save_heat_maps(heat_maps, good_files, predictions, loaded.model, normalise, batch_size=args.batch_size)
+        save_heat_maps(heat_maps, good_files, predictions, loaded.model, normalise=normalise, batch_size=args.batch_size)
         print(f'* Heat maps of the predicted class: {heat_maps}')
     config = info['config']
     if args.gradcam:

@@ -137,7 +137,7 @@ def main(argv=None):
     splits, names = read_archive(path, args.classes)
     images, labels = splits['train']
     val_per_class = args.val_per_class if args.val_per_class is not None else 1000 // args.classes
-    train, val = choose(labels, args.classes, args.imbalance, val_per_class, args.seed)
+    train, val = choose(labels, args.classes, args.imbalance, val_per_class, seed=args.seed)
     folder = args.out or os.path.join('data', name)
     write_image_set(folder, name, {'train': (images[train], labels[train], train), 'val': (images[val], labels[val], val),
                                    'test': (*splits['test'], range(len(splits['test'][1])))}, names)

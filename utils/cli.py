@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from utils.common import CONTROL, MAX_PIXELS
 
@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
-def script_parser(doc, parser_class=Parser):
+def script_parser(doc: str | None, parser_class: Any = Parser) -> Any:
     """A parser whose help is the docstring `doc` of a script: first its text; below the flags its indented paragraphs, which are commands
     as typed from the top of the repository, and the lines 'Example...:' above them."""
     parts = [part.strip('\n') for part in (doc or '').split('\n\n')]
@@ -73,7 +73,7 @@ def script_parser(doc, parser_class=Parser):
                         epilog='\n\n'.join(part for part in parts if part.startswith((' ', 'Example'))))
 
 
-def python():
+def python() -> str:
     """What starts this interpreter from here: the name where that is enough, else a path, as for .venv when it is not activated."""
     for name in ('python', 'python3'):
         if shutil.which(name) == sys.executable:
@@ -82,7 +82,7 @@ def python():
     return sys.executable if below.startswith(os.pardir) else below
 
 
-def quoted(word):
+def quoted(word: str) -> str:
     """`word` for a shell, in one line: control characters, which would start a line or move the cursor, are written as in bash's $'...'."""
     if not CONTROL.search(word):
         return shlex.quote(word)
@@ -90,10 +90,10 @@ def quoted(word):
     return "$'" + CONTROL.sub(lambda found: f'\\u{ord(found[0]):04x}' if ord(found[0]) > 127 else f'\\x{ord(found[0]):02x}', escaped) + "'"
 
 
-def next_line(what, *command):
+def next_line(what: str, *command: object) -> str:
     """The line '* Next, `what`: `command`'. A first word 'python' stands for this interpreter. The command is written for the top of the
     repository; where another folder is the working folder, it is changed so that it works from there."""
-    words = [python() if command[0] == 'python' else command[0], *map(str, command[1:])]
+    words = [python() if command[0] == 'python' else str(command[0]), *map(str, command[1:])]
     below = words[2].replace('.', os.sep) + '.py' if words[1] == '-m' else words[1]
     variable = ''
     if not os.path.samefile(os.curdir, ROOT) and os.path.isfile(os.path.join(ROOT, below)):
@@ -104,7 +104,7 @@ def next_line(what, *command):
     return f"* Next, {what}: {variable}{' '.join(map(quoted, words))}"
 
 
-def say_next(what, *command, file=None):
+def say_next(what: str, *command: object, file: TextIO | None = None) -> None:
     """The line that a script ends with: a command to be pasted into a shell."""
     print(next_line(what, *command), file=file)
 
@@ -129,7 +129,7 @@ def own_network(model_name: str) -> tuple[str, str] | None:
     return (file, function) if file.endswith('.py') else None
 
 
-def add_network_flag(group) -> None:
+def add_network_flag(group: argparse._ArgumentGroup) -> None:
     """Add --model_name to a script that loads a checkpoint."""
     group.add_argument('--model_name', metavar='FILE:FUNCTION',
                        help='needed where the network comes from a file of yours, which this runs: path/to/file.py:function')
@@ -140,17 +140,17 @@ def network_flag(model_name: str | None) -> list[str]:
     return ['--model_name', model_name] if model_name and own_network(model_name) else []
 
 
-def label_flag(column):
+def label_flag(column: str | None) -> list[str]:
     """The words of --label_column for a command; none where it was not given."""
     return ['--label_column', column] if column else []
 
 
-def to_train(csv_train, csv_val, data_path, n_classes, *flags):
+def to_train(csv_train: str, csv_val: str, data_path: str, n_classes: int, *flags: object) -> list[object]:
     return ['python', 'train_lt_mxp.py', '--csv_train', csv_train, '--csv_val', csv_val, '--data_path', data_path,
             '--n_classes', n_classes, *flags]
 
 
-def to_test(run, csv_train, csv_val, data_path):
+def to_test(run: str, csv_train: str, csv_val: str, data_path: str) -> list[str]:
     """-> what to do, and the command for it: on the test csv beside the training csv if there is one, else on the validation csv."""
     csv_test = sibling_csv(csv_train, 'test')
     script, flag, csv, what = 'endo', '--csv_val', csv_val, 'test it on the validation csv (test_with_labels_eyepacs.py takes a --csv_test)'
@@ -159,21 +159,21 @@ def to_test(run, csv_train, csv_val, data_path):
     return [what, 'python', f'test_with_labels_{script}.py', '--load_path', run, '--data_path', data_path, flag, csv]
 
 
-def to_resume(argv, save_path):
+def to_resume(argv: list[str], save_path: str) -> list[str]:
     """The command line of a training, changed so that it continues the run that it started."""
     kept = [word for word in argv if len(word) < 4 or not ('--overwrite'.startswith(word) or '--resume'.startswith(word))]
     named = any(word.split('=')[0] == '--save_path' for word in kept)
     return ['python', *kept, *([] if named else ['--save_path', save_path]), '--resume']
 
 
-def how_to_resume(argv, save_path, world_size):
+def how_to_resume(argv: list[str] | None, save_path: str, world_size: int) -> str:
     """What follows the message of an interruption. The launcher of several processes is not in `argv`; None: `argv` is not known."""
     if argv is None or world_size > 1:
         return f'; start it again with --save_path {quoted(save_path)} --resume and without --overwrite'
     return '\n' + next_line('resume it', *to_resume(argv, save_path))
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """90 -> '90 s', 600 -> '10 min', 9000 -> '2.5 h'"""
     if seconds < 100:
         return f'{seconds:.0f} s'

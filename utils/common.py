@@ -10,6 +10,8 @@ import signal
 import stat
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -35,12 +37,12 @@ class Interrupted(Exception):
         self.number, self.saved = number, saved
 
 
-def printable(text):
+def printable(text: object) -> str:
     """`text` in one line, with U+FFFD for each character of CONTROL, so that a name from a file cannot forge a line or move the cursor."""
     return CONTROL.sub('\ufffd', str(text))
 
 
-def preview(items, n: int = 5) -> str:
+def preview(items: Any, n: int = 5) -> str:
     """Return the first `n` of the sequence `items`, separated by commas, and dots if there are more."""
     return ', '.join(map(str, items[:n])) + (', ...' if len(items) > n else '')
 
@@ -50,7 +52,7 @@ def counted(n: int, noun: str, verb: str = '') -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}" + (f" {verb}{'s' if n == 1 else ''}" if verb else '')
 
 
-def check_name(path):
+def check_name(path: str | os.PathLike) -> None:
     """Raise `InputError` if the name of a file or folder, which messages and reports show, holds control characters."""
     if CONTROL.search(str(path)):
         raise InputError(f'{printable(path)}: this name holds control characters: rename it')
@@ -75,7 +77,7 @@ def out_of_memory(error: BaseException) -> str | None:
     return f"{full}, {f'{int(amount) / 2 ** 20:,.0f} MiB' if unit == 'bytes' else f'{amount} {unit}'} more were needed"
 
 
-def run_script(main, less_memory='end other programs that use it, or take a machine that has more'):
+def run_script(main: Callable[[], Any], less_memory: str = 'end other programs that use it, or take a machine that has more') -> None:
     """Call `main()` and turn what ends it into one message and an exit status. `less_memory`: what to do where memory is full.
 
     1: an `InputError`, a file that cannot be read or written, full memory, a worker process that died. 130: Ctrl-C. 143: SIGTERM, where it
@@ -110,7 +112,7 @@ def run_script(main, less_memory='end other programs that use it, or take a mach
 
 
 @contextlib.contextmanager
-def whole_file(path, only_mine=False):
+def whole_file(path: str | os.PathLike, only_mine: bool = False) -> Iterator[BinaryIO]:
     """Yield a new binary file beside `path`, whose folder is made; when the block ends without an error it is synced and becomes `path`.
 
     Its name cannot be guessed, and it is never opened through a link, so that nobody else who may write to the folder can lead the writing
@@ -152,14 +154,14 @@ def _narrow(file, path, mask):
             os.fchmod(file.fileno(), mode & mask)
 
 
-def no_link(path, flags):
+def no_link(path: str, flags: int) -> int:
     """An `opener` for `open` that refuses a link: for a file that is appended to in a folder where others may write."""
     if not hasattr(os, 'O_NOFOLLOW') and os.path.islink(path):  # Windows
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
     return os.open(path, flags | getattr(os, 'O_NOFOLLOW', 0), 0o666)
 
 
-def remove(path):
+def remove(path: str | os.PathLike) -> None:
     """Delete a file or a folder with what is in it; of a link the link, and not what it leads to."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
@@ -184,7 +186,7 @@ def check_writable(folder: str) -> None:
         raise InputError(f'cannot write to {folder}: {err.strerror} ({existing})') from err
 
 
-def read_limited(path, limit=MAX_TEXT):
+def read_limited(path: str | os.PathLike, limit: int = MAX_TEXT) -> bytes:
     """The content of the file at `path`, in bytes. Raises `InputError` if it is larger than `limit`, and, instead of waiting for ever, if
     it is a device, a pipe or a folder; `FileNotFoundError` if there is none."""
     if os.path.exists(path) and not os.path.isfile(path):
@@ -195,7 +197,7 @@ def read_limited(path, limit=MAX_TEXT):
         return f.read(limit)
 
 
-def read_text(path, limit=MAX_TEXT):
+def read_text(path: str | os.PathLike, limit: int = MAX_TEXT) -> str:
     """`read_limited`, as text with any end of line. Raises `InputError` if it is not UTF-8, too."""
     try:
         return read_limited(path, limit).decode().replace('\r\n', '\n')
@@ -203,18 +205,18 @@ def read_text(path, limit=MAX_TEXT):
         raise InputError(f'{path} is not UTF-8 text (byte {err.start + 1})') from err
 
 
-def write_text(path, text, only_mine=False):
+def write_text(path: str | os.PathLike, text: str, only_mine: bool = False) -> None:
     """`only_mine`: see `whole_file`."""
     with whole_file(path, only_mine) as f:
         f.write(text.encode())
 
 
-def file_digest(path, algorithm):
+def file_digest(path: str | os.PathLike, algorithm: str) -> str:
     with open(path, 'rb') as f:
         return hashlib.file_digest(f, algorithm).hexdigest()
 
 
-def file_sha256(path):
+def file_sha256(path: str | os.PathLike) -> str:
     return file_digest(path, 'sha256')
 
 
@@ -231,7 +233,7 @@ class _Lines(tqdm):
             self.mininterval = 600
 
 
-def progress(total, desc, initial=0, unit='img'):
+def progress(total: int, desc: str, initial: int = 0, unit: str = 'img') -> tqdm:
     """A bar of images, or of another `unit`, on a terminal, else `_Lines`; in the first of several processes only."""
     bar = tqdm if sys.stderr.isatty() else _Lines
     return bar(total=total, initial=initial, desc=desc, unit=unit, leave=False, disable=os.environ.get('RANK', '0') != '0')

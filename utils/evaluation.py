@@ -1,9 +1,12 @@
 """Predictions -> metrics -> text."""
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn import metrics as sk
 
 SMALLER_IS_BETTER = ('loss',)
@@ -33,14 +36,14 @@ class Metrics:
 METRICS = (*(field.name for field in fields(Metrics) if not field.name.endswith('_all')), 'loss')
 
 
-def is_better(metric, value, reference):
+def is_better(metric: str, value: float, reference: float) -> bool:
     """The one place that knows the direction of a metric. Anything is better than NaN, NaN is better than nothing."""
     if math.isnan(value) or math.isnan(reference):
         return math.isnan(reference) and not math.isnan(value)
     return value < reference if metric in SMALLER_IS_BETTER else value > reference
 
 
-def training_is_ahead(metric, train, val, n_train, n_val):
+def training_is_ahead(metric: str, train: float, val: float, n_train: int, n_val: int) -> bool:
     """The original's condition for telling the plateau scheduler about an epoch: training scores better than validation.
 
     Better by more than one standard error of the difference, at most (1 / 4n + 1 / 4m)^(1/2) for fractions of n and m
@@ -50,7 +53,7 @@ def training_is_ahead(metric, train, val, n_train, n_val):
     return is_better(metric, train - margin, val)
 
 
-def evaluate_multi_cls(y_true, y_pred, y_proba):
+def evaluate_multi_cls(y_true: np.ndarray, y_pred: np.ndarray, y_proba: np.ndarray) -> Metrics:
     """y_true, y_pred: int (N,); y_proba: (N, K), used as they are, K counts absent classes too. -> Metrics"""
     classes = np.arange(y_proba.shape[1])
     present, shown = np.isin(classes, y_true), np.isin(classes, np.union1d(y_true, y_pred))
@@ -63,25 +66,26 @@ def evaluate_multi_cls(y_true, y_pred, y_proba):
         auc = float(np.nanmean(auc_all))
         mcc = float(sk.matthews_corrcoef(y_true, y_pred))
     recall = sk.recall_score(y_true, y_pred, labels=classes[present], average=None)
-    return Metrics(auc, float(kappa), mcc, float(f1_all[shown].mean()), float(recall.mean()), auc_all,
-                   [float(f) if s else math.nan for f, s in zip(f1_all, shown, strict=True)], float(np.mean(y_true == y_pred)))
+    return Metrics(auc, float(kappa), mcc, float(f1_all[shown].mean()), bacc=float(recall.mean()), auc_all=auc_all,
+                   f1_all=[float(f) if s else math.nan for f, s in zip(f1_all, shown, strict=True)],
+                   acc=float(np.mean(y_true == y_pred)))
 
 
-def recall_per_class(y_true, y_pred, n_classes):
+def recall_per_class(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndarray:
     """(K,), NaN for a class without images."""
     confusion = sk.confusion_matrix(y_true, y_pred, labels=range(n_classes))
     with np.errstate(invalid='ignore'):
         return confusion.diagonal() / confusion.sum(axis=1)
 
 
-def shot_groups(train_count, many=100, few=20):
+def shot_groups(train_count: ArrayLike, many: int = 100, few: int = 20) -> dict[str, np.ndarray]:
     """Classes with more than `many` TRAINING images, `few`..`many`, and less than `few` (Liu et al., CVPR 2019).
     -> {'many': bool (K,), 'medium': ., 'few': .}"""
     count = np.asarray(train_count)
     return {'many': count > many, 'medium': (count >= few) & (count <= many), 'few': count < few}
 
 
-def shot_recalls(recalls, train_count):
+def shot_recalls(recalls: np.ndarray, train_count: ArrayLike) -> dict[str, float | None]:
     """Mean class recall of each of the `shot_groups`, None for a group without a tested class."""
     tested = ~np.isnan(recalls)
     return {name: float(recalls[g & tested].mean()) if (g & tested).any() else None for name, g in shot_groups(train_count).items()}
@@ -95,7 +99,7 @@ def frequent_confusions(counts: np.ndarray) -> list[tuple[int, int, int]]:
     return [(int(i), int(j), int(wrong[i, j])) for i, j in zip(true[order], predicted[order], strict=True)]
 
 
-def confusion_text(y_true, y_pred, class_names):
+def confusion_text(y_true: np.ndarray, y_pred: np.ndarray, class_names: list[str]) -> str:
     """Rows are true classes, columns predicted ones. Of many classes, the most frequent confusions instead."""
     confusion = sk.confusion_matrix(y_true, y_pred, labels=range(len(class_names)))
     if len(class_names) > MOST_CLASSES:
@@ -112,12 +116,12 @@ def confusion_text(y_true, y_pred, class_names):
     return '\n'.join(' '.join([f'{row[0]:>{first}}', *(f'{cell!s:>{width}}' for cell in row[1:])]) for row in rows)
 
 
-def per_class_text(what, values, class_names):
+def per_class_text(what: str, values: Iterable[float], class_names: list[str]) -> str:
     cells = ' - '.join(f'{name}={100 * value:.2f}' for name, value in zip(class_names, values, strict=True))
     return f'{what}: {cells}'
 
 
-def performance_text(metrics, predictions, class_names, lr=None):
+def performance_text(metrics: Metrics, predictions: Any, class_names: list[str], lr: float | None = None) -> str:
     """The original's report, in percent: scores, AUC of each class, confusion matrix."""
     m, rate = metrics, '' if lr is None else f' - LR={lr:.5f}'
     head = (f'K={100 * m.kappa:.2f} - BACC={100 * m.bacc:.2f} - MCC={100 * m.mcc:.2f} - F1={100 * m.f1:.2f} - '

@@ -16,7 +16,8 @@ from torch.autograd import DeviceType
 import train_lt_mxp
 from benchmarks.network_alone import NetworkAlone
 from benchmarks.reference_loop import ReferenceLoop
-from models.get_model import IMAGENET, get_arch
+from models.arch import IMAGENET
+from models.get_model import get_arch
 from utils.common import write_text
 from utils.data.image_cache import WORKERS, use_cache
 from utils.get_loaders import EVAL_FACTOR, ClassDataset, fitting_workers, get_eval_loader

@@ -1,4 +1,5 @@
 """The device and the processes of a script: decided by its flags and by torchrun, and by nothing else."""
+import argparse
 import contextlib
 import glob
 import os
@@ -18,7 +19,7 @@ GPU_FILES = ('/dev/nvidia[0-9]*', '/dev/kfd', '/dev/dxg')  # NVIDIA, AMD, and ei
 PATIENCE = 5  # seconds that a process waits for the others before it says so
 
 
-def add_device_flag(group):
+def add_device_flag(group: argparse._ArgumentGroup) -> None:
     group.add_argument('--device', default='auto', choices=DEVICES, help='auto: CUDA where it is usable, else the CPU; mps is untested')
 
 

@@ -1,7 +1,9 @@
 """Where a convolutional network looked: Grad-CAM, and its picture."""
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
+from torch import nn
 
 from utils.common import InputError
 
@@ -30,7 +32,7 @@ def _last_map(model, inputs):
     return logits, maps[0]
 
 
-def grad_cam(model, inputs, classes):
+def grad_cam(model: nn.Module, inputs: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Heat of the logits of `classes` (int64 (B,)) in `inputs` (B, 3, H, W): float (B, h, w) in 0..1, the size of the last feature map A.
 
     ReLU(sum_k a_k A_k), a_k = mean over positions of d logit / d A_k (Selvaraju et al., ICCV 2017, equations 1 and 2), divided by its
@@ -44,13 +46,13 @@ def grad_cam(model, inputs, classes):
     return heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
 
 
-def overlay(image, heat):
+def overlay(image: Image.Image, heat: ArrayLike) -> Image.Image:
     """The RGB picture `image` beside itself under `heat` ((h, w) in 0..1; cold is clear, then red to yellow) -> Pillow image."""
     image = image.copy()
     image.thumbnail((LONGEST, LONGEST))
-    heat = Image.fromarray(np.asarray(heat, np.float32)).resize(image.size, Image.Resampling.BICUBIC)
-    heat = np.asarray(heat).clip(0, 1)[..., None]
-    colour = np.concatenate([np.full_like(heat, 255), 255 * heat ** 2, np.zeros_like(heat)], axis=2)
+    resized = Image.fromarray(np.asarray(heat, np.float32)).resize(image.size, Image.Resampling.BICUBIC)
+    warm = np.asarray(resized).clip(0, 1)[..., None]
+    colour = np.concatenate([np.full_like(warm, 255), 255 * warm ** 2, np.zeros_like(warm)], axis=2)
     pixels = np.asarray(image)
-    mixed = pixels + .6 * heat * (colour - pixels)
+    mixed = pixels + .6 * warm * (colour - pixels)
     return Image.fromarray(np.concatenate([pixels, mixed.round().astype(np.uint8)], axis=1))

@@ -108,9 +108,9 @@ def to_predictions(logits: Logits, adjust: Transform | None = None) -> Predictio
     has_labels = bool((logits.labels >= 0).all())
     loss = F.nll_loss(log_p, logits.labels).item() if has_labels else float('nan')
     probs = log_p.exp().numpy()
-    return Predictions(probs.argmax(axis=1), probs, logits.labels.numpy() if has_labels else None, loss, logits.image_ids)
+    return Predictions(probs.argmax(axis=1), probs, logits.labels.numpy() if has_labels else None, loss, image_ids=logits.image_ids)
 
 
 def predict(model: nn.Module, loader: DataLoader, normalise: Transform, autocast: Autocast, desc: str = 'evaluate') -> Predictions:
     """`collect_logits` in each process, then `to_predictions` of all: the probabilities are those of the raw logits."""
-    return to_predictions(gather(collect_logits(model, loader, normalise, autocast, desc)))
+    return to_predictions(gather(collect_logits(model, loader, normalise, autocast, desc=desc)))

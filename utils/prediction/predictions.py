@@ -1,6 +1,7 @@
 """The per-image csv that the test scripts write: written, and read and checked as arrays."""
 import hashlib
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,7 @@ def _probabilities(table, columns, path):
     return probs
 
 
-def read_predictions(path):
+def read_predictions(path: str) -> PredictionTable:
     """Columns `image_id`, `pred`, `p_<class>` for each class, and optionally `label` and `patient_id` -> PredictionTable.
 
     Raises `InputError` for what is missing, repeated, out of range, no number, or a row whose probabilities do not add up to 1.
@@ -67,11 +68,11 @@ def read_predictions(path):
     if 'patient_id' in table.columns and table.patient_id.notna().any():
         patients = table.patient_id.fillna('image ' + table.image_id).tolist()
     return PredictionTable(table.image_id.tolist(), _classes(table, 'label', k, path) if 'label' in table.columns else None,
-                           _classes(table, 'pred', k, path), _probabilities(table, columns, path), [name[2:] for name in columns],
-                           patients, str(path))
+                           _classes(table, 'pred', k, path), _probabilities(table, columns, path),
+                           class_names=[name[2:] for name in columns], patient_ids=patients, path=str(path))
 
 
-def read_labelled(path):
+def read_labelled(path: str) -> PredictionTable:
     """`read_predictions` of a file that has labels, as every figure but the predictions themselves needs them."""
     table = read_predictions(path)
     if table.labels is None:
@@ -79,12 +80,13 @@ def read_labelled(path):
     return table
 
 
-def anonymous(values, salt):
+def anonymous(values: Iterable[Any], salt: str) -> list[Any]:
     """The first 16 hexadecimal digits of SHA-256 of salt, zero byte, id; NaN (an unknown patient) stays."""
     return [value if pd.isna(value) else hashlib.sha256(f'{salt}\0{value}'.encode()).hexdigest()[:16] for value in values]
 
 
-def write_predictions(path, predictions, class_names, patient_ids=None, salt=None):
+def write_predictions(path: str, predictions: Any, class_names: list[str], patient_ids: Iterable[Any] | None = None,
+                      salt: str | None = None) -> None:
     """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class. Ids are hashed with
     `salt` where it is given; cells are safe in spreadsheets (`read_predictions` undoes it). Reports of what the file held before are
     marked (`mark_outdated`)."""

@@ -1,5 +1,7 @@
 """Test-time augmentation: the views of an image over which the probabilities are averaged."""
+import argparse
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torchvision.transforms.v2 import functional as TF
@@ -7,14 +9,14 @@ from torchvision.transforms.v2 import functional as TF
 from utils.common import InputError
 
 
-def add_view_flags(group, dihedral_tta=0):
+def add_view_flags(group: argparse._ArgumentGroup, dihedral_tta: int = 0) -> None:
     group.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
                        help='mean of the probabilities over N rotations, each with and without vertical flip (4: by quarters); 0 is off')
     group.add_argument('--zoom_tta', type=float, nargs='+', default=[1.], metavar='Z',
                        help='mean over these magnifications of the middle of the image as well, such as 1 1.2 1.4; 1 is the whole image')
 
 
-def check_view_flags(args):
+def check_view_flags(args: argparse.Namespace) -> None:
     if args.dihedral_tta < 0:
         raise InputError('--dihedral_tta must not be negative')
     if not all(1 <= zoom < math.inf for zoom in args.zoom_tta) or len(set(args.zoom_tta)) < len(args.zoom_tta):
@@ -22,7 +24,7 @@ def check_view_flags(args):
         raise InputError(f'--zoom_tta {given}: different numbers from 1 (the whole image) upwards expected')
 
 
-def dihedral_views(images, n):
+def dihedral_views(images: torch.Tensor, n: int) -> Iterator[torch.Tensor]:
     """The 2n views of uint8 images (B, 3, H, W): n rotations by 360/n degrees, each as it is and flipped vertically.
     Multiples of 90 degrees are exact (`rot90`; height and width change places); other angles are bilinear, 0 outside."""
     for i in range(n):
@@ -32,14 +34,14 @@ def dihedral_views(images, n):
         yield view.flip(2)
 
 
-def magnified(images, zoom):
+def magnified(images: torch.Tensor, zoom: float) -> torch.Tensor:
     """The middle of uint8 images (B, 3, H, W), H / zoom x W / zoom in whole pixels, at full size (bilinear)."""
     size = list(images.shape[-2:])
     middle = TF.center_crop(images, [max(round(side / zoom), 1) for side in size])
     return TF.resize(middle, size, TF.InterpolationMode.BILINEAR)
 
 
-def get_views(args):
+def get_views(args: argparse.Namespace) -> Callable[[torch.Tensor], Iterator[torch.Tensor]]:
     """-> function: uint8 images (B, 3, H, W) -> their views, one after the other"""
     def views(images):
         for zoom in args.zoom_tta:

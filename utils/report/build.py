@@ -65,7 +65,7 @@ def run_sections(run: Run, options: ReportOptions, ordered: bool, level: int = 2
 
 def _several(runs: list[Run], options: ReportOptions, ordered: bool) -> list[Section]:
     """The comparison, then each run of up to MOST_DETAILS."""
-    parts = comparison_sections(runs, options.draws, options.baseline, options.ordered, options.stratified)
+    parts = comparison_sections(runs, options.draws, options.baseline, options.ordered, stratified=options.stratified)
     if len(runs) > MOST_DETAILS:
         text = f'More than {MOST_DETAILS} runs are not shown one by one: write the report of a single run for its figures.'
         return [*parts, section('one', 'Each run', [paragraph(text)])]
@@ -86,4 +86,4 @@ def build_report(runs: list[Run], options: ReportOptions | None = None) -> str:
     else:
         title, parts = f'Comparison of {len(runs)} runs', _several(runs, options, ordered)
     sources = source_lines([run.table.path for run in runs if run.table], options.folder)
-    return page(title, lead(runs), parts, f'{date.today():%d %B %Y}', sources)
+    return page(title, lead(runs), parts, f'{date.today():%d %B %Y}', sources=sources)

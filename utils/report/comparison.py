@@ -46,8 +46,8 @@ def _scores(methods, summaries):
     for name in names:
         cells = [s['metrics', name] for s in summaries]
         value, low, high = (_column(cells, end) for end in ('value', 'low', 'high'))
-        drawn = plots.intervals([method.name for method in methods], value, low, high, f'{METRIC_NAMES[name]} (%)',
-                                [percent(cell['value']) for cell in cells])
+        drawn = plots.intervals([method.name for method in methods], value, low, high, xlabel=f'{METRIC_NAMES[name]} (%)',
+                                labels=[percent(cell['value']) for cell in cells])
         best = methods[int(np.nanargmax(_column(cells, 'value')))].name
         sizes = ', '.join(sorted({f'{method.n_images:,}' for method in methods}))
         alt = f'Dots with intervals: {METRIC_NAMES[name]} of each method; best: {best}.'
@@ -95,8 +95,8 @@ def _differences(methods, baseline):
     rows = [[name, *(Cell(show(cells['metrics', metric], sign='+'), cells['metrics', metric]['value']) for metric in names)]
             for name, cells in found.items()]
     value, low, high = (_column([cells['metrics', names[0]] for cells in found.values()], end) for end in ('value', 'low', 'high'))
-    drawn = plots.intervals(list(found), value, low, high, f'difference of {METRIC_NAMES[names[0]]} (points)',
-                            ['-' if np.isnan(v) else f'{v:+.1f}' for v in value], zero=True)
+    drawn = plots.intervals(list(found), value, low, high, xlabel=f'difference of {METRIC_NAMES[names[0]]} (points)',
+                            labels=['-' if np.isnan(v) else f'{v:+.1f}' for v in value], zero=True)
     apart = sum(bool(lo > 0 or hi < 0) for lo, hi in zip(low, high, strict=True))
     return [figure(plots.to_svg(drawn, 'compare-differences', f'Dots with intervals: difference of each method to {baseline}; {apart} of '
                                 f'{len(found)} intervals are without 0.'), f'{METRIC_NAMES[names[0]]}: difference to {baseline}',
@@ -113,7 +113,7 @@ def _recalls(methods, summaries):
     choice = choose(len(keys), 'those with the lowest and those with the highest mean recall',
                     *extremes(mean_of_defined(shares), np.array(counts)))
     drawn = plots.heat_map(shares[:, choice.classes], names, [f'{plots.short(keys[c][1], 22)} ({counts[c]:,})' for c in choice.classes],
-                           'class (tested images of a run)', 'method')
+                           'class (tested images of a run)', ylabel='method')
     if len(keys) <= MOST_CLASSES:
         header = ['method', *(key[1] for key in keys)]
         rows = [[name, *(stacked(s[key]) for key in keys)] for name, s in zip(names, summaries, strict=True)]

@@ -105,7 +105,7 @@ def confusion(table: PredictionTable, draw: Draw) -> list[Markup]:
     choice = choose(len(names), 'those with the most wrong answers; answers of other classes are left out',
                     smallest_first(-wrong, counts.sum(axis=1)))
     labels, shares = [names[c] for c in choice.classes], curves.row_shares(counts)[np.ix_(choice.classes, choice.classes)]
-    drawn = plots.heat_map(shares, labels, labels, 'answer of the network', 'truth', above=.005)
+    drawn = plots.heat_map(shares, labels, labels, 'answer of the network', ylabel='truth', above=.005)
     return [html.figures(
         html.figure(draw('confusion', drawn, f'Confusion matrix of {len(labels)} classes; the counts stand in the table after it.'),
                     'Confusion matrix, percent of each row',

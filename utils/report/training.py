@@ -142,9 +142,9 @@ def training(run: Run, draw: Draw) -> list[Markup]:
     rate = {'learning rate': (range(1, len(rates) + 1), rates, plots.line_style(6))}
     stages = (f' Left of the dotted line: {run.stages[-2][0]}, from which this run starts, up to the epoch that was taken.'
               if boundaries else '')
-    drawn = (plots.lines(scores, 'epoch', f'{name} (%)', [(before + best, at, 'epoch kept')], boundaries),
-             plots.lines(losses, 'epoch', 'cross-entropy', (), boundaries),
-             plots.lines(rate, 'epoch', 'learning rate', (), boundaries, log=True))
+    drawn = (plots.lines(scores, 'epoch', f'{name} (%)', [(before + best, at, 'epoch kept')], boundaries=boundaries),
+             plots.lines(losses, 'epoch', 'cross-entropy', (), boundaries=boundaries),
+             plots.lines(rate, 'epoch', 'learning rate', (), boundaries=boundaries, log=True))
     return [figures(
         figure(draw('metric', drawn[0], f'Curves of {name} by epoch; the epoch kept, {best}, has {at:.1f} on validation.'),
                f'{name} during training',

@@ -133,7 +133,7 @@ def bootstrap_figures(tables: Sequence[PredictionTable], draws: int = 1000, seed
             metrics = WeightedMetrics(table, unit=unit, **options)
             values = {key: float(value[0]) for key, value in metrics(np.ones((len(unit), 1))).items()}
             blocks = []
-            for weights in weights_of_draws(labels_of(table), patients, draws, seed, stratified):
+            for weights in weights_of_draws(labels_of(table), patients, draws, seed, stratified=stratified):
                 blocks.append(metrics.with_shrunk(weights))
                 bar.update(weights.shape[1])
             of_draws, shrunk = ({key: np.concatenate([block[key] for block in part]) for key in part[0]}
@@ -142,7 +142,7 @@ def bootstrap_figures(tables: Sequence[PredictionTable], draws: int = 1000, seed
             if stratified:  # accuracy is then no proportion of images that are drawn alike, but a weighted mean of the recalls
                 units.pop(('metrics', 'acc'))
             counts = {key: metrics.count(key) for key in values}
-            result.append(BootstrapResult(values, of_draws, counts, metrics.thresholds(), shrunk, units))
+            result.append(BootstrapResult(values, of_draws, counts, metrics.thresholds(), shrunk=shrunk, units=units))
     return result
 
 
@@ -230,9 +230,10 @@ def combine(figures: Sequence[BootstrapResult], weights: Sequence[float]) -> Boo
     return BootstrapResult({key: sum(w * f.values[key] for w, f in pairs) for key in keys},
                    {key: sum(w * f.draws[key] for w, f in pairs) for key in keys},
                    {key: figures[0].counts[key] for key in keys}, {},
-                   {key: sum(w * f.shrunk[key] for w, f in pairs) for key in BIASED_UPWARDS if all(key in f.shrunk for f in figures)},
-                   {key: min(f.units[key] for f in figures) for key in keys if all(key in f.units for f in figures)},
-                   'difference' if difference else 'mean')
+                   shrunk={key: sum(w * f.shrunk[key] for w, f in pairs) for key in BIASED_UPWARDS
+                           if all(key in f.shrunk for f in figures)},
+                   units={key: min(f.units[key] for f in figures) for key in keys if all(key in f.units for f in figures)},
+                   of='difference' if difference else 'mean')
 
 
 def drawn_units(by_patient: bool, draws: int, stratified: bool = False, seeds: bool = False) -> dict[str, Any]:

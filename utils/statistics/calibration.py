@@ -53,6 +53,7 @@ def scaled(predictions: Predictions, temperature: float) -> Predictions:
 def figures_of(predictions: Predictions, class_names: list[str]) -> dict[str, float]:
     """Return the scores of labelled `predictions` that a temperature may change: those of CALIBRATED, as fractions, and 'nll'."""
     probs = np.asarray(predictions.probs, np.float64)
-    table = PredictionTable(predictions.image_ids, predictions.labels, predictions.preds, probs, class_names, None, '')
+    table = PredictionTable(predictions.image_ids, predictions.labels, predictions.preds, probs,
+                            class_names=class_names, patient_ids=None, path='')
     values = WeightedMetrics(table)(np.ones((len(probs), 1)))
     return {name: float(values['metrics', name][0]) for name in (*CALIBRATED.values(), 'nll')}

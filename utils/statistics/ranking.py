@@ -48,7 +48,7 @@ class Ranking:
             values = [np.einsum('gb,gb->b', pos, n_neg - fp + tied / 2) / (n_pos * n_neg),
                       np.einsum('gb,gb->b', pos, tp / np.maximum(tp + fp, 1)) / n_pos]
             for level in levels:
-                last, first = self._groups_at(tp, fp, n_pos, n_neg, level)
+                last, first = self._groups_at(tp, fp, n_pos, n_neg, level=level)
                 found = np.where(last >= 0, tp[last, draws], 0) / n_pos
                 values += [np.where(n_neg > 0, found, np.nan), np.where(n_pos > 0, 1 - fp[first, draws] / n_neg, np.nan)]
         return dict(zip(names, values, strict=True))
@@ -66,7 +66,7 @@ class Ranking:
         _, _, tp, fp = self._curve(np.ones((self.gather.shape[1], 1)))
         result = {}
         for level in levels:
-            last, first = self._groups_at(tp, fp, tp[-1], self.gather.shape[1] - tp[-1], level)
+            last, first = self._groups_at(tp, fp, tp[-1], self.gather.shape[1] - tp[-1], level=level)
             result['sensitivity_at_specificity', level] = float(self.scores[last[0]]) if last[0] >= 0 else None
             result['specificity_at_sensitivity', level] = float(self.scores[first[0]])
         return result

@@ -157,10 +157,9 @@ def prior_text(class_names: Sequence[str], learnt: Sequence[float], expected: Se
 def choose_strength(adjuster: Adjuster, logits: Logits) -> tuple[float, float, float]:
     """The tau of STRENGTHS with the best balanced accuracy on validation `Logits`; of equal ones the smallest. -> tau, that accuracy,
     and the one without adjustment."""
-    scores = []
-    for tau in STRENGTHS:
-        p = to_predictions(logits, adjuster(tau))
-        scores.append(evaluate_multi_cls(p.labels, p.preds, p.probs).bacc)
+    def balanced_accuracy(adjust=None):
+        p = to_predictions(logits, adjust)
+        return evaluate_multi_cls(logits.labels.numpy(), p.preds, p.probs).bacc
+    scores = [balanced_accuracy(adjuster(tau)) for tau in STRENGTHS]
     best = int(np.argmax(scores))
-    p = to_predictions(logits)
-    return float(STRENGTHS[best]), scores[best], evaluate_multi_cls(p.labels, p.preds, p.probs).bacc
+    return float(STRENGTHS[best]), scores[best], balanced_accuracy()

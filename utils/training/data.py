@@ -51,8 +51,9 @@ def load_data(args: Namespace, accelerator: Accelerator, stage_one: StageOne) ->
     train_eval_loader = get_eval_loader(train, train_loader.batch_size, train_loader.num_workers, n_images=n_train_eval, seed=args.seed,
                                         rank=rank, world_size=n_processes) if n_train_eval else None
     image_hashes = find_image_hashes(args, train, val, stage_one) if accelerator.is_main_process else None
-    return TrainingData(train_loader, val_loader, train_eval_loader, n_train_eval, np.bincount(train.labels, minlength=args.n_classes),
-                        train.class_names(args.n_classes), image_hashes)
+    return TrainingData(train_loader, val_loader, train_eval_loader, n_train_eval,
+                        class_count=np.bincount(train.labels, minlength=args.n_classes),
+                        class_names=train.class_names(args.n_classes), image_hashes=image_hashes)
 
 
 def find_image_hashes(args: Namespace, train: ClassDataset, val: ClassDataset, stage_one: StageOne) -> torch.Tensor:

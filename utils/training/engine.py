@@ -122,10 +122,11 @@ class Evaluator:
         if train_report:
             metric = self.args.metric
             ahead = training_is_ahead(metric, train[metric], val[metric], self.data.n_train_eval, n_val=len(self.data.val))
-        return Scores(train, val, train_report, val_report, ahead)
+        return Scores(train, val, train_report, val_report, tells_plateau=ahead)
 
     def _score(self, model: nn.Module, loader: DataLoader, transform: Callable, title: str):
         predictions = predict(model, loader, transform, self.accelerator.autocast, desc=title)
+        assert predictions.labels is not None  # both csvs of a training have labels
         metrics = evaluate_multi_cls(predictions.labels, predictions.preds, predictions.probs)
         values = vars(metrics) | {'loss': predictions.loss, 'n_predicted': len(np.unique(predictions.preds))}
         return values, partial(performance_text, metrics, predictions)

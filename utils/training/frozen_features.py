@@ -31,10 +31,10 @@ class FeatureCache:
 class KeepFeatures(Normalise):
     """Moves float32 features to the device and changes nothing else."""
 
-    def to_float(self, images):
+    def to_float(self, images: torch.Tensor) -> torch.Tensor:
         return images.to(self.device, non_blocking=True)
 
-    def standardise(self, x):
+    def standardise(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
 

@@ -29,7 +29,7 @@ class Mixing(BatchTransform):
 
     def __init__(self, normalise: Normalise, class_count: npt.ArrayLike, alpha: float | None = None, augment: str = 'original',
                  seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        super().__init__(normalise, augment, seed, rank, world_size)
+        super().__init__(normalise, augment, seed, rank, world_size=world_size)
         self.class_count = torch.as_tensor(class_count).to(normalise.device)
         self.alpha = self.alpha if alpha is None else alpha
 
@@ -69,7 +69,7 @@ class Mixing(BatchTransform):
         x, labels = self.augmented(images), self.to_device(labels)
         other, other_labels = self.partners(x, labels)
         share = self.mix_rng.beta(self.alpha, self.alpha)  # of the image itself; the rest is its partner's
-        x, label_share = self.mix(x, other, share, labels, other_labels)
+        x, label_share = self.mix(x, other, share, labels, other_labels=other_labels)
         y = torch.lerp(self.one_hot(other_labels), self.one_hot(labels), label_share)
         return self.normalise.standardise(x), y
 

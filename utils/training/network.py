@@ -52,7 +52,8 @@ class Network:
 
     def describe(self, args: Namespace) -> str:
         n_trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        start = describe_start(self.model.initial_weights, args.im_size, self.stage_one.facts, self.frozen, self.reinitialised)
+        start = describe_start(self.model.initial_weights, args.im_size, self.stage_one.facts, self.frozen,
+                               reinitialised=self.reinitialised)
         return f'* {args.model_name}: {n_trainable:,} trainable parameters; {start}'
 
     def to(self, accelerator: Accelerator, sync_bn: bool = False) -> None:
@@ -75,9 +76,9 @@ def build_network(args: Namespace, accelerator: Accelerator) -> Network:
 def initial_network(args: Namespace) -> Network:
     head = 'scaled' if args.trainable == 'scale' else LOSSES[args.loss_fn].head
     if args.pretrained_weights:
-        arch, stage_one = get_stage_two(args.pretrained_weights, args.model_name, args.n_classes, args.im_size, head)
+        arch, stage_one = get_stage_two(args.pretrained_weights, args.model_name, args.n_classes, args.im_size, head=head)
     else:
-        arch, stage_one = get_arch(args.model_name, args.n_classes, args.init, args.im_size, head), StageOne()
+        arch, stage_one = get_arch(args.model_name, args.n_classes, args.init, args.im_size, head=head), StageOne()
     if args.grow_from < 1 and arch.model.fixed_size:
         raise InputError(f'--grow_from {args.grow_from:g}: {args.model_name} takes images of one size only, leave the flag out')
     frozen, reinitialised = set_trainable(arch.model, args.trainable)

@@ -128,7 +128,8 @@ class TrainingPlan:
         transform.set_epoch(number)
         if args.grow_from < 1:
             transform.size = size_in_epoch(args.im_size, args.grow_from, number, args.n_epochs)
-        epoch = Epoch(number, f'Epoch {number + 1}/{args.n_epochs}', loader, transform, self.losses[balances], args.accumulate)
+        epoch = Epoch(number, f'Epoch {number + 1}/{args.n_epochs}', loader, transform,
+                      criterion=self.losses[balances], accumulate=args.accumulate)
         if mid_epoch:
             epoch.resume(mid_epoch)
         return epoch

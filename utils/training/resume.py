@@ -42,7 +42,7 @@ def read_stopped_run(folder: str, flags: dict[str, Any]) -> StoppedRun:
                 leftovers.append(checkpoint)
             else:
                 kept.append((checkpoint, epoch))
-    return StoppedRun(config, history, last, _read_mid_epoch(folder, config, flags, done), kept, leftovers)
+    return StoppedRun(config, history, last, _read_mid_epoch(folder, config, flags, done), kept=kept, leftovers=leftovers)
 
 
 def check_flags(folder: str, saved: dict[str, Any], flags: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from utils.statistics.weighted_metrics import is_ordered
 from utils.training.run_folder import RunFolder
 
 
-def summary_writer():
+def summary_writer() -> type:
     """TensorBoard's class of writers. Raises `InputError` without the package."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # here, since it takes seconds, and not every installation has it

@@ -3,8 +3,9 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
-from models.get_model import get_arch
+from models.get_model import Arch, get_arch
 from models.heads import get_head, set_head
 from models.weights import init_classifier, load_weights
 from utils.common import InputError
@@ -18,7 +19,7 @@ class StageOne(NamedTuple):
     image_hashes: torch.Tensor | None = None  # its `seen_images`; None in checkpoints of version 0.1, too
 
 
-def get_stage_two(path, model_name, n_classes, im_size, head):
+def get_stage_two(path: str, model_name: str, n_classes: int, im_size: tuple[int, int], head: str) -> tuple[Arch, StageOne]:
     """The network of stage one with the weights at `path` (see `read_checkpoint`) and a last layer of kind `head`, a key of HEADS;
     where stage one had another kind it takes over what fits ('scaled' takes all of it, inside). No optimizer state is taken over.
 
@@ -32,12 +33,12 @@ def get_stage_two(path, model_name, n_classes, im_size, head):
     own_head = parent['config'].get('head', 'linear')
     if (own_head, head) == ('cosine', 'scaled'):
         raise InputError(f"--trainable scale: {parent['folder']} was trained with LDAM, whose cosine classifier has a scale of its own")
-    arch = get_arch(model_name, n_classes, 'none', im_size, own_head)
+    arch = get_arch(model_name, n_classes, 'none', im_size, head=own_head)
     load_weights(arch.model, parent['state_dict'], parent['folder'])
     if head == 'scaled' != own_head:
         set_head(arch.model, 'scaled')
     elif head != own_head:
-        fresh = get_arch(model_name, n_classes, 'none', im_size, head).model
+        fresh = get_arch(model_name, n_classes, 'none', im_size, head=head).model
         load_weights(fresh, arch.model.state_dict(), parent['folder'], skip_classifier_of_other_size=True)
         arch = arch._replace(model=fresh)
     arch.model.initial_weights = parent['folder']
@@ -47,7 +48,7 @@ def get_stage_two(path, model_name, n_classes, im_size, head):
     return arch, StageOne(facts, parent['class_names'], parent['image_hashes'])
 
 
-def set_trainable(model, trainable):
+def set_trainable(model: nn.Module, trainable: str) -> tuple[list[str], list[str]]:
     """'all'; 'classifier': the last layer alone, initialised anew (cRT); 'scale': one factor per class on the output of the
     last layer as it is (LWS, both Kang et al., ICLR 2020). The rest is frozen, and `train_mode` keeps its statistics fixed.
     -> names of the frozen and of the re-initialised parameters."""
@@ -64,14 +65,15 @@ def set_trainable(model, trainable):
     return frozen, [name for name in names if name not in frozen and trainable == 'classifier']
 
 
-def train_mode(model):
+def train_mode(model: nn.Module) -> None:
     """Training mode; with a frozen backbone for the classifier alone, so that BatchNorm and Dropout before it are fixed."""
     frozen = not all(parameter.requires_grad for parameter in model.parameters())
     model.train(not frozen)
     get_head(model).train()
 
 
-def describe_start(initial_weights, im_size, parent, frozen, reinitialised):
+def describe_start(initial_weights: str, im_size: tuple[int, int], parent: dict | None, frozen: list[str],
+                   reinitialised: list[str]) -> str:
     """What a run starts from, in one line. `initial_weights`: see `get_arch`."""
     parts = [f'initial weights: {initial_weights}']
     if parent:
