@@ -45,6 +45,18 @@ def test_no_room_imports_upwards():
     assert not upward
 
 
+def test_no_call_has_more_than_four_positional_arguments():
+    """Of functions and classes of the project; those that take any number of arguments, such as the words of a command, do not count."""
+    own, calls = {}, []
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own[node.name] = own.get(node.name, False) or bool(getattr(getattr(node, 'args', None), 'vararg', None))
+            elif isinstance(node, ast.Call) and path.relative_to(ROOT).parts[0] in ('utils', 'models', 'train_lt_mxp.py'):
+                calls.append((path.name, getattr(node.func, 'id', getattr(node.func, 'attr', '')), len(node.args)))
+    assert not [call for call in calls if call[2] > 4 and own.get(call[1]) is False]
+
+
 def test_no_test_file_imports_another():
     assert not [(path.name, name) for path in (ROOT / 'tests').rglob('*.py') for name in imports_of(path)
                 if re.search(r'^tests\..*\btest_', name)]

@@ -16,7 +16,7 @@ from utils.prediction.inference import Normalise
 from utils.testing import scoring
 from utils.testing.post_hoc import implied_prior, last_epoch
 from utils.training.mixing import MIXING
-from utils.training.plan import label_shares
+from utils.training.phases import label_shares
 
 COUNT = np.array([1000, 300, 90, 27, 8])
 PI = COUNT / COUNT.sum()

@@ -65,3 +65,12 @@ def test_a_guessed_csv_that_does_not_exist_asks_for_the_flag(tmp_path):
     (tmp_path / 'training_set.csv').touch()
     with pytest.raises(InputError, match=r'no such csv: \S+/val_set\.csv \(guessed from .*give the validation csv with --csv_val'):
         resolve_flags(f'--csv_train {tmp_path}/training_set.csv')
+
+
+@pytest.mark.parametrize(('flags', 'mixing', 'alpha'), [
+    ('--do_mixup 0.3', 'balanced_mixup', .3), ('--do_mixup 0', 'none', None), ('--recipe original_mxp', 'balanced_mixup', .1),
+    ('--recipe original_mxp --do_mixup 0.4', 'balanced_mixup', .4), ('--recipe original_mxp --do_mixup 0', 'none', None),
+    ('--mixing balanced_mixup --do_mixup 0.3', 'balanced_mixup', .3), ('--mixing remix --do_mixup 0', 'remix', None)])
+def test_do_mixup_stands_for_balanced_mixup(flags, mixing, alpha):
+    args = get_parser().parse_args(flags.split())
+    assert (args.mixing, args.mix_alpha) == (mixing, alpha) and not hasattr(args, 'do_mixup')

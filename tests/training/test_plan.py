@@ -13,7 +13,8 @@ from utils.losses import LOSSES
 from utils.prediction.inference import Normalise
 from utils.training.batches import BatchTransform
 from utils.training.mixing import BalancedMixUp, CutMix
-from utils.training.plan import TrainingPlan, corrects_twice, size_in_epoch
+from utils.training.phases import corrects_twice, size_in_epoch
+from utils.training.plan import TrainingPlan
 from utils.training.recipes import RECIPES
 
 

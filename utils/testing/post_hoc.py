@@ -14,7 +14,7 @@ from utils.evaluation import evaluate_multi_cls
 from utils.losses import LOSSES, get_loss_fn, log_prior
 from utils.prediction.inference import Logits, to_predictions
 from utils.statistics.calibration import fit_temperature
-from utils.training.plan import get_losses, label_shares, n_deferred
+from utils.training.phases import get_losses, label_shares, n_deferred
 
 STRENGTHS = np.arange(21) / 10  # 0, .1, .. 2, the grid of Kang et al.
 Adjustment = Callable[[torch.Tensor], torch.Tensor]  # of logits (V, N, K), see `to_predictions`

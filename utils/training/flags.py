@@ -18,7 +18,7 @@ from utils.prediction.accelerator import add_device_flag
 from utils.training.augmentation import AUGMENT
 from utils.training.mixing import MIXING
 from utils.training.optim import OPTIMIZERS, SCHEDULES
-from utils.training.plan import corrects_twice, n_deferred, n_mixed, size_in_epoch
+from utils.training.phases import corrects_twice, n_deferred, n_mixed, size_in_epoch
 from utils.training.recipes import RECIPES, RecipeParser
 from utils.training.tensorboard import summary_writer
 

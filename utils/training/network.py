@@ -14,7 +14,7 @@ from utils.common import InputError, out_of_memory
 from utils.losses import LOSSES
 from utils.prediction.inference import Normalise
 from utils.reproducibility import random_state, set_random_state
-from utils.training.plan import size_in_epoch
+from utils.training.phases import size_in_epoch
 from utils.training.two_stage import StageOne, describe_start, get_stage_two, set_trainable, train_mode
 
 
