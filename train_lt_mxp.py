@@ -36,6 +36,7 @@ from utils.training.recipes import RecipeParser
 from utils.training.run_folder import RunFolder, run_path
 from utils.training.signals import StopSignal, resume_hint
 from utils.training.state import TrainState
+from utils.training.tensorboard import summary_writer
 
 
 def get_parser() -> RecipeParser:
@@ -54,6 +55,8 @@ def main(args: Namespace, argv: list[str] | None = None) -> None:
                             device_type=accelerator.device.type)
     keep_private(args.private, run_path(args), None if args.no_cache else args.cache_dir)
     run = RunFolder.open(args, writes=accelerator.is_main_process)
+    if args.tensorboard and run.path:
+        summary_writer()  # raises where the package is missing
     set_backends(args.deterministic, accelerator.device.type == 'cuda', one_size=args.grow_from == 1)
     set_seeds(args.seed)
 
@@ -82,7 +85,7 @@ def main(args: Namespace, argv: list[str] | None = None) -> None:
                 stats = train_one_epoch(state, epoch, accelerator, stop)
                 with stop.listening():
                     scores = evaluate(state.eval_model, number)
-            state.schedule.after_epoch(scores.val[args.metric] if scores.tells_plateau else None)
+            state.schedule.after_epoch(scores.plateau_value)
             run.end_epoch(epoch, stats, scores, state)
             log(run.history[-1])
         run.finish()

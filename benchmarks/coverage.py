@@ -16,6 +16,10 @@ Example, half an hour on one CPU core:
 
   python -m benchmarks.coverage --json coverage.json
 """
+from utils.cli import tune_process
+
+tune_process()  # first of all
+
 import json
 
 import numpy as np

@@ -11,6 +11,10 @@ Example (300 repetitions: 10 minutes on two idle cores, with OMP_NUM_THREADS=1):
 
   python -m benchmarks.coverage_seeds --processes 2 --json coverage_seeds.json
 """
+from utils.cli import tune_process
+
+tune_process()  # first of all
+
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor

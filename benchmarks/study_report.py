@@ -8,6 +8,10 @@ Example, after benchmarks.study with data in data/isic8:
 
   python -m benchmarks.study_report results/study --train_csv data/isic8/train_isic8_lt.csv
 """
+from utils.cli import tune_process
+
+tune_process()  # before torch is imported
+
 import glob
 import os
 import sys

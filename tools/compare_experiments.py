@@ -7,6 +7,10 @@ Examples, after the demonstration (bash run_lt_experiments.sh):
   python -m tools.compare_experiments results/demo --baseline instance
   python -m tools.compare_experiments results/demo --format latex > table.tex
 """
+from utils.cli import tune_process
+
+tune_process()  # first of all
+
 import argparse
 import glob
 import os

@@ -7,6 +7,10 @@ Example, after the demonstration (bash run_lt_experiments.sh):
   python -m tools.ensemble_predictions results/demo/BSCE/seed0/results_test.csv results/demo/2stage_BSCE/seed0/results_test.csv \
       --out results/demo/ensemble/results_test.csv
 """
+from utils.cli import tune_process
+
+tune_process()  # first of all
+
 import os
 
 from utils.cli import say_next, script_parser

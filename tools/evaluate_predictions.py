@@ -9,6 +9,10 @@ Examples, after the demonstration (bash run_lt_experiments.sh):
   python -m tools.evaluate_predictions results/demo/*/seed0/results_test.csv --json demo.json
   python -m tools.evaluate_predictions results/demo/instance/seed0/results_test.csv results/demo/BSCE/seed0/results_test.csv
 """
+from utils.cli import tune_process
+
+tune_process()  # first of all
+
 import argparse
 import json
 import os

@@ -7,6 +7,10 @@ Example (downloads 170 MB; bash run_lt_experiments.sh cifar then trains six meth
 
   python -m tools.prepare_cifar_lt_data --classes 10 --imbalance 100
 """
+from utils.cli import tune_process
+
+tune_process()  # before torch is imported
+
 import gzip
 import io
 import os

@@ -12,6 +12,10 @@ Example, with a test set in a folder of its own, of which a class may be missing
 
   python -m tools.prepare_folder_data other_clinic/ --classes_from data/train_pictures.csv
 """
+from utils.cli import tune_process
+
+tune_process()  # before torch is imported
+
 import os
 import re
 import unicodedata

@@ -6,6 +6,10 @@ Examples, after the demonstration (bash run_lt_experiments.sh):
   python -m tools.report results/demo --baseline instance
   python -m tools.report results/demo/BSCE/seed0 --with_images --data_path data/demo/images
 """
+from utils.cli import tune_process
+
+tune_process()  # first of all
+
 import argparse
 import os
 from pathlib import Path

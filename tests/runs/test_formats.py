@@ -18,8 +18,9 @@ from utils.common import InputError
 from utils.model_saving_loading import load_model, read_checkpoint, save_model
 from utils.prediction.predictions import read_predictions
 from utils.report.runs import find_runs, series
-from utils.runs.formats import FORMAT, read_config, upgrade
+from utils.runs.formats import FORMAT, PUBLISHED_ALPHAS, read_config, upgrade
 from utils.testing import scoring
+from utils.training.mixing import MIXING
 
 ARCHIVE = ROOT / 'tests' / 'fixtures' / 'runs_0.1.zip'
 
@@ -90,10 +91,14 @@ def test_a_flag_that_an_old_run_knows_stays():
 @pytest.mark.parametrize(('old', 'mixing', 'alpha'), [
     ({'do_mixup': 0.}, 'none', None), ({'do_mixup': .2}, 'balanced_mixup', .2), ({'do_mixup': .2, 'mixing': 'none'}, 'balanced_mixup', .2),
     ({'do_mixup': .2, 'mixing': 'balanced_mixup', 'mix_alpha': .2}, 'balanced_mixup', .2),
-    ({'do_mixup': 0., 'mixing': 'cutmix', 'mix_alpha': 1.}, 'cutmix', 1.)])
+    ({'do_mixup': 0., 'mixing': 'cutmix', 'mix_alpha': 1.}, 'cutmix', 1.), ({'do_mixup': 0., 'mixing': 'remix'}, 'remix', 1.)])
 def test_do_mixup_of_an_old_run_is_a_mixing(old, mixing, alpha):
     new = upgrade(old, 'config.cfg')
     assert (new['mixing'], new.get('mix_alpha'), 'do_mixup' in new) == (mixing, alpha, False)
+
+
+def test_the_alphas_that_old_runs_lack_are_the_published_ones():
+    assert {name: mixing.alpha for name, mixing in MIXING.items() if mixing} == PUBLISHED_ALPHAS
 
 
 def test_an_old_run_with_do_mixup_has_the_mixing_of_its_resume(old_runs):

@@ -50,7 +50,7 @@ def refuses(run):
     ('parent', 'a', "'parent' must be a dictionary"), ('parent', {'path': 'b'}, "'parent' must be a dictionary"),
     ('csv_sha256', [], "'csv_sha256' must be a dictionary of text"), ('loss_params', {'gamma': 'x'}, "'loss_params' must be"),
     ('head', 'x', "'head' must be one of linear, cosine, scaled"), ('format', 'x', "'format' must be a whole number"),
-    ('do_mixup', 'x', "'do_mixup' must be a number, not 'x'"), ('mixing', 'mixup', "incomplete: it lacks mix_alpha"),
+    ('do_mixup', 'x', "'do_mixup' must be a number, not 'x'"),
     ('unknown', [[[[[[[[[[[1]]]]]]]]]]], "'unknown' is or holds more than 10 lists within each other"),
     ('unknown', 'x' * 10**6, "'unknown' is or holds a text with 1,000,000 characters"),
 ])

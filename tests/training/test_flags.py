@@ -70,6 +70,7 @@ def test_a_guessed_csv_that_does_not_exist_asks_for_the_flag(tmp_path):
 @pytest.mark.parametrize(('flags', 'mixing', 'alpha'), [
     ('--do_mixup 0.3', 'balanced_mixup', .3), ('--do_mixup 0', 'none', None), ('--recipe original_mxp', 'balanced_mixup', .1),
     ('--recipe original_mxp --do_mixup 0.4', 'balanced_mixup', .4), ('--recipe original_mxp --do_mixup 0', 'none', None),
+    ('--recipe original_mxp --do_mixu 0', 'none', None),
     ('--mixing balanced_mixup --do_mixup 0.3', 'balanced_mixup', .3), ('--mixing remix --do_mixup 0', 'remix', None)])
 def test_do_mixup_stands_for_balanced_mixup(flags, mixing, alpha):
     args = get_parser().parse_args(flags.split())

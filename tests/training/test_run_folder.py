@@ -137,6 +137,25 @@ def test_a_signal_within_an_epoch_loses_nothing(train, monkeypatch, capsys, flag
         json.loads(line)['training_loss'] for line in (whole / 'log.jsonl').read_text().splitlines()]
 
 
+def test_an_interrupted_epoch_is_counted_in_its_own_batches(train, monkeypatch, capsys):
+    """Also after an attempt to resume with another --accumulate, which has replaced config.cfg and then failed."""
+    original, calls = BatchTransform.__call__, []
+
+    def strike(*args):
+        calls.append(1)
+        if len(calls) == 5 + 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+    monkeypatch.setattr(BatchTransform, '__call__', strike)
+    with pytest.raises(Interrupted):
+        train('--n_epochs 2 --train_eval off')
+    monkeypatch.setattr(BatchTransform, '__call__', original)
+    config = Path('experiments/run/config.cfg')
+    config.write_text(config.read_text().replace('"accumulate": 1', '"accumulate": 2'))
+    train('--n_epochs 2 --train_eval off --accumulate 2 --resume')
+    assert 'after epoch 1, batch 4\n' in capsys.readouterr().out  # two batches, each cut into two
+
+
 def test_a_second_process_is_refused(train, tmp_path):
     run = train()
     other = run_folder.RunFolder(str(run), {'metric': 'mcc', 'resume': False, 'overwrite': True})

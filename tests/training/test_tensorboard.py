@@ -59,6 +59,13 @@ def test_a_resumed_run_shows_its_first_epochs_too(train, monkeypatch):
     assert list(read(run)[0]['mcc/val']) == [1, 2]
 
 
+def test_a_run_that_trains_no_more_epoch_keeps_its_curves(train):
+    run = train('--n_epochs 2 --tensorboard')
+    (run / 'val_metrics.txt').unlink()  # as if it had been killed before its end
+    train('--n_epochs 2 --tensorboard --resume')
+    assert list(read(run)[0]['mcc/val']) == [1, 2]
+
+
 def test_off_by_default_and_one_line_when_missing(train, monkeypatch):
     assert not (train() / 'tensorboard').exists()
     with pytest.raises(InputError, match='leave out --do_not_save'):

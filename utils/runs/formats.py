@@ -15,6 +15,7 @@ from utils.evaluation import METRICS
 FORMAT = 2
 # Flags that came later than format 0, each with the value that stands for what was done before.
 ADDED_FLAGS = {'grow_from': 1., 'label_column': None, 'private': False}
+PUBLISHED_ALPHAS = {'balanced_mixup': .2, 'mixup': 1., 'cutmix': 1., 'remix': 1.}  # where an older configuration holds none
 MAX_CLASSES, MAX_NAME, MAX_STRING = 10**6, 1000, 10**5  # of a list; characters of a class name and of any other text
 HEADS = ('linear', 'cosine', 'scaled')  # the keys of models.heads.HEADS, which needs torch
 MAX_DEPTH, MAX_VALUES = 10, 5 * 10**6  # of lists and dictionaries within each other; of all values in them
@@ -200,6 +201,8 @@ def _without_do_mixup(config, source):
         mixing = 'balanced_mixup'
     if alpha > 0 and mixing == 'balanced_mixup':
         config = config | {'mix_alpha': alpha}
+    if mixing in PUBLISHED_ALPHAS and config.get('mix_alpha') is None:
+        config = config | {'mix_alpha': PUBLISHED_ALPHAS[mixing]}
     return {key: value for key, value in config.items() if key != 'do_mixup'} | {'mixing': mixing}
 
 

@@ -102,7 +102,7 @@ class Scores(NamedTuple):
     val: dict[str, Any]
     train_report: Callable[..., str] | None  # the original's report, as a function of the class names
     val_report: Callable[..., str]  # of class names and learning rate
-    tells_plateau: bool  # whether the plateau schedule is told of this epoch
+    plateau_value: float | None  # --metric on validation, for the plateau schedule; None: it ignores this epoch
 
 
 class Evaluator:
@@ -114,15 +114,15 @@ class Evaluator:
                                 world_size=accelerator.num_processes, stream=3)
 
     def __call__(self, model: nn.Module, epoch: int) -> Scores:
-        title, train, train_report, ahead = f'Epoch {epoch + 1}/{self.args.n_epochs}', dict.fromkeys(METRICS, math.nan), None, True
+        title, train, train_report = f'Epoch {epoch + 1}/{self.args.n_epochs}', dict.fromkeys(METRICS, math.nan), None
         if self.data.train_eval_loader:
             self.as_trained.set_epoch(epoch)
             train, train_report = self._score(model, self.data.train_eval_loader, self.as_trained.inputs, f'{title} train')
         val, val_report = self._score(model, self.data.val_loader, self.normalise, f'{title} val')
-        if train_report:
-            metric = self.args.metric
-            ahead = training_is_ahead(metric, train[metric], val[metric], self.data.n_train_eval, n_val=len(self.data.val))
-        return Scores(train, val, train_report, val_report, tells_plateau=ahead)
+        metric = self.args.metric
+        ahead = train_report is None or training_is_ahead(metric, train[metric], val[metric], self.data.n_train_eval,
+                                                          n_val=len(self.data.val))
+        return Scores(train, val, train_report, val_report, plateau_value=val[metric] if ahead else None)
 
     def _score(self, model: nn.Module, loader: DataLoader, transform: Callable, title: str):
         predictions = predict(model, loader, transform, self.accelerator.autocast, desc=title)

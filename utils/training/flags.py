@@ -20,7 +20,6 @@ from utils.training.mixing import MIXING
 from utils.training.optim import OPTIMIZERS, SCHEDULES
 from utils.training.phases import corrects_twice, n_deferred, n_mixed, size_in_epoch
 from utils.training.recipes import RECIPES, RecipeParser
-from utils.training.tensorboard import summary_writer
 
 
 def add_flags(parser: RecipeParser) -> RecipeParser:
@@ -183,10 +182,8 @@ def resolve(args: Namespace) -> Namespace:
         args.save_path = datetime.now().strftime('%Y-%m-%d-%H-%M-%S')
     args.num_workers = min(args.num_workers, os.cpu_count() or 1)
     args.min_lr = args.lr * 1e-3 if args.min_lr == -1 else args.min_lr
-    if args.tensorboard:
-        if args.do_not_save:
-            raise InputError('--tensorboard writes into the run folder: leave out --do_not_save')
-        summary_writer()
+    if args.tensorboard and args.do_not_save:
+        raise InputError('--tensorboard writes into the run folder: leave out --do_not_save')
     return args
 
 

@@ -43,7 +43,7 @@ class Epoch:
         set_random_state(saved['random'])
 
     def state_dict(self) -> dict[str, Any]:
-        """What `interrupted/` holds beyond a checkpoint."""
+        """What `interrupted/` holds beyond a checkpoint. 'prepare' is what older versions call the transform."""
         return {'batches': self.batches, 'total': float(self.total), 'prepare': self.transform.state_dict(), 'lr': self.lr,
                 'random': random_state(), 'seconds': self.seconds}
 

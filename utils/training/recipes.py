@@ -29,12 +29,7 @@ class RecipeParser(Parser):
     def parse_known_args(self, args=None, namespace=None):
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument('--recipe')
-        first.add_argument('--do_mixup', nargs='?')
-        given = first.parse_known_args(args)[0]
-        defaults = RECIPES.get(given.recipe, {})
-        if given.do_mixup is not None and defaults.get('mixing') == 'balanced_mixup':  # given by hand, also as 0
-            defaults = {flag: value for flag, value in defaults.items() if flag not in ('mixing', 'mix_alpha')}
-        self.set_defaults(**defaults)
+        self.set_defaults(**RECIPES.get(first.parse_known_args(args)[0].recipe, {}))
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args=None, namespace=None):
@@ -42,9 +37,14 @@ class RecipeParser(Parser):
 
 
 def without_do_mixup(args: argparse.Namespace) -> argparse.Namespace:
-    """--do_mixup ALPHA -> --mixing balanced_mixup --mix_alpha ALPHA; 0 changes nothing. Raises `InputError` beside another --mixing."""
+    """--do_mixup ALPHA -> --mixing balanced_mixup --mix_alpha ALPHA. 0 switches off the Balanced-MixUp of a recipe, and nothing else.
+    Raises `InputError` beside another --mixing."""
     others = {name: value for name, value in vars(args).items() if name != 'do_mixup'}
-    alpha = getattr(args, 'do_mixup', 0)
+    if 'do_mixup' not in args:
+        return args
+    alpha, of_recipe = args.do_mixup, RECIPES.get(args.recipe, {})
+    if of_recipe.get('mixing') == args.mixing == 'balanced_mixup':
+        others |= {'mixing': 'none', 'mix_alpha': None}
     if not alpha >= 0:
         raise InputError(f'--do_mixup must not be negative, got {alpha}')
     if alpha > 0:

@@ -27,7 +27,7 @@ class StoppedRun(NamedTuple):
 
 
 def read_stopped_run(folder: str, flags: dict[str, Any]) -> StoppedRun:
-    """Raises `InputError` if the run is finished, was started with other `flags`, or cannot go on."""
+    """Read what the run in `folder` left. Raises `InputError` if it is finished, was started with other `flags`, or cannot go on."""
     if os.path.exists(os.path.join(folder, 'val_metrics.txt')):
         raise InputError(f'{folder} is finished: there is nothing to resume: test it (--overwrite starts it anew)')
     config = read_config(folder)
@@ -42,7 +42,7 @@ def read_stopped_run(folder: str, flags: dict[str, Any]) -> StoppedRun:
                 leftovers.append(checkpoint)
             else:
                 kept.append((checkpoint, epoch))
-    return StoppedRun(config, history, last, _read_mid_epoch(folder, config, flags, done), kept=kept, leftovers=leftovers)
+    return StoppedRun(config, history, last, _read_mid_epoch(folder, flags, done), kept=kept, leftovers=leftovers)
 
 
 def check_flags(folder: str, saved: dict[str, Any], flags: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def _read_last(folder, metric):
     return last, history
 
 
-def _read_mid_epoch(folder, config, flags, n_done):
+def _read_mid_epoch(folder, flags, n_done):
     """Checkpoint interrupted/, counted in batches of the present --accumulate; None where its epoch has been done since."""
     place = os.path.join(folder, 'interrupted')
     if not os.path.exists(os.path.join(place, FILE_NAME)):
@@ -84,5 +84,5 @@ def _read_mid_epoch(folder, config, flags, n_done):
     check_keys(saved, place, STATE | MID_EPOCH)
     if saved['epoch'] != n_done:
         return None
-    before, now = config.get('accumulate', 1), flags['accumulate']
+    before, now = saved['config'].get('accumulate', 1), flags['accumulate']  # config.cfg may be of a later attempt to resume
     return saved if now == before else saved | {'batches': saved['batches'] // before * now, 'total': saved['total'] * now / before}

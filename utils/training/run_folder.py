@@ -118,9 +118,6 @@ class RunFolder:
         self.config, self.image_hashes = config, data.image_hashes
         if self.path is None:
             return
-        if self.resume_state:
-            batch = f", batch {self.mid_epoch['batches']}" if self.mid_epoch else ''
-            print(f'* Resuming {self.path} after epoch {len(self.history)}{batch}')
         if self.lock is None:
             self.lock = lock_folder(self.path)
             if os.path.exists(self.file('config.cfg')):
@@ -139,6 +136,9 @@ class RunFolder:
             raise InputError(f'{self.path} cannot be resumed: the contents of images changed since it was started')
         write_text(self.file('environment.json'), json.dumps(describe_environment(torch.device(config['device_type'])), indent=2) + '\n')
         write_text(self.file('config.cfg'), json.dumps(nan_to_null(config), indent=2) + '\n')
+        if self.resume_state:
+            batch = f", batch {self.mid_epoch['batches']}" if self.mid_epoch else ''
+            print(f'* Resuming {self.path} after epoch {len(self.history)}{batch}')
 
     def _check_unchanged(self, saved, config):
         changed = [f"--csv_{name} {config[f'csv_{name}']}" for name, digest in config['csv_sha256'].items()

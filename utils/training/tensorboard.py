@@ -43,18 +43,25 @@ class TensorBoard:
     """
 
     def __init__(self, run: RunFolder, class_names: list[str], class_count: np.ndarray):
-        self.run, self.class_names, self.written = run, class_names, 0
-        folder = run.file('tensorboard')
+        self.run, self.class_names, self.class_count = run, class_names, class_count
+        self.writer: Any = None
+        self.written = 0  # records
+
+    def _open(self):
+        """Not before the first epoch is done: the curves of a run that is resumed stay until they can be written again."""
+        folder = self.run.file('tensorboard')
         if os.path.lexists(folder):
             remove(folder)
         os.mkdir(folder, 0o755)  # new, and closed to others: names of TensorBoard's files can be guessed, and links are followed
         self.writer = summary_writer()(folder)
         print(f'* Watch with: tensorboard --logdir {shlex.quote(folder)}')
-        self.choice = choose(len(class_names), 'the rarest and the most frequent', *extremes(class_count, class_count))
-        labels = [[f'{class_count[c]:,}' for c in self.choice.classes]]
-        self._bars('training images', {'images': class_count}, 0, xlabel='images', labels=labels)
+        self.choice = choose(len(self.class_names), 'the rarest and the most frequent', *extremes(self.class_count, self.class_count))
+        labels = [[f'{self.class_count[c]:,}' for c in self.choice.classes]]
+        self._bars('training images', {'images': self.class_count}, 0, xlabel='images', labels=labels)
 
     def update(self) -> None:
+        if self.writer is None:
+            self._open()
         ordered = is_ordered(self.class_names, self.run.metric)
         for record in self.run.history[self.written:]:
             for tag, value in scalars(record, self.class_names, ordered).items():
