@@ -15,9 +15,9 @@ from utils import __version__
 PACKAGES = ('torch', 'torchvision', 'numpy', 'pandas', 'scikit-learn', 'scipy', 'pillow', 'accelerate', 'timm')
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-def set_seeds(seed: int | Sequence[int]) -> None:
+def set_seeds(seed: int | Sequence[int], use_cuda: bool = True) -> None:
     """Seed Python, NumPy and torch, on all devices. `seed` may be a sequence such as (seed, epoch): each epoch then has a random stream of
-    its own, so that a resumed run draws the numbers of an uninterrupted one."""
+    its own, so that a resumed run draws the numbers of an uninterrupted one. `use_cuda`, as in the original, makes no difference."""
     state = int(np.random.SeedSequence(seed).generate_state(1)[0])
     random.seed(state)
     np.random.seed(state)
