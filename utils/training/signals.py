@@ -69,5 +69,5 @@ class StopSignal:
             self.held = True
 
     def waiting(self, accelerator: Accelerator) -> contextlib.AbstractContextManager:
-        """For the wait for a batch, which may never come. One of several processes keeps waiting: all must stop at the same step."""
+        """`listening()` while a batch is awaited, which may never come. Several processes wait on: they must stop at the same step."""
         return self.listening() if accelerator.num_processes == 1 else contextlib.nullcontext()
