@@ -54,11 +54,12 @@ def other_texts(source: str, suffix: str) -> Iterator[tuple[int, str, str]]:
         if suffix != '.sh':
             if text := re.sub(r'{[{%#].*?[}%#]}|<[^>]*>', ' ', line).strip():
                 yield number, 'message', text
-        elif comment := re.search(r'(?:^|\s)#\s+(.*)', line):
-            yield number, 'comment', comment.group(1)
         else:
-            for text in re.findall(r'''"([^"]*\w+ \w[^"]*)"|'([^']*\w+ \w[^']*)\'''', line):
+            code, *comment = re.split(r'(?:^|\s)#\s+', line, maxsplit=1)
+            for text in re.findall(r'''"([^"]*\w+ \w[^"]*)"|'([^']*\w+ \w[^']*)\'''', code):
                 yield number, 'message', ''.join(text)
+            for text in comment:
+                yield number, 'comment', text
 
 
 def find_files(names: list[str]) -> list[Path]:
