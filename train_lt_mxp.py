@@ -1,7 +1,7 @@
-r"""Train a classifier on long-tailed images: re-sampling, mixing, re-balancing losses, one or two stages. The run, with its best
-checkpoint, is written to experiments/<save_path>/.
+r"""Train a classifier on long-tailed images with re-sampling, mixing and re-balancing losses, in one or two stages. The run and its
+best checkpoint are written to experiments/<save_path>/.
 
-Examples, with the demo set (python -m tools.prepare_demo_data makes it); the second is stage two of the first:
+Examples with the demo set (made by python -m tools.prepare_demo_data); the second one is stage two of the first:
 
   python train_lt_mxp.py --csv_train data/demo/train_demo.csv --data_path data/demo/images --n_classes 5 --im_size 64 \
       --model_name regnetx_002 --init none --batch_size 32 --optimizer adamw --lr 0.004 --schedule onecycle --n_epochs 5 --metric bacc \
@@ -44,7 +44,8 @@ def get_parser() -> RecipeParser:
 
 
 def main(args: Namespace, argv: list[str] | None = None) -> None:
-    """Train as `args` of `get_parser` say. `argv`: the command line, to name flags without effect and the command that resumes the run."""
+    """Run a training with the flags `args`. `argv` is the command line: it allows warnings for flags without effect, and the resume
+    command after an interruption."""
     args = resolve(args)
     for csv in (args.csv_train, args.csv_val):
         check_csv_exists(csv)  # before weights are downloaded
@@ -60,10 +61,10 @@ def main(args: Namespace, argv: list[str] | None = None) -> None:
     set_backends(args.deterministic, accelerator.device.type == 'cuda', one_size=args.grow_from == 1)
     set_seeds(args.seed)
 
-    network = build_network(args, accelerator)  # first, so that missing weights end a run before its images are decoded
+    network = build_network(args, accelerator)  # before the data, so that missing weights stop a run before images are decoded
     data = load_data(args, accelerator, network.stage_one)
     print(network.describe(args))
-    accelerator.wait_for_everyone()  # all have looked at the folder before it is written to
+    accelerator.wait_for_everyone()  # every process has checked the folder before it is written to
     run.start(run_config(args, data, network, accelerator), data)
     network.to(accelerator, args.sync_bn)
     if can_cache_features(args):
@@ -81,7 +82,7 @@ def main(args: Namespace, argv: list[str] | None = None) -> None:
                 print(f'* Early stopping: trained at the minimum learning rate {args.min_lr:g}')
                 break
             epoch = plan.epoch(number, run.mid_epoch)
-            with run.saves_on(stop, state, epoch):  # an interrupted epoch is saved here, and nowhere else
+            with run.saves_on(stop, state, epoch):  # the only place where an interrupted epoch is saved
                 stats = train_one_epoch(state, epoch, accelerator, stop)
                 with stop.listening():
                     scores = evaluate(state.eval_model, number)
@@ -93,7 +94,7 @@ def main(args: Namespace, argv: list[str] | None = None) -> None:
 
 
 def print_end(args: Namespace, run: RunFolder) -> None:
-    """Print the best epoch, where the run is saved, and the command that tests it."""
+    """Print the best epoch, the run folder and the command that tests the run."""
     best = run.best_epoch()
     print(f"* Best epoch {best}: {args.metric} {run.score(best) if args.metric == 'loss' else 100 * run.score(best):.2f}")
     if run.path:

@@ -43,7 +43,7 @@ def test_a_missing_csv_is_named_before_weights_are_looked_for(refused):
 
 @pytest.mark.parametrize('path', ['../../elsewhere', '../results/run', 'a/../../b'])
 def test_a_save_path_that_leads_out_of_experiments(refused, path):
-    assert refused(f'--save_path {path}') == f'--save_path {path} leads out of experiments/: name a folder below it'
+    assert refused(f'--save_path {path}') == f'--save_path {path} is outside experiments/: name a folder below it'
 
 
 def test_missing_weights_file(refused):

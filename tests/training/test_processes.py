@@ -116,7 +116,7 @@ def test_first_process_speaks_and_writes(folder, trained):
 
 def test_unequal_parts(trained):
     assert trained.returncode
-    assert 'error: --batch_size 3 cannot be cut into equal parts for 2 processes x --accumulate 1' in trained.stderr
+    assert 'error: --batch_size 3 must be divisible by 2 (2 processes x --accumulate 1)' in trained.stderr
 
 
 def test_sync_bn_on_the_cpu_is_refused(train, monkeypatch):

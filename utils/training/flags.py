@@ -1,4 +1,4 @@
-"""The flags of the train script, and what depends on several of them."""
+"""The flags of the train script, the checks of their combinations, and warnings for flags without effect."""
 import argparse
 import os
 from argparse import Namespace
@@ -26,92 +26,95 @@ def add_flags(parser: RecipeParser) -> RecipeParser:
     """Add the flags of the train script to `parser`."""
     data = parser.add_argument_group('data')
     data.add_argument('--csv_train', default='data/train_eyepacs.csv', metavar='CSV',
-                      help='training csv: column image_id, last column the class, 0 to K-1')
+                      help='training csv with a column image_id; the last column is the class, 0 to K-1')
     data.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
-    data.add_argument('--csv_val', metavar='CSV', help='validation csv (default: the name of --csv_train with the word train -> val)')
-    data.add_argument('--data_path', default='data/eyepacs_all_ims/', metavar='FOLDER', help='folder of the images')
+    data.add_argument('--csv_val', metavar='CSV', help='validation csv (default: name of --csv_train with "train" replaced by "val")')
+    data.add_argument('--data_path', default='data/eyepacs_all_ims/', metavar='FOLDER', help='image folder')
     data.add_argument('--n_classes', type=int, default=5, metavar='K', help='number of classes')
     data.add_argument('--im_size', default='512,512', type=parse_im_size, metavar='PIXELS',
-                      help='what images are resized to: height,width or one number for both')
+                      help='size to resize images to: height,width or one number for both')
     data.add_argument('--num_workers', type=int, default=8, metavar='N',
-                      help='processes or threads that decode images, at most one per CPU core')
-    data.add_argument('--cache_dir', default='data/cache', metavar='FOLDER', help='folder for the decoded and resized images, written once')
-    data.add_argument('--no_cache', action='store_true', help='decode every image anew in each epoch')
+                      help='workers (processes or threads) that decode images; at most one per CPU core is used')
+    data.add_argument('--cache_dir', default='data/cache', metavar='FOLDER', help='folder of the image cache, which holds resized images')
+    data.add_argument('--no_cache', action='store_true', help='decode the images again in each epoch instead of using the image cache')
     data.add_argument('--skip_bad_images', action='store_true',
-                      help="leave out images that cannot be read, and list them in the run's skipped.csv (without it they are an error)")
-    data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of --data_path')
+                      help="skip unreadable images and list them in the run's skipped.csv, instead of stopping with an error")
+    data.add_argument('--allow_outside_data_path', action='store_true', help='allow csvs to name images outside --data_path')
     method = parser.add_argument_group('method')
     method.add_argument('--recipe', choices=RECIPES, metavar='NAME',
-                        help=f"a named set of flags, of which those given by hand win: {', '.join(RECIPES)}")
+                        help=f"preset of flags; flags on the command line override it: {', '.join(RECIPES)}")
     method.add_argument('--sampling', default='instance', choices=SAMPLING,
-                        help='how training images are drawn: each once an epoch (instance), all classes equally often (class), between '
-                             'these by the square or cube root of the class size (sqrt, cbrt), or from the one to the other (prog)')
-    method.add_argument('--mixing', default='none', choices=MIXING, help='how images and labels of a batch are mixed')
+                        help='sampling of the training images: each image once per epoch (instance), all classes equally often (class), '
+                             'by the square or cube root of the class size (sqrt, cbrt), or from instance to class over the epochs (prog)')
+    method.add_argument('--mixing', default='none', choices=MIXING, help='method that mixes the images and labels of a batch')
     method.add_argument('--mix_alpha', type=float, metavar='A',
-                        help='parameter of the Beta distribution of the mixing (default: as published)')
+                        help='parameter of the Beta distribution of --mixing (default: as published)')
     method.add_argument('--do_mixup', type=float, default=argparse.SUPPRESS, metavar='ALPHA',
-                        help='Balanced-MixUp with Beta(ALPHA, 1): --mixing balanced_mixup --mix_alpha ALPHA; 0 is off')
-    method.add_argument('--mixup_off_epochs', type=int, default=0, metavar='N', help='mix nothing in the last N epochs')
-    method.add_argument('--augment', default='original', choices=AUGMENT, help='random changes of each image')
+                        help='Balanced-MixUp with Beta(ALPHA, 1), short for --mixing balanced_mixup --mix_alpha ALPHA; 0 is off')
+    method.add_argument('--mixup_off_epochs', type=int, default=0, metavar='N', help='turn mixing off for the last N epochs')
+    method.add_argument('--augment', default='original', choices=AUGMENT, help='random augmentation of the training images')
     method.add_argument('--loss_fn', '--weighting', dest='loss_fn', type=str.upper, default='CE', choices=LOSSES, metavar='LOSS',
                         help=f"training loss: {', '.join(LOSSES)}")
     method.add_argument('--loss_params', nargs='*', default=[], type=parse_parameter, metavar='NAME=VALUE',
-                        help='parameters of the loss, such as gamma=2 tau=1 (default: as published)')
-    method.add_argument('--cdt_gamma', type=float, metavar='GAMMA', help='the same as --loss_params gamma=GAMMA of CDT')
+                        help='parameters of the loss, for example gamma=2 tau=1 (default: as published)')
+    method.add_argument('--cdt_gamma', type=float, metavar='GAMMA', help='same as --loss_params gamma=GAMMA, for --loss_fn CDT')
     method.add_argument('--defer', type=float, default=0., metavar='FRACTION',
-                        help='begin re-balancing, by loss (DRW) or sampler (DRS), after this share of the epochs, 0 to 1')
-    method.add_argument('--pretrained_weights', metavar='PATH', help='stage two: start from this run folder or checkpoint')
+                        help='start re-balancing by loss (DRW) or sampler (DRS) after this fraction of the epochs, 0 to 1')
+    method.add_argument('--pretrained_weights', metavar='PATH', help='run folder or checkpoint to start stage two from')
     method.add_argument('--trainable', default='all', choices=('all', 'classifier', 'scale'),
-                        help='classifier: freeze the backbone, initialise the last layer anew (cRT); scale: one factor per class (LWS)')
+                        help='weights to train: all, only the re-initialised classifier (cRT), or one scale per class (LWS)')
     network = parser.add_argument_group('network')
     network.add_argument('--model_name', default='bit_resnext50_1', metavar='NAME',
-                         help=f"{', '.join(ARCHS)}, a timm model, or path/to/file.py:function")
+                         help=f"{', '.join(ARCHS)}, any timm model, or path/to/file.py:function")
     network.add_argument('--init', default='imagenet', metavar='imagenet|none|PATH',
-                         help='first weights: ImageNet (downloaded once), random, or a local state dict')
+                         help='initial weights: ImageNet (downloaded once), random, or a local state dict')
     training = parser.add_argument_group('training')
-    training.add_argument('--n_epochs', type=int, default=7, metavar='N', help='epochs')
-    training.add_argument('--batch_size', type=int, default=8, metavar='N', help='images of a training step, of all processes together')
-    training.add_argument('--accumulate', type=int, default=1, metavar='N', help='cut a training step into N batches, to save memory')
+    training.add_argument('--n_epochs', type=int, default=7, metavar='N', help='number of epochs')
+    training.add_argument('--batch_size', type=int, default=8, metavar='N', help='images per training step, over all processes')
+    training.add_argument('--accumulate', type=int, default=1, metavar='N', help='split each training step into N batches, to save memory')
     training.add_argument('--grow_from', type=float, default=1., metavar='FRACTION',
-                          help='begin with images of this share of --im_size, which grow to all of it over the first 80 %% of the epochs')
+                          help='progressive resizing: start at this fraction of --im_size, reach all of it after 80 %% of the epochs')
     training.add_argument('--optimizer', default='sgd', choices=OPTIMIZERS, help='optimizer')
     training.add_argument('--lr', type=float, default=.01, metavar='RATE', help='learning rate')
     training.add_argument('--schedule', default='plateau', choices=SCHEDULES,
-                          help='learning rate: divided by 10 when --metric stops improving, half a cosine, or up and down once')
+                          help='learning-rate schedule: divide by 10 when --metric stops improving, half a cosine, or up then down')
     training.add_argument('--warmup', type=float, metavar='FRACTION',
-                          help='share of the training in which the rate rises, 0 to 1 (default: 0, cosine 0.05, onecycle 0.3)')
+                          help='fraction of the steps with a rising learning rate, 0 to 1 (default: plateau 0, cosine 0.05, onecycle 0.3)')
     training.add_argument('--min_lr', type=float, default=-1, metavar='RATE',
-                          help='plateau: stop after an epoch at this rate; cosine: the last rate; -1 means --lr / 1000')
+                          help='minimum learning rate: plateau stops after an epoch at it, cosine ends at it; -1 means --lr / 1000')
     training.add_argument('--patience', type=int, default=2, metavar='N',
-                          help='plateau: epochs without improvement before the rate is divided by 10')
+                          help='plateau: number of epochs without improvement to tolerate before dividing the rate by 10')
     training.add_argument('--ema', type=float, default=0., metavar='DECAY',
-                          help='score and save the moving average of the weights, such as 0.998; 0 is off')
-    training.add_argument('--momentum', type=float, default=0., metavar='M', help='momentum of sgd (onecycle: between 0.95 and 0.85)')
+                          help='evaluate and save a moving average of the weights with this decay, for example 0.998; 0 is off')
+    training.add_argument('--momentum', type=float, default=0., metavar='M',
+                          help='momentum of sgd; onecycle varies it between 0.95 and 0.85')
     training.add_argument('--wd', type=float, default=0., metavar='W', help='weight decay')
     training.add_argument('--metric', default='auc', choices=METRICS,
-                          help='validation metric that picks the best epoch and lowers the rate')
+                          help='validation metric that selects the best epoch and drives the plateau schedule')
     training.add_argument('--train_eval', default='sample', choices=('sample', 'full', 'off'),
-                          help='training images scored each epoch, augmented: a fixed sample as large as the validation set, all, none')
+                          help='augmented training images scored each epoch: a fixed sample as large as the validation set, all, or none')
     training.add_argument('--seed', type=int, default=0, metavar='N', help='random seed')
     add_device_flag(training)
-    training.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='auto: bf16 on CUDA, fp32 elsewhere')
-    training.add_argument('--compile', action='store_true', help='torch.compile: pays on GPUs in long runs')
-    training.add_argument('--sync_bn', action='store_true', help='several GPUs: BatchNorm statistics of the whole batch')
-    training.add_argument('--deterministic', action='store_true', help='on CUDA: the same result in every run, slower')
+    training.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'),
+                          help='numerical precision; auto: bf16 on CUDA, fp32 elsewhere')
+    training.add_argument('--compile', action='store_true', help='use torch.compile, which pays off in long runs on a GPU')
+    training.add_argument('--sync_bn', action='store_true', help='with several GPUs, compute BatchNorm statistics over the whole batch')
+    training.add_argument('--deterministic', action='store_true', help='make runs on CUDA reproducible, at lower speed')
     run = parser.add_argument_group('run folder')
     run.add_argument('--save_path', default='date_time', metavar='NAME',
-                     help='name of the run, a folder below experiments/; date_time stands for the time of the start')
-    run.add_argument('--n_checkpoints', type=int, default=1, metavar='N', help='how many of the best epochs to keep')
-    run.add_argument('--resume', action='store_true', help='continue an interrupted run')
-    run.add_argument('--overwrite', action='store_true', help='replace a run of the same name')
-    run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, metavar='yes|no', help='write no run folder')
-    run.add_argument('--tensorboard', action='store_true', help='write the numbers of log.jsonl for TensorBoard into the run folder, too')
+                     help='name of the run folder below experiments/; date_time is replaced by the start time')
+    run.add_argument('--n_checkpoints', type=int, default=1, metavar='N', help='number of checkpoints to keep, from the best epochs')
+    run.add_argument('--resume', action='store_true', help='resume an interrupted run')
+    run.add_argument('--overwrite', action='store_true', help='overwrite a run of the same name')
+    run.add_argument('--do_not_save', type=str2bool, nargs='?', const=True, default=False, metavar='yes|no',
+                     help='do not write a run folder')
+    run.add_argument('--tensorboard', action='store_true', help='also write the values of log.jsonl to the run folder as TensorBoard files')
     add_private_flag(run)
     return parser
 
 
-# Flags that have no effect among others: see `warn_without_effect`. Conditions see the flags after `resolve`, and n_processes and
-# device_type. What says 'nothing', such as --momentum 0, gets no warning.
+# Flags that other flags leave without effect: see `warn_without_effect`. Conditions get the flags after `resolve`, n_processes and
+# device_type. A flag that switches something off, such as --momentum 0, gets no warning.
 WITHOUT_EFFECT = (
     ('cache_dir', 'with --no_cache', lambda a: a.no_cache),
     ('mixing', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.mixing != 'none' and not n_mixed(a)),
@@ -124,35 +127,35 @@ WITHOUT_EFFECT = (
     ('defer', 'with {n_epochs} epochs: re-balancing begins in the first one', lambda a: a.defer and not n_deferred(a)),
     ('defer', 'with {n_epochs} epochs: re-balancing would begin after the last one',
      lambda a: n_deferred(a) == a.n_epochs and a.sampling == 'instance' and LOSSES[a.loss_fn].drw),
-    ('sampling', 'with --defer {defer:g}, which lasts all of {n_epochs} epochs',
+    ('sampling', 'with --defer {defer:g}, which covers all {n_epochs} epochs',
      lambda a: a.sampling != 'instance' and n_deferred(a) == a.n_epochs),
-    ('loss_fn', 'on the balance of the classes with --defer {defer:g}, which lasts all of {n_epochs} epochs',
+    ('loss_fn', 'on the class balance with --defer {defer:g}, which covers all {n_epochs} epochs',
      lambda a: not LOSSES[a.loss_fn].drw and n_deferred(a) == a.n_epochs),
     ('init', 'with --pretrained_weights', lambda a: a.pretrained_weights and a.init != 'none'),
-    ('grow_from', 'with one epoch, which has images of all of --im_size', lambda a: a.grow_from < 1 and a.n_epochs == 1),
-    ('grow_from', 'with --im_size {im_size[0]},{im_size[1]}: the smaller sizes are multiples of 16',
+    ('grow_from', 'with one epoch, which uses the full --im_size', lambda a: a.grow_from < 1 and a.n_epochs == 1),
+    ('grow_from', 'with --im_size {im_size[0]},{im_size[1]}: smaller sizes are multiples of 16 pixels',
      lambda a: a.grow_from < 1 and size_in_epoch(a.im_size, a.grow_from, 0, a.n_epochs) == tuple(a.im_size)),
     ('momentum', 'with --optimizer {optimizer}', lambda a: a.momentum and a.optimizer != 'sgd'),
     ('momentum', 'with --schedule onecycle, which varies the momentum between 0.95 and 0.85',
      lambda a: a.optimizer == 'sgd' and a.schedule == 'onecycle'),
-    ('wd', 'with --optimizer adamw, which spares the factors of --trainable scale',
+    ('wd', 'with --optimizer adamw, which does not decay the factors of --trainable scale',
      lambda a: a.wd and a.optimizer == 'adamw' and a.trainable == 'scale'),
     ('min_lr', 'with --schedule onecycle', lambda a: a.schedule == 'onecycle'),
     ('patience', 'with --schedule {schedule}', lambda a: a.schedule != 'plateau'),
     ('sync_bn', 'with one process', lambda a: a.n_processes == 1),
     ('sync_bn', 'with --trainable {trainable}, which keeps the BatchNorm statistics', lambda a: a.trainable != 'all'),
-    ('deterministic', 'without CUDA; on the CPU every run gives the same result', lambda a: a.device_type != 'cuda'),
+    ('deterministic', 'without CUDA; runs on the CPU are always reproducible', lambda a: a.device_type != 'cuda'),
     ('private', 'with --do_not_save and --no_cache', lambda a: a.do_not_save and a.no_cache),
     *((name, 'with --do_not_save', lambda a: a.do_not_save) for name in ('save_path', 'n_checkpoints', 'resume', 'overwrite')),
 )
 
 
 def resolve(args: Namespace) -> Namespace:
-    """A copy of `args` with what depends on several flags filled in. Raises `InputError` for flags that cannot work together."""
+    """Return a copy of `args` with derived values filled in. Raises `InputError` for flags that are invalid or conflict."""
     args = Namespace(**vars(args))
     for name in ('n_classes', 'batch_size', 'n_epochs', 'n_checkpoints', 'lr', 'accumulate'):
         if not getattr(args, name) > 0:
-            raise InputError(f'--{name} must be positive, not {getattr(args, name)}')
+            raise InputError(f'--{name} must be positive, got {getattr(args, name)}')
     for name in ('num_workers', 'patience', 'momentum', 'wd', 'seed', 'mixup_off_epochs'):
         if not getattr(args, name) >= 0:
             raise InputError(f'--{name} must not be negative, got {getattr(args, name)}')
@@ -169,15 +172,15 @@ def resolve(args: Namespace) -> Namespace:
         if os.path.isfile(args.csv_train) and not os.path.isfile(args.csv_val):
             raise InputError(f'no such csv: {args.csv_val} (guessed from --csv_train): give the validation csv with --csv_val')
     if not args.pretrained_weights and (args.trainable == 'scale' or (args.trainable == 'classifier' and args.init == 'none')):
-        raise InputError(f'--trainable {args.trainable} would freeze a random backbone: it belongs to stage two, give --pretrained_weights')
+        raise InputError(f'--trainable {args.trainable} would freeze a random backbone: use it in stage two, with --pretrained_weights')
     resolve_method(args)
     args.warmup = SCHEDULES[args.schedule] if args.warmup is None else args.warmup
     first, *below = os.path.normpath(args.save_path).split(os.sep)
-    # As the shell completes it. A folder that is there already is a run of an earlier version, which took the path literally.
+    # Tab completion adds experiments/. A folder with the literal path is a run of an earlier version, which did not remove experiments/.
     if first == 'experiments' and not os.path.isdir(os.path.join('experiments', args.save_path)):
         args.save_path = os.path.join('', *below)
     if first == os.pardir:
-        raise InputError(f'--save_path {args.save_path} leads out of experiments/: name a folder below it')
+        raise InputError(f'--save_path {args.save_path} is outside experiments/: name a folder below it')
     if args.save_path == 'date_time':
         args.save_path = datetime.now().strftime('%Y-%m-%d-%H-%M-%S')
     args.num_workers = min(args.num_workers, os.cpu_count() or 1)
@@ -188,17 +191,17 @@ def resolve(args: Namespace) -> Namespace:
 
 
 def check_processes(args: Namespace, accelerator: Accelerator) -> None:
-    """Raise `InputError` unless the processes of `accelerator` can share the training steps that `args` ask for."""
+    """Raise `InputError` unless the batch and --sync_bn in `args` fit the number and device of the processes."""
     n_processes = accelerator.num_processes
     if args.batch_size % (n_processes * args.accumulate):
-        raise InputError(f'--batch_size {args.batch_size} cannot be cut into equal parts for {n_processes} processes x --accumulate '
-                         f'{args.accumulate}')
+        raise InputError(f'--batch_size {args.batch_size} must be divisible by {n_processes * args.accumulate} ({n_processes} processes x '
+                         f'--accumulate {args.accumulate})')
     if args.sync_bn and n_processes > 1 and accelerator.device.type != 'cuda':
         raise InputError(f'--sync_bn needs CUDA, not {accelerator.device.type}: leave it out')
 
 
 def resolve_method(args: Namespace) -> None:
-    """The part of `resolve` about loss and mixing, with published defaults written out. Changes `args`."""
+    """Check loss and mixing, and fill in their published defaults. Changes `args` in place."""
     if args.mixing != 'none':
         args.mix_alpha = MIXING[args.mixing].alpha if args.mix_alpha is None else args.mix_alpha  # type: ignore[union-attr]
         if not args.mix_alpha > 0:
@@ -206,9 +209,9 @@ def resolve_method(args: Namespace) -> None:
     given = dict(args.loss_params)
     if args.cdt_gamma is not None and args.loss_fn == 'CDT':
         given.setdefault('gamma', args.cdt_gamma)
-    get_loss_fn(args.loss_fn, [1] * args.n_classes, **given)  # refuses unknown names and values without meaning
+    get_loss_fn(args.loss_fn, [1] * args.n_classes, **given)  # raises for unknown names and invalid values
     args.loss_params = loss_parameters(args.loss_fn) | given
     if args.trainable == 'scale' and LOSSES[args.loss_fn].head != 'linear':
-        raise InputError(f'--trainable scale scales the last layer as it is, but {args.loss_fn} needs a cosine classifier')
+        raise InputError(f'--trainable scale keeps the last layer, but --loss_fn {args.loss_fn} needs a cosine classifier')
     if warning := corrects_twice(args):
         print(f'* Warning: {warning}')
