@@ -192,7 +192,7 @@ def test_every_reader_of_checkpoints_refuses(tool, train, tiny, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
-@pytest.mark.parametrize(('part', 'message'), [('optimizer', 'the state of the optimizer does not fit'), ('schedule', 'does not fit')])
+@pytest.mark.parametrize(('part', 'message'), [('optimizer', 'the optimizer state does not fit'), ('schedule', 'does not fit')])
 def test_a_state_that_does_not_fit_is_no_traceback(train, part, message):
     run = train('--n_epochs 1')
     (run / 'val_metrics.txt').unlink()
@@ -203,7 +203,7 @@ def test_a_state_that_does_not_fit_is_no_traceback(train, part, message):
         train('--resume')
 
 
-@pytest.mark.parametrize(('cut', 'message'), [(lambda text: '', 'has 0 epochs, last/ 1'),
+@pytest.mark.parametrize(('cut', 'message'), [(lambda text: '', 'has 0 epochs, but last/ has 1'),
                                               (lambda text: text.replace('"seconds"', '"s"'), 'line 1 is incomplete: it lacks seconds')])
 def test_a_log_that_lacks_what_a_resumed_run_needs(train, cut, message):
     run = train('--n_epochs 1')

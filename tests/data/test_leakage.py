@@ -109,7 +109,7 @@ def test_a_run_whose_images_changed_is_not_resumed(train, tiny, tmp_path):
     flags = f'--csv_train {folder}/train.csv --data_path {folder}/images'
     (train(flags) / 'val_metrics.txt').unlink()
     shutil.copy(folder / 'images/test_0_0.jpg', folder / 'images/train_0_0.jpg')
-    with pytest.raises(InputError, match=r'run cannot be resumed: the contents of images changed since it was started'):
+    with pytest.raises(InputError, match=r'run cannot be resumed: the contents of images have changed since it was started'):
         train(f'{flags} --resume')
 
 

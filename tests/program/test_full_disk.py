@@ -20,7 +20,7 @@ from utils.testing import scoring
 
 FLAGS = '--n_epochs 3 --n_checkpoints 2 --momentum 0.9 --do_mixup 0.2'
 FULL = "[Errno 28] No space left on device: '{}'"
-RESUME = f'error: {FULL}: free some space there, then the same command with --resume goes on'
+RESUME = f'error: {FULL}: free some space there and run the same command with --resume'
 AGAIN = f'error: {FULL}: free some space there and run the same command again'
 
 

@@ -117,7 +117,7 @@ def test_a_second_signal(pictures, monkeypatch, capsys):
     with pytest.raises(SystemExit, match='130'):
         run_script(lambda: train_lt_mxp.main(train_lt_mxp.get_parser().parse_args(argv[1:]), argv))
     err = capsys.readouterr().err
-    assert 'interrupted: the last epoch that was done is saved\n* Next, resume it: ' in err and '--resume' in next_words(err)
+    assert 'interrupted: the last finished epoch is saved\n* Next, resume it: ' in err and '--resume' in next_words(err)
 
 
 def test_progress_without_a_terminal(capsys):

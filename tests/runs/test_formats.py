@@ -65,7 +65,7 @@ def test_stage_two_starts_from_an_old_run(old_runs):
 
 def test_stage_two_says_that_an_old_run_does_not_know_its_images(old_runs, capsys):
     train('finished', '--save_path two --pretrained_weights experiments/finished')
-    assert '* Note: stage one holds no list of its training images' in capsys.readouterr().out
+    assert '* Note: stage one has no list of its training images' in capsys.readouterr().out
 
 
 def test_a_log_without_accuracy_is_read(old_runs):

@@ -113,7 +113,8 @@ def stopped(train, break_at):
 
 
 def test_a_later_epoch_says_how_to_go_on(stopped):
-    assert stopped == f'{FULL}: --accumulate 2 --resume goes on after epoch 2; with a smaller --batch_size, --overwrite starts again'
+    assert stopped == (f'{FULL}: resume after epoch 2 with --accumulate 2 --resume, or start again with a smaller --batch_size '
+                       'and --overwrite')
 
 
 def test_a_later_epoch_goes_on_with_smaller_batches(stopped, train, capsys):
@@ -160,7 +161,7 @@ def test_a_configuration_with_batches_of_no_images_is_refused(train):
 def test_an_image_that_is_too_large_for_the_trial_before_the_data(train, monkeypatch):
     host = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 2097152 bytes."
     monkeypatch.setattr(TinyNetwork, 'forward', lambda *args: raising(RuntimeError(host))())
-    assert message(train, '') == ('memory is full, 2 MiB more were needed by --model_name tiny_test for 1 of the images, of 32x32: use a '
+    assert message(train, '') == ('memory is full, 2 MiB more were needed by --model_name tiny_test for a batch of 1 at 32x32: use a '
                                   'smaller --im_size')
 
 

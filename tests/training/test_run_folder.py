@@ -159,7 +159,7 @@ def test_an_interrupted_epoch_is_counted_in_its_own_batches(train, monkeypatch, 
 def test_a_second_process_is_refused(train, tmp_path):
     run = train()
     other = run_folder.RunFolder(str(run), {'metric': 'mcc', 'resume': False, 'overwrite': True})
-    with pytest.raises(InputError, match='another process is training into'):
+    with pytest.raises(InputError, match='another process is training in'):
         train('--overwrite')
     del other
     train('--overwrite')

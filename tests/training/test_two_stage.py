@@ -42,10 +42,10 @@ def test_fine_tuning_starts_from_the_saved_weights(train, stage_one, monkeypatch
                       'loaded': len(saved), 'im_size': [32, 32]}
     line = rf"stage two from \S*/epoch_0{best['epoch']}_\S+ \(epoch {best['epoch']}, mcc -?\d+\.\d\d\); {len(saved)} tensors loaded"
     out = capsys.readouterr().out
-    assert re.search(line, out) and 'stage one saw' not in out
+    assert re.search(line, out) and 'stage one was' not in out
     assert json.loads((run / 'config.cfg').read_text())['initial_weights'] == best['folder']
     train(f'--pretrained_weights {stage_one} --im_size 40,32 --save_path larger')
-    assert '; stage one saw images of 32x32, not of 40x32\n' in capsys.readouterr().out
+    assert '; stage one was trained at 32x32, not at 40x32\n' in capsys.readouterr().out
 
 
 def test_scale_alone(train, stage_one, monkeypatch, capsys):
@@ -57,7 +57,7 @@ def test_scale_alone(train, stage_one, monkeypatch, capsys):
     assert after.keys() == inside.keys() | {'classifier.1.scale'}
     assert all(torch.equal(after[name], tensor) and torch.equal(seen[name], tensor) for name, tensor in inside.items())
     assert torch.equal(seen['classifier.1.scale'], torch.ones(3)) and not torch.equal(after['classifier.1.scale'], torch.ones(3))
-    assert 'its scale per class trained; 8 parameter tensors frozen' in capsys.readouterr().out
+    assert 'one scale per class trained; 8 parameter tensors frozen' in capsys.readouterr().out
     x = torch.randn(2, 3, 32, 32)
     plain, scaled = load_model(str(stage_one)).model.eval(), load_model(str(run)).model.eval()
     torch.testing.assert_close(scaled(x), plain(x) * after['classifier.1.scale'])

@@ -1,6 +1,6 @@
-"""What one run of the train script needs: its flags, network, data, plan of the epochs, training loop, run folder and signals.
+"""Parts of the train script: flags, network, data, epoch plan, training loop, run folder and signals.
 
-`train_lt_mxp.py` puts these parts together. The room may import all lower ones, down from `utils.statistics`, which TensorBoard draws with.
-A flag is added in `flags.py`; a mixing is a class and its row in the table of `mixing.py`, and an augmentation, an optimizer, a schedule or
-a recipe a row in the table of its file.
+`train_lt_mxp.py` puts these parts together. The package may import `utils.statistics`, for TensorBoard's plots, and all packages below it.
+New flags go into `flags.py`. A new mixing is a class and a row in the table of `mixing.py`. A new augmentation, optimizer, schedule or
+recipe is a row in the table of its file.
 """

@@ -1,6 +1,6 @@
-"""Batched augmentation on the device, table `AUGMENT`: float images (B, 3, H, W) of 0..1 -> as many, each with its own random draw.
+"""Batched augmentation on the device (table `AUGMENT`): float images (B, 3, H, W) in 0..1, each with its own random draw.
 
-To add a policy, write a function of a batch and a random stream, and put it into `AUGMENT`. It may change its batch in place.
+To add a policy, write a function of a batch and a random generator and add it to `AUGMENT`. It may change its batch in place.
 """
 import math
 from collections.abc import Callable, Sequence
@@ -29,13 +29,13 @@ GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as torchvision's rgb_to_grays
 
 
 def draw_params(rng: Draws, n: int, width: int) -> dict[str, np.ndarray]:
-    """Parameters for each of `n` images of `width` pixels, from the distribution of the original's training transforms.
+    """Draw parameters for `n` images of `width` pixels from the distribution of the original's training transforms.
 
-    Geometry: one of scale 0.95..1.20, horizontal shift up to 5 % (whole pixels) and rotation up to 45 degrees. Colour: brightness, contrast
-    and saturation factors 0.75..1.25 and a hue shift up to 0.01 turns, in random order. Each flip has probability 1/2.
+    Geometry: a scale of 0.95..1.20, a horizontal shift of up to 5 % (whole pixels), or a rotation of up to 45 degrees. Colour: factors of
+    0.75..1.25 for brightness, contrast and saturation and a hue shift of up to 0.01 turns, in random order. Each flip has probability 1/2.
 
-    Returns `scale`, `shift` (pixels), `angle` (degrees, clockwise), `hflip`, `vflip` and the four jitter factors, each float32 (n,), and
-    `order` (n, 4), the position of each entry of JITTER.
+    Returns float32 arrays (n,): `scale`, `shift` (pixels), `angle` (degrees, clockwise), `hflip`, `vflip` and the four jitter factors.
+    `order` (n, 4) is the position of each entry of JITTER.
     """
     kind = rng.integers(3, size=n)
     shift = np.round(rng.uniform(-.05 * width, .05 * width, n))
@@ -53,11 +53,11 @@ def warp(x: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
 
     `matrix` (B, 2, 3) maps the position (x, y) of an output pixel to that of an input pixel, both in pixels from the image centre.
 
-    Positions are computed without a matrix product, unlike `F.affine_grid`: for 512 pixels TF32 would shift them by up to 0.1 pixels, and
+    Unlike `F.affine_grid`, positions are computed without a matrix product. At 512 pixels, TF32 would shift them by up to 0.1 pixels and
     bfloat16 by 2.
     """
     height, width = x.shape[-2:]
-    units = np.array([[1, height / width, 2 / width], [width / height, 1, 2 / height]])  # `grid_sample` counts in halves of the image
+    units = np.array([[1, height / width, 2 / width], [width / height, 1, 2 / height]])  # `grid_sample` measures in half image sizes
     theta = torch.from_numpy((matrix * units).astype(np.float32)).to(x.device, non_blocking=True)[:, None, None]  # (B, 1, 1, 2, 3)
     across, down = ((2 * torch.arange(n, device=x.device) + 1 - n) / n for n in (width, height))
     grid = theta[..., 0] * across[:, None] + (theta[..., 1] * down[:, None, None] + theta[..., 2])
@@ -67,7 +67,7 @@ def warp(x: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
 def move(x: torch.Tensor, params: dict[str, np.ndarray]) -> torch.Tensor:
     """Scale, shift, rotate and flip float images (B, C, H, W) in one resampling.
 
-    An output position is mapped by the flips first, then by the inverse of shift, rotation and scale about the centre.
+    An output position is first flipped, then mapped by the inverse of shift, rotation and scale about the centre.
     """
     angle = params['angle'] * (math.pi / 180)
     cos, sin = np.cos(angle) / params['scale'], np.sin(angle) / params['scale']
@@ -78,7 +78,7 @@ def move(x: torch.Tensor, params: dict[str, np.ndarray]) -> torch.Tensor:
 
 
 def per_channel(x: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
-    """`values` as (1, 3, 1, 1), in the type and on the device of `x`."""
+    """`values` as a tensor (1, 3, 1, 1) with the dtype and device of `x`."""
     # `new_tensor` would make the CPU wait for the GPU in every batch
     return torch.tensor(values, dtype=x.dtype).to(x.device, non_blocking=True).view(1, 3, 1, 1)
 
@@ -101,7 +101,7 @@ def saturation(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Rotate the hue by `shift` turns; value and saturation stay.
+    """Rotate the hue by `shift` turns, and keep value and saturation.
 
     HSV to RGB: channel n = v - c max(0, min(k, 4 - k, 1)), k = (n + 6 h) mod 6.
     """
@@ -116,7 +116,7 @@ def hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
 
 def apply_to(x: torch.Tensor, chosen: np.ndarray, operation: Operation, factor: np.ndarray) -> None:
-    """Set x[i] to operation(x[i], factor[i]) for the images i where `chosen` (B,) is true; `factor` (B,)."""
+    """Set x[i] to operation(x[i], factor[i]) wherever chosen[i] is true. `chosen` and `factor`: (B,)."""
     rows = np.flatnonzero(chosen)
     if len(rows):
         index = torch.from_numpy(rows).to(x.device, non_blocking=True)
@@ -128,7 +128,7 @@ JITTER: dict[str, Operation] = {'brightness': brightness, 'contrast': contrast, 
 
 
 def jitter(x: torch.Tensor, params: dict[str, np.ndarray]) -> torch.Tensor:
-    """Jitter colours of float images (B, 3, H, W) of 0..1 in place, each image in its own order of the four operations."""
+    """Jitter the colours of float images (B, 3, H, W) in 0..1 in place. Each image has its own order of the four operations."""
     for position in range(len(JITTER)):
         for i, (name, operation) in enumerate(JITTER.items()):
             apply_to(x, params['order'][:, i] == position, operation, params[name])
@@ -142,9 +142,9 @@ def original(x: torch.Tensor, rng: Draws) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, rng: Draws, largest: float = 1.2) -> torch.Tensor:
-    """For images without an upright position: rotation by any angle, scale 0.8 to `largest` and a shift up to 8 % of the width.
+    """For images without an upright position: rotate by any angle, scale by 0.8 to `largest`, shift by up to 8 % of the width.
 
-    The scale is uniform in its logarithm. Flips and colour jitter are those of the original.
+    The logarithm of the scale is uniform. Flips and colour jitter are the original's.
     """
     n, params = len(x), draw_params(rng, len(x), x.shape[-1])
     params |= {'angle': rng.uniform(-180, 180, n), 'scale': np.exp(rng.uniform(np.log(.8), np.log(largest), n)),
@@ -153,7 +153,7 @@ def rotate(x: torch.Tensor, rng: Draws, largest: float = 1.2) -> torch.Tensor:
 
 
 def zoom(x: torch.Tensor, rng: Draws) -> torch.Tensor:
-    """`rotate` with a scale of up to 1.7, for findings of any size."""
+    """`rotate` with scales of up to 1.7, for findings of any size."""
     return rotate(x, rng, 1.7)
 
 
@@ -166,11 +166,11 @@ def _bytes(x: torch.Tensor) -> torch.Tensor:
 
 
 def sharpness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Blend with a 3x3 smoothing: factor 0 is the smoothing, 1 the image, above 1 a sharper one. The border stays."""
+    """Blend with a 3x3 smoothed copy: factor 0 gives the copy, 1 the image, above 1 a sharper image. The border is unchanged."""
     if min(x.shape[-2:]) < 3:
         return x
     kernel = x.new_ones(3, 1, 3, 3)
-    kernel[:, :, 1, 1].fill_(5)  # on the device, without a copy to it
+    kernel[:, :, 1, 1].fill_(5)  # avoids a copy from the host
     smooth = x.clone()
     smooth[..., 1:-1, 1:-1] = F.conv2d(x, kernel / 13, groups=3)
     return torch.lerp(smooth, x, factor).clamp_(0, 1)
@@ -178,13 +178,13 @@ def sharpness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 def posterize(x: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     """Keep the highest `bits` bits of each byte."""
-    step = (2 ** (8 - bits)).round()  # on a GPU, powers of 2 may not be exact
+    step = (2 ** (8 - bits)).round()  # powers of 2 may be inexact on a GPU
     return (_bytes(x) / step).floor_() * step / 255
 
 
 def solarize(x: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """Invert values from `threshold` on."""
-    # From a tenth of a grey level below: whether a byte / 255 equals the threshold depends on the device.
+    """Invert values of `threshold` and above."""
+    # Tolerance of a tenth of a grey level: whether byte / 255 equals the threshold depends on the device.
     return torch.where(x >= threshold - .1 / 255, 1 - x, x)
 
 
@@ -205,7 +205,7 @@ def equalize(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     return torch.where(step[..., None] > 0, table.gather(2, values).view(x.shape) / 255, x)
 
 
-# operation -> (largest magnitude of RandAugment, of TrivialAugment); shifts are shares of the width
+# operation -> (largest magnitude in RandAugment, in TrivialAugment); translations are fractions of the width
 GEOMETRY = {'shear_x': (.3, .99), 'shear_y': (.3, .99), 'translate_x': (.45, .14), 'translate_y': (.45, .14), 'angle': (30., 135.)}
 ENHANCE: dict[str, tuple[Operation, float, float]] = {
     'brightness': (brightness, .9, .99), 'contrast': (contrast, .9, .99), 'saturation': (saturation, .9, .99),
@@ -217,8 +217,8 @@ OPERATIONS = ['identity', *GEOMETRY, *ENHANCE, *OTHER]
 def apply_operations(x: torch.Tensor, names: np.ndarray, magnitude: np.ndarray, sign: np.ndarray, wide: bool) -> torch.Tensor:
     """Apply one operation to each image.
 
-    names: of OPERATIONS, (B,). magnitude: share of the largest one, 0..1, (B,). sign: -1 or 1, (B,). wide: the largest magnitudes are
-    TrivialAugment's instead of RandAugment's.
+    names: from OPERATIONS, (B,). magnitude: fraction of the largest magnitude, 0..1, (B,). sign: -1 or 1, (B,). wide: use the largest
+    magnitudes of TrivialAugment instead of RandAugment.
     """
     matrix, width = np.tile([[1., 0, 0], [0, 1, 0]], (len(x), 1, 1)), x.shape[-1]
     size = {name: sign * magnitude * largest[wide] for name, largest in GEOMETRY.items()}
@@ -249,7 +249,7 @@ def flip(x: torch.Tensor, rng: Draws) -> torch.Tensor:
 
 
 def randaugment(x: torch.Tensor, rng: Draws, n_operations: int = 2, magnitude: float = 9 / 30) -> torch.Tensor:
-    """Flips, then `n_operations` random operations of one magnitude (Cubuk et al., NeurIPS 2020, N = 2, M = 9 of 30)."""
+    """Flips, then `n_operations` random operations of the same magnitude (Cubuk et al., NeurIPS 2020, N = 2, M = 9 of 30)."""
     x, n = flip(x, rng), len(x)
     for _ in range(n_operations):
         x = apply_operations(x, rng.choice(OPERATIONS, n), np.full(n, magnitude), rng.choice([-1, 1], n), wide=False)
@@ -257,7 +257,7 @@ def randaugment(x: torch.Tensor, rng: Draws, n_operations: int = 2, magnitude: f
 
 
 def trivial(x: torch.Tensor, rng: Draws) -> torch.Tensor:
-    """Flips, then one random operation of a random magnitude (Müller and Hutter, ICCV 2021, TrivialAugment Wide)."""
+    """Flips, then one random operation with a random magnitude (Müller and Hutter, ICCV 2021, TrivialAugment Wide)."""
     x, n = flip(x, rng), len(x)
     return apply_operations(x, rng.choice(OPERATIONS, n), rng.integers(31, size=n) / 30, rng.choice([-1, 1], n), wide=True)
 

@@ -1,4 +1,4 @@
-"""What happens to a batch on the device: uint8 -> float -> augment -> normalise -> (inputs, targets)."""
+"""Batch transform on the device: uint8 -> float -> augment -> normalise -> (inputs, targets)."""
 from typing import Any
 
 import numpy as np
@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from utils.prediction.inference import Normalise
 from utils.training.augmentation import AUGMENT
 
-MIX_STREAM = 4  # of random numbers; 0 and 1 are the samplers', 2 and 3 those of `BatchTransform`
+MIX_STREAM = 4  # random stream of the mixing; 0 and 1 belong to the samplers, 2 and 3 to `BatchTransform`
 
 
 class SharedDraws:
-    """The methods of numpy's Generator that the augmentations call, for one of several processes.
+    """Random draws for one of several processes, with the methods of numpy's Generator that the augmentations call.
 
-    Numbers are drawn for the images of all processes. This one takes rank, rank + world_size, ..., as `EpochSampler` deals the images
-    out. So an image gets the numbers that it gets in a training of one process.
+    Numbers are drawn for the images of all processes. Each process takes numbers rank, rank + world_size, ..., as `EpochSampler`
+    distributes the images. An image therefore gets the same numbers as in a training with one process.
     """
 
     def __init__(self, rng: np.random.Generator, rank: int, world_size: int):
@@ -38,11 +38,11 @@ class SharedDraws:
 
 
 class BatchTransform:
-    """Augments and normalises the batch of the first loader: combo batch -> float32 inputs (B, 3, H, W), int64 targets (B,).
+    """Augment and normalise the batch of the first loader: combo batch -> float32 inputs (B, 3, H, W), int64 targets (B,).
 
-    `augment` is a key of AUGMENT. The random numbers depend on (seed, stream, epoch) alone: the process number `rank` of `world_size`
-    takes its share of those that one process would draw. `inputs` also serves to score training images as they are trained on.
-    `size` (height, width): what augmented images are resized to; None leaves them as they are.
+    `augment` is a key of AUGMENT. The random numbers depend only on (seed, stream, epoch): process `rank` of `world_size` takes its share
+    of the numbers that a single process would draw. `inputs` is also called to score training images with augmentation.
+    `size`: (height, width) to resize augmented images to; None keeps their size.
     """
 
     def __init__(self, normalise: Normalise, augment: str = 'original', seed: int = 0, rank: int = 0, world_size: int = 1,

@@ -1,4 +1,4 @@
-"""config.cfg: the flags of a run, and what follows from its data, its network and the machine."""
+"""Content of config.cfg: the flags of a run, and facts about its data, network and environment."""
 from argparse import Namespace
 from typing import Any
 
@@ -13,7 +13,7 @@ from utils.training.network import Network
 
 
 def run_config(args: Namespace, data: TrainingData, network: Network, accelerator: Accelerator) -> dict[str, Any]:
-    """Plain values: the content of config.cfg, and the entry 'config' of the checkpoints."""
+    """Plain values for config.cfg and for the entry 'config' of checkpoints."""
     return vars(args) | {
         'format': FORMAT, 'head': network.head, 'initial_weights': network.model.initial_weights,
         'class_column': data.train.label_column, 'class_names': data.class_names, 'class_count': data.class_count.tolist(),

@@ -1,4 +1,4 @@
-"""The images of a run: loaders of the training and the validation csv, and what a run records of them."""
+"""Training and validation data of a run: data loaders, class counts and names, image hashes."""
 from argparse import Namespace
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ from utils.training.two_stage import StageOne
 
 
 class TrainingData(NamedTuple):
-    train_loader: ClassLoader  # instance-sampled; its batches are those of one process and one part of --accumulate
-    val_loader: ClassLoader  # the part of this process
-    train_eval_loader: ClassLoader | None  # the training images that are scored after each epoch
-    n_train_eval: int  # how many these are, in all processes
+    train_loader: ClassLoader  # instance sampling; batches of this process, as split by --accumulate
+    val_loader: ClassLoader  # this process's share
+    train_eval_loader: ClassLoader | None  # training images scored after each epoch; None with --train_eval off
+    n_train_eval: int  # number of these images, over all processes
     class_count: np.ndarray  # training images of each class, int64 (K,)
     class_names: list[str]
-    image_hashes: torch.Tensor | None  # of all images the network has seen (`seen_images`); None but in the first process
+    image_hashes: torch.Tensor | None  # of all images the network has seen (`seen_images`); None except in the first process
 
     @property
     def train(self) -> ClassDataset:
@@ -35,10 +35,10 @@ class TrainingData(NamedTuple):
 def load_data(args: Namespace, accelerator: Accelerator, stage_one: StageOne) -> TrainingData:
     """Read and check both csvs, decode the images into the cache, and print the class table and warnings.
 
-    Raises `InputError` for what is wrong with csvs or images, and for a --metric that the validation images leave undefined.
+    Raises `InputError` for invalid csvs or images, and if --metric is undefined on the validation set.
     """
     rank, n_processes = accelerator.process_index, accelerator.num_processes
-    with accelerator.main_process_first():  # it makes the cache for the others
+    with accelerator.main_process_first():  # it writes the image cache for the others
         train_loader, val_loader = get_train_val_cls_loaders(
             args.csv_train, args.csv_val, args.data_path, args.batch_size, im_size=args.im_size, n_classes=args.n_classes,
             num_workers=args.num_workers, seed=args.seed, n_epochs=args.n_epochs, cache_dir=None if args.no_cache else args.cache_dir,
@@ -57,11 +57,11 @@ def load_data(args: Namespace, accelerator: Accelerator, stage_one: StageOne) ->
 
 
 def find_image_hashes(args: Namespace, train: ClassDataset, val: ClassDataset, stage_one: StageOne) -> torch.Tensor:
-    """The hashes of all images that the network has seen, in stage one as well. Prints a warning where `val` holds some of them."""
+    """Hashes of all images the network has seen, including those of stage one. Prints a warning if `val` contains training images."""
     of_train, of_val = (dataset.content_hashes(args.num_workers) for dataset in (train, val))
     image_hashes = seen_images(of_train, of_val, stage_one.image_hashes)
     if stage_one.facts and stage_one.image_hashes is None:
-        print('* Note: stage one holds no list of its training images: an overlap with tested images cannot be found')
+        print('* Note: stage one has no list of its training images, so overlap with test images cannot be detected')
     if leak := describe_leak(val, image_hashes):
         print(f'* Warning: {leak}')
     return image_hashes

@@ -1,4 +1,4 @@
-"""One epoch of training, and its evaluation."""
+"""Training and evaluation of one epoch."""
 import contextlib
 import math
 from argparse import Namespace
@@ -26,14 +26,14 @@ from utils.training.signals import StopSignal
 from utils.training.state import TrainState
 from utils.training.two_stage import train_mode
 
-CHECK_EVERY = 10  # steps between two looks at the running loss, each of which waits for the device
+CHECK_EVERY = 10  # steps between reads of the running loss; each read waits for the device
 
 
 def train_one_epoch(state: TrainState, epoch: Epoch, accelerator: Accelerator, stop: StopSignal) -> dict[str, float]:
-    """Train until the end of `epoch`, a step after each `epoch.accumulate` batches.
+    """Train to the end of `epoch`, with an optimizer step after every `epoch.accumulate` batches.
 
-    -> {'lr': at the start, 'training_loss': mean over the batches, 'images_per_second'}. Raises `InputError` for a loss that is not finite,
-    and `Interrupted` between two steps; then `epoch` holds how far it came.
+    -> {'lr': at the start, 'training_loss': mean over the batches, 'images_per_second'}. Raises `InputError` if the loss is not finite.
+    Raises `Interrupted` between two steps; `epoch` then holds the progress.
     """
     train_mode(state.trained)
     if epoch.lr is None:
@@ -42,7 +42,7 @@ def train_one_epoch(state: TrainState, epoch: Epoch, accelerator: Accelerator, s
     recent: list[tuple[torch.Tensor, list[str]]] = []
     first, n_batches = epoch.loader.loaders[0], len(epoch.loader)
     n_images = first.batch_size * accelerator.num_processes
-    batches = (batch for batch in epoch.loader)  # starts worker processes only when the first batch is asked for
+    batches = (batch for batch in epoch.loader)  # a generator starts the worker processes only at the first batch
     with progress(n_batches * n_images, epoch.title, epoch.batches * n_images) as bar:
         for _ in range(epoch.batches, n_batches, epoch.accumulate):
             with stop.waiting(accelerator):
@@ -58,18 +58,18 @@ def train_one_epoch(state: TrainState, epoch: Epoch, accelerator: Accelerator, s
             if look or pending:
                 check_finite(recent, epoch, state.lr, first.dataset)
                 bar.set_postfix(loss=f'{epoch.total.item() / epoch.batches:.4f}', lr=f'{state.lr:g}', refresh=False)
-                del recent[:-1]  # a batch can spoil the next one
+                del recent[:-1]  # the last batch may be the cause if the next loss is not finite
             bar.update(n_images * len(step))
             if pending:
                 stop.check()
     epoch.total = accelerator.reduce(epoch.total, 'mean').item()
     images_per_second = n_batches * n_images / epoch.seconds
-    broadcast(list(state.evaluated.buffers()))  # BatchNorm's running statistics are each process's own
+    broadcast(list(state.evaluated.buffers()))  # each process has its own running statistics of BatchNorm
     return {'lr': epoch.lr, 'training_loss': epoch.total / n_batches, 'images_per_second': images_per_second}
 
 
 def backward(state: TrainState, epoch: Epoch, batch: tuple, accelerator: Accelerator) -> torch.Tensor:
-    """Forward and backward pass of one batch. Gradients are exchanged between processes in the last one of a step alone. -> its loss"""
+    """Forward and backward pass of one batch -> its loss. Processes exchange gradients only in the last batch of a step."""
     inputs, targets = epoch.transform(batch)
     is_last = epoch.batches % epoch.accumulate == 0
     with contextlib.nullcontext() if is_last else accelerator.no_sync(state.model):
@@ -81,9 +81,10 @@ def backward(state: TrainState, epoch: Epoch, batch: tuple, accelerator: Acceler
 
 
 def check_finite(recent: list[tuple[torch.Tensor, list[str]]], epoch: Epoch, lr: float, dataset: ClassDataset) -> None:
-    """Raise `InputError` that names the first of the `recent` (loss, image ids), the last batches of `epoch`, that is not finite.
+    """Raise `InputError` if a loss is not finite, and name the images of the first such batch.
 
-    A batch of equal images, in which nothing varies, makes the gradients of BatchNorm overflow.
+    `recent`: (loss, image ids) of the last batches of `epoch`. If a batch up to there has only images of one colour, its images are named
+    instead: such a batch has no variance, and the gradients of BatchNorm overflow.
     """
     finite = torch.stack([loss for loss, _ in recent]).isfinite()
     if not finite.all():
@@ -98,15 +99,15 @@ def check_finite(recent: list[tuple[torch.Tensor, list[str]]], epoch: Epoch, lr:
 
 
 class Scores(NamedTuple):
-    train: dict[str, Any]  # values of METRICS and per class; all NaN with --train_eval off
+    train: dict[str, Any]  # METRICS and per-class values; all NaN with --train_eval off
     val: dict[str, Any]
     train_report: Callable[..., str] | None  # the original's report, as a function of the class names
     val_report: Callable[..., str]  # of class names and learning rate
-    plateau_value: float | None  # --metric on validation, for the plateau schedule; None: it ignores this epoch
+    plateau_value: float | None  # --metric on validation, for the plateau schedule; None: skip this epoch
 
 
 class Evaluator:
-    """`evaluate(model, epoch)` scores the training images of --train_eval, augmented, and the validation images. -> Scores"""
+    """Scores the training images of --train_eval, with augmentation, and the validation images: evaluator(model, epoch) -> `Scores`."""
 
     def __init__(self, args: Namespace, data: TrainingData, network: Network, accelerator: Accelerator):
         self.args, self.data, self.normalise, self.accelerator = args, data, network.normalise, accelerator

@@ -1,4 +1,4 @@
-"""A frozen backbone that sees the same pixels in every epoch: its features are computed once, before the training."""
+"""Feature cache: if a frozen backbone gets the same images in every epoch, compute their features once, before training."""
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,11 +15,11 @@ from utils.prediction.inference import Normalise
 from utils.training.data import TrainingData
 from utils.training.network import Network
 
-MEMORY_LIMIT = 1 << 31  # bytes of features to keep in memory
+MEMORY_LIMIT = 1 << 31  # bytes of memory that the features may take
 
 
 class FeatureCache:
-    """The features of a dataset, in place of its image cache. `values`: float32 (N, C) or (N, C, 1, 1), the inputs of the last layer."""
+    """Replaces the image cache of a dataset. `values`: float32 (N, C) or (N, C, 1, 1), the inputs of the last layer."""
 
     def __init__(self, values: torch.Tensor):
         self.values = values
@@ -29,7 +29,7 @@ class FeatureCache:
 
 
 class KeepFeatures(Normalise):
-    """Moves float32 features to the device and changes nothing else."""
+    """Replaces `Normalise`: moves float32 features to the device and leaves them unchanged."""
 
     def to_float(self, images: torch.Tensor) -> torch.Tensor:
         return images.to(self.device, non_blocking=True)
@@ -39,31 +39,31 @@ class KeepFeatures(Normalise):
 
 
 def can_cache_features(args: Namespace) -> bool:
-    """Whether the backbone is frozen and sees the same images in every epoch."""
+    """True if the backbone is frozen and gets the same images in every epoch."""
     return args.trainable != 'all' and args.augment == 'none' and args.mixing == 'none' and args.grow_from == 1
 
 
 def cache_features(network: Network, data: TrainingData, accelerator: Accelerator) -> None:
-    """Compute the features of all images, let the datasets yield them in place of images, and let `network` start from them. Changes
-    nothing where they would take more memory than MEMORY_LIMIT."""
+    """Compute the features of all images, and make the datasets and `network` use them instead of images. Does nothing if they would
+    take more memory than MEMORY_LIMIT."""
     model, datasets = network.model, (data.train, data.val)
     n_images, width = sum(map(len, datasets)), max(p.numel() for p in get_head(model).parameters()) // model.n_classes
     n_bytes = 4 * n_images * width
     if n_bytes > MEMORY_LIMIT:
-        print(f'* Features would take {n_bytes / 2 ** 30:.1f} GB of memory: they are computed in every epoch')
+        print(f'* Features would take {n_bytes / 2 ** 30:.1f} GB of memory, so they are computed in every epoch')
         return
     model.eval()
     for dataset in datasets:
         loader = get_eval_loader(dataset, data.train_loader.batch_size, data.train_loader.num_workers)
         dataset.cache = FeatureCache(compute_features(model, loader, network.normalise, accelerator.autocast))
     network.on_features, network.normalise = True, KeepFeatures(accelerator.device, (0, 0, 0), (1, 1, 1))
-    print(f'* Nothing but the last layer changes: the features of {n_images:,} images were computed once')
+    print(f'* Only the last layer is trained: the features of {n_images:,} images were computed once')
 
 
 @torch.no_grad()
 def compute_features(model: nn.Module, loader: Any, normalise: Normalise,
                      autocast: Callable[[], AbstractContextManager]) -> torch.Tensor:
-    """The inputs of the last layer of `model` for every image of the data loader `loader`, float32, on the CPU."""
+    """The inputs of the last layer of `model` for all images of the data loader `loader`: float32, on the CPU."""
     found: list[torch.Tensor] = []
     hook = get_head(model).register_forward_pre_hook(lambda head, inputs: found.append(inputs[0].float().cpu()))
     with progress(len(loader.dataset), 'features') as bar:

@@ -1,4 +1,4 @@
-"""Where the figures of an epoch are shown while a run trains. The run folder itself writes log.jsonl, before it saves last/."""
+"""Console and TensorBoard output of each epoch. (`RunFolder` writes log.jsonl, before it saves last/.)"""
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from utils.training.tensorboard import TensorBoard
 
 
 def build_loggers(args: Namespace, run: RunFolder, data: TrainingData) -> Callable[[dict[str, Any]], None]:
-    """-> what to call with the record of each epoch, when it has been saved: prints its line, and writes TensorBoard's files."""
+    """-> function to call with each epoch's record after it is saved; prints the epoch's line and writes TensorBoard's files."""
     ordered = is_ordered(data.class_names, args.metric)
     board = TensorBoard(run, data.class_names, data.class_count) if args.tensorboard and run.path else None
 

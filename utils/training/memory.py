@@ -1,4 +1,4 @@
-"""Memory that runs out during a training: which flags need less of it, and how the run goes on."""
+"""Out-of-memory errors during training: which flags to change, and how to resume the run."""
 import contextlib
 from argparse import Namespace
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ LESS = 'use a smaller --batch_size, or the same one with --accumulate 2'
 
 
 def next_accumulate(args: Namespace) -> int | None:
-    """The value of --accumulate that cuts a training step of `args` into the next smaller batches; None for batches of one image."""
+    """The next larger --accumulate that splits a training step into equal batches; None if they already have one image."""
     images = args.batch_size // PartialState().num_processes
     return next((n for n in range(args.accumulate + 1, images + 1) if images % n == 0), None)
 
 
 @contextlib.contextmanager
 def explain_full_memory(args: Namespace, run: RunFolder) -> Iterator[None]:
-    """Turn an error of full memory into an `InputError` that names the flags to change."""
+    """Turn an out-of-memory error into an `InputError` that names the flags to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as err:
@@ -34,5 +34,5 @@ def explain_full_memory(args: Namespace, run: RunFolder) -> Iterator[None]:
                       + ('' if args.do_not_save else ', and --overwrite to start again'))
         else:
             saved = f' after epoch {len(run.history)}' if run.history else ''
-            advice = f'--accumulate {parts} --resume goes on{saved}; with a smaller --batch_size, --overwrite starts again'
+            advice = f'resume{saved} with --accumulate {parts} --resume, or start again with a smaller --batch_size and --overwrite'
         raise InputError(f'{full}: {advice}') from err

@@ -1,4 +1,4 @@
-"""Mix pairs of images and their labels on the device, table `MIXING`."""
+"""Mix pairs of images and their labels on the device (table `MIXING`)."""
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -18,14 +18,14 @@ Batch = Sequence[tuple[torch.Tensor, torch.Tensor, Any]]  # (uint8 images (B, 3,
 
 
 class Mixing(BatchTransform):
-    """Batch transform: a combo batch -> mixed inputs (B, 3, H, W) and soft targets (B, K). Base of MixUp and its relatives.
+    """Batch transform: combo batch -> mixed inputs (B, 3, H, W) and soft targets (B, K). Base class of MixUp and its relatives.
 
-    class_count: TRAIN images of each class, (K,). alpha: the share l of an image is drawn from Beta(alpha, alpha), once a batch. Images are
-    mixed before normalising, which gives the same for a convex combination. Partners come from the common batch of all processes, so the
-    pairs do not depend on the number of processes.
+    class_count: training images of each class, (K,). alpha: the weight l of an image is drawn from Beta(alpha, alpha) once per batch.
+    Images are mixed before normalisation, which is equivalent for a convex combination. Partners come from the batch of all processes
+    together, so the pairs do not depend on the number of processes.
     """
     alpha = 1.  # published default
-    n_loaders: ClassVar[int] = 1  # 2: the batch has a second, class-balanced loader
+    n_loaders: ClassVar[int] = 1  # 2: each batch also comes from a second, class-balanced loader
 
     def __init__(self, normalise: Normalise, class_count: npt.ArrayLike, alpha: float | None = None, augment: str = 'original',
                  seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
@@ -37,16 +37,16 @@ class Mixing(BatchTransform):
     def label_shares(cls, seen: Array, class_count: Array, alpha: float, batch_size: int) -> Array:
         """Expected share of each class in the mixed labels, float64 (K,).
 
-        seen: share of each class among the images drawn, (K,). batch_size: images of the common batch. The shares stay unless the share of
-        a label depends on its class.
+        seen: share of each class among the sampled images, (K,). batch_size: images per batch, over all processes. Mixing keeps the
+        shares unless the weight of a label depends on its class.
         """
         return seen
 
     def mix(self, x: torch.Tensor, other: torch.Tensor, share: float, labels: torch.Tensor,
             other_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """Mix images `x` (B, 3, H, W) of the share `share` with their partners `other`.
+        """Mix images `x` (B, 3, H, W), with weight `share`, with their partners `other`.
 
-        Returns the mixed images and the share of the own label: one number, or (B, 1).
+        Returns the mixed images and the weight of their own labels: one number, or (B, 1).
         """
         raise NotImplementedError
 
@@ -57,18 +57,18 @@ class Mixing(BatchTransform):
         return values.to(self.normalise.device, non_blocking=True)
 
     def partners(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The partner of each image of this process, from a permutation of the common batch, and its label."""
+        """The partner of each image of this process and its label, from a permutation of the batch of all processes."""
         n = len(labels)
-        place = self.mix_rng.permutation(n * self.world_size)[self.rank::self.world_size]  # in the common batch
+        place = self.mix_rng.permutation(n * self.world_size)[self.rank::self.world_size]  # position in the batch of all processes
         row = torch.from_numpy(place % self.world_size * n + place // self.world_size).to(x.device, non_blocking=True)
-        x, labels = gather((x, labels)) if self.world_size > 1 else (x, labels)  # one process after the other
+        x, labels = gather((x, labels)) if self.world_size > 1 else (x, labels)  # ordered by process
         return x[row], labels[row]
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels, _ = batch[0]
         x, labels = self.augmented(images), self.to_device(labels)
         other, other_labels = self.partners(x, labels)
-        share = self.mix_rng.beta(self.alpha, self.alpha)  # of the image itself; the rest is its partner's
+        share = self.mix_rng.beta(self.alpha, self.alpha)  # weight of the image itself; its partner gets the rest
         x, label_share = self.mix(x, other, share, labels, other_labels=other_labels)
         y = torch.lerp(self.one_hot(other_labels), self.one_hot(labels), label_share)
         return self.normalise.standardise(x), y
@@ -85,7 +85,7 @@ class MixUp(Mixing):
 class CutMix(Mixing):
     """A box of the partner's image, of area 1 - l, replaces the same box of the image (Yun et al., ICCV 2019, equations 1 and 2).
 
-    Labels are mixed by the area that is replaced after the box is clipped to the image.
+    Labels are weighted by the replaced area after the box is clipped to the image.
     """
 
     def mix(self, x: torch.Tensor, other: torch.Tensor, share: float, labels: torch.Tensor,
@@ -104,21 +104,21 @@ class CutMix(Mixing):
 class Remix(MixUp):
     """MixUp of the images; a much rarer class may take the whole label (Chou et al., ECCV Workshops 2020, equation 4).
 
-    Share of the own label, per image: l_y = 0 where n_i / n_j >= ratio and l < threshold; 1 where n_i / n_j <= 1 / ratio and
+    Weight of the own label, per image: l_y = 0 where n_i / n_j >= ratio and l < threshold; 1 where n_i / n_j <= 1 / ratio and
     1 - l < threshold; else l.
     """
     ratio, threshold = 3., .5
 
     @classmethod
     def label_shares(cls, seen: Array, class_count: Array, alpha: float, batch_size: int) -> Array:
-        """Exact for images drawn independently.
+        """Exact for independently sampled images.
 
-        In a pair of classes with different counts the rarer one gains E[l; l < threshold], which is half the distribution function of
-        Beta(alpha + 1, alpha) at the threshold. One image in `batch_size` is its own partner.
+        In a pair of classes with different counts, the rarer class gains E[l; l < threshold], which is half the distribution function of
+        Beta(alpha + 1, alpha) at the threshold. One in `batch_size` images is its own partner.
         """
         count = np.asarray(class_count, np.float64)
-        rarer = cls.ratio * count[:, None] <= count  # of the pair (own, partner)
-        gain = (1 - 1 / batch_size) * betainc(alpha + 1, alpha, cls.threshold)  # an image is both own and partner: twice the half
+        rarer = cls.ratio * count[:, None] <= count  # in the pair (own, partner)
+        gain = (1 - 1 / batch_size) * betainc(alpha + 1, alpha, cls.threshold)  # each image is own and partner: twice the half
         return seen * (1 + gain * ((rarer.astype(float) - rarer.T) @ seen))
 
     def mix(self, x: torch.Tensor, other: torch.Tensor, share: float, labels: torch.Tensor,
@@ -133,9 +133,9 @@ class Remix(MixUp):
 
 
 class BalancedMixUp(Mixing):
-    """x = (1 - l) x_I + l x_B, y likewise, of an instance-sampled and a class-balanced batch (Galdran et al., MICCAI 2021, equation 2).
+    """x = (1 - l) x_I + l x_B, y likewise, for an instance-sampled and a class-balanced batch (Galdran et al., MICCAI 2021, equation 2).
 
-    l ~ Beta(alpha, 1), drawn once a batch.
+    l ~ Beta(alpha, 1), drawn once per batch.
     """
     alpha = .2
     n_loaders = 2
@@ -147,7 +147,7 @@ class BalancedMixUp(Mixing):
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         (images, labels, _), (balanced_images, balanced_labels, _) = batch
-        # joined on the device: joined before, the images would lie in memory that is not pinned, and the CPU would wait for their copy
+        # concatenated on the device: on the host, the result would not be in pinned memory, and the CPU would wait for its copy
         images, labels = (torch.cat([self.to_device(own), self.to_device(balanced)])
                           for own, balanced in ((images, balanced_images), (labels, balanced_labels)))
         x, y = self.augmented(images), self.one_hot(labels)

@@ -1,4 +1,4 @@
-"""The network of a run: built, given its first weights, and tried before any image is decoded."""
+"""The network of a run: build it, load its initial weights, and test a forward pass before any image is decoded."""
 import copy
 from argparse import Namespace
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from utils.training.two_stage import StageOne, describe_start, get_stage_two, se
 
 
 class LastLayer(nn.Module):
-    """The last layer of `network` on what the rest of it returned: features (B, C) or (B, C, 1, 1) -> logits (B, K)."""
+    """The last layer of `network`, for cached features: (B, C) or (B, C, 1, 1) -> logits (B, K)."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network = network  # the whole: its other layers are frozen
+        self.network = network  # the whole network, whose other layers are frozen
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return get_head(self.network)(features)
@@ -31,13 +31,13 @@ class LastLayer(nn.Module):
 
 @dataclass
 class Network:
-    """What a run trains, and where it started.
+    """The network of a run and its initial state.
 
-    `model` is the whole network, which checkpoints hold. With `on_features` the data loaders yield the inputs of its last layer
-    (`cache_features`), and training and evaluation call that layer alone.
+    `model` is the whole network, as saved in checkpoints. With `on_features`, the data loaders yield the inputs of its last layer
+    (`cache_features`), and training and evaluation call only that layer.
     """
     model: Any  # nn.Module, with the attributes of `Arch.model`
-    mean: tuple  # of the training images, per channel
+    mean: tuple  # of the input, per channel
     std: tuple
     head: str  # key of HEADS
     stage_one: StageOne
@@ -47,7 +47,7 @@ class Network:
     on_features: bool = False
 
     def entry(self, model: nn.Module) -> nn.Module:
-        """What is called for the logits of `model`: the network itself or a moving average of it."""
+        """The module to call for the logits of `model`, which is the network or its moving average."""
         return LastLayer(model) if self.on_features else model
 
     def describe(self, args: Namespace) -> str:
@@ -57,7 +57,7 @@ class Network:
         return f'* {args.model_name}: {n_trainable:,} trainable parameters; {start}'
 
     def to(self, accelerator: Accelerator, sync_bn: bool = False) -> None:
-        """Move the network to the device of `accelerator`. `sync_bn`: BatchNorm then uses the statistics of all processes."""
+        """Move the network to the device of `accelerator`. `sync_bn`: compute BatchNorm statistics over all processes."""
         if sync_bn and accelerator.num_processes > 1:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model = self.model.to(accelerator.device, memory_format=torch.channels_last)
@@ -65,8 +65,8 @@ class Network:
 
 
 def build_network(args: Namespace, accelerator: Accelerator) -> Network:
-    """Build the network that `args` name with its first weights, on the CPU, and try it. Raises `InputError` for weights that cannot be
-    had or do not fit, and for what `check_forward` finds."""
+    """Build the network with its initial weights on the CPU, and check it with `check_forward`. Raises `InputError` if the weights cannot
+    be loaded or do not fit, or if the check fails."""
     with accelerator.local_main_process_first():  # it downloads weights for the others
         network = initial_network(args)
     check_forward(network.model, args, args.batch_size // args.accumulate // (1 if args.sync_bn else accelerator.num_processes))
@@ -88,10 +88,10 @@ def initial_network(args: Namespace) -> Network:
 
 
 def check_forward(model: nn.Module, args: Namespace, n_images: int) -> None:
-    """Raise `InputError` if `model`, on the CPU, cannot score images of --im_size or train on a batch of `n_images` as `args` ask.
+    """Raise `InputError` if `model`, on the CPU, cannot evaluate images of --im_size or train on a batch of `n_images`.
 
-    A copy of the network sees zeros: one image of --im_size in evaluation mode, and at most two of the smallest size of the training in
-    training mode. The network and the random streams stay as they are.
+    A copy of the network gets images of zeros: one of --im_size in evaluation mode, and at most two of the smallest training size in
+    training mode. The network and the random streams do not change.
     """
     network, state = copy.deepcopy(model), random_state()
     smallest = size_in_epoch(args.im_size, args.grow_from, 0, args.n_epochs)
@@ -108,14 +108,14 @@ def _forward(network, args, n_images, size):
     height, width = size
     try:
         logits = network(torch.zeros(n_images, 3, height, width))
-    except Exception as err:  # each network has kinds of its own
+    except Exception as err:  # networks raise errors of all kinds
         if full := out_of_memory(err):
-            raise InputError(f'{full} by --model_name {args.model_name} for {n_images} of the images, of {height}x{width}: use a smaller '
+            raise InputError(f'{full} by --model_name {args.model_name} for a batch of {n_images} at {height}x{width}: use a smaller '
                              '--im_size') from err
         if 'more than 1 value per channel' in str(err):
-            cut = f' and --accumulate {args.accumulate}' if args.accumulate > 1 else ''
-            raise InputError(f'--batch_size {args.batch_size}{cut}: BatchNorm needs two or more images in a batch at a size of '
-                             f'{height}x{width}') from err
+            cut, smaller = (f' and --accumulate {args.accumulate}', ' or a smaller --accumulate') if args.accumulate > 1 else ('', '')
+            raise InputError(f'--batch_size {args.batch_size}{cut}: BatchNorm needs two or more images in a batch at '
+                             f'{height}x{width}: use a larger --batch_size{smaller}') from err
         reason = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise InputError(f'--model_name {args.model_name} cannot process images of {height}x{width} ({reason}): try a larger --im_size'
                          + (', or leave out --grow_from' if args.grow_from < 1 else '')) from err

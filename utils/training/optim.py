@@ -22,29 +22,30 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _fused(model):
-    """One kernel for all parameters, on CUDA."""
+    """On CUDA, update all parameters in one kernel."""
     return {'fused': True} if next(model.parameters()).is_cuda else {}
 
 
-# sgd and adam decay every parameter, as the original does; adamw spares biases and normalisation, as is usual today.
+# sgd and adam decay every parameter, as in the original. adamw excludes biases and normalisation layers, which is common practice.
 OPTIMIZERS = {
     'sgd': lambda model, args: torch.optim.SGD(trainable_parameters(model), args.lr, args.momentum, weight_decay=args.wd, **_fused(model)),
     'adam': lambda model, args: torch.optim.Adam(trainable_parameters(model), args.lr, weight_decay=args.wd, **_fused(model)),
     'adamw': lambda model, args: torch.optim.AdamW([g for g in decayed_and_not(model, args.wd) if g['params']], args.lr, **_fused(model)),
 }
-SCHEDULES = {'plateau': 0., 'cosine': .05, 'onecycle': .3}  # name -> default share of the steps with a rising rate
-SHORT = 10  # steps of a fall after which the last one still has a few percent of the rate
+SCHEDULES = {'plateau': 0., 'cosine': .05, 'onecycle': .3}  # name -> default fraction of warm-up steps
+SHORT = 10  # after a shorter decay, the last step would still have more than a few percent of the rate
 
 
 class Schedule:
-    """The learning rate: `after_step()` once a training step, `after_epoch(value)` with the validation metric (None: not to be compared).
+    """Learning-rate schedule. Call `after_step()` after each training step and `after_epoch(value)` with the validation metric (None:
+    skip the epoch).
 
-    plateau: divided by 10 after `patience` epochs without improvement (the original's). cosine: half a cosine from `lr` to `min_lr`
-    over the whole training. onecycle: torch's OneCycleLR (Smith and Topin, 2018), which varies momentum as well. `warmup`: share
-    of all steps in which the rate rises: linearly from 1 % of lr, in onecycle along a cosine from 4 %.
+    plateau: divide by 10 after more than `patience` epochs without improvement, as in the original. cosine: half a cosine from `lr` to
+    `min_lr` over the whole training. onecycle: torch's OneCycleLR (Smith and Topin, 2018), which also varies the momentum. `warmup`:
+    fraction of all steps with a rising rate, which starts linearly at 1 % of lr, for onecycle along a cosine at 4 %.
 
-    The rate of cosine and onecycle falls to its end after the last step, so that the last step is near it. Where a long warm-up leaves
-    less than SHORT steps, it falls to its end at the last step, which would else be trained at a high rate.
+    cosine and onecycle reach their minimum after the last step, so the last step is close to it. If a long warm-up leaves fewer than
+    SHORT steps, they reach it at the last step, which would otherwise have a high rate.
     """
 
     def __init__(self, args: Namespace, optimizer: torch.optim.Optimizer, n_steps: int):
@@ -57,7 +58,7 @@ class Schedule:
             end = n_steps - 1
             n_warm = min(n_warm, end - 1)
         if name == 'onecycle':
-            if warmup * (end + 1) == 1:  # a rise of no steps, by which torch would divide
+            if warmup * (end + 1) == 1:  # a warm-up of zero steps, by which torch would divide
                 warmup = math.nextafter(warmup, 0)
             self.by_step = lr_scheduler.OneCycleLR(optimizer, lr, total_steps=end + 1, pct_start=warmup)
         elif name == 'cosine':
@@ -84,8 +85,8 @@ class Schedule:
             self.by_epoch.step(value)
 
     def finished(self, history: list[dict]) -> bool:
-        """Whether the plateau schedule has trained its last epoch: one at the minimum rate, reached from a higher one. `history`: the
-        records of log.jsonl."""
+        """True if the plateau schedule has trained an epoch at the minimum rate after starting at a higher one. `history`: the records
+        of log.jsonl."""
         return self.name == 'plateau' and bool(history) and history[-1]['lr'] <= self.min_lr * (1 + 1e-6) < self.lr
 
     def state_dict(self) -> dict:
@@ -99,13 +100,13 @@ class Schedule:
 
 
 def average_weights(model: nn.Module, decay: float) -> AveragedModel:
-    """The exponential moving average of weights and BatchNorm statistics, as torch's `AveragedModel`. The decay rises with the
-    number of updates n as (1 + n) / (10 + n), so that the first, random weights are forgotten in short trainings too."""
+    """Exponential moving average of weights and BatchNorm statistics, as torch's `AveragedModel`. After n updates the decay is at most
+    (1 + n) / (10 + n), so that even short trainings forget the random initial weights."""
     @torch.no_grad()
     def update(averaged, current, n_averaged):
         weight = 1 - min(decay, (1 + int(n_averaged)) / (10 + int(n_averaged)))
-        if averaged[0].is_floating_point():  # one type at a time
+        if averaged[0].is_floating_point():  # torch passes one dtype at a time
             torch._foreach_lerp_(averaged, current, weight)
-        else:  # the counters of BatchNorm
+        else:  # BatchNorm's counters
             torch._foreach_copy_(averaged, current)
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

@@ -19,31 +19,31 @@ from utils.training.phases import get_losses, n_deferred, n_mixed, size_in_epoch
 
 @dataclass
 class Epoch:
-    """The parts that train one epoch, and how far it has come."""
+    """The parts that train one epoch, and its progress."""
     number: int  # from 0
     title: str  # for progress bars and messages
     loader: ComboLoader
     transform: BatchTransform
     criterion: nn.Module
     accumulate: int  # batches in a training step
-    batches: int = 0  # done
-    total: Any = 0.  # sum of their losses: within the epoch a tensor on the device, since reading it would wait for the device
-    lr: float | None = None  # at its start; None before the first step
-    started: float = field(default_factory=time.perf_counter)  # had there been no interruption
+    batches: int = 0  # trained so far
+    total: Any = 0.  # sum of their losses; a tensor during the epoch, because reading the value waits for the device
+    lr: float | None = None  # at the start of the epoch; None before the first step
+    started: float = field(default_factory=time.perf_counter)  # start time, moved back by the time before an interruption
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.started
 
     def resume(self, saved: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken. The loader must start at batch `saved['batches']`."""
+        """Continue from `saved`, a result of `state_dict`. The loader must start at batch `saved['batches']`."""
         self.batches, self.total, self.lr = (saved[name] for name in ('batches', 'total', 'lr'))
         self.started -= saved['seconds']
         self.transform.load_state_dict(saved['prepare'])
         set_random_state(saved['random'])
 
     def state_dict(self) -> dict[str, Any]:
-        """What `interrupted/` holds beyond a checkpoint. 'prepare' is what older versions call the transform."""
+        """State that `interrupted/` holds in addition to a checkpoint. The key 'prepare' is the transform, for older versions."""
         return {'batches': self.batches, 'total': float(self.total), 'prepare': self.transform.state_dict(), 'lr': self.lr,
                 'random': random_state(), 'seconds': self.seconds}
 
@@ -51,10 +51,10 @@ class Epoch:
 class TrainingPlan:
     """Data loader, batch transform and loss for each epoch of a run.
 
-    With --defer F, re-balancing begins after round(F n_epochs) epochs: until then images are drawn instance-wise, and the loss is the
-    first of `get_deferred_loss_fns`. Mixing stays, since it does not correct for the class frequencies. Nothing is mixed in the last
-    --mixup_off_epochs epochs. With --grow_from below 1 images are small at first (`size_in_epoch`). Each loader is built once, so
-    that its worker processes stay.
+    With --defer F, re-balancing begins after round(F n_epochs) epochs. Until then, sampling is by instance and the loss is the first of
+    `get_deferred_loss_fns`. Mixing is not deferred, because it does not correct for the class frequencies. It is off in the last
+    --mixup_off_epochs epochs. With --grow_from below 1, images are smaller at first (`size_in_epoch`). Each loader is built once, so
+    that its worker processes persist.
     """
 
     def __init__(self, args: Namespace, data: TrainingData, network: Network):
@@ -77,13 +77,13 @@ class TrainingPlan:
         self.losses = [loss.to(network.normalise.device) for loss in get_losses(args, data.class_count)]
 
     def epoch(self, number: int, mid_epoch: dict[str, Any] | None = None) -> Epoch:
-        """The parts of epoch `number` (from 0), with their random streams at its start, or where `mid_epoch`, a state of it that was saved
-        at an interruption, left them."""
+        """The parts of epoch `number` (from 0), with their random streams at its start. With `mid_epoch`, the state saved at an
+        interruption, the epoch continues from there."""
         args, balances, mixes = self.args, number >= self.n_deferred, number < self.n_mixed
         set_seeds([args.seed, number])
         loader, transform = self.loaders[balances], self.mixed if mixes else self.plain
         if not mixes:
-            loader = ComboLoader(loader.loaders[:1])  # a second one would be decoded in vain
+            loader = ComboLoader(loader.loaders[:1])  # a second loader would decode images for nothing
         loader.set_epoch(number, mid_epoch['batches'] if mid_epoch else 0)
         transform.set_epoch(number)
         if args.grow_from < 1:

@@ -1,4 +1,4 @@
-"""Named sets of flags for the train script: `--recipe NAME`. A flag given by hand wins."""
+"""Recipes (`--recipe NAME`): presets of the train script's flags. Flags on the command line override them."""
 import argparse
 
 from utils.cli import Parser
@@ -24,7 +24,7 @@ RECIPES: dict[str, dict] = {
 
 
 class RecipeParser(Parser):
-    """Takes the defaults of the flags from the recipe that the command line names, and --do_mixup for what it stands for."""
+    """Parser that takes its defaults from --recipe and translates --do_mixup into --mixing and --mix_alpha."""
 
     def parse_known_args(self, args=None, namespace=None):
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -37,8 +37,8 @@ class RecipeParser(Parser):
 
 
 def without_do_mixup(args: argparse.Namespace) -> argparse.Namespace:
-    """--do_mixup ALPHA -> --mixing balanced_mixup --mix_alpha ALPHA. 0 switches off the Balanced-MixUp of a recipe, and nothing else.
-    Raises `InputError` beside another --mixing."""
+    """Replace --do_mixup ALPHA by --mixing balanced_mixup --mix_alpha ALPHA. ALPHA 0 only turns off the Balanced-MixUp of a recipe.
+    Raises `InputError` if another --mixing is set."""
     others = {name: value for name, value in vars(args).items() if name != 'do_mixup'}
     if 'do_mixup' not in args:
         return args
@@ -49,11 +49,11 @@ def without_do_mixup(args: argparse.Namespace) -> argparse.Namespace:
         raise InputError(f'--do_mixup must not be negative, got {alpha}')
     if alpha > 0:
         if args.mixing not in ('none', 'balanced_mixup'):
-            raise InputError(f'--do_mixup is Balanced-MixUp: leave it out with --mixing {args.mixing} (--mix_alpha sets its alpha)')
+            raise InputError(f'--do_mixup is Balanced-MixUp: leave it out with --mixing {args.mixing}, and set alpha with --mix_alpha')
         others |= {'mixing': 'balanced_mixup', 'mix_alpha': alpha}
     return argparse.Namespace(**others)
 
 
 def to_flags(name: str) -> str:
-    """The recipe as it would be typed."""
+    """The flags of a recipe as typed on the command line."""
     return ' '.join(f'--{flag} {value}' for flag, value in RECIPES[name].items())

@@ -34,11 +34,13 @@ WRITTEN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'sk
 
 
 class RunFolder:
-    """`path` None (--do_not_save) keeps the history in memory and writes nothing; without `writes` (all processes but the first) the
-    folder is only read. `flags`: those of the train script.
+    """Folder, history and checkpoints of a run.
 
-    `history` has one record per epoch, as in log.jsonl. `kept` is the score of each checkpoint folder on disk. Of a run that is resumed,
-    `last` is the checkpoint last/, and `mid_epoch` the checkpoint interrupted/ if the run was stopped within a later epoch; else None.
+    With `path` None (--do_not_save), the history is kept in memory and nothing is written. Without `writes` (all processes except the
+    first), the folder is only read. `flags`: those of the train script.
+
+    `history` has one record per epoch, as in log.jsonl. `kept` is the score of each checkpoint folder on disk. When a run is resumed,
+    `last` is the checkpoint last/, and `mid_epoch` is the checkpoint interrupted/ if the run was stopped in a later epoch.
     """
 
     def __init__(self, path: str | None, flags: dict[str, Any], writes: bool = True):
@@ -55,13 +57,13 @@ class RunFolder:
         self._check_place(path, writes)
         exists = os.path.exists(self.file('config.cfg'))
         if flags['resume'] and flags['overwrite']:
-            raise InputError('--resume and --overwrite exclude each other')
+            raise InputError('--resume and --overwrite exclude each other: leave one of them out')
         if flags['resume'] and not exists:
-            raise InputError(f'nothing to resume: {path} holds no run (without --resume it is started)')
+            raise InputError(f'nothing to resume: {path} holds no run: leave out --resume to start it')
         if exists and not (flags['resume'] or flags['overwrite']):
             raise InputError(f'{path} already holds a run: continue it with --resume, replace it with --overwrite, '
                              'or choose another --save_path')
-        if writes and os.path.isdir(path):  # a new folder is made, and locked, when everything has been checked
+        if writes and os.path.isdir(path):  # a new folder is created and locked in `start`, after all checks
             self.lock = lock_folder(path)
         self.replaces = exists and flags['overwrite']
         if flags['resume']:
@@ -71,7 +73,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, args: Namespace, writes: bool) -> 'RunFolder':
-        """The run folder that the flags of the train script name. Raises `InputError` where it cannot be used. Writes nothing yet."""
+        """The run folder for the flags of the train script. Raises `InputError` if it cannot be used. Writes nothing yet."""
         return cls(run_path(args), vars(args), writes)
 
     def file(self, *names: str) -> str:
@@ -81,11 +83,11 @@ class RunFolder:
     @staticmethod
     def _check_place(path, writes):
         if os.path.normpath(path) in ('.', 'experiments'):
-            raise InputError('--save_path names no folder below experiments/')
+            raise InputError('--save_path must name a folder below experiments/')
         nested = [above for above in _folders_above(path) if os.path.exists(os.path.join(above, 'config.cfg'))]
         nested += [os.path.dirname(file) for file in glob.glob(os.path.join(glob.escape(path), '*', '**', 'config.cfg'), recursive=True)]
         if nested:
-            raise InputError(f'--save_path: {path} lies within or around another run, {nested[0]}: choose another name')
+            raise InputError(f'--save_path: {path} is inside another run or contains one, {nested[0]}: choose another name')
         if writes:
             check_writable(path)
 
@@ -100,7 +102,7 @@ class RunFolder:
 
     @property
     def resume_state(self) -> dict[str, Any] | None:
-        """The checkpoint to continue from."""
+        """The checkpoint to resume from."""
         return self.mid_epoch or self.last
 
     def __enter__(self) -> 'RunFolder':
@@ -110,30 +112,30 @@ class RunFolder:
         if self.lock:
             self.lock.release()
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise InputError(f'{error}: free some space there, then the same command with --resume goes on') from error
+            raise InputError(f'{error}: free some space there and run the same command with --resume') from error
 
     def start(self, config: dict[str, Any], data: TrainingData) -> None:
-        """Everything has been checked: only now remove what --overwrite replaces, and write config.cfg, environment.json and skipped.csv.
-        Raises `InputError` where csvs or images have changed since a run that is resumed was started."""
+        """After all checks, remove what --overwrite replaces, and write config.cfg, environment.json and skipped.csv. Raises `InputError`
+        if csvs or images have changed since a resumed run was started."""
         self.config, self.image_hashes = config, data.image_hashes
         if self.path is None:
             return
         if self.lock is None:
             self.lock = lock_folder(self.path)
             if os.path.exists(self.file('config.cfg')):
-                raise InputError(f'{self.path} holds a run that was made meanwhile: choose another --save_path')
+                raise InputError(f'another process has started a run in {self.path} meanwhile: choose another --save_path')
         if self.stopped:
             self._check_unchanged(self.stopped.config, config)
         if self.replaces:
             _remove_replaced(self.path, config['parent'])
-        for folder, _, files in os.walk(self.path):  # which follows no links
+        for folder, _, files in os.walk(self.path):  # does not follow links
             for file in fnmatch.filter(files, '*.[0-9]*.tmp'):
-                os.remove(os.path.join(folder, file))  # of a process that was killed while it wrote
+                os.remove(os.path.join(folder, file))  # left by a process that was killed while writing
         os.makedirs(self.path, exist_ok=True)
         write_skipped(self.file('skipped.csv'), (data.train, data.val), bool(self.stopped))
         before, now = (self.resume_state or {}).get('image_hashes'), data.image_hashes
         if before is not None and now is not None and own_images_differ(before, now):
-            raise InputError(f'{self.path} cannot be resumed: the contents of images changed since it was started')
+            raise InputError(f'{self.path} cannot be resumed: the contents of images have changed since it was started')
         write_text(self.file('environment.json'), json.dumps(describe_environment(torch.device(config['device_type'])), indent=2) + '\n')
         write_text(self.file('config.cfg'), json.dumps(nan_to_null(config), indent=2) + '\n')
         if self.resume_state:
@@ -151,13 +153,13 @@ class RunFolder:
         return self.history[epoch - 1]['val'][self.metric]
 
     def best_epoch(self) -> int:
-        """Counts from 1; the earliest of equals."""
+        """The best epoch, counted from 1; the earliest of equally good ones."""
         return best_epoch(self.history, self.metric)
 
     @contextlib.contextmanager
     def saves_on(self, stop: StopSignal, state: TrainState, epoch: Epoch) -> Iterator[None]:
-        """Where a signal ends the block, save `epoch` as far as it has come. A pending signal ends the run before: all is saved then."""
-        stop.check()
+        """If a signal ends the block, save the progress of `epoch`. A pending signal ends the run before the block."""
+        stop.check()  # the previous epoch is saved already
         try:
             yield
         except Interrupted:
@@ -166,12 +168,12 @@ class RunFolder:
             raise
 
     def _checkpoint(self, n_done, val, state):
-        """What is saved after `n_done` epochs, with the validation scores `val` of the last one."""
+        """The checkpoint after `n_done` epochs. `val`: validation scores of the last one."""
         facts = {name: self.config[name] for name in ('model_name', 'class_names', 'class_count', 'im_size')}
         return facts | {'image_hashes': self.image_hashes, 'epoch': n_done, 'metrics': val, 'config': self.config} | state.checkpoint()
 
     def end_epoch(self, epoch: Epoch, stats: dict[str, float], scores: Scores, state: TrainState) -> None:
-        """Record, report and checkpoint one epoch. A crash in between repeats the epoch from the previous last/."""
+        """Record an epoch, and write its report and checkpoints. After a crash in between, the epoch starts again from last/."""
         record = {'epoch': epoch.number + 1, 'lr': stats['lr'], 'training_loss': stats['training_loss'], 'train': scores.train,
                   'val': scores.val, 'images_per_second': stats['images_per_second'], 'seconds': epoch.seconds}
         self.history.append(record)
@@ -197,12 +199,12 @@ class RunFolder:
 
 
 def run_path(args: Namespace) -> str | None:
-    """The run folder that the flags of the train script name; None for --do_not_save."""
+    """Path of the run folder for the flags of the train script; None with --do_not_save."""
     return None if args.do_not_save else os.path.join('experiments', args.save_path)
 
 
 def _folders_above(path):
-    """The folders between the run at `path` and the working folder, experiments/ included."""
+    """The folders between the run at `path` and the working directory, including experiments/."""
     folder = os.path.dirname(os.path.normpath(path))
     while folder not in ('', '/'):
         yield folder
@@ -210,15 +212,15 @@ def _folders_above(path):
 
 
 def _remove_replaced(folder, parent):
-    """Remove what a run has written into `folder`. `parent`: the facts of stage one, or None."""
+    """Remove the files of a run from `folder`. `parent`: the facts of stage one, or None."""
     if parent and os.path.abspath(parent['path']).startswith(os.path.abspath(folder) + os.sep):
-        raise InputError(f'--overwrite would delete the run that --pretrained_weights starts from, {folder}')
+        raise InputError(f'--overwrite would delete the run that --pretrained_weights starts from, {folder}: choose another --save_path')
     for path in [path for pattern in WRITTEN for path in glob.glob(os.path.join(glob.escape(folder), pattern))]:
         remove(path)
 
 
 def prune_checkpoints(kept: dict[str, float], n_checkpoints: int, metric: str) -> None:
-    """Delete the worst of the checkpoints on disk until `n_checkpoints` are left. `kept`: folder -> score, changed as well."""
+    """Delete the worst checkpoints on disk until `n_checkpoints` are left. `kept`: folder -> score, updated in place."""
     while len(kept) > n_checkpoints:
         worst = next(iter(kept))
         for folder, score in kept.items():

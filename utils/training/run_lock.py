@@ -1,4 +1,4 @@
-"""One process at a time trains into a run folder."""
+"""Lock a run folder, so that only one process at a time trains in it."""
 import os
 
 from filelock import FileLock, Timeout
@@ -7,18 +7,18 @@ from utils.common import InputError
 
 
 def lock_folder(folder: str) -> FileLock:
-    """Make `folder` and lock it; the lock goes with the process, however it ends. Raises `InputError` where another process holds it, and
-    where the lock file is a link or another user's."""
+    """Create `folder` and lock it until the process ends, however that happens. Raises `InputError` if another process holds the lock, or
+    if the lock file is a link or belongs to another user."""
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, '.lock')
-    lock = FileLock(path)  # neither follows a link nor empties a file
+    lock = FileLock(path)  # does not follow links and does not empty the file
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f'another process is training into {folder}: choose another --save_path') from None
+        raise InputError(f'another process is training in {folder}: choose another --save_path') from None
     except (OSError, NotImplementedError) as err:
         if os.path.islink(path) or isinstance(err, PermissionError):
             raise InputError(f'{path} is a link or the file of another user, so {folder} cannot be locked: delete it, or choose '
                              'another --save_path') from err
-        # else a file system without locks
+        # otherwise the file system has no locks: go on without one
     return lock

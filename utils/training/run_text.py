@@ -1,4 +1,4 @@
-"""What a training says in words: the line of an epoch on the console, and the original's text files in the run folder."""
+"""Texts of a run: the console line of each epoch, and the original's text files in the run folder."""
 import math
 from typing import Any
 
@@ -9,9 +9,9 @@ Record = dict[str, Any]  # a line of log.jsonl
 
 
 def epoch_line(record: Record, n_epochs: int, ordered: bool = True) -> str:
-    """`ordered`: the classes are grades, so that kappa (K) has a meaning."""
+    """The console line of an epoch. `ordered`: the classes are grades, so kappa (K) is shown."""
     remaining, evaluated = n_epochs - record['epoch'], {'Val': record['val']}
-    if not math.isnan(record['train']['loss']):  # else it was not evaluated
+    if not math.isnan(record['train']['loss']):  # NaN: not evaluated
         evaluated = {'Train': record['train']} | evaluated
     parts = ['||'.join(evaluated) + ' Loss: ' + '||'.join(f"{m['loss']:.4f}" for m in evaluated.values())]
     parts += [f"{name}: {'||'.join(f'{100 * m[key]:.2f}' for m in evaluated.values())}"
@@ -30,7 +30,7 @@ def epoch_text(scores: Scores, class_names: list[str], lr: float) -> str:
 
 
 def checkpoint_name(record: Record) -> str:
-    """The folder of the checkpoint of an epoch."""
+    """The folder name of an epoch's checkpoint."""
     val = record['val']
     return f"epoch_{record['epoch']:02d}_K_{100 * val['kappa']:.2f}_mAUC_{100 * val['auc']:.2f}_MCC_{100 * val['mcc']:.2f}"
 

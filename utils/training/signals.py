@@ -1,4 +1,4 @@
-"""SIGTERM (a cluster's preemption) and Ctrl-C: the training step is finished, everything is saved, and the run can go on."""
+"""SIGTERM (preemption on a cluster) and Ctrl-C: finish the training step and save everything, so that the run can be resumed."""
 import contextlib
 import signal
 from argparse import Namespace
@@ -15,13 +15,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def resume_hint(argv: list[str] | None, args: Namespace) -> str:
-    """How the user continues the run after an interruption, to be appended to its message; '' where nothing is saved."""
+    """How to resume the run, as the end of the message of an interruption; '' if nothing is saved."""
     return '' if args.do_not_save else how_to_resume(argv, args.save_path, PartialState().num_processes)
 
 
 class StopSignal:
-    """`with StopSignal(hint) as stop:` holds back the first SIGTERM or Ctrl-C until `check()`, which raises `Interrupted`. Within
-    `listening()` it is raised at once. A second signal ends the program as usual. `hint` completes the message of the end."""
+    """`with StopSignal(hint) as stop:` holds the first SIGTERM or Ctrl-C back until `check()`, which raises `Interrupted`. Within
+    `listening()`, it is raised at once. A second signal ends the program as usual. `hint` is appended to the error message."""
 
     def __init__(self, hint: str = ''):
         self.signal: int | None = None
@@ -37,7 +37,7 @@ class StopSignal:
         if self.hint and isinstance(error, Interrupted):
             error.saved = f': everything is saved{self.hint}'
         elif self.hint and isinstance(error, KeyboardInterrupt):
-            error.args = (f': the last epoch that was done is saved{self.hint}',)
+            error.args = (f': the last finished epoch is saved{self.hint}',)
 
     def _handle(self, number, frame):
         for each, handler in self.before.items():
@@ -52,7 +52,7 @@ class StopSignal:
             raise Interrupted(self.signal)
 
     def is_pending(self, accelerator: Accelerator, ask: bool) -> bool:
-        """Whether a signal is pending. Several processes must stop at the same step: they ask each other when `ask` is true."""
+        """True if a stop is pending. It is synchronised across ranks when `ask` is true, because all must stop at the same step."""
         if accelerator.num_processes > 1 and ask:
             number = torch.tensor([self.signal or 0], device=accelerator.device)
             self.signal = accelerator.gather(number).max().item() or None
@@ -69,5 +69,5 @@ class StopSignal:
             self.held = True
 
     def waiting(self, accelerator: Accelerator) -> contextlib.AbstractContextManager:
-        """`listening()` while a batch is awaited, which may never come. Several processes wait on: they must stop at the same step."""
+        """`listening()` while waiting for a batch, which may never come. Not with several processes: they must stop at the same step."""
         return self.listening() if accelerator.num_processes == 1 else contextlib.nullcontext()

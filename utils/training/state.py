@@ -1,4 +1,4 @@
-"""What training changes: the network, its moving average, the optimizer and the learning rate."""
+"""The state that training changes: network, moving average, optimizer and learning rate."""
 from argparse import Namespace
 from typing import Any
 
@@ -11,9 +11,10 @@ from utils.training.optim import OPTIMIZERS, Schedule, average_weights
 
 
 class TrainState:
-    """`trained` is the network itself, `evaluated` the one to score and to save: its moving average with --ema, else itself.
+    """The state of a training.
 
-    `model` is what a training step calls, as `accelerator` wraps it, and `eval_model` what the evaluation calls.
+    `trained` is the network itself. `evaluated` is the network to score and save: the moving average with --ema, otherwise `trained`.
+    Training steps call `model`, as wrapped by `accelerator`. Evaluation calls `eval_model`.
     """
 
     def __init__(self, args: Namespace, network: Network, accelerator: Accelerator, n_steps: int):
@@ -37,24 +38,24 @@ class TrainState:
             self.averaged.update_parameters(self.trained)
 
     def checkpoint(self) -> dict[str, Any]:
-        """The weights to use, their normalisation, and what `load` needs to go on training."""
+        """The weights to use, their normalisation, and the state that `load` needs to resume training."""
         average = {'trained': self.trained.state_dict(), 'n_averaged': self.averaged.n_averaged} if self.averaged else {}
         return {'mean': self.mean, 'std': self.std, 'state_dict': self.evaluated.state_dict(),
                 'optimizer': self.optimizer.state_dict(), 'schedule': self.schedule.state_dict()} | average
 
     def load(self, checkpoint: dict[str, Any] | None) -> None:
-        """Continue from `checkpoint` (see `read_checkpoint`), if there is one. Raises `InputError` if it is of another kind of run."""
+        """Resume from `checkpoint` (see `read_checkpoint`), if there is one. Raises `InputError` if it does not fit this run."""
         if checkpoint is None:
             return
         folder = checkpoint['folder']
         load_weights(self.evaluated, checkpoint['state_dict'], folder)
         if self.averaged:
             if not {'trained', 'n_averaged'} <= set(checkpoint):
-                raise InputError(f'{folder} lacks the state of --ema: --overwrite starts the run anew')
+                raise InputError(f'{folder} has no state for --ema: start the run again with --overwrite')
             load_weights(self.trained, checkpoint['trained'], folder)
             self.averaged.n_averaged.copy_(checkpoint['n_averaged'])
         try:
             self.optimizer.load_state_dict(checkpoint['optimizer'])
             self.schedule.load_state_dict(checkpoint['schedule'])
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as err:  # of another network or optimizer
-            raise InputError(f'{folder}: the state of the optimizer does not fit this run: --overwrite starts it anew') from err
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as err:  # from another network or optimizer
+            raise InputError(f'{folder}: the optimizer state does not fit this run: start it again with --overwrite') from err

@@ -1,4 +1,4 @@
-"""--tensorboard: the figures of log.jsonl and bar charts of the classes, to watch a run while it trains. Nothing leaves the machine."""
+"""TensorBoard files (--tensorboard): the values of log.jsonl and bar charts per class. Nothing leaves the machine."""
 import math
 import os
 import shlex
@@ -13,17 +13,17 @@ from utils.training.run_folder import RunFolder
 
 
 def summary_writer() -> type:
-    """TensorBoard's class of writers. Raises `InputError` without the package."""
+    """TensorBoard's writer class. Raises `InputError` if the package is missing."""
     try:
-        from torch.utils.tensorboard import SummaryWriter  # here, since it takes seconds, and not every installation has it
+        from torch.utils.tensorboard import SummaryWriter  # imported here: it takes seconds, and the package is optional
     except ImportError as err:
         raise InputError('--tensorboard needs the package tensorboard: pip install tensorboard') from err
     return SummaryWriter
 
 
 def scalars(record: dict[str, Any], class_names: list[str], ordered: bool = True) -> dict[str, float]:
-    """One line of log.jsonl -> {tag: number}, without NaN: metric/train, metric/val, metric of each class, training/lr, ...
-    `ordered`: the classes are grades, so that kappa has a meaning."""
+    """A record of log.jsonl -> {tag: value}, without NaN: metric/train, metric/val, metrics of each class, training/lr, ...
+    `ordered`: the classes are grades, so kappa is included."""
     result: dict[str, Any] = {f'training/{name}': value for name, value in record.items() if name not in ('epoch', 'train', 'val')}
     for split in ('train', 'val'):
         for name, value in record[split].items():
@@ -37,7 +37,7 @@ def scalars(record: dict[str, Any], class_names: list[str], ordered: bool = True
 
 
 class TensorBoard:
-    """Writes what the history of `run` holds beyond what was written before, so that a resumed run shows its first epochs, too.
+    """Writes the records of the history of `run` that are not written yet. A resumed run therefore shows its first epochs, too.
 
     `class_count`: training images of each class, (K,).
     """
@@ -45,14 +45,14 @@ class TensorBoard:
     def __init__(self, run: RunFolder, class_names: list[str], class_count: np.ndarray):
         self.run, self.class_names, self.class_count = run, class_names, class_count
         self.writer: Any = None
-        self.written = 0  # records
+        self.written = 0  # number of records
 
     def _open(self):
-        """Not before the first epoch is done: the curves of a run that is resumed stay until they can be written again."""
+        """Create the writer after the first epoch, so that a resumed run keeps its curves until they can be written again."""
         folder = self.run.file('tensorboard')
         if os.path.lexists(folder):
             remove(folder)
-        os.mkdir(folder, 0o755)  # new, and closed to others: names of TensorBoard's files can be guessed, and links are followed
+        os.mkdir(folder, 0o755)  # new and not writable by others: TensorBoard follows links, and its file names are predictable
         self.writer = summary_writer()(folder)
         print(f'* Watch with: tensorboard --logdir {shlex.quote(folder)}')
         self.choice = choose(len(self.class_names), 'the rarest and the most frequent', *extremes(self.class_count, self.class_count))
@@ -72,7 +72,7 @@ class TensorBoard:
         self.writer.flush()
 
     def _bars(self, tag, values, epoch, xlabel, **options):
-        from utils.statistics import plots  # not above: a run without TensorBoard needs no matplotlib
+        from utils.statistics import plots  # imported here: a run without TensorBoard needs no matplotlib
         classes, note = self.choice  # the same in every epoch
         groups = {name: (of_class[classes], None, None) for name, of_class in values.items()}
         label = '\n'.join([xlabel, *([note.strip()] if note else [])])

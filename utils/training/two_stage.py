@@ -1,4 +1,4 @@
-"""Stage two: start from the weights of a finished stage one, with all of the network trainable or the classifier alone."""
+"""Stage two: start from the weights of stage one, and train the whole network or only its classifier."""
 import math
 from typing import NamedTuple
 
@@ -13,17 +13,17 @@ from utils.model_saving_loading import read_checkpoint
 
 
 class StageOne(NamedTuple):
-    """What stage two knows of the run that it starts from; all None where there is none."""
+    """Facts about the run that stage two starts from; all None without one."""
     facts: dict | None = None  # for config.cfg: path, epoch, metric, score, loaded (number of tensors), im_size
     class_names: list | None = None
-    image_hashes: torch.Tensor | None = None  # its `seen_images`; None in checkpoints of version 0.1, too
+    image_hashes: torch.Tensor | None = None  # its `seen_images`; None for checkpoints of version 0.1 as well
 
 
 def get_stage_two(path: str, model_name: str, n_classes: int, im_size: tuple[int, int], head: str) -> tuple[Arch, StageOne]:
-    """The network of stage one with the weights at `path` (see `read_checkpoint`) and a last layer of kind `head`, a key of HEADS;
-    where stage one had another kind it takes over what fits ('scaled' takes all of it, inside). No optimizer state is taken over.
+    """Build the network of stage one with the weights at `path` (see `read_checkpoint`) and a last layer of kind `head`, a key of HEADS.
 
-    -> Arch, StageOne. Raises `InputError` if stage one is of another network or number of classes.
+    If stage one had another kind of last layer, the weights that fit are kept ('scaled' wraps the whole layer). The optimizer state is not
+    loaded. -> Arch, StageOne. Raises `InputError` if stage one has another network or number of classes.
     """
     parent = read_checkpoint(path)
     for flag, own, given in (('--model_name', parent['model_name'], model_name), ('--n_classes', len(parent['class_names']), n_classes)):
@@ -32,7 +32,7 @@ def get_stage_two(path: str, model_name: str, n_classes: int, im_size: tuple[int
                              f'give {flag} {own}')
     own_head = parent['config'].get('head', 'linear')
     if (own_head, head) == ('cosine', 'scaled'):
-        raise InputError(f"--trainable scale: {parent['folder']} was trained with LDAM, whose cosine classifier has a scale of its own")
+        raise InputError(f"--trainable scale: {parent['folder']} was trained with LDAM, whose cosine classifier already has a scale")
     arch = get_arch(model_name, n_classes, 'none', im_size, head=own_head)
     load_weights(arch.model, parent['state_dict'], parent['folder'])
     if head == 'scaled' != own_head:
@@ -49,9 +49,12 @@ def get_stage_two(path: str, model_name: str, n_classes: int, im_size: tuple[int
 
 
 def set_trainable(model: nn.Module, trainable: str) -> tuple[list[str], list[str]]:
-    """'all'; 'classifier': the last layer alone, initialised anew (cRT); 'scale': one factor per class on the output of the
-    last layer as it is (LWS, both Kang et al., ICLR 2020). The rest is frozen, and `train_mode` keeps its statistics fixed.
-    -> names of the frozen and of the re-initialised parameters."""
+    """Freeze what `trainable` excludes. -> names of the frozen and of the re-initialised parameters.
+
+    'all': nothing is frozen. 'classifier': only the last layer is trained, re-initialised (cRT). 'scale': only one factor per class is
+    trained, on the output of the unchanged last layer (LWS). Both are from Kang et al., ICLR 2020. `train_mode` keeps the statistics of
+    frozen layers fixed.
+    """
     if trainable == 'all':
         return [], []
     model.requires_grad_(False)
@@ -66,7 +69,7 @@ def set_trainable(model: nn.Module, trainable: str) -> tuple[list[str], list[str
 
 
 def train_mode(model: nn.Module) -> None:
-    """Training mode; with a frozen backbone for the classifier alone, so that BatchNorm and Dropout before it are fixed."""
+    """Set training mode. With a frozen backbone, only the classifier is set, so BatchNorm and Dropout before it stay fixed."""
     frozen = not all(parameter.requires_grad for parameter in model.parameters())
     model.train(not frozen)
     get_head(model).train()
@@ -74,14 +77,14 @@ def train_mode(model: nn.Module) -> None:
 
 def describe_start(initial_weights: str, im_size: tuple[int, int], parent: dict | None, frozen: list[str],
                    reinitialised: list[str]) -> str:
-    """What a run starts from, in one line. `initial_weights`: see `get_arch`."""
+    """Describe the initial weights of a run in one line. `initial_weights`: see `get_arch`."""
     parts = [f'initial weights: {initial_weights}']
     if parent:
         parts = [f"stage two from {parent['path']} (epoch {parent['epoch']}, {parent['metric']} {100 * parent['score']:.2f})",
                  f"{parent['loaded']} tensors loaded"]
         if parent['im_size'] != im_size:
-            parts += ['stage one saw images of {}x{}, not of {}x{}'.format(*parent['im_size'], *im_size)]
+            parts += ['stage one was trained at {}x{}, not at {}x{}'.format(*parent['im_size'], *im_size)]
     if frozen:
-        parts += [f"re-initialised: {', '.join(reinitialised)}"] if reinitialised else ['the last layer kept, its scale per class trained']
-        parts += [f'{len(frozen)} parameter tensors frozen, with their BatchNorm statistics']
+        parts += [f"re-initialised: {', '.join(reinitialised)}"] if reinitialised else ['last layer kept, one scale per class trained']
+        parts += [f'{len(frozen)} parameter tensors frozen, with BatchNorm statistics']
     return '; '.join(parts)
