@@ -44,8 +44,8 @@ def get_parser() -> RecipeParser:
 
 
 def main(args: Namespace, argv: list[str] | None = None) -> None:
-    """Run a training with the flags `args`. `argv` is the command line: it allows warnings for flags without effect, and the resume
-    command after an interruption."""
+    """Train with the flags `args`. `argv`: the command line, used to warn about flags without effect and to print the command that
+    resumes the run."""
     args = resolve(args)
     for csv in (args.csv_train, args.csv_val):
         check_csv_exists(csv)  # before weights are downloaded
@@ -57,7 +57,7 @@ def main(args: Namespace, argv: list[str] | None = None) -> None:
     keep_private(args.private, run_path(args), None if args.no_cache else args.cache_dir)
     run = RunFolder.open(args, writes=accelerator.is_main_process)
     if args.tensorboard and run.path:
-        summary_writer()  # raises where the package is missing
+        summary_writer()  # raises if the package is missing
     set_backends(args.deterministic, accelerator.device.type == 'cuda', one_size=args.grow_from == 1)
     set_seeds(args.seed)
 

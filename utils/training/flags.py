@@ -191,7 +191,7 @@ def resolve(args: Namespace) -> Namespace:
 
 
 def check_processes(args: Namespace, accelerator: Accelerator) -> None:
-    """Raise `InputError` unless the batch and --sync_bn in `args` fit the number and device of the processes."""
+    """Raise `InputError` if a batch cannot be split over the processes, or if --sync_bn does not fit the device."""
     n_processes = accelerator.num_processes
     if args.batch_size % (n_processes * args.accumulate):
         raise InputError(f'--batch_size {args.batch_size} must be divisible by {n_processes * args.accumulate} ({n_processes} processes x '
@@ -212,6 +212,6 @@ def resolve_method(args: Namespace) -> None:
     get_loss_fn(args.loss_fn, [1] * args.n_classes, **given)  # raises for unknown names and invalid values
     args.loss_params = loss_parameters(args.loss_fn) | given
     if args.trainable == 'scale' and LOSSES[args.loss_fn].head != 'linear':
-        raise InputError(f'--trainable scale keeps the last layer, but --loss_fn {args.loss_fn} needs a cosine classifier')
+        raise InputError(f'--trainable scale keeps the last layer, but {args.loss_fn} needs a cosine classifier: use another --loss_fn')
     if warning := corrects_twice(args):
         print(f'* Warning: {warning}')

@@ -42,7 +42,7 @@ class Schedule:
 
     plateau: divide by 10 after more than `patience` epochs without improvement, as in the original. cosine: half a cosine from `lr` to
     `min_lr` over the whole training. onecycle: torch's OneCycleLR (Smith and Topin, 2018), which also varies the momentum. `warmup`:
-    fraction of all steps with a rising rate, which starts linearly at 1 % of lr, for onecycle along a cosine at 4 %.
+    fraction of all steps in which the rate rises, linearly from 1 % of lr or, for onecycle, along a cosine from 4 %.
 
     cosine and onecycle reach their minimum after the last step, so the last step is close to it. If a long warm-up leaves fewer than
     SHORT steps, they reach it at the last step, which would otherwise have a high rate.

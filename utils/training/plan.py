@@ -29,7 +29,7 @@ class Epoch:
     batches: int = 0  # trained so far
     total: Any = 0.  # sum of their losses; a tensor during the epoch, because reading the value waits for the device
     lr: float | None = None  # at the start of the epoch; None before the first step
-    started: float = field(default_factory=time.perf_counter)  # start time, moved back by the time before an interruption
+    started: float = field(default_factory=time.perf_counter)  # start time, minus the time spent before an interruption
 
     @property
     def seconds(self) -> float:

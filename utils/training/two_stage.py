@@ -32,7 +32,8 @@ def get_stage_two(path: str, model_name: str, n_classes: int, im_size: tuple[int
                              f'give {flag} {own}')
     own_head = parent['config'].get('head', 'linear')
     if (own_head, head) == ('cosine', 'scaled'):
-        raise InputError(f"--trainable scale: {parent['folder']} was trained with LDAM, whose cosine classifier already has a scale")
+        raise InputError(f"--trainable scale: {parent['folder']} was trained with LDAM, whose cosine classifier already has a scale: "
+                         'use --trainable classifier')
     arch = get_arch(model_name, n_classes, 'none', im_size, head=own_head)
     load_weights(arch.model, parent['state_dict'], parent['folder'])
     if head == 'scaled' != own_head:
