@@ -1,5 +1,4 @@
-"""Batched augmentation against torchvision's functional transforms, one image at a time with the same parameters; policies by what they
-promise."""
+"""Batched augmentation compared with torchvision's functional transforms on single images, and properties of the policies."""
 import numpy as np
 import pytest
 import torch
@@ -40,7 +39,7 @@ def test_move(images, params):
 
 
 def test_move_combines_all_parts(images, params):
-    """What the distribution never draws together still follows torchvision's order of scale, rotation and shift."""
+    """Scale, rotation and shift in one transform follow torchvision's order, although the policy never combines them."""
     rng = np.random.default_rng(1)
     both = params | {'scale': rng.uniform(.8, 1.3, B).astype(np.float32), 'shift': rng.integers(-5, 6, B).astype(np.float32),
                      'angle': rng.uniform(-180, 180, B).astype(np.float32), 'hflip': np.zeros(B), 'vflip': np.zeros(B)}
@@ -51,7 +50,7 @@ def test_move_combines_all_parts(images, params):
 
 
 def test_positions_are_exact_in_lower_precision():
-    """Under autocast, and so on a GPU whose matrix products are rounded, every pixel stays at its place to a hundredth of a pixel."""
+    """Positions are exact to a hundredth of a pixel under autocast, and therefore also on GPUs that round matrix products."""
     rows, columns = torch.meshgrid(torch.arange(64.), torch.arange(512.), indexing='ij')
     with torch.autocast('cpu', torch.bfloat16):
         out = warp(torch.stack([columns, rows])[None], np.array([[[1., 0, 3], [0, 1, -2]]]))[0]
@@ -73,7 +72,7 @@ def test_large_hue_shifts(images):
         torch.testing.assert_close(out[i], TF.adjust_hue(images[i], float(shift[i])), atol=1e-5, rtol=0)
 
 
-def test_jitter_in_the_order_of_each_image(images, params):
+def test_jitter_uses_the_order_of_each_image(images, params):
     out = jitter(images.clone(), params)
     for i in range(B):
         expected = images[i]
@@ -142,7 +141,7 @@ def test_solarize_does_not_depend_on_the_last_digit():
 ])
 @pytest.mark.parametrize('wide', [False, True])
 def test_geometry(name, arguments, wide):
-    """As torchvision's affine, with either sign: the sign is drawn, and both are used."""
+    """Equal to torchvision's affine with one of the two signs, which does not matter because the sign is random."""
     x, magnitude = smooth_images(2).float() / 255, .4
     if name.startswith('translate'):
         magnitude = 5 / 40 / GEOMETRY[name][wide]  # whole pixels
@@ -155,7 +154,7 @@ def test_geometry(name, arguments, wide):
     assert sorted(matches) == [[False, True], [True, False]]
 
 
-def test_one_operation_leaves_the_other_images():
+def test_an_operation_changes_only_its_images():
     x = smooth_images(len(OPERATIONS)).float() / 255
     for i, name in enumerate(OPERATIONS):
         names = np.array(['identity'] * len(x), dtype=object)
@@ -181,7 +180,7 @@ def test_one_draw_per_image(name):
     assert len({tuple(image.flatten().tolist()) for image in out}) >= 8
 
 
-def test_policies_draw_every_operation(monkeypatch):
+def test_policies_draw_all_operations_equally_often(monkeypatch):
     seen = {}
 
     def spy(x, names, magnitude, sign, wide):

@@ -36,11 +36,11 @@ def test_plain(normalise):
 
 @pytest.mark.parametrize('augment', AUGMENT)
 @pytest.mark.parametrize('world_size', [2, 3])
-def test_processes_share_the_draws_of_one(normalise, augment, world_size):
+def test_several_processes_make_the_draws_of_one(normalise, augment, world_size):
     images, labels, ids = image_batch(6, 3)
     whole = BatchTransform(normalise, augment, seed=5)
     parts = [BatchTransform(normalise, augment, 5, rank, world_size) for rank in range(world_size)]
-    for _ in range(2):  # the streams are at the same place afterwards, too
+    for _ in range(2):  # the second call checks that the streams stay in step
         expected = whole([(images, labels, ids)])[0]
         for rank, part in enumerate(parts):
             mine = slice(rank, None, world_size)
@@ -60,7 +60,7 @@ def test_epochs_are_reproducible_and_differ(normalise):
 
 
 class HostWork(TorchDispatchMode):
-    """Records the operations that work on images in the memory of the host; copying them to the device is none."""
+    """Records operations on images in host memory, except copies to the device."""
 
     def __init__(self):
         super().__init__()
@@ -87,7 +87,7 @@ def test_images_are_only_copied_on_the_host(mixing, augment):
 
 @pytest.fixture
 def backends(monkeypatch):
-    """The settings of CUDA, which are put back after the test."""
+    """CUDA settings, restored after the test."""
     flags = [(torch.backends.cudnn, 'benchmark'), (torch.backends.cudnn, 'allow_tf32'), (torch.backends.cuda.matmul, 'allow_tf32')]
     before = [getattr(owner, name) for owner, name in flags]
     monkeypatch.setattr(torch, 'use_deterministic_algorithms', lambda *args, **kwargs: None)
@@ -98,6 +98,6 @@ def backends(monkeypatch):
 
 
 @pytest.mark.parametrize('deterministic, one_size, by_trial', [(False, True, True), (False, False, False), (True, True, False)])
-def test_convolutions_are_tried_only_where_it_pays(backends, deterministic, one_size, by_trial):
+def test_cudnn_benchmark_is_on_only_where_it_helps(backends, deterministic, one_size, by_trial):
     set_backends(deterministic, use_cuda=True, one_size=one_size)
     assert backends.cudnn.benchmark is by_trial

@@ -1,4 +1,4 @@
-"""What cannot work ends in one line before images are decoded and before a run folder exists."""
+"""Invalid trainings stop with a one-line error before images are decoded and before a run folder exists."""
 import tempfile
 import time
 
@@ -16,7 +16,7 @@ from utils.training.network import check_forward
 
 @pytest.fixture
 def refused(train, tmp_path, monkeypatch):
-    """The error of a training in which no image may be decoded and nothing written."""
+    """-> function that returns the error of a training and checks that no image was decoded and nothing written."""
     def decode(*args):
         raise AssertionError('an image was decoded')
 
@@ -37,12 +37,12 @@ def test_missing_imagenet_weights(refused, monkeypatch):
     assert refused('--model_name mobilenetV2 --init imagenet').startswith('the ImageNet weights of mobilenetV2 cannot be loaded (no route')
 
 
-def test_a_missing_csv_is_named_before_weights_are_looked_for(refused):
+def test_a_missing_csv_is_reported_before_missing_weights(refused):
     assert refused('--csv_train absent_train.csv --init absent.pth') == 'no such csv: absent_train.csv'
 
 
 @pytest.mark.parametrize('path', ['../../elsewhere', '../results/run', 'a/../../b'])
-def test_a_save_path_that_leads_out_of_experiments(refused, path):
+def test_a_save_path_outside_experiments(refused, path):
     assert refused(f'--save_path {path}') == f'--save_path {path} is outside experiments/: name a folder below it'
 
 
@@ -54,17 +54,17 @@ def test_missing_stage_one(refused):
     assert refused('--pretrained_weights absent') == 'no such checkpoint or run folder: absent'
 
 
-def test_run_folder_that_exists(train, refused):
+def test_an_existing_run_folder(train, refused):
     train('--save_path there')
     assert 'already holds a run' in refused('--save_path there')
 
 
-def test_experiments_that_cannot_be_written(refused, tmp_path):
+def test_an_experiments_folder_that_cannot_be_written(refused, tmp_path):
     (tmp_path / 'experiments').write_text('a file, not a folder')
     assert refused('').startswith('cannot write to experiments/run: ')
 
 
-def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
+def test_a_folder_without_write_permission(tmp_path, monkeypatch):
     def deny(dir):
         raise PermissionError(13, 'Permission denied')
     monkeypatch.setattr(tempfile, 'TemporaryFile', deny)
@@ -72,7 +72,7 @@ def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
         check_writable(f'{tmp_path}/a/b')
 
 
-def test_a_check_of_a_folder_leaves_nothing_behind(tmp_path):
+def test_checking_a_folder_leaves_nothing_behind(tmp_path):
     check_writable(f'{tmp_path}/a/b')
     assert not list(tmp_path.iterdir())
 
@@ -81,7 +81,7 @@ def test_one_image_in_a_batch(refused):
     assert refused('--batch_size 1 --model_name mobilenetV2').startswith('--batch_size 1: BatchNorm needs two or more images in a batch')
 
 
-def test_a_batch_cut_to_single_images(refused):
+def test_a_batch_split_into_single_images(refused):
     assert refused('--batch_size 2 --accumulate 2 --model_name mobilenetV2').startswith('--batch_size 2 and --accumulate 2: BatchNorm')
 
 
@@ -107,14 +107,14 @@ def args(tiny):
     return args
 
 
-def test_the_trial_leaves_the_network_as_it_was(args):
+def test_the_forward_check_does_not_change_the_network(args):
     model = get_arch('mobilenetV2').model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     check_forward(model, args, 2)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_trial_leaves_the_random_stream_as_it_was(args):
+def test_the_forward_check_does_not_change_the_random_stream(args):
     model = get_arch('mobilenetV2').model  # with dropout
     state = torch.get_rng_state()
     check_forward(model, args, 2)
@@ -144,7 +144,7 @@ def test_a_network_with_several_outputs_is_refused(args):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """The hub does not answer, and nothing is in the cache. -> how often it was asked"""
+    """The hub is unreachable and the cache is empty. -> list of the requests"""
     asked = []
 
     def head(url, **kwargs):

@@ -1,4 +1,4 @@
-"""Flags: the original's names and defaults, typos, and what cannot work."""
+"""Flags: the original's names and defaults, typos, and invalid combinations."""
 import re
 
 import pytest
@@ -30,7 +30,7 @@ def test_defaults_of_the_original():
     ('--metric accuracy', "invalid choice: 'accuracy'"), ('--im_size 512x512', "pixels expected, not '512x512'"),
     ('--im_size 0', "pixels expected, not '0'"), ('--do_not_save maybe', "true or false expected, not 'maybe'"),
 ])
-def test_typos_die_in_the_parser(capsys, flags, message):
+def test_the_parser_rejects_typos(capsys, flags, message):
     with pytest.raises(SystemExit):
         get_parser().parse_args(flags.split())
     assert message in capsys.readouterr().err
@@ -42,7 +42,7 @@ def test_typos_die_in_the_parser(capsys, flags, message):
     ('--csv_train train/strain.csv', "cannot be guessed from the name 'strain.csv'"),
     ('--trainable classifier --init none', 'would freeze a random backbone'), ('--lr nan', '--lr must be positive'),
 ])
-def test_flags_that_cannot_work(flags, message):
+def test_invalid_flags(flags, message):
     with pytest.raises(InputError, match=re.escape(message)):
         resolve_flags(flags)
 
@@ -50,12 +50,12 @@ def test_flags_that_cannot_work(flags, message):
 @pytest.mark.parametrize(('given', 'name'), [
     ('experiments/a/b', 'a/b'), ('./experiments/a', 'a'), ('experiments/a/', 'a'), ('a/experiments/b', 'a/experiments/b'), ('a', 'a'),
     ('experiments/experiments/a', 'experiments/a'), ('experiments', '')])
-def test_save_path_with_its_folder(tmp_path, monkeypatch, given, name):
+def test_save_path_that_starts_with_experiments(tmp_path, monkeypatch, given, name):
     monkeypatch.chdir(tmp_path)
     assert resolve_flags(f'--save_path {given}').save_path == name
 
 
-def test_save_path_of_a_run_that_took_it_literally(tmp_path, monkeypatch):
+def test_save_path_of_an_old_run_below_experiments_experiments(tmp_path, monkeypatch):
     (tmp_path / 'experiments' / 'experiments' / 'a').mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert resolve_flags('--save_path experiments/a').save_path == 'experiments/a'

@@ -1,4 +1,4 @@
-"""Where nothing before the last layer changes, training on features computed once gives what training on the images gives."""
+"""With a frozen backbone, training on cached features gives the same result as training on the images."""
 import json
 import signal
 
@@ -22,7 +22,7 @@ def stage_one(train):
 
 @pytest.fixture
 def count(monkeypatch):
-    """Images that go through the first layer of the backbone, the trial before the data aside."""
+    """Number of images that pass through the first layer of the backbone. The forward check before training is turned off."""
     seen = [0]
     monkeypatch.setattr(network, 'check_forward', lambda *args: None)
 
@@ -51,7 +51,7 @@ def test_same_result_as_with_images(train, stage_one, count, monkeypatch, capsys
     for ours, theirs in zip(*logs, strict=True):
         assert ours['training_loss'] == pytest.approx(theirs['training_loss'], rel=1e-4)
         assert ours['val']['auc'] == pytest.approx(theirs['val']['auc'], abs=.02)
-    model = load_model(str(fast)).model.eval()  # whole again
+    model = load_model(str(fast)).model.eval()  # the whole network
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 
 
@@ -80,12 +80,12 @@ def test_resumed_within_an_epoch(train, stage_one, monkeypatch):
 
 @pytest.mark.parametrize('flags', ['--trainable all --augment none', '--trainable classifier', '--trainable classifier --augment none '
                                    '--mixing mixup'])
-def test_images_are_needed(train, stage_one, count, flags):
+def test_features_are_not_cached_if_images_change(train, stage_one, count, flags):
     train(f'--pretrained_weights {stage_one} --n_epochs 2 --train_eval off {flags}')
     assert count[0] == 2 * (20 + 9)
 
 
-def test_too_large_for_memory(train, stage_one, count, monkeypatch, capsys):
+def test_features_too_large_for_memory(train, stage_one, count, monkeypatch, capsys):
     monkeypatch.setattr('utils.training.frozen_features.MEMORY_LIMIT', 1000)
     train(f'--pretrained_weights {stage_one} --n_epochs 2 --train_eval off --trainable classifier --augment none')
     assert count[0] == 2 * (20 + 9) and 'Features would take 0.0 GB of memory' in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Memory that is full, on the GPU or the host: one line says which flag to change, and what was trained before is not lost."""
+"""Out of memory, on the GPU or the host: a one-line error names the flag to change, and the run can be resumed."""
 import json
 import runpy
 import signal
@@ -20,7 +20,7 @@ FLAGS = '--n_epochs 3 --train_eval off'
 def ending(main, *options):
     with pytest.raises(SystemExit) as stop:
         run_script(main, *options)
-    return stop.value.code  # a text: exit status 1
+    return stop.value.code  # a string means exit status 1
 
 
 def raising(error):
@@ -44,25 +44,25 @@ def test_full_memory_is_one_line(error, message):
     assert ending(raising(error)) == f'error: {message}: end other programs that use it, or take a machine that has more'
 
 
-def test_the_allocator_of_the_host_is_known():
+def test_out_of_memory_on_the_host_is_recognised():
     with pytest.raises(RuntimeError) as stop:
         torch.empty(2 ** 60)
     assert out_of_memory(stop.value) == 'memory is full, 4,398,046,511,104 MiB more were needed'
 
 
 @pytest.mark.parametrize('error', [RuntimeError('a fault of ours'), ValueError('out of memory'), InputError('out of memory')])
-def test_another_error_is_none_of_memory(error):
+def test_other_errors_are_not_taken_for_out_of_memory(error):
     assert out_of_memory(error) is None
 
 
 @pytest.fixture
 def break_at(monkeypatch):
-    """Let the tiny network find no memory from its `n`-th training step on; 0 lets it be."""
+    """-> function that makes the tiny network run out of memory from its `n`-th training step on; 0: never"""
     calls, forward = [], TinyNetwork.forward
 
     def breaking(n):
         def count(self, x):
-            if self.training and x.any():  # not the trial on zeros
+            if self.training and x.any():  # not the forward check, whose images are zeros
                 calls.append(1)
             if n and len(calls) >= n:
                 raise torch.OutOfMemoryError(CUDA)
@@ -83,12 +83,12 @@ def message(train, flags):
     ('--batch_size 9', 'use a --batch_size below 9, or the same one with --accumulate 3, and --overwrite to start again'),
     ('--batch_size 8 --accumulate 2', 'use a --batch_size below 8, or the same one with --accumulate 4, and --overwrite to start again'),
     ('--do_not_save', 'use a --batch_size below 4, or the same one with --accumulate 2')])
-def test_the_first_epoch_has_to_start_again(train, break_at, flags, advice):
+def test_advice_in_the_first_epoch(train, break_at, flags, advice):
     break_at(2)
     assert message(train, f'{FLAGS} {flags}') == f'{FULL}: {advice}'
 
 
-def test_batches_of_one_image_cannot_be_cut(train, monkeypatch):
+def test_batches_of_one_image_cannot_be_split(train, monkeypatch):
     monkeypatch.setattr('utils.training.network.check_forward', lambda *args: None)
     monkeypatch.setattr(TinyNetwork, 'forward', lambda *args: raising(torch.OutOfMemoryError(CUDA))())
     assert message(train, '--batch_size 2 --accumulate 2') == (f'{FULL}: use a smaller --im_size or another --model_name, and --overwrite '
@@ -96,7 +96,7 @@ def test_batches_of_one_image_cannot_be_cut(train, monkeypatch):
 
 
 @pytest.mark.parametrize('flags', ['--batch_size 2', '--accumulate 2'])
-def test_the_first_epoch_starts_again_as_the_message_says(train, break_at, flags):
+def test_the_advice_in_the_first_epoch_works(train, break_at, flags):
     break_at(2)
     message(train, FLAGS)
     break_at(0)
@@ -105,25 +105,25 @@ def test_the_first_epoch_starts_again_as_the_message_says(train, break_at, flags
 
 @pytest.fixture
 def stopped(train, break_at):
-    """-> what a run says that finds no memory in its third epoch"""
+    """The error of a run that runs out of memory in its third epoch."""
     break_at(5 + 5 + 3)
     said = message(train, f'{FLAGS} --momentum 0.9')
     break_at(0)
     return said
 
 
-def test_a_later_epoch_says_how_to_go_on(stopped):
+def test_advice_in_a_later_epoch(stopped):
     assert stopped == (f'{FULL}: resume after epoch 2 with --accumulate 2 --resume, or start again with a smaller --batch_size '
                        'and --overwrite')
 
 
-def test_a_later_epoch_goes_on_with_smaller_batches(stopped, train, capsys):
+def test_a_run_resumes_after_an_epoch_with_smaller_batches(stopped, train, capsys):
     run = train(f'{FLAGS} --momentum 0.9 --accumulate 2 --resume')
     assert 'Resuming experiments/run after epoch 2\n' in capsys.readouterr().out
     assert len((run / 'log.jsonl').read_text().splitlines()) == 3 and json.loads((run / 'config.cfg').read_text())['accumulate'] == 2
 
 
-def test_a_later_epoch_goes_on_as_it_was_where_memory_is_free_again(stopped, train):
+def test_a_run_resumes_unchanged_when_memory_is_free_again(stopped, train):
     run = train(f'{FLAGS} --momentum 0.9 --resume')
     whole = train(f'{FLAGS} --momentum 0.9 --save_path whole').parent / 'whole'
     a, b = (read_checkpoint(str(folder / 'last'))['state_dict'] for folder in (run, whole))
@@ -131,7 +131,7 @@ def test_a_later_epoch_goes_on_as_it_was_where_memory_is_free_again(stopped, tra
 
 
 def test_a_run_resumes_within_an_epoch_with_smaller_batches(train, monkeypatch):
-    """Two of five steps are done: three are left, of two batches each."""
+    """Two of five steps are done. The resumed run trains the other three, with two batches each."""
     calls, original = [], BatchTransform.__call__
 
     def strike(*args):
@@ -147,10 +147,10 @@ def test_a_run_resumes_within_an_epoch_with_smaller_batches(train, monkeypatch):
     run = train('--n_epochs 2 --accumulate 2 --resume')
     assert len(calls) - 100 == 3 * 2
     first, second = (json.loads(line)['training_loss'] for line in (run / 'log.jsonl').read_text().splitlines())
-    assert second == pytest.approx(first, rel=.5)  # a mean over all batches of the epoch, those before the stop included
+    assert second == pytest.approx(first, rel=.5)  # the mean includes the batches before the interruption
 
 
-def test_a_configuration_with_batches_of_no_images_is_refused(train):
+def test_a_configuration_with_accumulate_0_is_refused(train):
     config = train() / 'config.cfg'
     (config.parent / 'val_metrics.txt').unlink()
     config.write_text(config.read_text().replace('"accumulate": 1', '"accumulate": 0'))
@@ -158,14 +158,14 @@ def test_a_configuration_with_batches_of_no_images_is_refused(train):
         train('--resume')
 
 
-def test_an_image_that_is_too_large_for_the_trial_before_the_data(train, monkeypatch):
+def test_out_of_memory_in_the_forward_check(train, monkeypatch):
     host = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 2097152 bytes."
     monkeypatch.setattr(TinyNetwork, 'forward', lambda *args: raising(RuntimeError(host))())
     assert message(train, '') == ('memory is full, 2 MiB more were needed by --model_name tiny_test for a batch of 1 at 32x32: use a '
                                   'smaller --im_size')
 
 
-SCRIPTS = [  # words after the interpreter's, what finds no memory, and what to do
+SCRIPTS = [  # command line, function that runs out of memory, advice
     ('train_lt_mxp.py --csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3',
      'utils.prediction.accelerator.build_accelerator',
      'use a smaller --batch_size, or the same one with --accumulate 2'),

@@ -1,4 +1,4 @@
-"""Mixed images and labels are the formulas' of the papers, from the same draws."""
+"""Mixed images and labels compared with the formulas of the papers, with the same random draws."""
 import numpy as np
 import pytest
 import torch
@@ -17,7 +17,7 @@ def normalise():
 
 @pytest.mark.parametrize('size', [1, 5])
 def test_balanced_mixup(normalise, size):
-    """x and y = (1 - l) instance + l balanced, with one l for the batch, in float64 from the same draws."""
+    """x and y are (1 - l) instance + l balanced, with one l per batch; the reference is in float64."""
     instance, balanced = image_batch(size, 2), image_batch(size, 3)
     prepare = BalancedMixUp(normalise, [9, 5, 2, 1], alpha=.3, seed=7)
     prepare.set_epoch(5)
@@ -42,7 +42,7 @@ def test_weight_of_the_balanced_batch_is_beta(normalise, alpha):
 
 
 def coded(labels, height=20, width=26):
-    """Images whose every pixel is 20 times the label, so that shares can be read from the pixels."""
+    """Images with all pixels equal to 20 times the label, so that the mixing weights can be read from the pixels."""
     images = torch.tensor(labels, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, height, width) * 20
     return [(images, torch.tensor(labels), ['id'] * len(labels))]
 
@@ -71,7 +71,7 @@ def test_cutmix(normalise, seed):
     inputs, targets = CutMix(normalise, [9, 5, 2, 1], 1., 'none', seed)(coded(labels))
     partner, share, _ = replay(seed, 4, 1.)
     values = pixels(inputs).round().numpy()
-    for i in range(4):  # the label's shares are the shares of the pixels; the box is near the area that was drawn
+    for i in range(4):  # the label weights are the fractions of pixels, and the box has about the area that was drawn
         areas = [(values[i, 0] == c).mean() for c in range(4)]
         np.testing.assert_allclose(targets[i], areas, atol=1e-6)
         assert areas[labels[i]] >= share - .02 or partner[i] == i

@@ -44,7 +44,7 @@ def test_plateau_with_and_without_warmup():
     values = [.1, .2, .2, .2, None, None, .2, .2, .2, .2]
     plain = rates('plateau', 0., values=values)
     assert plain[:40] == [.5] * 40 and plain[40] == pytest.approx(.05)  # two epochs without improvement, patience 1
-    assert plain[-1] == pytest.approx(.005)  # None says nothing
+    assert plain[-1] == pytest.approx(.005)  # epochs with None are skipped
     warm = rates('plateau', .15, values=values)
     assert warm[0] == pytest.approx(.005) and warm[14] < .5 and warm[15:40] == pytest.approx([.5] * 25)
 
@@ -52,15 +52,15 @@ def test_plateau_with_and_without_warmup():
 @pytest.mark.parametrize('n_steps', [5, 10, 50, 100, 1000])
 @pytest.mark.parametrize('warmup', [.9, .95, .99, .999999])
 @pytest.mark.parametrize('name', ['cosine', 'onecycle'])
-def test_a_long_warmup_leaves_a_fall(name, warmup, n_steps):
+def test_the_rate_still_decays_after_a_long_warmup(name, warmup, n_steps):
     got = rates(name, warmup, n_steps)
     assert got[-1] < .03 * .5 and max(got) > .85 * .5 and got.index(max(got)) >= .8 * n_steps - 1
 
 
 @pytest.mark.parametrize('n_steps', [1, 2, 3, 5, 14, 100])
 @pytest.mark.parametrize(('name', 'warmup'), [('cosine', .05), ('cosine', .4), ('onecycle', .3)])
-def test_a_usual_warmup_falls_to_its_end_after_the_last_step(name, warmup, n_steps):
-    """As it always did: trainings stay what they were."""
+def test_rates_equal_those_of_torch(name, warmup, n_steps):
+    """Equal to torch's schedulers at every step."""
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], .5)
     if name == 'onecycle':
@@ -78,7 +78,7 @@ def test_a_usual_warmup_falls_to_its_end_after_the_last_step(name, warmup, n_ste
 
 
 @pytest.mark.parametrize(('warmup', 'n_steps'), [(.5, 1), (.1, 9), (.25, 3), (.05, 19)])
-def test_onecycle_with_a_rise_of_no_steps(warmup, n_steps):
+def test_onecycle_with_a_warmup_of_zero_steps(warmup, n_steps):
     assert rates('onecycle', warmup, n_steps)[0] == pytest.approx(.5)
 
 
@@ -112,19 +112,19 @@ def test_resuming_a_schedule(name):
     assert run(resumed_optimizer, resumed, range(16, 30)) == whole
 
 
-def test_adamw_spares_biases_and_normalisation():
+def test_adamw_does_not_decay_biases_and_normalisation():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
     model[2].bias.requires_grad_(False)
     groups = OPTIMIZERS['adamw'](model, SimpleNamespace(lr=.1, wd=.3)).param_groups
     assert [group['weight_decay'] for group in groups] == [.3, 0.]
-    assert [len(group['params']) for group in groups] == [2, 3]  # two weights; conv bias and both of BatchNorm
+    assert [len(group['params']) for group in groups] == [2, 3]  # two weights; the bias of the convolution, weight and bias of BatchNorm
     for name in ('sgd', 'adam'):
         group, = OPTIMIZERS[name](model, SimpleNamespace(lr=.1, wd=.3, momentum=.9)).param_groups
         assert group['weight_decay'] == .3 and len(group['params']) == 5
 
 
 def test_average_weights():
-    """Against the recursion in float64; statistics of BatchNorm are averaged too, its counter is copied."""
+    """Compare with the recursion in float64. BatchNorm's statistics are averaged, its counter is copied."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     averaged, expected = average_weights(model, .9), None

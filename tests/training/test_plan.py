@@ -1,4 +1,4 @@
-"""What trains in which epoch."""
+"""Loader, batch transform and loss for each epoch."""
 import argparse
 from types import SimpleNamespace
 
@@ -47,11 +47,11 @@ def test_deferred_sampling_and_loss(plan):
     torch.testing.assert_close(m.epoch(7).criterion(z, y), torch.nn.functional.cross_entropy(z, y))
     torch.testing.assert_close(m.epoch(8).criterion(z, y),
                                torch.nn.functional.cross_entropy(z + torch.tensor([12., 6., 4.]).log(), y))
-    assert plan('--sampling class --defer 0.8').epoch(9).criterion.class_weight is None  # DRS alone: no weights on top
+    assert plan('--sampling class --defer 0.8').epoch(9).criterion.class_weight is None  # DRS alone, without class weights
     assert plan('--defer 0.8').epoch(9).criterion.class_weight is not None  # DRW
 
 
-def test_mixing_is_switched_off(plan):
+def test_mixing_is_turned_off_in_the_last_epochs(plan):
     m = plan('--do_mixup 0.2 --sampling sqrt --mixup_off_epochs 3')
     assert modes(m) == [['sqrt', 'class']] * 7 + [['sqrt']] * 3
     assert [type(m.epoch(e).transform) for e in (6, 7)] == [BalancedMixUp, BatchTransform]
@@ -73,12 +73,12 @@ def test_sizes_grow():
     sizes = [size_in_epoch((160, 320), .5, epoch, 10) for epoch in range(10)]
     assert sizes[0] == (80, 160) and sizes[4] == (128, 240) and sizes[8:] == [(160, 320)] * 2 and sizes == sorted(sizes)
     assert all(side % 16 == 0 for size in sizes for side in size)
-    assert size_in_epoch((8, 40), .1, 0, 10) == (8, 16)  # never larger than the image, never empty
+    assert size_in_epoch((8, 40), .1, 0, 10) == (8, 16)  # not larger than the image, at least 16 pixels
     assert size_in_epoch((100, 100), .5, 7, 10) == (96, 96) and size_in_epoch((100, 100), .5, 8, 10) == (100, 100)
 
 
 @pytest.mark.parametrize('n_epochs', range(1, 12))
-def test_the_last_epoch_has_whole_images(n_epochs):
+def test_the_last_epoch_has_full_size_images(n_epochs):
     assert size_in_epoch((512, 512), .5, n_epochs - 1, n_epochs) == (512, 512)
 
 
@@ -101,7 +101,7 @@ def test_small_images_at_first(plan):
 
 
 @pytest.mark.parametrize('loss', LOSSES)
-def test_warning_of_a_double_correction(loss, capsys):
+def test_warning_about_a_double_correction(loss, capsys):
     twice = loss in ('WCE', 'CB', 'CBFOCAL', 'BSCE', 'LA', 'CDT', 'VS', 'LADE')
     for sampling in ('instance', 'class'):
         said = corrects_twice(SimpleNamespace(loss_fn=loss, sampling=sampling, loss_params={}))
@@ -110,7 +110,7 @@ def test_warning_of_a_double_correction(loss, capsys):
     assert ('Warning' in capsys.readouterr().out) == twice
 
 
-def test_a_shared_correction_is_no_double_one(capsys):
+def test_no_warning_about_a_shared_correction(capsys):
     args_of('--loss_fn LA --loss_params tau=.5 --sampling sqrt')
     assert 'Warning' not in capsys.readouterr().out
     args_of('--loss_fn LA --sampling sqrt')
@@ -143,7 +143,7 @@ def test_bad_loss_parameter(capsys):
 @pytest.mark.parametrize('name', RECIPES)
 def test_recipes(name):
     args = get_parser().parse_args(['--recipe', name, '--n_epochs', '3', '--lr', '0.5'])
-    assert isinstance(args, argparse.Namespace) and args.n_epochs == 3 and args.lr == .5  # given by hand
+    assert isinstance(args, argparse.Namespace) and args.n_epochs == 3 and args.lr == .5  # from the command line
     for flag, value in RECIPES[name].items():
         assert getattr(args, flag) == value or flag in ('n_epochs', 'lr')
     plain = get_parser().parse_args([])

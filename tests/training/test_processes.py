@@ -1,4 +1,4 @@
-"""Two processes on the CPU make the same run as one: the real trainer, through torchrun."""
+"""Two processes on the CPU give the same run as one; the train script runs under torchrun."""
 import json
 import os
 import subprocess
@@ -17,7 +17,7 @@ from utils.model_saving_loading import read_checkpoint
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
 ENVIRONMENT = os.environ | {'PYTHONPATH': str(ROOT)}
 
-# Starting two processes takes far longer than a tiny training, so one start trains all runs: flags of each -> argv.
+# Starting two processes takes far longer than a tiny training, so one start trains all runs. argv: the flags of each run.
 TRAIN = '''
 import sys
 from tests import tiny_network
@@ -27,7 +27,7 @@ tiny_network.register()
 for flags in sys.argv[1:]:
     run_script(lambda: main(get_parser().parse_args(flags.split())))
 '''
-# The first run crashes between two epochs. In the second, SIGTERM reaches one of the processes in the third batch of the second epoch.
+# The first run crashes between two epochs. In the second run, one process gets SIGTERM in the third batch of the second epoch.
 BREAK = '''
 import os, signal, sys
 from tests import tiny_network
@@ -59,7 +59,7 @@ run_script(lambda: main(preempted))
 '''
 STAGE_TWO = ('--pretrained_weights experiments/one --trainable classifier --n_epochs 3 --momentum 0.9 --lr 0.1 --train_eval full '
              '--precision fp32')
-METHODS = {  # -> flags, and those of one process that does the same
+METHODS = {  # name -> flags, and additional flags for the same run in one process
     'balanced': ('--do_mixup 0.2 --augment none', ''), 'bsce': ('--loss_fn BSCE --augment none', '--accumulate 2'),
     'mixup': ('--mixing mixup --augment rotate', ''), 'cutmix': ('--mixing cutmix --augment randaugment --sampling class', ''),
     'remix': ('--mixing remix --augment trivial --accumulate 2', '')}
@@ -95,13 +95,13 @@ def is_finished(folder, name):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('processes')
     write_images(folder / 'tiny')
-    write_images(folder / 'more', {'train': (48, 32, 16), 'val': (3, 3, 3)})  # 12 batches an epoch
+    write_images(folder / 'more', {'train': (48, 32, 16), 'val': (3, 3, 3)})  # 12 batches per epoch
     return folder
 
 
 @pytest.fixture(scope='module')
 def trained(folder):
-    """All runs that nothing disturbs, in two processes, and one that cannot start; stage one with all that has a state."""
+    """All uninterrupted runs, in two processes, and a run with an invalid batch size. Stage one uses everything that has a state."""
     runs = {'one': '--n_epochs 2 --do_mixup 0.2 --ema 0.9 --schedule onecycle --train_eval full', 'short': '--n_epochs 1'}
     runs |= {name: f'{STAGE_TWO} {flags}' for name, (flags, _) in METHODS.items()}
     runs |= {'whole': CUT, 'unbroken': PREEMPTED}
@@ -110,11 +110,11 @@ def trained(folder):
     return done
 
 
-def test_first_process_speaks_and_writes(folder, trained):
+def test_only_the_first_process_prints_and_writes(folder, trained):
     assert len(log_of(folder, 'one')) == 2 and trained.stdout.count('Epoch 1/1') == 1
 
 
-def test_unequal_parts(trained):
+def test_a_batch_that_cannot_be_split_equally(trained):
     assert trained.returncode
     assert 'error: --batch_size 3 must be divisible by 2 (2 processes x --accumulate 1)' in trained.stderr
 
@@ -137,25 +137,25 @@ def single(folder, trained):
 
 @pytest.mark.parametrize('method', METHODS)
 def test_stage_two_equals_one_process(folder, single, method):
-    """A frozen backbone has fixed statistics, so that nothing but the order of the sums differs: every image is augmented alike and
-    mixed with the same partner."""
+    """Equal up to the order of summation, because a frozen backbone has fixed statistics. Every image gets the same augmentation and
+    the same partner."""
     two, one = (last_weights(folder, name) for name in (method, f'single_{method}'))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
     for a, b in zip(log_of(folder, method), log_of(folder, f'single_{method}'), strict=True):
         assert a['training_loss'] == pytest.approx(b['training_loss'], rel=1e-4)
-        for split in ('train', 'val'):  # every image exactly once, in both
+        for split in ('train', 'val'):  # both evaluate every image exactly once
             assert a[split]['loss'] == pytest.approx(b[split]['loss'], rel=1e-4) and a[split]['bacc'] == b[split]['bacc']
 
 
-def test_two_processes_remember_the_images_that_one_does(folder, single):
+def test_two_processes_save_the_image_hashes_of_one(folder, single):
     two, one = (read_checkpoint(str(folder / 'experiments' / name))['image_hashes'] for name in ('bsce', 'single_bsce'))
     assert torch.equal(two, one)
 
 
 @pytest.fixture(scope='module')
 def broken(folder, trained):
-    """One run that crashed between two epochs, and one that a signal to one of its processes stopped within an epoch."""
+    """A run that crashed between two epochs, and a run that a signal to one of its processes stopped within an epoch."""
     done = start(folder, BREAK, {'cut': CUT, 'preempted': PREEMPTED})
     done.lines = {name: len(log_of(folder, name)) for name in ('cut', 'preempted')}
     done.batches = read_checkpoint(str(folder / 'experiments' / 'preempted' / 'interrupted'))['batches']
@@ -168,17 +168,17 @@ def resumed(folder, broken):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_crash_between_two_epochs_keeps_both(broken):
+def test_a_crash_between_two_epochs_keeps_the_log(broken):
     assert 'crashed' in broken.stdout and broken.lines['cut'] == 2, broken.stderr
 
 
 def test_a_signal_to_one_process_stops_both_within_the_epoch(broken):
-    """After the same step, the next at which they ask each other."""
+    """Both stop after the same step, the next one at which the ranks synchronise."""
     assert broken.returncode and 'everything is saved' in broken.stderr, broken.stderr
     assert broken.lines['preempted'] == 1 and broken.batches == 10
 
 
 @pytest.mark.parametrize(('name', 'undisturbed'), [('cut', 'whole'), ('preempted', 'unbroken')])
-def test_a_resumed_run_ends_like_an_undisturbed_one(folder, resumed, name, undisturbed):
+def test_a_resumed_run_equals_the_uninterrupted_one(folder, resumed, name, undisturbed):
     expected = last_weights(folder, undisturbed)
     assert is_finished(folder, name) and all(torch.equal(expected[key], tensor) for key, tensor in last_weights(folder, name).items())

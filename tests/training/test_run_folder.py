@@ -1,4 +1,4 @@
-"""A run is continued exactly, and never replaced or mixed with another by accident: from the real entry point."""
+"""A run resumes exactly, and is never overwritten or mixed with another run by accident. Tested through the train script."""
 import getpass
 import importlib.metadata
 import json
@@ -64,9 +64,9 @@ def test_a_run_is_not_overwritten_by_accident(train):
     (run / 'performance_epoch_07.txt').touch()
     with pytest.raises(InputError, match='no such csv'):
         train('--overwrite --csv_train absent_train.csv')
-    assert (run / 'val_metrics.txt').exists()  # a mistake costs nothing
+    assert (run / 'val_metrics.txt').exists()  # an invalid call deletes nothing
     train('--overwrite')
-    assert not (run / 'performance_epoch_07.txt').exists() and (run / 'foreign.txt').exists()  # only what a run writes
+    assert not (run / 'performance_epoch_07.txt').exists() and (run / 'foreign.txt').exists()  # removes only files of the run
     with pytest.raises(InputError, match='would delete the run that --pretrained_weights starts from'):
         train('--overwrite --pretrained_weights experiments/run')
     for name in ('.', 'run/inner', 'experiments'):
@@ -78,10 +78,10 @@ def test_a_run_is_not_overwritten_by_accident(train):
         train('--save_path other --loss_fn BSCE --loss_params gamma=2')
     with pytest.raises(InputError, match='images not found'):
         train('--save_path other --data_path absent')
-    assert not run.with_name('other').exists()  # a mistake leaves nothing behind
+    assert not run.with_name('other').exists()  # an invalid call leaves nothing behind
 
 
-def test_a_save_path_that_begins_with_experiments_is_the_run_below_it(train, tmp_path, capsys):
+def test_experiments_in_save_path_is_removed(train, tmp_path, capsys):
     train('--save_path experiments/a/b')
     assert (tmp_path / 'experiments' / 'a' / 'b' / 'config.cfg').exists() and '* Saved in experiments/a/b\n' in capsys.readouterr().out
     assert json.loads((tmp_path / 'experiments' / 'a' / 'b' / 'config.cfg').read_text())['save_path'] == 'a/b'
@@ -93,7 +93,7 @@ def test_a_run_resumes_with_another_spelling_of_its_name(train, tmp_path, spelli
     assert (train(f'--save_path {spelling.format(cwd=tmp_path)} --resume') / 'val_metrics.txt').exists()
 
 
-def test_a_run_resumes_with_experiments_before_its_name(train):
+def test_a_run_resumes_with_experiments_in_its_name(train):
     (train() / 'val_metrics.txt').unlink()  # as if it had been stopped before its end
     assert (train('--save_path experiments/run --resume') / 'val_metrics.txt').exists()
 
@@ -102,7 +102,7 @@ def test_a_run_resumes_with_experiments_before_its_name(train):
                                    '--schedule onecycle --optimizer adamw --augment trivial --accumulate 2 --grow_from 0.5'])
 @pytest.mark.parametrize('moment', [1, 3, 'evaluation'])
 def test_a_signal_within_an_epoch_loses_nothing(train, monkeypatch, capsys, flags, moment):
-    """SIGTERM in the second epoch: the step is finished, everything is saved, and the resumed run is the uninterrupted one."""
+    """SIGTERM in the second epoch: the run finishes the step and saves everything, and resuming gives the uninterrupted result."""
     flags += ' --n_epochs 3 --train_eval full'
     whole = train(f'{flags} --save_path whole').parent / 'whole'
     prepare, calls = BalancedMixUp if 'mixup' in flags else BatchTransform, []
@@ -138,7 +138,7 @@ def test_a_signal_within_an_epoch_loses_nothing(train, monkeypatch, capsys, flag
 
 
 def test_an_interrupted_epoch_is_counted_in_its_own_batches(train, monkeypatch, capsys):
-    """Also after an attempt to resume with another --accumulate, which has replaced config.cfg and then failed."""
+    """Batches are counted correctly even if an attempt to resume with another --accumulate replaced config.cfg and then failed."""
     original, calls = BatchTransform.__call__, []
 
     def strike(*args):
@@ -153,7 +153,7 @@ def test_an_interrupted_epoch_is_counted_in_its_own_batches(train, monkeypatch, 
     config = Path('experiments/run/config.cfg')
     config.write_text(config.read_text().replace('"accumulate": 1', '"accumulate": 2'))
     train('--n_epochs 2 --train_eval off --accumulate 2 --resume')
-    assert 'after epoch 1, batch 4\n' in capsys.readouterr().out  # two batches, each cut into two
+    assert 'after epoch 1, batch 4\n' in capsys.readouterr().out  # two batches, each split into two
 
 
 def test_a_second_process_is_refused(train, tmp_path):

@@ -13,7 +13,7 @@ FLAGS = '--n_epochs 2 --do_mixup 0.2 --momentum 0.9 --train_eval off --no_cache'
 
 @pytest.fixture
 def hang(monkeypatch):
-    """From batch number `n` on the images do not come, and a signal does."""
+    """-> function that makes the data loader hang at its `n`-th batch, after a signal"""
     def start(n):
         calls, read = [], ClassDataset.__getitems__
 
@@ -32,7 +32,7 @@ def weights(run):
 
 
 @pytest.mark.parametrize('flags', ['', '--accumulate 2'])
-@pytest.mark.parametrize('batch', [1, 4, 18])  # the first, one within an epoch (two a step), one of the second epoch
+@pytest.mark.parametrize('batch', [1, 4, 18])  # the first, one within an epoch (two per step), one in the second epoch
 def test_a_signal_ends_the_wait_for_a_batch_and_loses_nothing(train, hang, monkeypatch, tmp_path, flags, batch):
     whole = train(f'{FLAGS} {flags} --save_path whole').parent / 'whole'
     hang(batch)

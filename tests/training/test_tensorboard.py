@@ -1,4 +1,4 @@
-"""--tensorboard on a real run: the numbers of log.jsonl, read back; off it costs nothing."""
+"""--tensorboard: the files contain the values of log.jsonl, and without the flag nothing is imported."""
 import json
 import subprocess
 import sys
@@ -55,18 +55,18 @@ def test_a_resumed_run_shows_its_first_epochs_too(train, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train('--n_epochs 2')
     monkeypatch.setattr(run_folder, 'prune_checkpoints', prune)
-    run = train('--n_epochs 2 --resume --tensorboard')  # the flag may be new
+    run = train('--n_epochs 2 --resume --tensorboard')  # the flag may be added on resuming
     assert list(read(run)[0]['mcc/val']) == [1, 2]
 
 
-def test_a_run_that_trains_no_more_epoch_keeps_its_curves(train):
+def test_resuming_without_an_epoch_left_keeps_the_curves(train):
     run = train('--n_epochs 2 --tensorboard')
     (run / 'val_metrics.txt').unlink()  # as if it had been killed before its end
     train('--n_epochs 2 --tensorboard --resume')
     assert list(read(run)[0]['mcc/val']) == [1, 2]
 
 
-def test_off_by_default_and_one_line_when_missing(train, monkeypatch):
+def test_off_by_default_and_an_error_without_the_package(train, monkeypatch):
     assert not (train() / 'tensorboard').exists()
     with pytest.raises(InputError, match='leave out --do_not_save'):
         train('--tensorboard --do_not_save')

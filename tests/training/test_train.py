@@ -1,4 +1,4 @@
-"""The real entry point on a tiny set."""
+"""The train script on a tiny dataset."""
 import itertools
 import json
 import re
@@ -26,7 +26,7 @@ def test_run_folder(train, capsys):
     assert config['csv_val'].endswith('/val.csv') and config['class_count'] == [12, 6, 4] and config['min_lr'] == pytest.approx(1e-5)
     log = [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
     assert [line['epoch'] for line in log] == [1, 2, 3]
-    # the text files, in the form that scripts around the original read
+    # text files in the original's form, which other scripts parse
     scores = r'K=-?\d+\.\d\d - BACC=\d+\.\d\d - MCC=-?\d+\.\d\d - F1=\d+\.\d\d - AUC=\d+\.\d\d - Loss=\d+\.\d{4}'
     for epoch in (1, 2, 3):
         text = (run / f'performance_epoch_{epoch:02d}.txt').read_text()
@@ -39,7 +39,7 @@ def test_run_folder(train, capsys):
     assert lines[2] == f"Best MCC = {100 * best['val']['mcc']:.2f}" and lines[4] == f"Best epoch = {best['epoch']}"
     assert all(re.fullmatch(r'Epoch = \d -> (K|mAUC|MCC)=.*/.*, Loss=\d+\.\d{4}/\d+\.\d{4},', line) for line in lines[6:9])
     assert re.fullmatch(r'Training time: \d\dh \d\dmin \d\d\.\d\dsecs', lines[-1])
-    # the two best checkpoints, with all that is needed to use them
+    # the two best checkpoints, with everything needed to use them
     kept = sorted(folder.name for folder in run.glob('epoch_*'))
     assert len(kept) == 2 and any(name.startswith(f"epoch_{best['epoch']:02d}_K_") for name in kept)
     info = read_checkpoint(str(run))
@@ -73,7 +73,7 @@ def test_every_policy(train, augment):
 
 
 def test_growing_images(train, monkeypatch, tmp_path):
-    """Small in training, whole in evaluation; a network for one size is refused before anything is written."""
+    """Images grow in training and have full size in evaluation. A network with a fixed input size is refused."""
     seen, original = [], train_lt_mxp.TrainState
 
     def watched(args, network, *rest):
@@ -90,7 +90,7 @@ def test_growing_images(train, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_every_recipe(train, recipe, tmp_path):
-    """Apart from size, epochs and batch, given by hand, as it stands."""
+    """Recipes with their own flags, except those for a fast test."""
     stage_two = '--pretrained_weights experiments/one' if recipe.startswith('stage_two') else ''
     if stage_two:
         train('--save_path one')
@@ -99,8 +99,8 @@ def test_every_recipe(train, recipe, tmp_path):
     assert all(config[flag] == value for flag, value in RECIPES[recipe].items() if flag not in given) and config['n_epochs'] == 1
 
 
-def test_moving_average_is_what_is_evaluated_and_saved(train):
-    """Resuming included: the network itself goes on, its average is the model."""
+def test_checkpoints_hold_the_moving_average(train):
+    """last/ also holds the trained network, from which a resumed run continues."""
     whole = train('--n_epochs 3 --ema 0.9 --schedule onecycle --optimizer adamw --save_path whole --train_eval off').parent / 'whole'
     state = torch.load(whole / 'last' / 'model_checkpoint.pth', weights_only=True)
     assert not torch.equal(state['state_dict']['classifier.1.weight'], state['trained']['classifier.1.weight'])
@@ -135,7 +135,7 @@ def test_accuracy_chooses_the_epoch(train):
 
 
 @pytest.mark.parametrize(('preds', 'hint'), [([1] * 9, True), ([1] * 8 + [0], False)])
-def test_a_network_that_predicts_one_class_only_is_named(train, monkeypatch, capsys, preds, hint):
+def test_a_network_that_predicts_one_class_only_is_reported(train, monkeypatch, capsys, preds, hint):
     predict = engine.predict
     monkeypatch.setattr(engine, 'predict', lambda *args, **kwargs: predict(*args, **kwargs)._replace(preds=np.array(preds)))
     train('--metric mcc --do_not_save')
@@ -163,7 +163,7 @@ def test_one_class_in_validation(train, tiny, tmp_path):
 
 
 def test_bf16(train):
-    """Mixed precision, the default on CUDA: same form of results, weights saved in fp32."""
+    """Mixed precision, the default on CUDA: finite loss, and weights saved in fp32."""
     with new_accelerator():
         info = read_checkpoint(str(train('--precision bf16 --do_mixup 0.2')))
     assert info['config']['mixed_precision'] == 'bf16' and np.isfinite(info['metrics']['loss'])
@@ -172,7 +172,7 @@ def test_bf16(train):
 
 @pytest.fixture
 def black(tmp_path):
-    """A set of black images. -> flags of a run on it, in which one epoch has `n` batches"""
+    """-> function that writes a dataset of black images and returns flags for a run with `n` batches per epoch"""
     def make(n):
         (tmp_path / 'black').mkdir()
         for split, count in (('train', 4 * n), ('val', 2)):
@@ -186,24 +186,24 @@ def black(tmp_path):
 
 @pytest.fixture
 def overflow(monkeypatch):
-    """Each step leaves weights that are not finite, as BatchNorm's gradients do in deep networks where the images of a batch are equal."""
+    """Make each step set weights to NaN, as BatchNorm's gradients do in deep networks if all images of a batch are equal."""
     def step(state):
         with torch.no_grad():
             next(state.trained.parameters()).fill_(torch.nan)
     monkeypatch.setattr('utils.training.state.TrainState.step', step)
 
 
-def test_images_of_one_colour_that_spoil_the_loss_are_named(train, black, overflow):
+def test_images_of_one_colour_are_named_if_the_loss_is_nan(train, black, overflow):
     with pytest.raises(InputError, match=r'loss is nan at batch 2 of 3 \(lr 0\.01; images (train\d+, ){3}train\d+\): '
                                          r'these images are of one colour: leave them out of .*train\.csv$'):
         train(black(3))
 
 
-def test_images_of_one_colour_that_spoil_the_evaluation_are_named(train, black, overflow):
+def test_images_of_one_colour_are_named_if_the_evaluation_is_nan(train, black, overflow):
     with pytest.raises(InputError, match=r'the network returns NaN for train\d: this image is of one colour \('):
         train(black(1))
 
 
-def test_other_images_with_which_the_loss_is_not_finite_ask_for_a_lower_rate(train, overflow):
+def test_other_images_with_a_nan_loss_advise_a_lower_rate(train, overflow):
     with pytest.raises(InputError, match=r'a lower --lr usually helps$'):
         train('')

@@ -1,4 +1,4 @@
-"""Stage two starts from stage one, and a frozen backbone stays as it was: from the real entry point."""
+"""Stage two starts from the weights of stage one, and a frozen backbone does not change. Tested through the train script."""
 import json
 import re
 
@@ -49,7 +49,7 @@ def test_fine_tuning_starts_from_the_saved_weights(train, stage_one, monkeypatch
 
 
 def test_scale_alone(train, stage_one, monkeypatch, capsys):
-    """LWS: the saved network, inside a scale per class, which alone is trained; it comes back from the checkpoint."""
+    """LWS trains only a scale per class around the saved network, and its checkpoint can be loaded."""
     seen = first_weights(monkeypatch)
     run = train(f'--pretrained_weights {stage_one} --trainable scale --sampling class --lr 0.5')
     saved, after = weights_of(stage_one), weights_of(run)
@@ -61,7 +61,7 @@ def test_scale_alone(train, stage_one, monkeypatch, capsys):
     x = torch.randn(2, 3, 32, 32)
     plain, scaled = load_model(str(stage_one)).model.eval(), load_model(str(run)).model.eval()
     torch.testing.assert_close(scaled(x), plain(x) * after['classifier.1.scale'])
-    three = train(f'--pretrained_weights {run} --trainable scale --save_path three')  # one scale, not a scale of a scale
+    three = train(f'--pretrained_weights {run} --trainable scale --save_path three')  # still one scale, not two nested ones
     assert weights_of(three.parent / 'three').keys() == after.keys()
 
 
@@ -72,7 +72,7 @@ def test_ldam_before_and_after_a_linear_classifier(train, stage_one):
     model, x = load_model(str(ldam)).model, torch.randn(2, 3, 32, 32)
     features = model.eval().features(x).mean((2, 3))
     cosines = torch.nn.functional.cosine_similarity(features[:, None], state['classifier.1.weight'][None], dim=2)
-    torch.testing.assert_close(model(x), 30 * cosines, rtol=1e-4, atol=1e-4)  # scaled at test
+    torch.testing.assert_close(model(x), 30 * cosines, rtol=1e-4, atol=1e-4)  # the scale applies in evaluation
     back = train(f'--pretrained_weights {ldam} --loss_fn CE --save_path back').parent / 'back'
     assert 'classifier.1.bias' in weights_of(back)
     with pytest.raises(InputError, match=r'--trainable scale: .*ldam.* was trained with LDAM'):
@@ -89,7 +89,7 @@ def test_classifier_alone(train, monkeypatch, capsys, network, mixup, n_frozen):
     for name, tensor in saved.items():
         head = name.startswith('classifier.')
         assert torch.equal(seen[name], tensor) != head, name  # re-initialised: the head, nothing else
-        assert torch.equal(after[name], tensor) != head, name  # unchanged: all else, running statistics included
+        assert torch.equal(after[name], tensor) != head, name  # unchanged: all other tensors, including running statistics
         assert torch.equal(after[name], seen[name]) != head, name  # trained: the head
     config = json.loads((run / 'config.cfg').read_text())
     assert config['reinitialised'] == ['classifier.1.weight', 'classifier.1.bias'] and len(config['frozen']) == n_frozen
@@ -102,7 +102,7 @@ def test_classifier_alone(train, monkeypatch, capsys, network, mixup, n_frozen):
     ('experiments/one', '--model_name resnet10t', 'was trained with --model_name tiny_test, this run has resnet10t'),
     ('experiments/one', '--n_classes 2 --csv_train two_train.csv', 'was trained with --n_classes 3, this run has 2'),
 ])
-def test_what_does_not_fit_is_named(train, stage_one, tmp_path, path, flags, message):
+def test_a_stage_one_that_does_not_fit(train, stage_one, tmp_path, path, flags, message):
     for split in ('train', 'val'):
         rows = [f'{split}_{c}_{i},{c}' for c in (0, 1) for i in (0, 1, 2)]
         (tmp_path / f'two_{split}.csv').write_text('\n'.join(['image_id,label', *rows]))
