@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Usage: bash get_endo_data.sh [--zip FILE] [--sha256 HEX] [flags of tools.prepare_endo_data]
 #
-# Hyper-Kvasir's labelled images (about 4 GB): download, check, resize, five folds. An interrupted download goes on.
+# Download the labelled images of Hyper-Kvasir (about 4 GB), check and resize them, and write five folds. Run the script again to
+# resume an interrupted download.
 #
 #   --zip FILE     use a local copy instead of downloading
-#   --sha256 HEX   refuse a zip with another digest (none is published; that of the file is printed)
-#   ...            is passed on (--splits, --select_fraction, --out, ...: python -m tools.prepare_endo_data --help)
+#   --sha256 HEX   expected digest of the zip (none is published; the script prints the digest of the file)
+#   ...            other flags go to tools.prepare_endo_data: --splits, --select_fraction, --out, ... (see its --help)
 #
 # Example:
 #
@@ -28,7 +29,7 @@ while [ $# -gt 0 ]; do
 done
 setup_environment requirements.txt
 [ -z "$own" ] || [ -f "$zip" ] || { echo "error: --zip $zip: no such file" >&2; exit 1; }
-# A mistyped flag ends here, and not after a download of 4 GB.
+# Check the flags before the download of 4 GB, not after it.
 "$PYTHON" -c 'import sys; from tools.prepare_endo_data import get_parser; get_parser().parse_args(sys.argv[1:])' \
     --zip "$zip" ${pass[@]+"${pass[@]}"}
 "$PYTHON" -m tools.download_file "$url" --out "$zip" ${check[@]+"${check[@]}"}

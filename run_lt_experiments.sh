@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Usage: bash run_lt_experiments.sh [GROUP] [--jobs N] [--only N] [--dry_run]
 #
-# Trains, tests and compares every experiment of a group. A finished run is skipped, an interrupted one goes on.
+# Train, test and compare all experiments of a group. Finished runs are skipped and interrupted runs are resumed.
 #
 #   GROUP      demo (default; needs no data), eyepacs, endo (the experiments of the paper), eyepacs_recipes, endo_recipes, cifar
-#   --jobs N   run N side by side, one on each GPU where there are GPUs (default: 1, demo: 2)
-#   --only N   run the N-th experiment of the group alone: its training and its test
-#   --dry_run  print the commands instead
-#   SEEDS      of the environment: random seeds of the demo (default: 0)
+#   --jobs N   run N experiments in parallel, spread over the GPUs if there are any (default: 1, demo: 2)
+#   --only N   train and test only the N-th experiment of the group
+#   --dry_run  print the commands without running them
+#   SEEDS      environment variable: random seeds of the demo (default: 0)
 #
 # Examples:
 #
@@ -23,11 +23,11 @@ group=demo dry= n_jobs= only=
 while [ $# -gt 0 ]; do
     case $1 in
         demo|eyepacs|endo|eyepacs_recipes|endo_recipes|cifar) group=$1 ;;
-        --jobs) n_jobs=${2:-}; shift; [[ $n_jobs =~ ^[1-9][0-9]*$ ]] || { echo "error: --jobs takes a number" >&2; exit 2; } ;;
-        --only) only=${2:-}; shift; [[ $only =~ ^[1-9][0-9]{0,5}$ ]] || { echo "error: --only takes a number" >&2; exit 2; } ;;
+        --jobs) n_jobs=${2:-}; shift; [[ $n_jobs =~ ^[1-9][0-9]*$ ]] || { echo "error: --jobs takes a number of 1 or more" >&2; exit 2; } ;;
+        --only) only=${2:-}; shift; [[ $only =~ ^[1-9][0-9]{0,5}$ ]] || { echo "error: --only takes a number of 1 or more" >&2; exit 2; } ;;
         --dry_run) dry=1 ;;
         -h|--help) show_help run_lt_experiments.sh ;;
-        *) echo "error: unknown argument $1 (bash run_lt_experiments.sh --help has them all)" >&2; exit 2 ;;
+        *) echo "error: unknown argument $1 (see bash run_lt_experiments.sh --help)" >&2; exit 2 ;;
     esac
     shift
 done
@@ -63,9 +63,9 @@ demo() {
     settle
     for tool in compare_experiments report; do do_ "$PYTHON" -m "tools.$tool" results/demo --baseline instance; done
     [ -n "$dry$only" ] || echo "* Images: data/demo/images; runs: experiments/demo; reports and per-image predictions: results/demo"
-    what="look closely at one method" next="$(printf %q "$PYTHON") -m tools.report results/demo/2stage_BSCE"
+    what="see one method in detail" next="$(printf %q "$PYTHON") -m tools.report results/demo/2stage_BSCE"
 }
-demo_cost() {  # see cost of tools/experiments.sh
+demo_cost() {  # see cost in tools/experiments.sh
     case "$*" in
         *prepare_demo_data*) [ -d data/demo ] && echo 2 || echo 25 ;;
         *--trainable*) echo 20 ;;
@@ -84,7 +84,7 @@ endo() {
     done
 }
 endo_recipes() { endo toolbox; }
-# cifar: the set on which the choice of BSCE and CDT was made, with the network of those papers
+# cifar: CIFAR-10-LT with the network of the BSCE and CDT papers, the setting in which these losses were proposed
 cifar() {
     local method flags data=data/cifar10_lt
     [ -d $data ] || do_ "$PYTHON" -m tools.prepare_cifar_lt_data
@@ -99,8 +99,8 @@ what="compare the methods" next="$(printf %q "$PYTHON") -m tools.compare_experim
 [ -n "$dry" ] || plan "$group"
 "$group"
 settle
-[ "${only:-0}" -le "$n_experiments" ] || { echo "error: --only $only: $group has $n_experiments experiments" >&2; exit 2; }
+[ "${only:-0}" -le "$n_experiments" ] || { echo "error: --only $only: $group has only $n_experiments experiments" >&2; exit 2; }
 seeds=
 [ $group != demo ] || [ -z "${SEEDS:-}" ] || seeds="SEEDS=$(printf %q "$SEEDS") "
-[ -z "$dry" ] || what="do all this" next="${seeds}bash run_lt_experiments.sh $group ${only:+--only }${only:---jobs $n_jobs}"
+[ -z "$dry" ] || what="run these commands" next="${seeds}bash run_lt_experiments.sh $group ${only:+--only }${only:---jobs $n_jobs}"
 say_next "$what" "$next" >&2

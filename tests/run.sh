@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Usage: bash tests/run.sh [flags of pytest]
 #
-# Everything that must pass: installs what is missing, then ruff, mypy and pytest with coverage. The GPU is hidden from these tests; where
-# there is one, tests/test_cuda.py runs on it afterwards.
+# Run ruff, mypy, and pytest with coverage. Missing packages are installed first. These tests do not see the GPU; if there is one,
+# tests/test_cuda.py runs on it afterwards.
 #
 # Examples:
 #

@@ -128,7 +128,7 @@ def test_a_python_without_venv_leaves_no_half_environment(tmp_path):
     (tmp_path / 'python3').chmod(0o755)
     done = subprocess.run(['bash', '-c', f'. {ROOT}/tools/setup_environment.sh; make_venv'], cwd=tmp_path, capture_output=True, text=True,
                           env=os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
-    assert done.returncode == 1 and 'cannot make a virtual environment' in done.stderr and not (tmp_path / '.venv').exists()
+    assert done.returncode == 1 and 'cannot create a virtual environment' in done.stderr and not (tmp_path / '.venv').exists()
 
 
 FORGED = ['\n* Next: rm -rf ~', '\r* Next: rm -rf ~', '\x1b[2J', '\x9b2J', 'a\u202eb', 'a\u2066b', 'a\u200bb', 'a\u2028b']

@@ -1,17 +1,17 @@
-"""Exit status 0 if this Python has every package of the given requirements files, else 1 and their names.
+"""Check that this Python has every package of the given requirements files; if not, name the missing ones and exit with status 1.
 
-A Python that already has a torch of at least MINIMUM_TORCH is taken as it is, so that nobody has to install 5 GB again.
+torch must be 2.11 or newer. Other packages may have any version, so that an existing installation can be used.
 
 Example:
 
   python tools/check_environment.py requirements.txt
 """
-import argparse  # and nothing that would have to be installed first: this file imports no other of the project
+import argparse  # standard library only: this script runs before the requirements are installed
 import importlib.metadata
 import re
 import sys
 
-MINIMUM_TORCH = (2, 11)
+MINIMUM_TORCH = (2, 11)  # also in the docstring
 
 
 def missing(files):
@@ -25,22 +25,23 @@ def missing(files):
                 yield name
                 continue
             if name == 'torch' and tuple(int(part) for part in re.findall(r'\d+', version)[:2]) < MINIMUM_TORCH:
-                yield f'{name} >= {MINIMUM_TORCH}'
+                yield f"{name} >= {'.'.join(map(str, MINIMUM_TORCH))}"
 
 
 def get_parser():
     text, _, example = __doc__.partition('\n\nExample')
     parser = argparse.ArgumentParser('python tools/check_environment.py', description=text, epilog=f'Example{example}',
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('files', nargs='+', metavar='FILE', help='requirements files, as pip reads them')
+    parser.add_argument('files', nargs='+', metavar='FILE', help='requirements file in the format of pip')
     return parser
 
 
 if __name__ == '__main__':
+    requirements = get_parser().parse_args().files
     try:
-        lacking = ', '.join(missing(get_parser().parse_args().files))
+        lacking = ', '.join(missing(requirements))
     except OSError as err:
         sys.exit(f'error: {err}')
     if lacking:
-        sys.exit(f'{lacking} missing')
+        sys.exit(f"error: missing packages: {lacking}: pip install {' '.join(f'-r {file}' for file in requirements)}")
     print('* Next, see it work: bash run_lt_experiments.sh', file=sys.stderr)

@@ -1,17 +1,17 @@
-# Functions of run_lt_experiments.sh, which sets dry (print only), only (number of the only experiment), n_jobs (experiments side by side)
-# and PYTHON. They keep to what macOS has: bash 3.2 without `wait -n`, no `flock`, no `nproc`.
+# Functions for run_lt_experiments.sh, which sets dry (print only), only (number of the experiment to run), n_jobs (parallel experiments)
+# and PYTHON. They also run on macOS, which has bash 3.2 without `wait -n`, no `flock` and no `nproc`.
 n_gpus=$(nvidia-smi -L 2>/dev/null | wc -l) slots=$(mktemp -d) pids=()  # pids: process of each slot
 trap 'rm -rf "$slots"' EXIT
-trap 'wait; echo "interrupted: the same command goes on where it stopped" >&2; exit 130' INT
+trap 'wait; echo "interrupted: run the same command again to resume" >&2; exit 130' INT
 
-# quoted WORD...: one line that a shell reads as these words
+# quoted WORD...: print the words on one line, quoted for a shell
 quoted() {
     local text
     printf -v text ' %q' "$@"
     echo "${text# }"
 }
 do_() {
-    [ -z "${only:-}" ] || [ -n "${chosen:-}" ] || return 0  # with --only no more than that experiment
+    [ -z "${only:-}" ] || [ -n "${chosen:-}" ] || return 0  # --only skips all other commands
     if [ -n "$dry" ]; then quoted "$@"; return; fi
     local start=$SECONDS expected
     expected=$(cost "$@")
@@ -20,13 +20,13 @@ do_() {
     "$@" </dev/null || return
     echo "$expected $((SECONDS - start))" >>"$slots/finished"
 }
-# cost COMMAND: its duration relative to other commands. GROUP_cost gives seconds on two idle cores; groups without that function
-# count a training as 100.
+# cost COMMAND: print its duration relative to other commands. GROUP_cost gives seconds on two idle cores; in groups without that
+# function, a training run counts as 100.
 cost() {
     if declare -F "${group:-}_cost" >/dev/null; then "${group}_cost" "$@"; return; fi
     case "$*" in *train_lt_mxp.py*) echo 100 ;; *) echo 3 ;; esac
 }
-# plan GROUP: count the commands that are still to be run, and their cost
+# plan GROUP: count the remaining commands and their total cost
 plan() {
     local line
     n_steps=0 total_cost=0
@@ -36,7 +36,7 @@ plan() {
     : >"$slots/started"
     : >"$slots/finished"
 }
-# announce COMMAND: a line such as [2/14, about 3 min left] train demo/mxp_0.2/seed0
+# announce COMMAND: print a line such as [2/14, about 3 min left] train demo/mxp_0.2/seed0
 announce() {
     local what step expected seconds done_cost=0 done_seconds=0 left
     [ -n "${n_steps:-}" ] || return 0
@@ -51,7 +51,7 @@ announce() {
         done_cost=$((done_cost + expected)) done_seconds=$((done_seconds + seconds))
     done <"$slots/finished"
     left=$((total_cost - done_cost))
-    if declare -F "${group}_cost" >/dev/null; then  # the first steps correct the expected speed, they do not replace it
+    if declare -F "${group}_cost" >/dev/null; then  # weight of the expected speed, which the first steps only correct
         done_cost=$((done_cost + 20)) done_seconds=$((done_seconds + 20))
     fi
     if [ "$done_cost" -gt 0 ]; then
@@ -61,15 +61,15 @@ announce() {
     fi
     echo "[$step/$n_steps$left] $what" >&2
 }
-# duration SECONDS: 50 -> 50 s, 200 -> 3.3 min, 9000 -> 2.5 h
+# duration SECONDS: print 50 -> 50 s, 200 -> 3.3 min, 9000 -> 2.5 h
 duration() {
     if [ "$1" -lt 90 ]; then echo "$1 s"
     elif [ "$1" -lt 5400 ]; then echo "$(($1 / 60)).$(($1 % 60 / 6)) min"
     else echo "$(($1 / 3600)).$(($1 % 3600 / 360)) h"
     fi
 }
-# experiment NAME TESTER TEST_FLAGS -- TRAIN_FLAGS: train experiments/NAME and test its best epoch, beside others with --jobs,
-# where each line of the output begins with NAME
+# experiment NAME TESTER TEST_FLAGS -- TRAIN_FLAGS: train experiments/NAME and test its best epoch. With --jobs, experiments run in
+# parallel, and each line of the output begins with NAME.
 experiment() {
     local chosen=
     n_experiments=$((${n_experiments:-0} + 1))
@@ -95,10 +95,10 @@ experiment() {
     pids[slot]=$!
 }
 running() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
-# settle: wait for the experiments so far, on which the next ones are built
+# settle: wait for all experiments started so far, because the next ones use their checkpoints or results
 settle() {
     wait
-    [ ! -e "$slots/failed" ] || { echo "error: an experiment failed, see above; the same command goes on" >&2; exit 1; }
+    [ ! -e "$slots/failed" ] || { echo "error: an experiment failed (see above); run the same command again to resume" >&2; exit 1; }
 }
 train_and_test() {
     local name=$1 tester=$2 test_flags=() resume=()
@@ -111,7 +111,7 @@ train_and_test() {
     compgen -G "results/$name/performance_*.txt" >/dev/null ||
         do_ "$PYTHON" "test_with_labels_$tester.py" --load_path "experiments/$name" ${test_flags[@]+"${test_flags[@]}"}
 }
-# methods one|two: name and flags of each method of the paper and its extension, in that stage
+# methods one|two: print the name and flags of each method of that stage, for the methods of the paper and its extension
 methods() {
     local alpha sampling loss
     for sampling in instance sqrt class; do echo "$sampling --sampling $sampling"; done
@@ -131,7 +131,7 @@ both_stages() {
             --pretrained_weights "experiments/$prefix/instance/$network"
     done < <(methods two)
 }
-# toolbox PREFIX NETWORK TESTER TEST_FLAGS -- TRAIN_FLAGS: the recipes, stage two from the plain one
+# toolbox PREFIX NETWORK TESTER TEST_FLAGS -- TRAIN_FLAGS: all recipes; stage two starts from the run of `modern`
 toolbox() {
     local prefix=$1 network=$2 recipe
     shift 2

@@ -139,7 +139,7 @@ def test_an_interrupted_series_says_how_it_goes_on(scripts, n_jobs):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole series
     (scripts / 'go').touch()
     _, err = process.communicate()
-    assert process.returncode == 130 and err == 'interrupted: the same command goes on where it stopped\n'
+    assert process.returncode == 130 and err == 'interrupted: run the same command again to resume\n'
 
 
 def test_seeds_that_are_no_numbers_are_refused_before_anything_is_made(scripts):
@@ -152,7 +152,7 @@ def test_the_next_command_of_a_shell_script_works_from_where_it_was_called(scrip
     elsewhere = tmp_path_factory.mktemp('elsewhere')
     command = ['bash', str(scripts / 'run_lt_experiments.sh'), '--dry_run']
     line = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True).stderr
-    assert line == f'* Next, do all this: cd {shlex.quote(str(scripts))} && bash run_lt_experiments.sh demo --jobs 2\n'
+    assert line == f'* Next, run these commands: cd {shlex.quote(str(scripts))} && bash run_lt_experiments.sh demo --jobs 2\n'
 
 
 WORDS = ['python', 'a b', "it's", '$(touch made)', '`touch made`', ';touch made', '"', '*', '\\', '']
@@ -193,7 +193,8 @@ def test_the_number_of_an_experiment_does_not_depend_on_what_is_finished(scripts
 
 
 @pytest.mark.parametrize(('only', 'message'), [
-    ('15', 'error: --only 15: eyepacs has 14 experiments'), ('0', 'error: --only takes a number'), ('x', 'error: --only takes a number')])
+    ('15', 'error: --only 15: eyepacs has only 14 experiments'), ('0', 'error: --only takes a number of 1 or more'),
+    ('x', 'error: --only takes a number of 1 or more')])
 def test_an_experiment_that_is_not_there(scripts, only, message):
     command = ['bash', 'run_lt_experiments.sh', 'eyepacs', '--dry_run', '--only', only]
     done = subprocess.run(command, cwd=scripts, capture_output=True, text=True)
@@ -210,4 +211,4 @@ def test_the_runs_that_stage_two_of_endo_starts_from(scripts, number):
 def test_the_command_after_a_dry_run_keeps_the_seeds(seeds, words):
     done = subprocess.run(['bash', 'run_lt_experiments.sh', '--only', words[-1], '--dry_run'], cwd=ROOT, capture_output=True, text=True,
                           env=os.environ | {'SEEDS': seeds})
-    assert done.returncode == 0 and done.stderr.endswith(f'* Next, do all this: {words}\n')
+    assert done.returncode == 0 and done.stderr.endswith(f'* Next, run these commands: {words}\n')
