@@ -147,7 +147,7 @@ def test_flags_of_a_test(train, tiny, capsys, flags, warned):
 def test_referable_without_grades(tmp_path, capsys, names, flags, warned):
     csv = write(tmp_path / 'p.csv', random_table(0, n=60, names=names))
     evaluate_predictions.main([str(csv), '--draws', '100', *flags.split()])
-    line = '* Warning: --referable 1 has no effect without --ordered, for classes that are no grades\n'
+    line = '* Warning: --referable 1 has no effect for classes that are not grades (see --ordered)\n'
     assert (line in capsys.readouterr().out) == warned
 
 
@@ -159,9 +159,9 @@ def test_draws_of_a_report_without_tests(tmp_path, capsys, tested):
 
 
 @pytest.mark.parametrize(('n_files', 'flags', 'warned'), [
-    (2, '--at 0.8 0.95', ['--at 0.8 0.95 has no effect without --json where two files are compared']), (2, '--at 0.8 --json s.json', []),
+    (2, '--at 0.8 0.95', ['--at 0.8 0.95 has no effect without --json if two files are compared']), (2, '--at 0.8 --json s.json', []),
     (2, '', []), (1, '--at 0.8', []), (3, '--at 0.8', []),
-    (1, '--referable 1 --at', ['--referable 1 has no effect with --at without a level']),
+    (1, '--referable 1 --at', ['--referable 1 has no effect if --at has no level']),
     (1, '--private', ['--private has no effect without --json'])])
 def test_operating_points_without_effect(tmp_path, monkeypatch, capsys, n_files, flags, warned):
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,6 @@
-"""One table of tested runs, from the per-image csvs that the test scripts write: methods x folds x seeds.
+"""Compare methods over folds and seeds in one table, from the predictions csvs that the test scripts write.
 
-Runs that differ only in a folder seed* (repeats) or F1, fold1, ... (folds) are one method.
+Runs whose paths differ only in a folder seed* (repeats) or F1, fold1, ... (folds) count as one method.
 
 Examples, after the demonstration (bash run_lt_experiments.sh):
 
@@ -9,7 +9,7 @@ Examples, after the demonstration (bash run_lt_experiments.sh):
 """
 from utils.cli import tune_process
 
-tune_process()  # first of all
+tune_process()  # before the other imports
 
 import argparse
 import glob
@@ -41,19 +41,19 @@ def get_parser():
     runs = parser.add_argument_group('runs')
     runs.add_argument('folders', nargs='+', metavar='folder', help='folder of results, e.g. results/demo')
     runs.add_argument('--file', metavar='NAME',
-                      help='name of the per-image csvs (default: results_test.csv, or results_val.csv where there is none)')
+                      help='name of the predictions csvs (default: results_test.csv, or results_val.csv if there is none)')
     table = parser.add_argument_group('table')
-    table.add_argument('--baseline', metavar='METHOD', help='give the difference of each method to this one, paired on the same images')
+    table.add_argument('--baseline', metavar='METHOD', help='also show the difference of each method to this one, paired by image')
     table.add_argument('--format', choices=(*TABLES, 'csv'), default='markdown',
-                       help='form of the table; csv: a row for each method and figure, all figures, as fractions')
+                       help='format of the table; csv has one row per method and score, with all scores as fractions')
     table.add_argument('--ordered', action=argparse.BooleanOptionalAction,
-                       help='the classes are grades: kappa has a meaning (default: when they are called DR0, DR1, ... or grade 0, ..., '
-                            'or runs chose their epoch by kappa)')
+                       help='treat the classes as ordered grades and show kappa (default: if they are named DR0, DR1, ... or grade 0, ..., '
+                            'or if runs selected their epoch by kappa)')
     table.add_argument('--stratified', action='store_true', help=STRATIFIED)
     table.add_argument('--images_only', action='store_true',
-                       help='intervals for other test images alone (default: for other seeds, too, where a method has two or more)')
-    table.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
-    table.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the draws')
+                       help='intervals cover the sampling of test images only (default: also of seeds, for methods with two or more)')
+    table.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap resamples, 100 or more')
+    table.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the bootstrap')
     return parser
 
 
@@ -64,17 +64,17 @@ def mean_and_sd(cell):
 
 
 def kinds_text(summaries, columns):
-    """'MCC: percentiles of the bootstrap draws': the kinds of interval in these columns."""
+    """-> the kinds of interval in these columns, such as 'MCC, recall: ' + INTERVALS['percentile']"""
     kinds = kinds_of((heading, cells[key]) for heading, key in columns.items() for cells in summaries)
     return '; '.join(f"{', '.join(headings)}: {INTERVALS[kind]}" for kind, headings in kinds.items())
 
 
 def tables_of(methods, summaries, ranks, differences, baseline):
-    """-> {what the table shows: rows of text}; the rows of a method follow those of the one before."""
+    """-> {caption of a table: its rows of text}, in the order of `methods`"""
     within = ' within each class' if methods[0].drawn['within_classes'] else ''
     overall, recalls = columns_of(summaries)
     scores = [['method', 'runs', 'images', 'rank', *overall, *recalls]]
-    intervals = [['method', 'intervals cover other', *overall]]
+    intervals = [['method', 'intervals cover', *overall]]
     for method, cells, rank in zip(methods, summaries, ranks, strict=True):
         sizes = '/'.join(map(str, sorted(set(method.sizes))))
         scores.append([method.name, str(len(method.runs)), sizes, '-' if rank is None else f'{rank:.1f}',
@@ -83,11 +83,12 @@ def tables_of(methods, summaries, ranks, differences, baseline):
     if all(method.chance == methods[0].chance for method in methods):
         by_chance = {('metrics', name): f'{100 * value:.1f}' for name, value in methods[0].chance.items()}
         scores.append(['chance', '', '', '', *(by_chance.get(key, '-') for key in overall.values()), *([''] * len(recalls))])
-    result = {'Percent, mean ± standard deviation over the runs. R: recall of a class; rank: mean over the scores (without '
+    result = {'Mean ± standard deviation over the runs, in percent. R: recall of a class; rank: mean rank over the scores (without '
               'accuracy) and the test sets, 1 is the best.': scores,
-              f"Mean [95 % interval, {methods[0].drawn['draws']:,} bootstrap draws{within}]; {kinds_text(summaries, overall)}:": intervals}
+              f"Mean [95 % interval, {methods[0].drawn['draws']:,} bootstrap resamples{within}]; "
+              f'{kinds_text(summaries, overall)}:': intervals}
     if baseline:
-        rows = [['method', 'intervals cover other', *overall]]
+        rows = [['method', 'intervals cover', *overall]]
         rows += [[method.name, '-' if cells is None else cells['metrics', 'bacc']['covers'],
                   *('-' if cells is None else show(cells[key], sign='+') for key in overall.values())]
                  for method, cells in zip(methods, differences, strict=True) if method.name != baseline]
@@ -121,7 +122,7 @@ def main(argv=None):
     for note in settings_notes(methods):
         print(f'* Note: {note}', file=sys.stderr)
     named = ['--file', args.file] if args.file else []
-    say_next('see it as one page', 'python', '-m', 'tools.report', *args.folders, *named, file=sys.stderr)  # stdout has the table alone
+    say_next('write a report of these runs', 'python', '-m', 'tools.report', *args.folders, *named, file=sys.stderr)  # stdout: tables only
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
-"""Download one file over HTTPS; an interrupted download goes on where it stopped.
+"""Download one file over HTTPS, and resume the download if it was interrupted.
 
-Example, the archive that get_endo_data.sh takes (4 GB):
+Example, with the zip that get_endo_data.sh downloads (4 GB):
 
   python -m tools.download_file https://datasets.simula.no/downloads/hyper-kvasir/hyper-kvasir-labeled-images.zip --out data/hk.zip
 """
@@ -20,50 +20,50 @@ from utils.cli import say_next, script_parser
 from utils.common import InputError, file_digest, file_sha256, no_link, run_script, write_text
 from utils.datasets.archives import one_line
 
-TIMEOUT = 60  # seconds without a byte
+TIMEOUT = 60  # seconds without data
 CHUNK = 1 << 20
 
 
 def _is_local(url):
-    """True for http of this machine, which tests and tunnels need."""
+    """True for plain http on this machine, which tests and tunnels use."""
     parts = urllib.parse.urlsplit(url)
     return parts.scheme == 'http' and parts.hostname in ('localhost', '127.0.0.1')
 
 
 def _check_address(url, local=True):
-    """Raise `InputError` unless `url` is an https address, or one of this machine where `local` permits it."""
+    """Raise `InputError` unless `url` is an https address or, with `local`, an http address of this machine."""
     try:
         parts = urllib.parse.urlsplit(url)
-        parts.port  # noqa: B018  raises where it is no number
+        parts.port  # noqa: B018  raises if the port is not a number
     except ValueError as err:
-        raise InputError(f'{one_line(url)} is no https address: {one_line(err)}') from err
+        raise InputError(f'{one_line(url)} is not an https address: {one_line(err)}') from err
     if not (parts.hostname and (parts.scheme == 'https' or (local and _is_local(url)))):
-        raise InputError(f'{one_line(url)} is no https address')
+        raise InputError(f'{one_line(url)} is not an https address')
     if not re.fullmatch('[!-~]+', url):
-        raise InputError(f'{one_line(url)} is no https address: blanks and letters that are not ASCII are written as %20 and the like')
+        raise InputError(f'{one_line(url)} is not an https address: percent-encode blanks and non-ASCII characters (%20, ...)')
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows up to ten redirects, each of them to https; only this machine may redirect to itself over http."""
+    """Follows up to ten redirects to https addresses; only this machine may redirect to itself over http."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        fp.close()  # else its body, of any size, is read into memory
+        fp.close()  # otherwise urllib reads its body, of any size, into memory
         try:
             _check_address(newurl, _is_local(req.full_url))
         except InputError as err:
-            raise InputError(f'{one_line(req.full_url)} redirects to an address that is refused: {err}') from err
+            raise InputError(f'{one_line(req.full_url)} redirects to a forbidden address: {err}') from err
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class _Part(NamedTuple):
-    """What `out`.part.json says of the bytes in `out`.part."""
+    """Contents of `out`.part.json, which describes the bytes in `out`.part."""
     url: str
-    validator: str | None  # ETag or Last-Modified of the file on the server; without it, nothing can be added to the bytes
-    total: int | None  # bytes of the whole file, where the server says it
+    validator: str | None  # ETag or Last-Modified of the file on the server; without it, the download cannot be resumed
+    total: int | None  # size of the whole file in bytes, if the server reports it
 
     @classmethod
     def read(cls, path):
-        """None where there is no such file, or another one."""
+        """-> the contents of the file at `path`; None if it is missing or invalid"""
         try:
             with open(path, encoding='utf-8') as f:
                 part = cls(**json.load(f))
@@ -78,41 +78,41 @@ def _is_text(value):
 
 @contextlib.contextmanager
 def _network_errors(url, out, resumes):
-    """Turn what a network and a server can do into one line that says how to go on; `resumes`: true if the bytes so far can be kept."""
+    """Turn network and server errors into one line that says how to continue. `resumes`: true if the downloaded bytes can be kept."""
     try:
         yield
     except InputError:
         raise
-    except (OSError, http.client.HTTPException, ValueError) as err:  # ValueError: broken addresses and lengths
-        go_on = 'to go on where it stopped' if resumes else 'to download it again'
-        raise InputError(f'{url} cannot be downloaded ({one_line(err) or type(err).__name__}): run the command again {go_on}, or fetch the '
-                         f'file with a browser and put it at {out}') from err
+    except (OSError, http.client.HTTPException, ValueError) as err:  # ValueError: invalid addresses and lengths
+        what_next = 'to resume' if resumes else 'to start over'
+        raise InputError(f'{url} cannot be downloaded ({one_line(err) or type(err).__name__}): run the command again {what_next}, or '
+                         f'download the file with a browser and save it as {out}') from err
 
 
 def _open(url, begin=0, validator=None):
-    """The server's answer: the bytes from `begin` on if the file is still that of `validator`, else the whole file."""
+    """-> the server's response: the bytes from `begin` on if the file still matches `validator`, else the whole file"""
     request = urllib.request.Request(url, headers={'Range': f'bytes={begin}-', 'If-Range': validator} if begin else {})
     return urllib.request.build_opener(_CheckedRedirects).open(request, timeout=TIMEOUT)
 
 
 def _validator(answer):
     etag = answer.headers['ETag']
-    value = etag if etag and not etag.startswith('W/') else answer.headers['Last-Modified']  # a weak ETag is not for ranges
+    value = etag if etag and not etag.startswith('W/') else answer.headers['Last-Modified']  # a weak ETag does not work with ranges
     return value if _is_text(value) else None
 
 
 def _length(answer):
-    """Content-Length; None without it. Raises `ValueError` for what is no length."""
+    """-> the Content-Length, or None if there is none. Raises `ValueError` for an invalid one."""
     text = answer.headers['Content-Length']
     if text is None or answer.headers['Transfer-Encoding'] is not None:
         return None
     if not re.fullmatch('[0-9]{1,18}', text.strip()):
-        raise ValueError(f'the server sends the length {text!r}')
+        raise ValueError(f'the server sent the Content-Length {text!r}')
     return int(text)
 
 
 def _total(answer, begin, part):
-    """Bytes of the whole file if `answer` holds those from `begin` on, of the same file as `part`; else None."""
+    """-> the size of the whole file if `answer` holds its bytes from `begin` on and it is the file of `part`; else None"""
     found = re.fullmatch(r'bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)', (answer.headers['Content-Range'] or '').strip())
     if answer.status != 206 or not found or _validator(answer) not in (None, part.validator):
         return None
@@ -123,12 +123,12 @@ def _total(answer, begin, part):
 
 
 def _resume(url, begin, part):
-    """-> the answer with the rest of the file after `begin` bytes, and the file's size; the answer with the whole of a changed file, and
-    None; or None, None where the file must be asked for again."""
+    """-> (response with the bytes from `begin` on, size of the file); (response with the whole file, None) if the file has changed;
+    (None, None) if the file must be requested again"""
     try:
         answer = _open(url, begin, part.validator)
     except urllib.error.HTTPError as err:
-        if err.code != 416:  # the server has no bytes beyond `begin`: the file is another one now
+        if err.code != 416:  # no bytes beyond `begin`: the file on the server has changed
             raise
         err.close()
         return None, None
@@ -140,20 +140,20 @@ def _resume(url, begin, part):
 
 
 def download(url, out):
-    """Write `url` to `out`, which appears only when it is complete; until then the bytes are in `out`.part, and `out`.part.json says which
-    file of the server they belong to. Raises `InputError` that says how to go on."""
+    """Download `url` to `out`, which appears only when it is complete. Until then the bytes are in `out`.part, and `out`.part.json says to
+    which file on the server they belong. Raises `InputError` that says how to continue."""
     _check_address(url)
     path, state = f'{out}.part', f'{out}.part.json'
     part = _Part.read(state)
     resumes = part is not None and part.url == url and os.path.isfile(path)
     begin = os.path.getsize(path) if resumes else 0
     os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    if begin == 0 or begin != part.total:  # else the end of the last run came between the last byte and the new name
+    if begin == 0 or begin != part.total:  # otherwise the last run was killed just before the renaming below
         with _network_errors(url, out, resumes):
             answer, total = _resume(url, begin, part) if begin else (None, None)
             answer = answer or _open(url)
             if total is None and answer.status != 200:
-                raise ValueError(f'the server answers with status {answer.status}')
+                raise ValueError(f'the server answered with status {answer.status}')
             part = part._replace(total=total) if total else _Part(url, _validator(answer), _length(answer))
         _write(answer, out, part, begin if total else 0)
     os.replace(path, out)
@@ -161,11 +161,11 @@ def download(url, out):
 
 
 def _write(answer, out, part, begin):
-    """Write `answer` to `out`.part, which keeps its first `begin` bytes. Raises `InputError` where it is not the whole file then."""
+    """Write `answer` to `out`.part, after its first `begin` bytes. Raises `InputError` if the file is incomplete afterwards."""
     path = f'{out}.part'
     with answer, open(path, 'ab' if begin else 'wb', opener=no_link) as f, \
             tqdm(total=part.total, initial=begin, unit='B', unit_scale=True, desc=os.path.basename(out), disable=None) as bar:
-        write_text(f'{path}.json', json.dumps(part._asdict()))  # after the bytes of another file are gone
+        write_text(f'{path}.json', json.dumps(part._asdict()))  # not before the bytes of an older file are gone
         while True:
             with _network_errors(part.url, out, part.validator):
                 chunk = answer.read(CHUNK)
@@ -175,21 +175,21 @@ def _write(answer, out, part, begin):
             bar.update(len(chunk))
     with _network_errors(part.url, out, part.validator):
         if part.total is not None and os.path.getsize(path) != part.total:
-            raise ValueError(f'{os.path.getsize(path)} of {part.total} bytes arrived')
+            raise ValueError(f'only {os.path.getsize(path)} of {part.total} bytes arrived')
 
 
 def fetch(url, out, md5):
-    """`download`, unless `out` exists, and compare its MD5 with the published one."""
+    """Download `url` to `out` unless it exists, and compare its MD5 with the published one."""
     if not os.path.exists(out):
         download(url, out)
     if file_digest(out, 'md5') != md5:
-        raise InputError(f'{out} is not the file that {url} is known for (its MD5 differs from {md5}): delete it to download it again')
+        raise InputError(f'{out} is not the published file of {url} (its MD5 is not {md5}): delete it to download it again')
 
 
 def get_parser():
     parser = script_parser(__doc__)
     parser.add_argument('url', help='https address of the file')
-    parser.add_argument('--out', required=True, metavar='FILE', help='file to write; a complete one is not downloaded again')
+    parser.add_argument('--out', required=True, metavar='FILE', help='file to write; if it exists, nothing is downloaded')
     parser.add_argument('--sha256', metavar='HEX', help='expected SHA-256 of the file (default: any)')
     return parser
 
@@ -201,8 +201,8 @@ def main(argv=None):
     digest = file_sha256(args.out)
     print(f'* {args.out}: SHA-256 {digest}')
     if args.sha256 and args.sha256.lower() != digest:
-        raise InputError(f'{args.out} is not the expected file: --sha256 says {args.sha256}; delete it to download it again')
-    say_next('make data of it, if it is Hyper-Kvasir', 'python', '-m', 'tools.prepare_endo_data', '--zip', args.out)
+        raise InputError(f'{args.out} is not the expected file, its SHA-256 is not --sha256 {args.sha256}: delete it to download it again')
+    say_next('prepare the data, if this is Hyper-Kvasir', 'python', '-m', 'tools.prepare_endo_data', '--zip', args.out)
 
 
 if __name__ == '__main__':

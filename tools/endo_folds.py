@@ -1,4 +1,4 @@
-"""Labels of Hyper-Kvasir and its five folds: the original's, or those of the dataset's authors."""
+"""Labels of Hyper-Kvasir, and its five folds: those of the original repository or those of the dataset's authors."""
 import os
 
 import numpy as np
@@ -15,15 +15,15 @@ N_FINDINGS, N_FOLDS = 23, 5
 def read_labels(archive, n_images):
     """-> (DataFrame image_id, finding_name, finding in the order of image-labels.csv; image id -> archive member)
 
-    Raises `InputError` for a zip without one readable image-labels.csv that names each of its `n_images` images once."""
+    Raises `InputError` unless the zip holds one readable image-labels.csv that lists each of its `n_images` images once."""
     names = archive.namelist()
     tables = [name for name in names if os.path.basename(name) == 'image-labels.csv']
     if len(tables) != 1:
-        raise InputError(f'{archive.filename} holds {len(tables)} files image-labels.csv: it is not the labelled-images zip')
+        raise InputError(f'{archive.filename} holds {len(tables)} files named image-labels.csv: it is not the zip of labelled images')
     where = f'{archive.filename}, {one_line(tables[0])}'
     try:
         content = archive.read(tables[0])
-    except Exception as err:  # of damaged zips zipfile raises nearly every kind of error
+    except Exception as err:  # zipfile raises nearly any exception for a damaged zip
         raise InputError(f'{where} is damaged: {one_line(err)}') from err
     table, rows = parse_csv(content, where)
     members = {os.path.splitext(os.path.basename(name))[0]: name for name in names if name.lower().endswith('.jpg')}
@@ -31,7 +31,7 @@ def read_labels(archive, n_images):
         raise InputError(f"{where} has no columns 'Video file' and 'Finding'")
     ids = table['Video file'].str.removesuffix('.jpg')
     for column, bad, what in (('Video file', ids.isna(), 'is empty'), ('Finding', table.Finding.isna(), 'is empty'),
-                              ('Video file', ids.duplicated(), 'stands in an earlier row too')):
+                              ('Video file', ids.duplicated(), 'repeats an earlier row')):
         if bad.any():
             raise InputError(f"{where}, row {rows[int(np.argmax(bad))]}: the cell '{column}' {what}: the file is not the published one")
     findings = sorted(table.Finding.unique())
@@ -39,18 +39,18 @@ def read_labels(archive, n_images):
     for what, found, expected in (('images', len(members), n_images), ('labels', len(table), n_images),
                                   ('findings', len(findings), N_FINDINGS), ('labels without an image', len(missing), 0)):
         if found != expected:
-            raise InputError(f'{archive.filename} has {found} {what}, {expected} expected: the file is incomplete or another one')
+            raise InputError(f'{archive.filename} has {found} {what}, expected {expected}: the file is incomplete or a different one')
     classes = table.Finding.map({name: c for c, name in enumerate(findings)})
     return pd.DataFrame({'image_id': ids, 'finding_name': table.Finding, 'finding': classes}), members
 
 
 def original_folds(table):
-    """The original's five validation sets: a fifth of all images cut off four times from seed 0, stratified."""
+    """The five validation sets of the original: four stratified cuts of a fifth of all images each, with seed 0, then the remainder."""
     rest, folds = table, []
     for _ in range(N_FOLDS - 1):
         rest, fold = train_test_split(rest, test_size=len(table) // N_FOLDS, random_state=0, stratify=rest.finding)
         folds.append(fold)
-    # The original numbers the remainder as fold 5 and the last cut as fold 4.
+    # As in the original, the last cut is fold 4 and the remainder is fold 5.
     return [*folds, rest]
 
 
@@ -62,7 +62,7 @@ def official_folds(table, path):
     folds = pd.to_numeric(official['split-index'], errors='coerce')
     index = table.image_id.map(dict(zip(official['file-name'].str.removesuffix('.jpg'), folds, strict=True)))
     if index.isna().any() or sorted(index.unique()) != list(range(N_FOLDS)):
-        raise InputError(f'--splits official: {path} does not give each image one of {N_FOLDS} folds ({index.isna().sum()} have none)')
+        raise InputError(f'--splits official: {path} does not assign each image to one of {N_FOLDS} folds ({index.isna().sum()} have none)')
     return [table[index == i] for i in range(N_FOLDS)]
 
 

@@ -1,6 +1,6 @@
-r"""Several networks as one: the mean of their probabilities for the same images, from the per-image csvs that the test scripts write.
+r"""Average the probabilities of several networks for the same images, from the predictions csvs that the test scripts write.
 
-The networks may be of other seeds, folds or methods; the csv that is written is one like theirs, for all tools that read these.
+The networks may differ in seed, fold or method. The result is a predictions csv, which the other tools read like that of one network.
 
 Example, after the demonstration (bash run_lt_experiments.sh):
 
@@ -9,7 +9,7 @@ Example, after the demonstration (bash run_lt_experiments.sh):
 """
 from utils.cli import tune_process
 
-tune_process()  # first of all
+tune_process()  # before the other imports
 
 import os
 
@@ -22,9 +22,9 @@ from utils.statistics.folds import ensemble
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('csvs', nargs='+', metavar='PRED.csv', help='per-image predictions of the same images, two or more')
+    parser.add_argument('csvs', nargs='+', metavar='PRED.csv', help='predictions csvs of the same images, two or more')
     parser.add_argument('--out', required=True, metavar='FILE', help='csv to write')
-    parser.add_argument('--overwrite', action='store_true', help='replace FILE if there is one')
+    parser.add_argument('--overwrite', action='store_true', help='replace FILE if it exists')
     add_private_flag(parser)
     return parser
 
@@ -32,18 +32,18 @@ def get_parser():
 def main(argv=None):
     args = get_parser().parse_args(argv)
     if len(args.csvs) < 2:
-        raise InputError('an ensemble needs the predictions of two networks or more')
+        raise InputError('an ensemble needs the predictions csvs of at least two networks')
     if os.path.exists(args.out) and not args.overwrite:
-        raise InputError(f'--out {args.out} exists: --overwrite replaces it')
+        raise InputError(f'--out {args.out} exists: use --overwrite to replace it')
     table = ensemble([read_predictions(csv) for csv in args.csvs])
     keep_private(args.private, beside=os.path.dirname(args.out))
     os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
     write_predictions(args.out, table, table.class_names, table.patient_ids)
     print(f"* Wrote {args.out}: {counted(len(table.preds), 'image')}, the mean of {len(args.csvs)} networks")
     if table.labels is None:
-        say_next('look at it', 'head', args.out)
+        say_next('look at the result', 'head', args.out)
     else:
-        say_next('score it with intervals', 'python', '-m', 'tools.evaluate_predictions', args.out)
+        say_next('compute scores with intervals', 'python', '-m', 'tools.evaluate_predictions', args.out)
 
 
 if __name__ == '__main__':

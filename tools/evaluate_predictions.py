@@ -1,7 +1,7 @@
-"""Scores with 95 % intervals from the per-image csvs that the test scripts write; no network, no image needed.
+"""Compute scores with 95 % intervals from the predictions csvs that the test scripts write; networks and images are not needed.
 
-One file: its scores. Several without a common image: folds, pooled, with their spread. Several of the same images: repeats,
-their mean and spread; of two files of the same images, the paired difference.
+Several files without a common image are folds: they are pooled, and their spread is shown. Two files of the same images are compared by
+their paired difference. More files of the same images are repeats: their mean and spread are shown.
 
 Examples, after the demonstration (bash run_lt_experiments.sh):
 
@@ -11,7 +11,7 @@ Examples, after the demonstration (bash run_lt_experiments.sh):
 """
 from utils.cli import tune_process
 
-tune_process()  # first of all
+tune_process()  # before the other imports
 
 import argparse
 import json
@@ -41,9 +41,9 @@ from utils.statistics.text import report_text
 from utils.statistics.weighted_metrics import LEVEL, REFERABLE, is_ordered
 
 WITHOUT_EFFECT = (
-    ('referable', 'without --ordered, for classes that are no grades', lambda a: a.referable and not a.is_ordered),
-    ('referable', 'with --at without a level', lambda a: a.referable and not a.at),
-    *((flag, 'without --json where two files are compared', lambda a: a.is_pair and not a.json)
+    ('referable', 'for classes that are not grades (see --ordered)', lambda a: a.referable and not a.is_ordered),
+    ('referable', 'if --at has no level', lambda a: a.referable and not a.at),
+    *((flag, 'without --json if two files are compared', lambda a: a.is_pair and not a.json)
       for flag in ('train_csv', 'at', 'referable')),
     ('private', 'without --json', lambda a: not a.json),
     ('label_column', 'without --train_csv', lambda a: not a.train_csv),
@@ -53,36 +53,38 @@ WITHOUT_EFFECT = (
 def get_parser():
     parser = script_parser(__doc__)
     data = parser.add_argument_group('data')
-    data.add_argument('csvs', nargs='+', metavar='PRED.csv', help='columns image_id, label, pred, p_<class>..., optionally patient_id')
+    data.add_argument('csvs', nargs='+', metavar='PRED.csv',
+                      help='predictions csv: columns image_id, label, pred, p_<class>..., optionally patient_id')
     counts = data.add_mutually_exclusive_group()
     counts.add_argument('--train_csv', metavar='CSV',
-                        help='training csv, for the scores of the many/medium/few and head/medium/tail classes')
-    counts.add_argument('--run', metavar='RUN', help='run folder below experiments/, instead of --train_csv')
+                        help='training csv, for scores of the many/medium/few and head/medium/tail classes')
+    counts.add_argument('--run', metavar='RUN', help='run folder below experiments/, as an alternative to --train_csv')
     data.add_argument('--label_column', metavar='COLUMN', help=f'--train_csv: {LABEL_HELP}')
     scores = parser.add_argument_group('scores')
     scores.add_argument('--ordered', action=argparse.BooleanOptionalAction,
-                        help='the classes are grades: kappa, and --referable (default: when they are called DR0, DR1, ... or grade 0, ..., '
-                             'or the run chose its epoch by kappa)')
+                        help='treat the classes as ordered grades, with kappa and --referable (default: if they are named DR0, DR1, ... or '
+                             'grade 0, ..., or if the run selected its epoch by kappa)')
     scores.add_argument('--at', nargs='*', type=float, default=[LEVEL], metavar='LEVEL',
-                        help='operating points: specificities, 0 to 1, to give the sensitivity at, and the reverse')
-    scores.add_argument('--referable', type=int, metavar='K', help=f'operating points of grade >= K, too (default: {REFERABLE}; 0: none)')
+                        help='specificities between 0 and 1 at which the sensitivity is shown, and vice versa')
+    scores.add_argument('--referable', type=int, metavar='K',
+                        help=f'also show operating points of grade >= K (default: {REFERABLE}; 0: none)')
     scores.add_argument('--stratified', action='store_true', help=STRATIFIED)
-    scores.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
-    scores.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the draws')
+    scores.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap resamples, 100 or more')
+    scores.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the bootstrap')
     output = parser.add_argument_group('output')
-    output.add_argument('--json', metavar='FILE', help='write everything there: values are fractions, undefined is null')
+    output.add_argument('--json', metavar='FILE', help='write all results to FILE, as fractions; undefined values are null')
     add_private_flag(output)
     return parser
 
 
 def group_of(csv):
-    """results/demo/BSCE/seed0/results_test.csv -> results/demo, where the runs are that it compares with; elsewhere the csv's folder."""
+    """-> folder of the runs to compare with: results/demo for results/demo/BSCE/seed0/results_test.csv, else the folder of the csv"""
     group = re.match(r'(.*/)?results/[^/]+(?=/)', csv)
     return group.group() if group else os.path.dirname(csv) or '.'
 
 
 def training_counts(args, class_names):
-    """Training images of each class, list of length K, or None when no flag names them."""
+    """-> number of training images of each class, a list of length K; None if no flag gives them"""
     k = len(class_names)
     if args.run:
         return read_config(args.run)['class_count']
@@ -96,8 +98,8 @@ def training_counts(args, class_names):
         labels = pd.to_numeric(table[column], errors='coerce')
         bad = np.flatnonzero(~labels.isin(range(k)))
         if len(bad):
-            raise InputError(f"--train_csv {args.train_csv}, row {rows[bad[0]]}: '{table[column][bad[0]]}' in column '{column}' is no "
-                             f'class of 0..{k - 1}, as in the predictions (--label_column names another column)')
+            raise InputError(f"--train_csv {args.train_csv}, row {rows[bad[0]]}: '{table[column][bad[0]]}' in column '{column}' is not "
+                             f'one of the classes 0..{k - 1} of the predictions (choose another column with --label_column)')
         labels = labels.astype(int)
         pairs = sorted({pair for name in set(NAME_COLUMNS) & set(table) for pair in zip(labels, table[name].fillna(''), strict=True)})
         for problem in find_unknown_names(pairs, class_names):
@@ -112,7 +114,7 @@ def main(argv=None):
     if args.draws < 100 or args.seed < 0 or not all(0 < level < 1 for level in args.at):
         raise InputError('--draws must be 100 or more, --seed 0 or more, each --at between 0 and 1')
     if args.json and is_results_file(args.json):
-        raise InputError(f'--json {args.json} would replace what a test script wrote about its predictions: choose another name')
+        raise InputError(f'--json {args.json} would overwrite a results file of a test script: choose another name')
     tables = [read_labelled(csv) for csv in args.csvs]
     class_names = tables[0].class_names
     metric = None
@@ -124,10 +126,10 @@ def main(argv=None):
     warn_without_effect(parser, argv, args, WITHOUT_EFFECT, is_ordered=ordered, is_pair=len(tables) == 2 and are_repeats(tables))
     referable = min(REFERABLE, len(class_names) - 1) if args.referable is None else args.referable
     if ordered and not 0 <= referable < len(class_names):
-        raise InputError(f'--referable {referable} is no grade of 1..{len(class_names) - 1}')
+        raise InputError(f'--referable {referable} is outside the grades 1..{len(class_names) - 1}')
     result = evaluate_files(tables, args.draws, args.seed, ordered=ordered, class_count=training_counts(args, class_names),
                             levels=args.at, referable=referable, stratified=args.stratified)
-    differing = {}  # of two files of the same images the difference is asked for
+    differing = {}  # two files of the same images may differ: they are compared
     if result['of'] == 'pooled' or len(tables) > 2:
         differing = differing_settings(args.csvs, [0 if result['of'] == 'mean' else i for i in range(len(tables))])
     if differing:
@@ -149,7 +151,7 @@ def main(argv=None):
         write_text(args.json, json.dumps(settings | result, indent=1, ensure_ascii=False) + '\n')
         print(f'* Wrote {args.json}')
     file = os.path.basename(args.csvs[0])
-    say_next('compare it with other runs', 'python', '-m', 'tools.compare_experiments', group_of(args.csvs[0]),
+    say_next('compare with other runs', 'python', '-m', 'tools.compare_experiments', group_of(args.csvs[0]),
              *([] if file == 'results_test.csv' else ['--file', file]))
 
 

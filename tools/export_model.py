@@ -1,7 +1,7 @@
-"""A trained network for use elsewhere: ONNX with the normalisation inside, and safetensors with a JSON of all that is needed to use it.
+"""Export a trained network to ONNX, with the normalisation included, and to safetensors, with a JSON file of all that its use needs.
 
-ONNX: input `images` (N, 3, H, W), N free, RGB, resized to H x W: uint8, or float32 of 0..1 (--input float); output `probabilities` (N, K),
-or `logits`. It is compared with PyTorch before it appears.
+The ONNX input `images` is (N, 3, H, W) for any N: RGB images resized to H x W, as uint8 or as float32 in 0..1 (--input float). The output
+`probabilities` or `logits` is (N, K). The output is compared with that of PyTorch before the file is written.
 
 Example, after the demonstration (bash run_lt_experiments.sh), with the packages onnx, onnxscript and onnxruntime:
 
@@ -34,7 +34,7 @@ PACKAGES = ('torch', 'torchvision', 'timm', 'safetensors', 'onnx')
 
 
 class Deployed(nn.Module):
-    """(N, 3, H, W) uint8, or float of 0..1 -> probabilities or logits (N, K)."""
+    """The network with its normalisation: images (N, 3, H, W), uint8 or float in 0..1 -> probabilities or logits (N, K)"""
     def __init__(self, loaded, output):
         super().__init__()
         self.model, self.output = loaded.model.to(memory_format=torch.contiguous_format), output
@@ -50,40 +50,41 @@ class Deployed(nn.Module):
 def get_parser():
     parser = script_parser(__doc__)
     network = parser.add_argument_group('network')
-    network.add_argument('--load_path', required=True, metavar='RUN', help='run folder (then its best epoch), checkpoint folder or file')
+    network.add_argument('--load_path', required=True, metavar='RUN', help='run folder (its best epoch), checkpoint folder or file')
     add_network_flag(network)
-    network.add_argument('--images', nargs='+', metavar='IMAGE_OR_FOLDER', help=f'compare on up to {COMPARED} of these (default: noise)')
+    network.add_argument('--images', nargs='+', metavar='IMAGE_OR_FOLDER',
+                         help=f'images to compare the output on, at most {COMPARED} (default: noise)')
     output = parser.add_argument_group('output')
-    output.add_argument('--input', default='uint8', choices=('uint8', 'float'), help='input of the ONNX network: 0 to 255, or 0 to 1')
-    output.add_argument('--output', default='probabilities', choices=('probabilities', 'logits'), help='its output')
-    output.add_argument('--tolerance', type=float, default=1e-4, metavar='D', help='largest difference from PyTorch that is accepted')
-    output.add_argument('--out', metavar='FOLDER', help='folder of model.onnx, model.safetensors and model.json (default: results/<run>)')
+    output.add_argument('--input', default='uint8', choices=('uint8', 'float'), help='ONNX input: uint8 in 0..255, or float in 0..1')
+    output.add_argument('--output', default='probabilities', choices=('probabilities', 'logits'), help='ONNX output')
+    output.add_argument('--tolerance', type=float, default=1e-4, metavar='D', help='largest accepted difference from PyTorch')
+    output.add_argument('--out', metavar='FOLDER', help='folder for model.onnx, model.safetensors and model.json (default: results/<run>)')
     add_private_flag(output)
     return parser
 
 
 def noise(im_size):
-    """uint8 (N, 3, H, W), always the same."""
+    """-> uint8 (N, 3, H, W), the same in every call"""
     return torch.randint(0, 256, (BATCH + 1, 3, *im_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()
 def reference(loaded, images, output):
-    """What the test scripts compute. -> float32 (N, K)"""
+    """-> the output as the test scripts compute it, float32 (N, K)"""
     normalise = Normalise('cpu', loaded.info['mean'], loaded.info['std'])
     logits = torch.cat([loaded.model.eval()(normalise(batch)) for batch in images.split(BATCH)])
     return (logits.softmax(1) if output == 'probabilities' else logits).numpy()
 
 
 def write_onnx(path, loaded, images, args):
-    """-> largest difference from PyTorch on `images`. Raises `InputError`, and leaves no file, where it is above --tolerance."""
+    """-> largest difference from PyTorch on `images`. If it exceeds --tolerance, raises `InputError` and writes no file."""
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter needs it
+        import onnxscript  # noqa: F401  needed by torch's exporter
     except ImportError as err:
-        raise InputError(f'{err.name} is missing, which the export to ONNX needs: pip install onnx onnxscript onnxruntime') from err
+        raise InputError(f'the export to ONNX needs {err.name}, which is missing: pip install onnx onnxscript onnxruntime') from err
     expected, given = reference(loaded, images, args.output), (images if args.input == 'uint8' else images.float() / 255)
-    example = given[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a fixed size
+    example = given[:1].repeat(2, 1, 1, 1)  # with a batch of one, the exporter would fix the batch size
     program = torch.onnx.export(Deployed(loaded, args.output).eval(), (example,), dynamo=True, verbose=False, input_names=['images'],
                                 output_names=[args.output], dynamic_shapes=({0: torch.export.Dim('N')},))
     program.model.metadata_props['class_names'] = json.dumps(loaded.info['class_names'])
@@ -92,7 +93,8 @@ def write_onnx(path, loaded, images, args):
     found = np.concatenate([session.run(None, {'images': batch.numpy()})[0] for batch in given.split(BATCH)])
     difference = float(np.abs(found - expected).max())
     if not difference <= args.tolerance:
-        raise InputError(f'not written: ONNX differs from PyTorch by {difference:.2g}, more than --tolerance {args.tolerance:g}')
+        raise InputError(f'{path} is not written: its output differs from PyTorch by {difference:.2g}, more than --tolerance '
+                         f'{args.tolerance:g}')
     with whole_file(path) as f:
         f.write(content)
     return difference
@@ -119,11 +121,11 @@ def main(argv=None):
     os.makedirs(folder, exist_ok=True)
     onnx, safetensors = (os.path.join(folder, f'model.{kind}') for kind in ('onnx', 'safetensors'))
     difference = write_onnx(onnx, loaded, images, args)
-    print(f"* {onnx}: largest difference of the {args.output} from PyTorch's {difference:.2g}, on {len(images)} "
-          f"{'images' if args.images else 'images of noise (give --images for real ones)'}")
+    print(f"* Wrote {onnx}: its {args.output} differ from PyTorch by at most {difference:.2g} on {len(images)} "
+          f"{'images' if args.images else 'images of noise (use --images to compare on real ones)'}")
     write_safetensors(safetensors, loaded, {'onnx': {'input': args.input, 'output': args.output, 'sha256': file_sha256(onnx)}})
-    print(f'* {safetensors}, with model.json beside it')
-    say_next('start a training from its weights', *to_train(c['csv_train'], c['csv_val'], c['data_path'], c['n_classes'],
+    print(f'* Wrote {safetensors} and model.json')
+    say_next('train from these weights', *to_train(c['csv_train'], c['csv_val'], c['data_path'], c['n_classes'],
              '--im_size', ','.join(map(str, im_size)), '--model_name', loaded.info['model_name'], '--init', safetensors))
 
 

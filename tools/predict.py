@@ -1,4 +1,4 @@
-"""Class probabilities of single images or folders of them, with heat maps of where the network looked (Grad-CAM).
+"""Predict the class probabilities of single images or folders of images, optionally with Grad-CAM heat maps.
 
 Examples, after the demonstration (bash run_lt_experiments.sh):
 
@@ -31,31 +31,31 @@ from utils.runs.paths import name_of_run
 from utils.statistics.tables import to_text
 from utils.testing.network import get_accelerator
 
-SHOWN = 20  # images on the console; the csv has all
+SHOWN = 20  # images on the console; the csv holds all of them
 
 
 def get_parser():
     parser = script_parser(__doc__)
     data = parser.add_argument_group('data')
-    data.add_argument('inputs', nargs='+', metavar='IMAGE_OR_FOLDER', help='images, and folders: images at any depth')
-    data.add_argument('--load_path', required=True, metavar='RUN', help='run folder (then its best epoch), checkpoint folder or file')
+    data.add_argument('inputs', nargs='+', metavar='IMAGE_OR_FOLDER', help='images, or folders searched for images at any depth')
+    data.add_argument('--load_path', required=True, metavar='RUN', help='run folder (its best epoch), checkpoint folder or file')
     add_network_flag(data)
     output = parser.add_argument_group('output')
-    output.add_argument('--results_path', default='results/', metavar='FOLDER', help='folder that gets one folder per run')
-    output.add_argument('--csv_out', default='predictions.csv', metavar='NAME', help='name of the per-image predictions')
-    output.add_argument('--gradcam', action='store_true', help='save each image beside its heat map for the predicted class')
+    output.add_argument('--results_path', default='results/', metavar='FOLDER', help='folder in which each run gets a results folder')
+    output.add_argument('--csv_out', default='predictions.csv', metavar='NAME', help='name of the predictions csv')
+    output.add_argument('--gradcam', action='store_true', help='save each image next to its heat map for the predicted class')
     add_private_flag(output)
     method = parser.add_argument_group('method')
     add_view_flags(method)
-    method.add_argument('--batch_size', type=int, default=32, metavar='N', help='images of one step')
+    method.add_argument('--batch_size', type=int, default=32, metavar='N', help='images per batch')
     method.add_argument('--num_workers', type=int, default=8, metavar='N', help='processes that decode images, at most one per CPU core')
     add_device_flag(method)
     return parser
 
 
 def save_heat_maps(folder, files, predictions, model, normalise, batch_size):
-    """`files`: ImageFiles in the order of `predictions`. One picture an image: <id>.jpg, without the id's own extension where that is
-    unique."""
+    """Save one figure per image as <id>.jpg, without the extension of the id if all ids stay unique. `files`: ImageFiles in the order of
+    `predictions`."""
     stems = [os.path.splitext(image_id)[0] for image_id in predictions.image_ids]
     names = stems if len(set(stems)) == len(stems) else predictions.image_ids
     with tqdm(total=len(files), desc='Grad-CAM', unit='img', leave=False, disable=None) as bar:
@@ -76,7 +76,7 @@ def main(argv=None):
     if args.num_workers < 0 or args.batch_size < 1:
         raise InputError('--num_workers must not be negative, --batch_size must be positive')
     if os.path.basename(args.csv_out) != args.csv_out or not args.csv_out.endswith('.csv'):
-        raise InputError(f'--csv_out: name of a csv file in the results folder expected, not {args.csv_out}')
+        raise InputError(f'--csv_out {args.csv_out} must be a file name that ends in .csv, without a folder')
     paths, ids = find_new_images(args.inputs)
     loaded = load_model(args.load_path, args.model_name)
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
@@ -84,7 +84,7 @@ def main(argv=None):
     check_writable(folder)
     info, accelerator = loaded.info, get_accelerator(loaded, args.device)
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
-    if args.gradcam:  # a network without a feature map is refused before the work
+    if args.gradcam:  # fails now, not after the predictions, if the network has no feature map
         device = accelerator.device
         grad_cam(loaded.model, torch.zeros(1, 3, *info['im_size'], device=device), torch.zeros(1, dtype=torch.int64, device=device))
     files = ImageFiles(paths, ids, tuple(info['im_size']))
@@ -110,7 +110,7 @@ def main(argv=None):
     write_predictions(csv, predictions, names)
     print(f"* Wrote {csv}: {counted(len(good), 'image')}")
     if unread:
-        print('\n'.join([f'* {len(unread)} of {len(files)} cannot be read and are left out:', *unread]))
+        print('\n'.join([f'* {len(unread)} of {len(files)} images cannot be read and were skipped:', *unread]))
     if args.gradcam:
         heat_maps = os.path.join(folder, 'gradcam')
         good_files = ImageFiles([paths[i] for i in good], predictions.image_ids, tuple(info['im_size']))
@@ -118,10 +118,10 @@ def main(argv=None):
         print(f'* Heat maps of the predicted class: {heat_maps}')
     config = info['config']
     if args.gradcam:
-        say_next('score images of known classes', *to_test(args.load_path, config['csv_train'], config['csv_val'], config['data_path'])[1:],
+        say_next('evaluate on labelled images', *to_test(args.load_path, config['csv_train'], config['csv_val'], config['data_path'])[1:],
                  *network_flag(args.model_name))
     else:
-        say_next('see where the network looked', 'python', '-m', 'tools.predict', '--load_path', args.load_path,
+        say_next('see heat maps of the predictions', 'python', '-m', 'tools.predict', '--load_path', args.load_path,
                  *network_flag(args.model_name), *args.inputs, '--gradcam', *private_flag(args))
 
 

@@ -1,7 +1,8 @@
-"""CIFAR-10-LT or CIFAR-100-LT: exponentially fewer images from class to class, for comparing with papers that use it.
+"""Prepare CIFAR-10-LT or CIFAR-100-LT, whose class counts decrease exponentially, to compare with papers that use these data sets.
 
-n_c = n_max / IMBALANCE^(c / (K - 1)) (Cui et al., CVPR 2019; Cao et al., NeurIPS 2019). The validation images, as many of each class, are
-taken from the training images first, so that n_max is 5000 (500) less these; the test set is the official one.
+Class c has n_c = n_max / IMBALANCE^(c / (K - 1)) training images (Cui et al., CVPR 2019; Cao et al., NeurIPS 2019). The validation images,
+the same number for each class, are taken from the training images first. This leaves n_max = 5000 (CIFAR-100: 500) minus that number. The
+test set is the official one.
 
 Example (downloads 170 MB; bash run_lt_experiments.sh cifar then trains six methods on it):
 
@@ -26,12 +27,13 @@ from utils.datasets.archives import one_line
 from utils.datasets.cifar_pickle import PickledImages, read_cifar_pickle
 from utils.datasets.image_sets import write_image_set
 
-# classes -> torchvision's class, which knows address and MD5; training, test and names files in the archive; keys of labels and names
+# Number of classes -> torchvision's class, which has the URL and MD5 of the archive; folder in the archive; its training files, test file
+# and file of class names; keys of labels and class names.
 SETS = {
     10: (CIFAR10, 'cifar-10-batches-py', [f'data_batch_{i}' for i in range(1, 6)], 'test_batch', 'batches.meta', 'labels', 'label_names'),
     100: (CIFAR100, 'cifar-100-python', ['train'], 'test', 'meta', 'fine_labels', 'fine_label_names'),
 }
-MOST_BYTES = 256 << 20  # of an archive when unpacked: the published ones have 186 MB
+MOST_BYTES = 256 << 20  # limit for an unpacked archive; the published ones have 186 MB
 WITHOUT_EFFECT = (('any_archive', 'without --archive', lambda a: not a.archive),)
 
 
@@ -40,12 +42,12 @@ def get_parser():
     data = parser.add_argument_group('data')
     data.add_argument('--classes', type=int, default=10, choices=SETS, help='10: CIFAR-10, 100: CIFAR-100')
     data.add_argument('--archive', metavar='FILE',
-                      help='cifar-10-python.tar.gz or cifar-100-python.tar.gz, if you have it (default: download it)')
-    data.add_argument('--any_archive', action='store_true', help='take an --archive that is not the published one (its MD5 differs)')
-    choice = parser.add_argument_group('choice of images')
-    choice.add_argument('--imbalance', type=float, default=100, metavar='FACTOR', help='images of the first class for one of the last')
-    choice.add_argument('--val_per_class', type=int, metavar='N', help='validation images of each class (default: 100, or 10 of CIFAR-100)')
-    choice.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the choice of images')
+                      help='local copy of cifar-10-python.tar.gz or cifar-100-python.tar.gz (default: download it)')
+    data.add_argument('--any_archive', action='store_true', help='accept an --archive that is not the published one (its MD5 differs)')
+    choice = parser.add_argument_group('selection of images')
+    choice.add_argument('--imbalance', type=float, default=100, metavar='FACTOR', help='size of the first class relative to the last')
+    choice.add_argument('--val_per_class', type=int, metavar='N', help='validation images per class (default: 100, CIFAR-100: 10)')
+    choice.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the selection')
     output = parser.add_argument_group('output')
     output.add_argument('--out', metavar='FOLDER', help='folder to write (default: data/cifar10_lt or data/cifar100_lt)')
     return parser
@@ -53,7 +55,7 @@ def get_parser():
 
 def read_archive(path, classes):
     """-> {'train': (uint8 (N, 32, 32, 3), int64 (N,)), 'test': ...}, class names. Nothing is extracted, and no code from the archive runs.
-    Raises `InputError` for an archive of another form, and for one that is larger than `MOST_BYTES` when unpacked."""
+    Raises `InputError` if the archive has a different structure or unpacks to more than `MOST_BYTES`."""
     _, folder, train, test, meta, labels_key, names_key = SETS[classes]
     splits = {}
     try:
@@ -61,25 +63,25 @@ def read_archive(path, classes):
             content = f.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ValueError(f'it has more than {MOST_BYTES >> 20} MB when unpacked')
-        with tarfile.open(fileobj=io.BytesIO(content), mode='r:') as tar:  # not compressed a second time
+        with tarfile.open(fileobj=io.BytesIO(content), mode='r:') as tar:  # 'r:' refuses a second compression
             def load(name):
                 member = tar.getmember(f'{folder}/{name}')
-                if not member.isreg() or member.issparse():  # the holes of a sparse file take no room in the archive, but in memory
-                    raise ValueError(f'{member.name} is no file')
+                if not member.isreg() or member.issparse():  # holes of sparse files are small in the archive but not in memory
+                    raise ValueError(f'{member.name} is not a regular file')
                 return read_cifar_pickle(tar.extractfile(member).read())
             names = read_names(load(meta), names_key, classes)
             for split, files in (('train', train), ('test', [test])):
                 parts = [read_part(load(name), name, labels_key, classes) for name in files]
                 splits[split] = tuple(map(np.concatenate, zip(*parts, strict=True)))
-    except Exception as err:  # of damaged or crafted archives tarfile and pickle raise nearly every kind of error
-        raise InputError(f'{path} is no CIFAR-{classes} archive (python version): {one_line(err) or type(err).__name__}') from err
+    except Exception as err:  # tarfile and pickle raise nearly any exception for a damaged or crafted archive
+        raise InputError(f'{path} is not a CIFAR-{classes} archive (python version): {one_line(err) or type(err).__name__}') from err
     return splits, names
 
 
 def read_names(table, key, classes):
     names = table[key]
     if not isinstance(names, list) or len(names) != classes or not all(isinstance(n, str) and n.isprintable() and n for n in names):
-        raise ValueError(f'{key} must be the names of {classes} classes, without control characters')
+        raise ValueError(f'{key} must hold the names of {classes} classes, without control characters')
     return names
 
 
@@ -88,37 +90,37 @@ def read_part(table, name, key, classes):
     images, labels = table['data'], table[key]
     if not isinstance(images, PickledImages) or not isinstance(labels, list) or len(labels) != len(images.pixels) or not labels \
             or not all(type(label) is int and 0 <= label < classes for label in labels):
-        raise ValueError(f'{name} must hold one or more images, uint8 (N, 3072), and for each a class of 0..{classes - 1}')
+        raise ValueError(f'{name} must hold images, uint8 (N, 3072) with N > 0, and a label in 0..{classes - 1} for each of them')
     return images.pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.int64)
 
 
 def refuse_another(path, md5, any_archive):
-    """Raise `InputError` for a file with another MD5 than the published archive's, or note it where any archive may be taken."""
+    """Raise `InputError` if the MD5 of the file is not that of the published archive; with `any_archive`, only print a note."""
     if not os.path.isfile(path):
         raise InputError(f'--archive {path}: no such file')
     found = file_digest(path, 'md5')
     if found != md5 and not any_archive:
-        raise InputError(f'--archive {path} is not the published archive (MD5 {found}, not {md5}): leave --archive out to download that '
-                         'one, or give --any_archive as well')
+        raise InputError(f'--archive {path} is not the published archive (MD5 {found}, not {md5}): omit --archive to download that '
+                         'one, or add --any_archive to accept this one')
     if found != md5:
         print(f'* Note: {path} is not the published archive (its MD5 differs)')
 
 
 def long_tailed_counts(n_max, classes, imbalance):
-    """int64 (K,), rounded down as in the publications."""
+    """-> training images of each class, int64 (K,), rounded down as in the papers"""
     return np.floor(n_max * np.float64(imbalance) ** (-np.arange(classes) / (classes - 1)) + 1e-9).astype(np.int64)
 
 
 def choose(labels, classes, imbalance, val_per_class, seed):
-    """-> rows of the long-tailed training set and of the validation set."""
+    """-> rows of the long-tailed training set and of the validation set"""
     rng, train, val = np.random.default_rng(seed), [], []
     counts = np.bincount(labels, minlength=classes)
     n_max = counts.min() - val_per_class
     if n_max < 1:
-        raise InputError(f'--val_per_class {val_per_class} leaves nothing of {counts.min()} images of a class')
+        raise InputError(f'--val_per_class {val_per_class} leaves no training images: a class has only {counts.min()} images')
     for c, n in enumerate(long_tailed_counts(n_max, classes, imbalance)):
         if not n:
-            raise InputError(f'--imbalance {imbalance:g} leaves no training image of class {c}: give a smaller one')
+            raise InputError(f'--imbalance {imbalance:g} leaves no training image of class {c}: use a smaller value')
         rows = rng.permutation(np.flatnonzero(labels == c))
         val.append(rows[:val_per_class])
         train.append(rows[val_per_class:val_per_class + n])

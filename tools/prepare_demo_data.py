@@ -1,4 +1,4 @@
-"""Write the demo set: synthetic, long-tailed photographs of eyes in five grades, and train/val/test csvs.
+"""Write the demo set: synthetic fundus images in five grades with a long-tailed distribution, and train/val/test csvs.
 
 Example:
 
@@ -13,7 +13,7 @@ from utils.datasets.demo import write_demo_data
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('--out', default='data/demo', metavar='FOLDER', help='folder to write; nothing happens where it exists')
+    parser.add_argument('--out', default='data/demo', metavar='FOLDER', help='folder to write; if it exists, nothing is written')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the images')
     return parser
 

@@ -155,7 +155,7 @@ def test_content_is_checked(tmp_path, content, message):
 
 @pytest.mark.parametrize('names', [['a'] * 9, 'abcdefghij', [1] * 10, ['a\n* Next, x'] * 10, None])
 def test_names_are_checked(tmp_path, names):
-    with pytest.raises(InputError, match='label_names must be the names of 10 classes'):
+    with pytest.raises(InputError, match='label_names must hold the names of 10 classes'):
         read_archive(archive(tmp_path / 'x.tar.gz', 10, replace={'batches.meta': dumps({'label_names': names})}), 10)
 
 
@@ -189,7 +189,7 @@ def test_an_array_of_false_addresses_is_refused(tmp_path):
     path = archive(tmp_path / 'x.tar.gz', 10, replace={f'data_batch_{i}': FALSE_ADDRESSES for i in range(1, 6)})
     command = [sys.executable, '-m', 'tools.prepare_cifar_lt_data', '--archive', path, '--any_archive', '--out', str(tmp_path / 'out')]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, f'error: {path} is no CIFAR-10 archive (python version): its arrays must hold unsigned '
+    assert (done.returncode, done.stderr) == (1, f'error: {path} is not a CIFAR-10 archive (python version): its arrays must hold unsigned '
                                                  "bytes (u1), not 'O8'\n")
 
 
@@ -254,13 +254,13 @@ def cut(path):
 
 
 @pytest.mark.parametrize(('write', 'message'), [
-    (zeros, 'more than 256 MB when unpacked'), (pax_chain, 'recursion'), (folder, r'batches\.meta is no file'),
-    (sparse, r'batches\.meta is no file'), (cut, 'end-of-stream'),
+    (zeros, 'more than 256 MB when unpacked'), (pax_chain, 'recursion'), (folder, r'batches\.meta is not a regular file'),
+    (sparse, r'batches\.meta is not a regular file'), (cut, 'end-of-stream'),
     (lambda path: write_tar(path, {'other': b'x'}), "filename 'cifar-10-batches-py/batches.meta' not found"),
     (lambda path: path.write_text('text'), 'Not a gzipped file')], ids=['bomb', 'headers', 'folder', 'sparse', 'cut', 'other', 'text'])
 def test_crafted_archives_are_one_line(tmp_path, write, message):
     write(tmp_path / 'x.tar.gz')
-    with pytest.raises(InputError, match=rf'x\.tar\.gz is no CIFAR-10 archive .*{message}') as error:
+    with pytest.raises(InputError, match=rf'x\.tar\.gz is not a CIFAR-10 archive .*{message}') as error:
         read_archive(str(tmp_path / 'x.tar.gz'), 10)
     assert len(str(error.value).splitlines()) == 1
 

@@ -1,4 +1,4 @@
-"""Downloading, and get_endo_data.sh, against servers on this machine."""
+"""tools.download_file and get_endo_data.sh, tested against servers on this machine."""
 import contextlib
 import functools
 import hashlib
@@ -21,7 +21,7 @@ from utils.common import InputError
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    """Serves byte ranges, as the real server does; `short` closes the connection after that many bytes."""
+    """Serves byte ranges, as the real server does; closes the connection after `short` bytes."""
     short, ranges = None, []
 
     def do_GET(self):
@@ -55,11 +55,11 @@ def server(tmp_path_factory):
         httpd.shutdown()
 
 
-def test_download_continues(server, tmp_path, monkeypatch):
+def test_an_interrupted_download_is_resumed(server, tmp_path, monkeypatch):
     url, source = server
     out = tmp_path / 'new' / 'endo.zip'
     monkeypatch.setattr(Server, 'short', 5000)
-    with pytest.raises(InputError, match='run the command again to go on where it stopped'):
+    with pytest.raises(InputError, match='run the command again to resume'):
         download_file.download(url, str(out))
     assert not out.exists() and os.path.getsize(f'{out}.part') == 5000
     monkeypatch.setattr(Server, 'short', None)
@@ -68,7 +68,7 @@ def test_download_continues(server, tmp_path, monkeypatch):
     assert Server.ranges == [5000] and out.read_bytes() == source.read_bytes() and os.listdir(out.parent) == ['endo.zip']
 
 
-def test_another_file_of_that_name_is_not_continued(server, tmp_path):
+def test_a_part_without_a_record_is_not_resumed(server, tmp_path):
     url, source = server
     (tmp_path / 'endo.zip.part').write_bytes(source.read_bytes() + b'more')
     download_file.download(url, str(tmp_path / 'endo.zip'))
@@ -76,8 +76,8 @@ def test_another_file_of_that_name_is_not_continued(server, tmp_path):
 
 
 class Answers:
-    """A server that gives the nth connection the nth of `answers`, whatever it asks, and then closes it; None: it says nothing.
-    `requests`: what was asked, as text."""
+    """A server that sends the nth of `answers` to the nth connection, whatever the request, and closes it. For None it sends nothing.
+    `requests`: the requests received, as text."""
 
     def __init__(self, *answers):
         self.requests, self.done = [], threading.Event()
@@ -107,7 +107,7 @@ class Answers:
 
 
 def answer(status=200, body=b'', **headers):
-    """Bytes of an answer. A header is given as ETag='"a"' or Content_Range='...'; Content-Length is that of the body if not given."""
+    """-> the bytes of a response. Headers are given as ETag='"a"' or Content_Range='...'; Content-Length defaults to that of the body."""
     headers = {'Content_Length': len(body)} | headers
     lines = [f'HTTP/1.1 {status} X', *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items() if value is not None)]
     return ''.join(f'{line}\r\n' for line in lines).encode() + b'\r\n' + body
@@ -119,7 +119,7 @@ REST = {'status': 206, 'body': FILE[4:], 'Content_Range': 'bytes 4-9/10', 'ETag'
 
 
 def cut_then(tmp_path, first, *later):
-    """Download where the first run ends with the connection. -> (file that the second run writes, requests)"""
+    """Download twice; the connection breaks in the first run. -> (content of the file that the second run writes, requests)"""
     out = tmp_path / 'out'
     with Answers(first, *later) as at:
         with pytest.raises(InputError, match='run the command again'):
@@ -129,20 +129,20 @@ def cut_then(tmp_path, first, *later):
         return out.read_bytes(), at.requests
 
 
-def test_the_rest_is_asked_for_with_the_etag_of_the_first_part(tmp_path):
+def test_the_rest_is_requested_with_the_etag_of_the_first_part(tmp_path):
     content, requests = cut_then(tmp_path, FIRST, answer(**REST))
     assert content == FILE and 'Range: bytes=4-\r\nIf-Range: "a"\r\n' in requests[1]
 
 
 @pytest.mark.parametrize('etag', [{}, {'ETag': 'W/"a"'}], ids=['none', 'weak'])
-def test_without_a_strong_etag_the_time_of_the_last_change_is_sent(tmp_path, etag):
+def test_without_a_strong_etag_last_modified_is_sent(tmp_path, etag):
     time = {'Last_Modified': 'Wed, 21 Oct 2015 07:28:00 GMT'}
     first = answer(200, FILE[:4], Content_Length=10, **etag, **time)
     _, requests = cut_then(tmp_path, first, answer(**REST | {'ETag': None} | etag | time))
     assert 'If-Range: Wed, 21 Oct 2015 07:28:00 GMT\r\n' in requests[1]
 
 
-def test_a_server_that_names_no_version_is_asked_for_the_whole(tmp_path):
+def test_without_a_validator_the_whole_file_is_requested(tmp_path):
     content, requests = cut_then(tmp_path, answer(200, FILE[:4], Content_Length=10), answer(200, FILE))
     assert content == FILE and 'Range' not in requests[1]
 
@@ -159,17 +159,17 @@ def test_a_changed_file_is_downloaded_from_the_start(tmp_path):
     {'Content_Range': f"bytes 4-{'9' * 5000}/10"}],
     ids=['from 0', 'from 5', 'longer', 'too short', 'no range', 'unit', 'backwards', 'other length', 'other ETag', 'no content', 'beyond',
          'absurd'])
-def test_an_answer_that_does_not_go_on_is_not_appended(tmp_path, rest):
+def test_a_response_that_does_not_continue_the_part_is_not_appended(tmp_path, rest):
     content, requests = cut_then(tmp_path, FIRST, answer(**REST | rest), answer(200, FILE))
     assert content == FILE and 'Range' not in requests[2]
 
 
-def test_a_size_that_only_the_first_answer_told_is_enough(tmp_path):
+def test_the_size_in_the_first_response_is_enough(tmp_path):
     assert cut_then(tmp_path, FIRST, answer(**REST | {'Content_Range': 'bytes 4-9/*'}))[0] == FILE
 
 
 def test_parts_of_the_rest_are_joined(tmp_path):
-    """A server may send less than it was asked for."""
+    """A server may send less than was requested."""
     with Answers(FIRST, answer(206, FILE[4:6], Content_Range='bytes 4-5/10', ETag='"a"'),
                  answer(206, FILE[6:], Content_Range='bytes 6-9/10', ETag='"a"')) as at:
         for arrived in (4, 6):
@@ -179,7 +179,7 @@ def test_parts_of_the_rest_are_joined(tmp_path):
     assert (tmp_path / 'out').read_bytes() == FILE
 
 
-def test_the_rest_of_a_cut_chunked_answer_is_complete_or_refused(tmp_path):
+def test_a_cut_chunked_response_is_downloaded_again(tmp_path):
     chunked = {'Transfer_Encoding': 'chunked', 'Content_Length': None, 'ETag': '"a"'}
     with Answers(answer(200, b'4\r\n0123\r\nff\r\n', **chunked), answer(200, b'4\r\n0123\r\n0\r\n\r\n', **chunked)) as at:
         with pytest.raises(InputError, match='IncompleteRead'):
@@ -188,7 +188,7 @@ def test_the_rest_of_a_cut_chunked_answer_is_complete_or_refused(tmp_path):
     assert (tmp_path / 'out').read_bytes() == b'0123'
 
 
-def test_a_part_of_another_address_is_not_continued(tmp_path):
+def test_the_part_of_another_address_is_not_resumed(tmp_path):
     with Answers(FIRST, answer(200, FILE)) as at:
         with pytest.raises(InputError):
             download_file.download(at.url, str(tmp_path / 'out'))
@@ -196,7 +196,7 @@ def test_a_part_of_another_address_is_not_continued(tmp_path):
         assert 'Range' not in at.requests[1] and (tmp_path / 'out').read_bytes() == FILE
 
 
-def test_a_run_that_ended_before_the_file_had_its_name_is_finished(tmp_path):
+def test_a_complete_part_is_renamed(tmp_path):
     (tmp_path / 'out.part').write_bytes(FILE)
     (tmp_path / 'out.part.json').write_text(json.dumps({'url': 'https://example.org/a', 'validator': '"a"', 'total': 10}))
     download_file.download('https://example.org/a', str(tmp_path / 'out'))
@@ -206,7 +206,7 @@ def test_a_run_that_ended_before_the_file_had_its_name_is_finished(tmp_path):
 @pytest.mark.parametrize('text', ['', '{}', '[' * 100_000, '{"url": "URL", "validator": 7, "total": 10}', '\xff',
                                   '{"url": "URL", "validator": "a\\r\\nHost: x", "total": 10}',
                                   '{"url": "URL", "validator": "a", "total": "10"}'])
-def test_a_broken_record_of_the_part_starts_again(tmp_path, text):
+def test_a_broken_record_of_the_part_restarts_the_download(tmp_path, text):
     with Answers(answer(200, FILE)) as at:
         (tmp_path / 'out.part').write_bytes(b'0123')
         (tmp_path / 'out.part.json').write_text(text.replace('URL', at.url), encoding='latin1')
@@ -225,9 +225,9 @@ def test_a_broken_record_of_the_part_starts_again(tmp_path, text):
     ids=['cut chunk', 'status', 'nothing', 'other protocol', 'timeout', 'long line', 'length abc', 'length -1', 'absurd length', 'cut',
          'negative chunk', '404', '500', '204', '206', '200 headers', 'no location', 'location', 'location port', 'location host',
          'location blank', 'escape'])
-def test_what_a_server_may_answer_is_one_line(tmp_path, monkeypatch, first):
+def test_a_bad_response_gives_a_one_line_error(tmp_path, monkeypatch, first):
     monkeypatch.setattr(download_file, 'TIMEOUT', .5)
-    with Answers(first) as at, pytest.raises(InputError, match=r'cannot be downloaded|redirects to an address that is refused') as error:
+    with Answers(first) as at, pytest.raises(InputError, match=r'cannot be downloaded|redirects to a forbidden address') as error:
         download_file.download(at.url, str(tmp_path / 'out'))
     assert str(error.value).isprintable() and not (tmp_path / 'out').exists()
 
@@ -246,7 +246,7 @@ def test_a_relative_redirect_is_followed(tmp_path):
     assert (tmp_path / 'out').read_bytes() == FILE
 
 
-def test_a_circle_of_redirects_ends(tmp_path):
+def test_a_redirect_loop_ends(tmp_path):
     with Answers(*[answer(302, Location='/file.zip')] * 20) as at, pytest.raises(InputError, match='infinite loop') as error:
         download_file.download(at.url, str(tmp_path / 'out'))
     assert str(error.value).isprintable() and len(at.requests) <= 11
@@ -270,10 +270,10 @@ def https(monkeypatch):
 
 
 @pytest.mark.parametrize('location', ['http://example.org/b', 'http://127.0.0.1/b', 'http://localhost/b'])
-def test_https_may_not_lead_back_to_https_through_http(tmp_path, https, location):
+def test_https_may_not_redirect_through_http(tmp_path, https, location):
     with Answers(answer(302, Location=location), answer(302, Location='https://example.org/c'), answer(200, FILE)) as at:
         https(at)
-        with pytest.raises(InputError, match=f'https://example.org/a redirects to an address that is refused: {location} is no https'):
+        with pytest.raises(InputError, match=f'https://example.org/a redirects to a forbidden address: {location} is not an https'):
             download_file.download('https://example.org/a', str(tmp_path / 'out'))
         assert len(at.requests) == 1
 
@@ -296,20 +296,20 @@ def test_a_link_in_place_of_the_part_is_refused(tmp_path):
 @pytest.mark.parametrize('url', ['http://example.org/a', 'file:///etc/passwd', 'https://[::1/a', 'https://a:b/c', 'https://a:99999/c', 'https://',
                                  'https:///a', 'text', '', 'https://example.org/a b', 'https://example.org/\xe4', 'https://example.org/\n'])
 def test_addresses_that_are_refused(tmp_path, url):
-    with pytest.raises(InputError, match='no https address') as error:
+    with pytest.raises(InputError, match='not an https address') as error:
         download_file.download(url, str(tmp_path / 'a'))
     assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize('url', ['http://127.0.0.1:1/a', f"https://{'a' * 70}.invalid/a", 'https://user:word@127.0.0.1:1/'])
 def test_addresses_that_do_not_answer(tmp_path, url):
-    with pytest.raises(InputError, match=r'cannot be downloaded .* with a browser and put it at') as error:
+    with pytest.raises(InputError, match=r'cannot be downloaded .* with a browser and save it as') as error:
         download_file.download(url, str(tmp_path / 'a'))
     assert str(error.value).isprintable()
 
 
 def test_get_endo_data_script(server, tmp_path):
-    """The shell script end to end: download, digest, images, folds."""
+    """Run the whole shell script: download, digest, images and folds."""
     url, source = server
     for name in ('get_endo_data.sh', 'tools', 'utils', 'models', 'requirements.txt'):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -319,7 +319,7 @@ def test_get_endo_data_script(server, tmp_path):
     def script(*flags):
         command = ['bash', tmp_path / 'get_endo_data.sh', '--n_images', '230', '--num_workers', '1', *flags]
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    mistyped = script('--selekt', '.1')  # ends before the download
+    mistyped = script('--selekt', '.1')  # fails before the download
     assert mistyped.returncode == 2 and 'unrecognized arguments: --selekt' in mistyped.stderr and not (tmp_path / 'data').exists()
     wrong = script('--sha256', 'f' * 64)
     assert wrong.returncode == 1 and 'is not the expected file' in wrong.stderr and not (tmp_path / 'data/images').exists()

@@ -1,4 +1,4 @@
-"""Hyper-Kvasir's preparation on a zip of the real form."""
+"""Preparation of Hyper-Kvasir, on small zips with the structure of the real one."""
 import os
 import sys
 import zipfile
@@ -53,7 +53,7 @@ def refused(tmp_path, monkeypatch, message):
 
 
 def line(number, text):
-    """Replace a line of the csv, counted from 1 as a spreadsheet does."""
+    """Replace a line of the csv; lines count from 1, as in a spreadsheet."""
     def replace(csv):
         lines = csv.splitlines(keepends=True)
         return ''.join([*lines[:number - 1], text, *lines[number:]])
@@ -69,16 +69,16 @@ IN_ZIP = r'a\.zip, labeled-images/image-labels\.csv'
     (line(5, 'a,b,c,d,e,f\n'), f'{IN_ZIP} is no csv table: row 5 has 6 cells'),
     (line(5, '00-00-abc\n'), f"{IN_ZIP}, row 5: the cell 'Finding' is empty"),
     (line(7, ',x,finding-01,x\n'), "row 7: the cell 'Video file' is empty"),
-    (lambda csv: line(9, csv.splitlines()[1] + '\n')(csv), "row 9: the cell 'Video file' stands in an earlier row too"),
+    (lambda csv: line(9, csv.splitlines()[1] + '\n')(csv), "row 9: the cell 'Video file' repeats an earlier row"),
     (line(3, '"00-00-abc,x,finding-01,x\n'), f'{IN_ZIP}, row 3: a quotation mark opens a cell'),
     (lambda csv: '', f'{IN_ZIP} is no csv table'), (lambda csv: '\n\n', f'{IN_ZIP} is no csv table'),
-    (lambda csv: csv.splitlines()[0], r'a\.zip has 0 labels, 230 expected'), (lambda csv: None, r'a\.zip holds 0 files image-labels\.csv'),
+    (lambda csv: csv.splitlines()[0], r'a\.zip has 0 labels, expected 230'), (lambda csv: None, r'a\.zip holds 0 files named image-labels\.csv'),
     (lambda csv: csv.replace('Finding', 'Diagnosis'), f"{IN_ZIP} has no columns 'Video file' and 'Finding'"),
     (lambda csv: csv.replace('Organ', 'Finding'), f'{IN_ZIP}, row 1: columns 2 and 3 have the same name'),
-    (line(3, '../../x,x,finding-01,x\n'), '1 labels without an image, 0 expected')],
+    (line(3, '../../x,x,finding-01,x\n'), '1 labels without an image, expected 0')],
     ids=['latin-1', 'utf-16', 'long row', 'short row', 'empty id', 'repeated', 'quote', 'empty', 'blank', 'header', 'none', 'other column',
          'same column', 'outside'])
-def test_broken_labels_are_one_line(tmp_path, monkeypatch, labels, message):
+def test_broken_labels_give_a_one_line_error(tmp_path, monkeypatch, labels, message):
     write_endo_zip(tmp_path / 'a.zip', labels=labels)
     refused(tmp_path, monkeypatch, message)
 
@@ -89,15 +89,15 @@ def test_labels_of_any_dialect_are_read(tmp_path, monkeypatch):
     assert len(pd.read_csv(tmp_path / 'data/val_endo1.csv')) == 46
 
 
-def test_damaged_labels_are_one_line(tmp_path, monkeypatch):
+def test_damaged_labels_give_a_one_line_error(tmp_path, monkeypatch):
     content = write_endo_zip(tmp_path / 'a.zip').read_bytes()
     (tmp_path / 'a.zip').write_bytes(content.replace(b'Lower GI,finding-07', b'Lower GI,finding-17'))
     refused(tmp_path, monkeypatch, f'{IN_ZIP} is damaged: Bad CRC-32')
 
 
-def test_two_tables_of_labels_are_one_line(tmp_path, monkeypatch):
+def test_two_label_tables_give_a_one_line_error(tmp_path, monkeypatch):
     write_endo_zip(tmp_path / 'a.zip', more=[('image-labels.csv', 'a,b\n')])
-    refused(tmp_path, monkeypatch, r'a\.zip holds 2 files image-labels\.csv')
+    refused(tmp_path, monkeypatch, r'a\.zip holds 2 files named image-labels\.csv')
 
 
 def test_a_name_with_control_characters_is_shown_without_them(tmp_path, monkeypatch):
@@ -106,9 +106,9 @@ def test_a_name_with_control_characters_is_shown_without_them(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize('method', [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_methods_that_cannot_be_limited_are_refused(tmp_path, monkeypatch, method):
+def test_compression_methods_without_a_memory_limit_are_refused(tmp_path, monkeypatch, method):
     write_endo_zip(tmp_path / 'a.zip', method=method)
-    refused(tmp_path, monkeypatch, r'\.jpg is packed by another method than deflate')
+    refused(tmp_path, monkeypatch, r'\.jpg is not compressed with deflate')
 
 
 def test_a_total_of_many_gigabytes_is_refused(tmp_path, monkeypatch):
@@ -118,13 +118,13 @@ def test_a_total_of_many_gigabytes_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('damage', ['', 'PK', 'PK\5\6' + 18 * '\0', 'text'], ids=['empty', 'two bytes', 'no files', 'text'])
-def test_a_file_that_is_no_zip_is_one_line(tmp_path, monkeypatch, damage):
+def test_a_file_that_is_not_a_zip_gives_a_one_line_error(tmp_path, monkeypatch, damage):
     (tmp_path / 'a.zip').write_text(damage)
     refused(tmp_path, monkeypatch, r'a\.zip (cannot be read as a zip|holds 0 files)')
 
 
-def test_a_name_that_is_not_utf8_is_one_line(tmp_path, monkeypatch):
-    """Its zip says that the names are UTF-8."""
+def test_a_name_that_is_not_utf8_gives_a_one_line_error(tmp_path, monkeypatch):
+    """The zip declares its names as UTF-8."""
     content = write_endo_zip(tmp_path / 'a.zip', more=[('\xfc\xfc.txt', 'x')]).read_bytes()
     (tmp_path / 'a.zip').write_bytes(content.replace('\xfc\xfc'.encode(), b'\xff\xff\xff\xff'))
     refused(tmp_path, monkeypatch, r'a\.zip cannot be read as a zip: .*decode')
@@ -134,7 +134,7 @@ def test_a_name_that_is_not_utf8_is_one_line(tmp_path, monkeypatch):
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', r'00-00-abc\.jpg: cannot identify image file'),
     (b'\xff\xd8\xff\xc0\0\x0b\x08\x23\x28\x23\x28\x01\x01\x11\0', r'00-00-abc\.jpg: it has 9000 x 9000 pixels')],
     ids=['Postscript', 'large'])
-def test_images_of_another_kind_are_named(tmp_path, monkeypatch, content, message):
+def test_unsuitable_images_are_named(tmp_path, monkeypatch, content, message):
     write_endo_zip(tmp_path / 'old.zip')
     with zipfile.ZipFile(tmp_path / 'old.zip') as old, zipfile.ZipFile(tmp_path / 'a.zip', 'w') as new:
         for member in old.namelist():
@@ -151,12 +151,12 @@ def test_damaged_zip_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r'half\.zip cannot be read'):
         prepare(monkeypatch, f'--zip {half} --out {tmp_path}/data')
     monkeypatch.setattr(sys, 'argv', ['prepare', '--zip', str(write_endo_zip(tmp_path / 'b.zip')), '--out', f'{tmp_path}/data'])
-    with pytest.raises(InputError, match='has 230 images, 10662 expected'):
+    with pytest.raises(InputError, match='has 230 images, expected 10662'):
         prepare_endo_data.main()
 
 
 def test_real_official_folds(real_data):
-    """The authors' csv: 10,662 images in five folds, each finding in every training set."""
+    """The authors' csv has 10,662 images in five folds, with each finding in every training set."""
     official = pd.read_csv(os.path.join(real_data, 'labels', 'hyper_kvasir_5_fold_split.csv'), sep=';')
     table = pd.DataFrame({'image_id': official['file-name'].str.removesuffix('.jpg'),
                           'finding': official['class-name'].astype('category').cat.codes}).sample(frac=1, random_state=1)
@@ -172,6 +172,6 @@ def test_official_folds_of_any_dialect(tmp_path):
     assert [fold.image_id.tolist() for fold in folds] == [[str(i), str(i + 5)] for i in range(5)]
 
 
-def test_no_official_folds(tmp_path):
+def test_absent_official_folds(tmp_path):
     with pytest.raises(InputError, match=r'no such csv of folds \(--splits official\): absent\.csv'):
         endo_folds.official_folds(pd.DataFrame({'image_id': ['a']}), 'absent.csv')

@@ -57,7 +57,7 @@ def test_by_name(tmp_path, monkeypatch, capsys):
         (tmp_path / 'data').mkdir(exist_ok=True)
         (tmp_path / out).write_bytes(served)
     monkeypatch.setattr(download_file, 'download', download)
-    with pytest.raises(InputError, match=r'data/breastmnist_64\.npz is not the file that .* delete it'):
+    with pytest.raises(InputError, match=r'data/breastmnist_64\.npz is not the published file of .* delete it'):
         main(['breastmnist_64'])
     monkeypatch.setitem(SETS, 'breastmnist', SETS['breastmnist']._replace(md5=('', hashlib.md5(served).hexdigest(), '', '')))
     main(['breastmnist_64'])
@@ -166,7 +166,7 @@ def set_in_directory(path, member, offset, value):
 
 @pytest.mark.parametrize(('offset', 'value', 'message'), [
     (24, struct.pack('<I', 4_000_000_000), 'must have 96 bytes|train_labels'), (8, b'\x01', 'train_labels.npy is encrypted'),
-    (10, struct.pack('<H', 99), 'another method than deflate'), (16, b'\0\0\0\0', 'train_labels: Bad CRC-32'),
+    (10, struct.pack('<H', 99), 'is not compressed with deflate'), (16, b'\0\0\0\0', 'train_labels: Bad CRC-32'),
     (0, b'PKxx', 'cannot be read as a zip'), (42, struct.pack('<I', 4_000_000_000), 'train_labels'),
     (6, struct.pack('<H', 99), 'cannot be read as a zip: zip file version 9.9')],
     ids=['size', 'encrypted', 'method', 'checksum', 'signature', 'offset', 'version'])
@@ -176,9 +176,9 @@ def test_a_damaged_directory_is_one_line(tmp_path, offset, value, message):
 
 
 @pytest.mark.parametrize('method', [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_methods_that_cannot_be_limited_are_refused(tmp_path, method):
+def test_compression_methods_without_a_memory_limit_are_refused(tmp_path, method):
     write_npz(tmp_path / 'x.npz', method)
-    refused(tmp_path, 'train_images.npy is packed by another method than deflate')
+    refused(tmp_path, 'train_images.npy is not compressed with deflate')
 
 
 @pytest.mark.parametrize(('limit', 'message'), [(2000, 'train_images.npy has 28,352 bytes when unpacked'),
@@ -217,5 +217,5 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='this system has no named pipes')
 def test_a_named_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'set.npz')
-    with pytest.raises(InputError, match=r'set\.npz is no regular file'):
+    with pytest.raises(InputError, match=r'set\.npz is not a regular file'):
         main([str(tmp_path / 'set.npz')])

@@ -115,7 +115,7 @@ def test_predictions_are_safe_in_spreadsheets_and_can_be_anonymous(tmp_path, sal
 @pytest.mark.parametrize('url', ['http://example.org/a', 'ftp://example.org/a', 'file:///etc/passwd', 'http://localhost.example.org/a',
                                  'http://127.0.0.1.example.org/a', 'http://localhost@example.org/a'])
 def test_only_https(tmp_path, url):
-    with pytest.raises(InputError, match='is no https address'):
+    with pytest.raises(InputError, match='is not an https address'):
         download_file.download(url, str(tmp_path / 'a'))
 
 

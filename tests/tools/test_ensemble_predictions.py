@@ -37,7 +37,7 @@ def test_mean(tmp_path, csvs, capsys, unlabelled):
 
 def test_errors(tmp_path, csvs):
     out = ['--out', str(tmp_path / 'out.csv')]
-    with pytest.raises(InputError, match='two networks or more'):
+    with pytest.raises(InputError, match='at least two networks'):
         main([str(csvs[0]), *out])
     other = write(tmp_path / 'other.csv', random_table(3, n=50, names=['=a', 'b', 'd'])._replace(labels=read_predictions(csvs[0]).labels))
     with pytest.raises(InputError, match='differ in their classes'):
@@ -50,5 +50,5 @@ def test_errors(tmp_path, csvs):
     with pytest.raises(InputError, match=r'differ in \d+ labels'):
         main([str(csvs[0]), str(tmp_path / 'labels.csv'), *out])
     (tmp_path / 'out.csv').touch()
-    with pytest.raises(InputError, match='--overwrite replaces it'):
+    with pytest.raises(InputError, match='use --overwrite to replace it'):
         main([*map(str, csvs), *out])

@@ -170,7 +170,7 @@ def test_spread():
 
 
 @pytest.mark.parametrize(('flags', 'message'), [
-    (['{a}', '{part}'], 'share some of their images'), (['{a}', '--referable', '5'], r'--referable 5 is no grade of 1\.\.4'),
+    (['{a}', '{part}'], 'share some of their images'), (['{a}', '--referable', '5'], r'--referable 5 is outside the grades 1\.\.4'),
     (['{a}', '--at', '90'], 'each --at between 0 and 1'), (['{a}', '--run', '{tmp}'], 'is no run folder: it has no config.cfg'),
     (['{a}', '--train_csv', '{part}'], "'label' may be the class"), (['{a}', '--train_csv', 'x'], 'no such csv: x'),
     (['{a}', '{other}'], 'share some'),
@@ -188,7 +188,7 @@ def test_json_does_not_replace_the_results_of_a_test(tmp_path):
     main([csv, '--draws', '100', '--json', str(file)])
     main([csv, '--draws', '100', '--json', str(file)])  # its own
     file.write_text('{"format": 1}')
-    with pytest.raises(InputError, match=r'--json .*a\.json would replace what a test script wrote'):
+    with pytest.raises(InputError, match=r'--json .*a\.json would overwrite a results file of a test script'):
         main([csv, '--draws', '100', '--json', str(file)])
 
 

@@ -29,7 +29,7 @@ def test_agrees_with_the_test_script(predict, tiny, tmp_path, capsys):
     rows = [table.image_ids.index(f'{image_id}.jpg') for image_id in tested.image_ids]
     np.testing.assert_allclose(table.probs[rows], tested.probs, atol=1e-6)
     out = capsys.readouterr().out
-    assert '... and 19 more' in out and '* Next, see where the network looked: ' in out
+    assert '... and 19 more' in out and '* Next, see heat maps of the predictions: ' in out
 
 
 def test_unreadable_files_are_listed(predict, tiny, tmp_path, capsys):
