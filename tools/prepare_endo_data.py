@@ -1,7 +1,7 @@
-"""Hyper-Kvasir's zip of labelled images -> resized images and the csvs of five folds.
+"""Prepare Hyper-Kvasir: resize the labelled images of its zip, and write the csvs of five folds.
 
-Images are read from the zip one by one, which checks their CRCs; nothing is unpacked, and the output folder gets its
-images and csvs only when all of them are good.
+Images are read directly from the zip, which also checks their CRCs. The output folder gets its images and csvs only if all
+images are intact.
 
 Example, with the zip that bash get_endo_data.sh downloads:
 
@@ -23,11 +23,11 @@ from utils.cli import say_next, script_parser, to_train
 from utils.common import InputError, counted, run_script
 from utils.datasets.archives import one_line, open_zip
 
-SIZE = (640, 512)  # width, height, as the original prepared them
-MOST_BYTES = 64 << 20  # of one unpacked file: the largest image has 2 MB
-MOST_PIXELS = 64 << 20  # of an image: the largest has 2 million
-MOST_IN_TOTAL = 16 << 30  # of all: the images have 4 GB
-_archive = None  # of a worker process
+SIZE = (640, 512)  # width, height, as in the original
+MOST_BYTES = 64 << 20  # limit for one unpacked file; the largest image has 2 MB
+MOST_PIXELS = 64 << 20  # limit for one image; the largest has 2 million
+MOST_IN_TOTAL = 16 << 30  # limit for all unpacked files; the images have 4 GB
+_archive = None  # the zip, opened once in each worker process
 
 
 def _open_archive(path):
@@ -36,13 +36,13 @@ def _open_archive(path):
 
 
 def _resize(member, target):
-    """Read (and check) one member of the archive and save it resized. -> a problem or None"""
+    """Read (and check) one member of the archive and save it resized. -> error message or None"""
     try:
-        with Image.open(io.BytesIO(_archive.read(member)), formats=['JPEG']) as image:  # no others, of which some start programs
+        with Image.open(io.BytesIO(_archive.read(member)), formats=['JPEG']) as image:  # some decoders start programs
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f'it has {image.width} x {image.height} pixels')
             image.convert('RGB').resize(SIZE, Image.Resampling.BILINEAR).save(target, quality=95)
-    except Exception as err:  # of damaged images Pillow raises nearly every kind of error
+    except Exception as err:  # Pillow raises nearly any exception for a damaged image
         return one_line(f'{member}: {err}')
 
 
@@ -50,31 +50,31 @@ def get_parser():
     parser = script_parser(__doc__)
     data = parser.add_argument_group('data')
     data.add_argument('--zip', required=True, metavar='FILE', help='hyper-kvasir-labeled-images.zip')
-    data.add_argument('--n_images', type=int, default=10662, metavar='N', help='images that a complete zip has')
-    data.add_argument('--num_workers', type=int, default=os.cpu_count(), metavar='N', help='processes that resize')
+    data.add_argument('--n_images', type=int, default=10662, metavar='N', help='number of images in a complete zip')
+    data.add_argument('--num_workers', type=int, default=os.cpu_count(), metavar='N', help='processes that resize images')
     folds = parser.add_argument_group('folds')
     folds.add_argument('--splits', nargs='+', default=['original'], metavar=('original|official', 'FILE'),
-                       help="'original', or 'official FILE' with the dataset authors' 5_fold_split.csv")
-    folds.add_argument('--select_fraction', type=float, default=0., metavar='FRACTION', help='share of each training fold cut out as '
-                       'select_endo{i}.csv, to choose the checkpoint on (--csv_val) instead of on the test fold')
+                       help="folds of the original, or 'official FILE' with 5_fold_split.csv of the dataset's authors")
+    folds.add_argument('--select_fraction', type=float, default=0., metavar='FRACTION', help='share of each training fold to set aside '
+                       'as select_endo{i}.csv, to select the best epoch on it (--csv_val) and not on the test fold')
     output = parser.add_argument_group('output')
-    output.add_argument('--out', default='data', metavar='FOLDER', help='folder that gets images/ and {train,val}_endo{1..5}.csv')
+    output.add_argument('--out', default='data', metavar='FOLDER', help='folder for images/ and {train,val}_endo{1..5}.csv')
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
     if args.splits[0] not in ('original', 'official') or len(args.splits) != 1 + (args.splits[0] == 'official'):
-        raise InputError("--splits takes 'original', or 'official' and a file")
+        raise InputError("--splits takes 'original', or 'official' and a csv")
     if not 0 <= args.select_fraction < 1:
-        raise InputError('--select_fraction must be in 0..1')
+        raise InputError('--select_fraction must be at least 0 and below 1')
     with open_zip(args.zip, MOST_BYTES, MOST_IN_TOTAL) as archive:
         table, members = read_labels(archive, args.n_images)
     folds = original_folds(table) if args.splits[0] == 'original' else official_folds(table, args.splits[1])
 
     images, partial = os.path.join(args.out, 'images'), os.path.join(args.out, f'images.{os.getpid()}.tmp')
     if os.path.exists(images):
-        raise InputError(f'{images} exists already: delete it to prepare the images anew')
+        raise InputError(f'{images} already exists: delete it to prepare the images again')
     os.makedirs(partial)
     try:
         with ProcessPoolExecutor(args.num_workers, initializer=_open_archive, initargs=(args.zip,)) as pool:
@@ -86,7 +86,7 @@ def main(argv=None):
         write_folds(folds, args.out, args.select_fraction)
         os.rename(partial, images)
     except BrokenProcessPool as err:
-        raise InputError('a process that resizes images was ended, usually because memory is full: try --num_workers 1') from err
+        raise InputError('a process that resizes images was killed, usually for lack of memory: try --num_workers 1') from err
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     counts = np.bincount(table.finding)

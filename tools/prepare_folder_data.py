@@ -1,14 +1,14 @@
-"""A folder with one folder of images per class -> train/val/test csvs; the images stay where they are.
+"""Write train/val/test csvs for a folder with one subfolder of images per class; the images stay where they are.
 
-FOLDER may also hold the parts as folders train, val and test with the classes in each. They are kept as they are; a part that has no folder
-is cut from train.
+FOLDER may also hold the folders train, val and test with the class folders inside. These splits are kept; a split without a folder is
+drawn from train.
 
 Examples, with pictures/benign/a.jpg, pictures/malignant/deep/b.png, ..., or with pictures/benign/patient12_3.jpg, ...:
 
   python -m tools.prepare_folder_data pictures/
   python -m tools.prepare_folder_data pictures/ --patient_pattern '([^/_]+)_[^/]*$'
 
-Example, with a test set in a folder of its own, of which a class may be missing:
+Example, with a test set in a separate folder, which need not hold every class:
 
   python -m tools.prepare_folder_data other_clinic/ --classes_from data/train_pictures.csv
 """
@@ -41,58 +41,58 @@ from utils.get_loaders import ClassDataset
 WITHOUT_EFFECT = (
     ('label_column', 'without --classes_from', lambda a: not a.classes_from),
     *((flag, 'with --classes_from, which makes one csv', lambda a: a.classes_from) for flag in ('val_fraction', 'test_fraction', 'seed')),
-    *((f'{name}_fraction', f'where {name} images have a folder', lambda a, name=name: name in a.parts)
+    *((f'{name}_fraction', f'if the {name} images have a folder', lambda a, name=name: name in a.parts)
       for name in ('val', 'test')),
 )
 SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
-BESIDE_SPLIT = {'data', 'dataset', 'image', 'images', 'set', 'split'}  # words that leave the name of a part what it is
+BESIDE_SPLIT = {'data', 'dataset', 'image', 'images', 'set', 'split'}  # further words in the folder name of a split
 NO_CLASS = re.compile(r'fold[\W_]*\d+|(annotation|evaluation|image|label|mask|segmentation)s?|dev|eval', re.IGNORECASE)
 MASK = re.compile(r'(.+)_(?:mask|segmentation)(?:_\d+)?')
 
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('folder', help='folder that holds one folder of images per class, named like the class')
+    parser.add_argument('folder', help='folder with one subfolder of images per class, named after the class')
     classes = parser.add_argument_group('classes')
-    classes.add_argument('--classes_from', metavar='CSV', help='csv that says how the classes are numbered, such as the training csv; all '
-                         'images become one csv, test_NAME.csv')
+    classes.add_argument('--classes_from', metavar='CSV', help='csv with the class names and numbers to use, such as the training csv; '
+                         'all images go to one csv, test_NAME.csv')
     classes.add_argument('--label_column', metavar='COLUMN', help=f'--classes_from: {LABEL_HELP}')
     split = parser.add_argument_group('split')
-    split.add_argument('--patient_pattern', metavar='REGEX', help='regular expression whose one group (...) finds the patient in the path '
-                       'below FOLDER; the images of a patient come into the same part (default: every image is a patient of its own)')
-    split.add_argument('--val_fraction', type=float, default=.1, metavar='FRACTION', help='share of the patients for validation')
-    split.add_argument('--test_fraction', type=float, default=.2, metavar='FRACTION', help='share of the patients for testing')
+    split.add_argument('--patient_pattern', metavar='REGEX', help='regular expression whose only group (...) matches the patient in the path '
+                       'below FOLDER; all images of a patient go to the same split (default: each image counts as a patient)')
+    split.add_argument('--val_fraction', type=float, default=.1, metavar='FRACTION', help='share of patients for validation')
+    split.add_argument('--test_fraction', type=float, default=.2, metavar='FRACTION', help='share of patients for testing')
     split.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the split')
     output = parser.add_argument_group('output')
-    output.add_argument('--out', default='data', metavar='FOLDER', help='folder of the csvs')
-    output.add_argument('--name', metavar='NAME', help='name of the set, in train_NAME.csv (default: the name of the folder)')
+    output.add_argument('--out', default='data', metavar='FOLDER', help='folder for the csvs')
+    output.add_argument('--name', metavar='NAME', help='name of the data set, as in train_NAME.csv (default: name of the folder)')
     add_private_flag(output)
     return parser
 
 
 def natural(text):
-    """Key that sorts grade2 before grade10."""
+    """-> sort key that puts grade2 before grade10"""
     return [int(part) if i % 2 else part.lower() for i, part in enumerate(re.split(r'([0-9]+)', text))], text
 
 
 def readable(folder, image):
     path = os.path.join(folder, image)
-    if not os.path.isfile(path):  # a named pipe would be waited for
+    if not os.path.isfile(path):  # opening a named pipe would block
         return False
     try:
         with Image.open(path, formats=FORMATS):
             return True
-    except Exception:  # of damaged headers Pillow raises nearly every kind of error
+    except Exception:  # Pillow raises nearly any exception for a damaged header
         pass
     try:
-        open_rgb(path)  # slower, but it reads an image whose header alone is damaged
+        open_rgb(path)  # slower, but reads images of which only the header is damaged
     except OSError:
         return False
     return True
 
 
 def split_of(folder):
-    """'train', 'val' or 'test' for a folder called like this part, such as training_set or 'b. Testing Set', else ''."""
+    """-> 'train', 'val' or 'test' if the name of a folder means that split, such as training_set or 'b. Testing Set'; else ''"""
     words = [word for word in re.findall('[a-z]+', folder.lower()) if len(word) > 1]
     splits = [SPLITS.get(word) or SPLITS.get(word.removesuffix('set')) for word in words]
     known = {split for split in splits if split}
@@ -101,28 +101,28 @@ def split_of(folder):
 
 
 def class_depth(folder, images):
-    """Which folder of their paths names the class: the first, 0, or the second, 1, where the first are train, val and test. Raises
-    `InputError` for another folder beside these."""
+    """-> depth of the class folders in the paths: 0, or 1 if they are in the folders train, val and test. Raises `InputError` for any other
+    folder beside these."""
     tops = {image.split('/')[0] for image in images if '/' in image}
     classes = {tuple(image.split('/')[:2]) for image in images if image.count('/') > 1 and split_of(image.split('/')[0]) == 'train'}
     if len(classes) < 2:
         return 0
     if others := sorted(top for top in tops if not split_of(top)):
-        raise InputError(f"{folder}: the classes are folders below {' and '.join(sorted(tops - set(others)))}, but {' and '.join(others)} "
-                         f"{'is' if len(others) == 1 else 'are'} none of train, val and test: rename or remove {' and '.join(others)}")
+        raise InputError(f"{folder}: the class folders are in {' and '.join(sorted(tops - set(others)))}, but {' and '.join(others)} "
+                         f"{'is' if len(others) == 1 else 'are'} not train, val or test: rename or remove {' and '.join(others)}")
     return 1
 
 
 def masks(images):
-    """Those of the paths `images` that are masks of others, as a_mask.png is of a.png."""
+    """-> those of the paths `images` that are masks of other images, such as a_mask.png of a.png"""
     stems = {os.path.splitext(image)[0] for image in images}
     found = [MASK.fullmatch(os.path.splitext(image)[0]) for image in images]
     return [image for image, match in zip(images, found, strict=True) if match and match[1] in stems]
 
 
 def read_folder(folder):
-    """-> table image_id (with extension, relative to `folder`), name (of the class), part (train, val or test where `folder` holds these
-    as folders, else ''); prints what is left out."""
+    """Find the images of `folder`, and print the files that are left out. -> table image_id (path relative to `folder`, with extension),
+    name (of the class), part (train, val or test if `folder` holds these folders, else '')"""
     if not os.path.isdir(folder):
         raise InputError(f'no such folder: {folder}')
     images, others, unnamable = list_images(folder)
@@ -132,8 +132,8 @@ def read_folder(folder):
               if image.count('/') > depth and not readable(folder, image)}
     for what, files in (('image outside any class folder', [image for image in images if image.count('/') <= depth]),
                         ('mask of another image', of_others), ('image that cannot be opened', sorted(broken)),
-                        ('file without the extension of an image', others),
-                        ('file with a name that is not UTF-8 or holds control characters', unnamable)):
+                        ('file without an image extension', others),
+                        ('file with a name that is not UTF-8 or contains control characters', unnamable)):
         if files:
             noun, rest = what.split(' ', 1)
             print(f'* Left out: {counted(len(files), noun)} {rest}: {preview([one_line(file) for file in files])}')
@@ -143,54 +143,55 @@ def read_folder(folder):
 
 
 def classes_of(data):
-    """name -> number of the classes in `data` (ClassDataset). Raises `InputError` where these do not belong together one to one."""
+    """-> {class name: number} of `data` (ClassDataset). Raises `InputError` unless names and numbers match one to one."""
     pairs, csv = data.named_classes(), data.csv_path
     if not pairs or pairs[0][0] < 0:
-        raise InputError(f'--classes_from {csv} must have the names of the classes in a column name, and their numbers in the last one, or '
-                         'in the one that --label_column names')
+        raise InputError(f"--classes_from {csv} must have the class names in a column 'name', and the class numbers in the last column or "
+                         'in --label_column')
     for of, by in ((0, 1), (1, 0)):
         for value in {pair[of] for pair in pairs}:
             several = [str(pair[by]) for pair in pairs if pair[of] == value]
             if len(several) > 1:
-                raise InputError(f"--classes_from {csv}: {('class', 'name')[of]} {value} stands beside {' and '.join(several)}")
+                raise InputError(f"--classes_from {csv}: {('class', 'name')[of]} {value} has the {('names', 'classes')[of]} "
+                                 f"{' and '.join(several)}")
     return {name: number for number, name in pairs}
 
 
 def number_classes(table, folder, training=None):
-    """-> (name -> number of the classes, (N,) label of each row of `table`). Classes are those of `training` (ClassDataset), else the
-    folders of images, or of training images where these are apart, in natural order. Raises `InputError` for a folder that is no class."""
+    """-> ({class name: number}, (N,) label of each row of `table`). The classes are those of `training` (ClassDataset), or else the folders
+    of images (in train, if there are splits) in natural order. Raises `InputError` for a folder that is not a class."""
     present = sorted(table.name.unique(), key=natural)
     if training:
         numbers, source = classes_of(training), training.csv_path
         if not len(table):
-            raise InputError(f'{folder} must hold a folder of images for at least one class of {source}: it has none')
+            raise InputError(f'{folder} has no images in class folders: it needs at least one class of {source}')
         if table.part.any():
-            raise InputError(f"{folder} holds {', '.join(sorted(table.part.unique()))}, which are no classes: name one of these folders "
-                             'with --classes_from')
+            raise InputError(f"{folder} holds the splits {', '.join(sorted(table.part.unique()))}: with --classes_from, give the folder of "
+                             'one of them')
     else:
         numbers = {name: c for c, name in enumerate(sorted(table.name[table.part.isin(['', 'train'])].unique(), key=natural))}
         source = 'the training images'
         if len(numbers) < 2 or all(split_of(name) or NO_CLASS.fullmatch(name) for name in numbers):
-            what = f"folders with images: {', '.join(present) or 'none'}" + (', which are no classes' if len(present) > 1 else '')
-            raise InputError(f'{folder} must hold one folder of images for each of two or more classes ({what}); a test set with the '
-                             'classes of a training csv takes --classes_from CSV')
-    by_name = {unicodedata.normalize('NFC', name.strip()): number for name, number in numbers.items()}  # macOS writes accents apart
+            what = f"folders with images: {', '.join(present) or 'none'}" + (', which are not classes' if len(present) > 1 else '')
+            raise InputError(f'{folder} must hold one folder of images for each of two or more classes ({what}); for a test set, give the '
+                             'training csv with --classes_from')
+    by_name = {unicodedata.normalize('NFC', name.strip()): number for name, number in numbers.items()}  # macOS stores accents as separate characters
     labels = [by_name.get(unicodedata.normalize('NFC', name.strip())) for name in table.name]
     unknown = sorted({name for name, label in zip(table.name, labels, strict=True) if label is None}, key=natural)
     if unknown:
-        raise InputError(f"{folder}: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} no class of {source} "
+        raise InputError(f"{folder}: {', '.join(unknown)} {'is not a class' if len(unknown) == 1 else 'are not classes'} of {source} "
                          f"({', '.join(numbers)}): rename or remove {'this folder' if len(unknown) == 1 else 'these folders'}")
     return numbers, labels
 
 
 def patients(image_ids, pattern):
-    """What the one group of `pattern` finds in each id. Raises `InputError` naming the first id in which it finds nothing."""
+    """-> what the only group of `pattern` matches in each id. Raises `InputError` naming the first id without a match."""
     try:
         compiled = re.compile(pattern)
     except re.error as err:
-        raise InputError(f'--patient_pattern {pattern} is no regular expression: {err}') from err
+        raise InputError(f'--patient_pattern {pattern} is not a valid regular expression: {err}') from err
     if compiled.groups != 1:
-        raise InputError(f'--patient_pattern {pattern} must have one group (...), it has {compiled.groups}')
+        raise InputError(f'--patient_pattern {pattern} must have one group (...), not {compiled.groups}')
     found = [compiled.search(image_id) for image_id in image_ids]
     missing = [image_id for image_id, match in zip(image_ids, found, strict=True) if not (match and match.group(1))]
     if missing:
@@ -199,7 +200,7 @@ def patients(image_ids, pattern):
 
 
 def add_patients(table, pattern):
-    """Insert `patient_id` into `table` -> (N,) groups of images that must stay together; an image of nobody is a group of its own."""
+    """Insert `patient_id` into `table`. -> (N,) group of each image: its patient, or only the image itself if it has none"""
     if not pattern:
         return table.image_id
     ids = clean_patients(pd.Series(patients(table.image_id, pattern), table.index, dtype=str))
@@ -208,20 +209,20 @@ def add_patients(table, pattern):
 
 
 def split(table, groups, args):
-    """(N,) train, val or test of each row: the part that it has already, else drawn."""
+    """-> (N,) train, val or test for each row: that of its folder, or a random one"""
     part, drawn = table.part.to_numpy(object), table.part.isin(['', 'train']).to_numpy()
     fractions = [0. if (part == name).any() else fraction for name, fraction in (('val', args.val_fraction), ('test', args.test_fraction))]
     index = split_groups(groups[drawn], rarity(table.label[drawn]), fractions, args.seed)
     part[drawn] = np.array(['val', 'test', 'train'])[index]
     spread = pd.Series(part).groupby(groups.to_numpy()).nunique()
     if (spread > 1).any():
-        print(f"* Warning: {counted((spread > 1).sum(), 'patient')} in more than one of train, val and test, as the folders are: "
+        print(f"* Warning: {counted((spread > 1).sum(), 'patient')} in more than one of the folders train, val and test: "
               f'{preview(spread.index[spread > 1].tolist())}')
     return part
 
 
 def write_parts(table, part, folder, set_name):
-    """Write <split>_<set_name>.csv for each split in `part`. -> split -> path"""
+    """Write <split>_<set_name>.csv for each split in `part`. -> {split: path}"""
     os.makedirs(folder, exist_ok=True)
     csv = {}
     for name in ('train', 'val', 'test'):
@@ -235,12 +236,12 @@ def write_parts(table, part, folder, set_name):
 
 
 def refuse_unfit_parts(counts, numbers, folder, set_name):
-    """Raise `InputError` for a class without training images, no validation images, or a csv of another split that would stay."""
+    """Raise `InputError` for a class without training images, a split without validation images, or a stale test csv."""
     absent = [name for name, c in numbers.items() if not counts['train'][c]]
     if absent:
-        raise InputError(f"no training image is left of {', '.join(absent)}: give another --seed, or smaller fractions")
+        raise InputError(f"no training images are left of {', '.join(absent)}: give another --seed, or smaller fractions")
     if 'val' not in counts:
-        raise InputError('no validation image is left: give a larger --val_fraction')
+        raise InputError('there are no validation images: give a larger --val_fraction')
     old = os.path.join(folder, f'test_{set_name}.csv')
     if 'test' not in counts and os.path.exists(old):
         raise InputError(f'{old} belongs to an earlier split, and this one has no test images: delete it, or give another --name')
@@ -250,10 +251,10 @@ def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
     if min(args.val_fraction, args.test_fraction) < 0 or args.val_fraction + args.test_fraction >= 1 or not args.val_fraction:
-        raise InputError('--val_fraction must be positive, and leave, together with --test_fraction, images for training')
+        raise InputError('--val_fraction must be above 0, --test_fraction 0 or more, and their sum below 1')
     set_name = args.name or os.path.basename(os.path.abspath(args.folder))
     if os.path.basename(set_name) != set_name:
-        raise InputError(f'--name {set_name} must not hold folders: these are named by --out')
+        raise InputError(f'--name {set_name} must not contain a folder: use --out for that')
     table = read_folder(args.folder)
     warn_without_effect(parser, argv, args, WITHOUT_EFFECT, parts=set(table.part))
     training = None
@@ -261,7 +262,7 @@ def main(argv=None):
         training = ClassDataset(args.classes_from, label_column=args.label_column)
         print(describe_label_column(args.classes_from, training.label_column))
     numbers, table['label'] = number_classes(table, args.folder, training)
-    table['name'] = table.label.map({c: name for name, c in numbers.items()})  # as training spells it
+    table['name'] = table.label.map({c: name for name, c in numbers.items()})  # the spelling of the training csv
     groups = add_patients(table, args.patient_pattern)
     part = np.full(len(table), 'test') if args.classes_from else split(table, groups, args)
     counts = {name: np.bincount(table.label[part == name], minlength=max(numbers.values()) + 1)
@@ -269,7 +270,7 @@ def main(argv=None):
     if not args.classes_from:
         refuse_unfit_parts(counts, numbers, args.out, set_name)
     if training:
-        table = table.rename(columns={'label': training.label_column})  # a test looks for the column of the training
+        table = table.rename(columns={'label': training.label_column})  # the test scripts look for this column
     keep_private(args.private, beside=args.out)
     csv = write_parts(table, part, args.out, set_name)
     for name, c in sorted(numbers.items(), key=itemgetter(1)):

@@ -1,6 +1,6 @@
-"""A MedMNIST set, downloaded by its name or from a file (.npz) -> PNG images and train/val/test csvs, in the official split.
+"""Prepare a MedMNIST set, given by name or as an .npz file: write PNG images and the train/val/test csvs of the official split.
 
-Examples; a name is downloaded, into data/:
+Examples (a set given by name is downloaded to data/):
 
   python -m tools.prepare_medmnist_data retinamnist_224
   python -m tools.prepare_medmnist_data data/retinamnist_224.npz --out data/retinamnist_again
@@ -17,22 +17,22 @@ from utils.datasets.npz_images import read_npz
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('source', metavar='NAME_OR_NPZ', help=f"a name ({', '.join(SETS)}; with _64, _128 or _224 for larger images), or a "
-                        'file of such a set: two-dimensional, one label per image')
-    parser.add_argument('--class_names', metavar='A,B,...', help='names in the order of the classes (default: those of the set)')
+    parser.add_argument('source', metavar='NAME_OR_NPZ', help=f"name of a set ({', '.join(SETS)}; with _64, _128 or _224 for larger "
+                        'images), or an .npz file with 2D images and one label per image')
+    parser.add_argument('--class_names', metavar='A,B,...', help='class names, in the order of the labels (default: those of the set)')
     parser.add_argument('--out', metavar='FOLDER', help='folder to write (default: data/<name of the file>)')
     return parser
 
 
 def known_set(name):
-    """'retinamnist_224' -> (its MedMnistSet, MD5 of that file); (None, None) for another name."""
+    """'retinamnist_224' -> (its MedMnistSet, MD5 of the file); (None, None) for an unknown name"""
     files = {base if size == SIZES[0] else f'{base}_{size}': (one, md5)
              for base, one in SETS.items() for size, md5 in zip(SIZES, one.md5, strict=True)}
     return files.get(name, (None, None))
 
 
 def get_file(source):
-    """Path of the .npz that `source` is or names, downloaded where it must be."""
+    """-> path of the .npz file: `source` itself, or the set of that name, downloaded if it is not there"""
     if source.endswith('.npz'):
         return source
     known, md5 = known_set(source)
@@ -54,9 +54,9 @@ def main(argv=None):
     k = 1 + max(int(labels.max()) for _, labels in splits.values())
     names = args.class_names.split(',') if args.class_names else known.class_names if known else [f'class{c}' for c in range(k)]
     if len(names) != k or len(set(names)) != k:
-        raise InputError(f"--class_names: {k} different names expected, not {', '.join(names)}")
+        raise InputError(f"--class_names: expected {k} different names, not {', '.join(names)}")
     write_image_set(folder, name, {split: (images, labels, range(len(labels))) for split, (images, labels) in splits.items()}, names)
-    size = max(64, splits['train'][0].shape[1])  # smaller ones leave no height and width after the networks' strides
+    size = max(64, splits['train'][0].shape[1])  # the strides of the networks would reduce smaller images to nothing
     paths = [os.path.join(folder, file) for file in (f'train_{name}.csv', f'val_{name}.csv', 'images')]
     say_next('train', *to_train(*paths, k, '--im_size', size, '--save_path', f'{name}/instance'))
 

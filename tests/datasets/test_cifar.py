@@ -1,4 +1,4 @@
-"""On generated archives of the published form."""
+"""Preparation of CIFAR-LT, on generated archives with the structure of the published ones."""
 import gzip
 import hashlib
 import io
@@ -22,7 +22,7 @@ from utils.datasets import cifar_pickle
 
 
 class Python2(pickle._Pickler):
-    """Writes text and bytes as Python 2 did, with which the published archives were made."""
+    """Writes text and bytes as Python 2 did, which wrote the published archives."""
     dispatch = pickle._Pickler.dispatch.copy()
 
     def save_text(self, value):
@@ -35,7 +35,7 @@ class Python2(pickle._Pickler):
 def dumps(value, protocol=2):
     buffer = io.BytesIO()
     Python2(buffer, protocol).dump(value)
-    return buffer.getvalue().replace(b'cnumpy._core.', b'cnumpy.core.')  # as numpy called it until version 2
+    return buffer.getvalue().replace(b'cnumpy._core.', b'cnumpy.core.')  # its name before numpy 2
 
 
 def write_tar(path, files, kind=tarfile.REGTYPE):
@@ -49,7 +49,7 @@ def write_tar(path, files, kind=tarfile.REGTYPE):
 
 
 def archive(path, classes, per_class=40, replace=None):
-    """The official layout; `replace`: name of a file -> its bytes."""
+    """Write an archive with the official layout; `replace`: name of a file -> its bytes."""
     _, folder, train, test, meta, labels_key, names_key = SETS[classes]
     rng, files = np.random.default_rng(0), {}
     for name in (*train, test):
@@ -85,12 +85,12 @@ def test_sets(tmp_path, monkeypatch, capsys, classes):
     (10, 5000, 100, 12406), (10, 5000, 50, 13996), (10, 5000, 10, 20431), (10, 5000, 1, 50000), (100, 500, 100, 10847),
     (100, 500, 50, 12608), (100, 500, 10, 19573)])
 def test_published_counts(classes, n_max, imbalance, total):
-    """The sizes that publications give for CIFAR-10-LT and CIFAR-100-LT."""
+    """The sizes of CIFAR-10-LT and CIFAR-100-LT given in papers."""
     counts = long_tailed_counts(n_max, classes, imbalance)
     assert counts.sum() == total and counts[0] == n_max and counts[-1] == n_max // imbalance
 
 
-def test_choice_depends_on_the_seed():
+def test_selection_depends_on_the_seed():
     labels = np.repeat(np.arange(10), 50)
     first, again, other = (choose(labels, 10, 10, 5, seed) for seed in (0, 0, 1))
     assert all((a == b).all() for a, b in zip(first, again, strict=True)) and not (first[1] == other[1]).all()
@@ -107,7 +107,7 @@ def test_the_published_archive_needs_no_flag(tmp_path, monkeypatch, capsys):
     assert 'Note' not in capsys.readouterr().out
 
 
-def test_another_archive_is_refused(tmp_path):
+def test_an_unpublished_archive_is_refused(tmp_path):
     path = archive(tmp_path / 'x.tar.gz', 10)
     with pytest.raises(InputError, match=r'is not the published archive \(MD5 [0-9a-f]{32}, not c58f30108f718f92721af3b95e74349a\): .* '
                                          r'--any_archive'):
@@ -122,7 +122,7 @@ def test_any_archive_without_an_archive_has_no_effect(tmp_path, capsys):
 
 
 def test_names_of_protocol_0_are_read(tmp_path):
-    """The published batches.meta is such a pickle."""
+    """The published batches.meta is a pickle of protocol 0."""
     content = b"(dp1\nS'num_vis'\np2\nI3072\nsS'label_names'\np3\n(lp4\n" + b''.join(b"S'thing %d'\na" % c for c in range(10)) + b's.'
     _, names = read_archive(archive(tmp_path / 'x.tar.gz', 10, replace={'batches.meta': content}), 10)
     assert names == [f'thing {c}' for c in range(10)]
@@ -142,7 +142,7 @@ IMAGES = np.zeros((40, 3072), np.uint8)
     ({'data': np.zeros((40, 784), np.uint8)}, r'array of 31360 bytes must have the shape \(N, 3072\), not \(40, 784\)'),
     ({'data': np.zeros((40, 3072))}, r"unsigned bytes \(u1\), not 'f8'"), ({'data': np.zeros((40, 3072), np.int8)}, "not 'i1'"),
     ({'data': [[0] * 3072] * 40}, 'test_batch must hold'), ({'data': IMAGES[:0], 'labels': []}, 'test_batch must hold'),
-    ({'labels': [10] * 40}, r'class of 0\.\.9'), ({'labels': [-1] * 40}, 'test_batch must hold'),
+    ({'labels': [10] * 40}, r'a label in 0\.\.9'), ({'labels': [-1] * 40}, 'test_batch must hold'),
     ({'labels': [0] * 39}, 'test_batch must hold'), ({'labels': [0.] * 40}, 'test_batch must hold'),
     ({'labels': [10 ** 30] * 40}, 'test_batch must hold'), ({'labels': None}, 'test_batch must hold')],
     ids=['shape', 'float', 'signed', 'list', 'empty', 'class 10', 'negative', 'short', 'float labels', 'huge label', 'no labels'])
@@ -167,25 +167,25 @@ class Evil:
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = archive('x.tar.gz', 10, replace={'data_batch_2': dumps({'data': Evil()})})
-    with pytest.raises(InputError, match=r'no CIFAR-10 archive .*it asks for (posix|nt)\.mkdir'):
+    with pytest.raises(InputError, match=r'not a CIFAR-10 archive .*it asks for (posix|nt)\.mkdir'):
         main(['--archive', path, '--any_archive'])
     assert not os.path.exists('hacked') and not os.path.exists('data')
 
 
 def array_pickle(shape, content, kind=b'cnumpy\ndtype\nU\x02u1\x85R', more=b''):
-    """{'data': array with any shape, type and content, in opcodes, ...}"""
+    """-> a pickle of {'data': array, ...}; shape, type and content of the array are given as opcodes"""
     return (b'\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01' + shape + kind + b'\x89'
             + content + b'tb' + more + b'u.')
 
 
-# Four objects, whose addresses are the 32 bytes of AAAA...
+# An array of four objects, with the 32 bytes AAAA... as their addresses.
 FALSE_ADDRESSES = array_pickle(
     b'K\x04\x85', b'U\x20' + b'A' * 32, b'cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb',
     b'U\x06labels](K\x00K\x01K\x02K\x03e')
 
 
 def test_an_array_of_false_addresses_is_refused(tmp_path):
-    """numpy's own unpickling takes the bytes for objects, and the process crashes."""
+    """numpy's own unpickling would use the bytes as pointers to objects and crash the process."""
     path = archive(tmp_path / 'x.tar.gz', 10, replace={f'data_batch_{i}': FALSE_ADDRESSES for i in range(1, 6)})
     command = [sys.executable, '-m', 'tools.prepare_cifar_lt_data', '--archive', path, '--any_archive', '--out', str(tmp_path / 'out')]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -207,7 +207,7 @@ def test_an_array_of_false_addresses_is_refused(tmp_path):
     (b'(' + b']' * 10_000 + b'.', 'CIFAR')],
     ids=['claims 6 TB', 'negative shape', 'list in shape', 'list as bytes', 'text as dtype', 'memory of the memo', 'memo in text',
          'bytearray', 'buffer', 'obj', 'inst', 'cut', 'empty', 'state of a type', 'state of a stub', 'fromfile', 'scalar', 'nested'])
-def test_crafted_pickles_are_one_line(tmp_path, content, message):
+def test_crafted_pickles_give_a_one_line_error(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
         read_archive(archive(tmp_path / 'x.tar.gz', 10, replace={'data_batch_1': content}), 10)
     assert len(str(error.value).splitlines()) == 1
@@ -220,7 +220,7 @@ def test_a_pickle_of_too_many_opcodes_is_refused(monkeypatch):
 
 
 def pax_chain(path):
-    """Every header is followed by one that describes the next: tarfile calls itself for each."""
+    """Write a chain of headers, each of which describes the next: tarfile recurses for each of them."""
     header = tarfile.TarInfo('x')
     header.type, header.size = tarfile.XHDTYPE, 0
     with gzip.open(path, 'wb') as f:
@@ -232,7 +232,7 @@ def folder(path):
 
 
 def sparse(path):
-    """A file with one hole of 400 GB."""
+    """Write a sparse file with one hole of 400 GB."""
     entry = tarfile.TarInfo('cifar-10-batches-py/batches.meta')
     entry.type = tarfile.GNUTYPE_SPARSE
     header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
@@ -258,7 +258,7 @@ def cut(path):
     (sparse, r'batches\.meta is not a regular file'), (cut, 'end-of-stream'),
     (lambda path: write_tar(path, {'other': b'x'}), "filename 'cifar-10-batches-py/batches.meta' not found"),
     (lambda path: path.write_text('text'), 'Not a gzipped file')], ids=['bomb', 'headers', 'folder', 'sparse', 'cut', 'other', 'text'])
-def test_crafted_archives_are_one_line(tmp_path, write, message):
+def test_crafted_archives_give_a_one_line_error(tmp_path, write, message):
     write(tmp_path / 'x.tar.gz')
     with pytest.raises(InputError, match=rf'x\.tar\.gz is not a CIFAR-10 archive .*{message}') as error:
         read_archive(str(tmp_path / 'x.tar.gz'), 10)

@@ -1,4 +1,4 @@
-"""A file of MedMNIST's form -> images and csvs."""
+"""Preparation of MedMNIST files (.npz) and of crafted ones."""
 import hashlib
 import os
 import re
@@ -46,7 +46,7 @@ def test_contract(tmp_path, capsys, shape):
 
 
 def test_by_name(tmp_path, monkeypatch, capsys):
-    """Fetched from the published address, checked, and kept; the names of the classes are those of the set."""
+    """The file is downloaded from the published address, checked and kept; the class names are those of the set."""
     monkeypatch.chdir(tmp_path)
     data = arrays()
     np.savez(tmp_path / 'served.npz', **{name: value % 2 if 'labels' in name else value for name, value in data.items()})
@@ -85,7 +85,7 @@ ABSURD = 400 * 10 ** 9
 
 
 @pytest.mark.parametrize(('changed', 'message'), [
-    ({'train_labels': np.zeros((12, 14), np.uint8)}, r'train_labels must be one class per image, .* not uint8 \(12, 14\)'),
+    ({'train_labels': np.zeros((12, 14), np.uint8)}, r'train_labels must hold one class per image, .* not uint8 \(12, 14\)'),
     ({'val_images': np.zeros((6, 28, 28, 28), np.uint8)}, 'volumes'),
     ({'test_images': np.zeros((7, 28, 28))}, 'must be uint8'), ({'test_images': np.zeros((0, 28, 28), np.uint8)}, '1 to 1,000,000 images'),
     ({'test_images': np.zeros((7, 28, 0), np.uint8)}, 'of 1 to 4,096 pixels'),
@@ -99,10 +99,10 @@ ABSURD = 400 * 10 ** 9
     ({'test_labels': np.array([0, 1, -1, 0, 0, 0, 0])}, r'x\.npz: test_labels, image 2: class -1 is not in 0\.\.9999'),
     ({'test_labels': np.full(7, ABSURD)}, 'test_labels, image 0: class 400000000000 is not in'),
     ({'val_labels': np.full(6, 2 ** 64 - 1, np.uint64)}, 'class 18446744073709551615 is not in'),
-    ({'val_labels': np.full(6, 9000)}, r'train_labels name no image of class 3, 4, 5, 6, 7, \.\.\.: classes must be numbered')],
+    ({'val_labels': np.full(6, 9000)}, r'train_labels has no image of class 3, 4, 5, 6, 7, \.\.\.: classes must be numbered')],
     ids=['several', 'volumes', 'floats', 'no images', 'no pixels', 'large', 'columns', 'objects', 'float labels', 'nan', 'bool', 'text',
          'fields', 'times', 'one label', 'few labels', 'negative', 'huge', 'unsigned', 'gap'])
-def test_arrays_that_are_no_set_are_one_line(tmp_path, changed, message):
+def test_unsuitable_arrays_give_a_one_line_error(tmp_path, changed, message):
     np.savez(tmp_path / 'x.npz', **(arrays() | changed))
     refused(tmp_path, message)
 
@@ -119,7 +119,7 @@ def npy(header, content=b''):
 
 
 def write_npz(path, method=zipfile.ZIP_DEFLATED, **members):
-    """The set of `arrays`, but for `members`: name -> bytes of the .npy, None for none."""
+    """Write the set of `arrays`, with some members replaced. `members`: name -> bytes of the .npy, or None to leave it out."""
     np.savez(path, **arrays())
     with zipfile.ZipFile(path) as old:
         files = {name: old.read(name) for name in old.namelist()} | {f'{name}.npy': content for name, content in members.items()}
@@ -141,8 +141,8 @@ def header(shape, descr="'|u1'", order='False'):
     ({'train_images': npy(header(f"(0x{'f' * 9000}, 1, 1)"))}, 'its shape is impossible'),
     ({'train_images': npy(header('(-1, 28, 28)'))}, 'its shape is impossible'),
     ({'train_labels': npy(header('(12,)', "'<i8'"))}, r'train_labels \(12,\) must have 96 bytes, not 0'),
-    ({'train_labels': npy(header('(400000000000,)', "'<i8'"))}, 'must be one class per image'),
-    ({'train_labels': npy(header('(12,)', "'|O'"), b'cos\nsystem\n.')}, 'must be one class per image'),
+    ({'train_labels': npy(header('(400000000000,)', "'<i8'"))}, 'must hold one class per image'),
+    ({'train_labels': npy(header('(12,)', "'|O'"), b'cos\nsystem\n.')}, 'must hold one class per image'),
     ({'train_labels': npy(header('(12,)', "'V400000000000'"))}, 'train_labels'),
     ({'train_labels': npy('(' * 9000)}, 'train_labels'), ({'train_labels': npy('-' * 9000 + '1')}, 'train_labels'),
     ({'train_labels': npy(' ' * 100_000)}, 'train_labels'), ({'train_labels': npy('{}')}, 'train_labels'),
@@ -151,13 +151,13 @@ def header(shape, descr="'|u1'", order='False'):
     ({'test_labels': None}, 'test_labels: .*There is no item named'), ({'../x': b'a'}, r'\.\./x\.npy leads out of the folder')],
     ids=['no pixels', 'claims 50 TB', 'claims 400 GB', 'hexadecimal', 'negative', 'no labels', 'claims labels', 'pickle', 'large items',
          'nested', 'minus', 'long', 'no keys', 'empty', 'version', 'header of 4 GB', 'absent', 'outside'])
-def test_crafted_members_are_one_line(tmp_path, members, message):
+def test_crafted_members_give_a_one_line_error(tmp_path, members, message):
     write_npz(tmp_path / 'x.npz', **members)
     refused(tmp_path, message)
 
 
 def set_in_directory(path, member, offset, value):
-    """Write the bytes `value` at `offset` of the entry of `member` in the zip's directory."""
+    """Write the bytes `value` at `offset` of the entry of `member` in the central directory of the zip."""
     content = bytearray(path.read_bytes())
     at = content.rindex(f'{member}.npy'.encode()) - 46 + offset
     content[at:at + len(value)] = value
@@ -170,7 +170,7 @@ def set_in_directory(path, member, offset, value):
     (0, b'PKxx', 'cannot be read as a zip'), (42, struct.pack('<I', 4_000_000_000), 'train_labels'),
     (6, struct.pack('<H', 99), 'cannot be read as a zip: zip file version 9.9')],
     ids=['size', 'encrypted', 'method', 'checksum', 'signature', 'offset', 'version'])
-def test_a_damaged_directory_is_one_line(tmp_path, offset, value, message):
+def test_a_damaged_directory_gives_a_one_line_error(tmp_path, offset, value, message):
     set_in_directory(write_npz(tmp_path / 'x.npz'), 'train_labels', offset, value)
     refused(tmp_path, message)
 
@@ -183,7 +183,7 @@ def test_compression_methods_without_a_memory_limit_are_refused(tmp_path, method
 
 @pytest.mark.parametrize(('limit', 'message'), [(2000, 'train_images.npy has 28,352 bytes when unpacked'),
                                                 (30_000, 'x.npz is refused: it has 59,[0-9]{3} bytes when unpacked, more than 30,000')])
-def test_a_zip_bomb_is_refused_by_what_it_claims(tmp_path, monkeypatch, limit, message):
+def test_a_zip_bomb_is_refused_by_its_declared_size(tmp_path, monkeypatch, limit, message):
     monkeypatch.setattr(npz_images, 'MAX_BYTES', limit)
     write_npz(tmp_path / 'x.npz')
     refused(tmp_path, message)
@@ -197,7 +197,7 @@ def test_damaged_pixels_leave_nothing(tmp_path):
     refused(tmp_path, 'train_images is damaged: Bad CRC-32')
 
 
-def test_text_is_no_set(tmp_path):
+def test_a_text_file_is_refused(tmp_path):
     (tmp_path / 'x.npz').write_text('text')
     refused(tmp_path, r'x\.npz cannot be read as a zip')
 
@@ -215,7 +215,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='this system has no named pipes')
-def test_a_named_pipe_is_not_waited_for(tmp_path):
+def test_a_named_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / 'set.npz')
     with pytest.raises(InputError, match=r'set\.npz is not a regular file'):
         main([str(tmp_path / 'set.npz')])

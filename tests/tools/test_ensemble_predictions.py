@@ -1,4 +1,4 @@
-"""Several networks as one: means of probabilities, whatever the order of the rows."""
+"""Ensembles: means of probabilities, for any order of the rows."""
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""The exported network against PyTorch, in onnxruntime; weights back through --init."""
+"""Compare the exported network in onnxruntime with PyTorch, and load the exported weights with --init."""
 import json
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ onnxruntime = pytest.importorskip('onnxruntime')
 
 
 def train_one(train, network, classifier):
-    """One epoch, and then weights of the last layer that give a trained-like spread: one epoch predicts nearly the same for all."""
+    """Train one epoch, then replace the weights of the classifier: after one epoch, the predictions are nearly the same for all images."""
     train(f'--save_path a/b --model_name {network}')
     folder = read_checkpoint('experiments/a/b')['folder']
     info = torch.load(f'{folder}/{FILE_NAME}', weights_only=True)
@@ -28,7 +28,7 @@ def train_one(train, network, classifier):
 
 
 def expected(images):
-    """Independently of the project's own normalisation, in float64."""
+    """-> logits in float64, computed without the project's own normalisation"""
     loaded = load_model('experiments/a/b')
     mean, std = (np.array(loaded.info[name]).reshape(1, 3, 1, 1) for name in ('mean', 'std'))
     with torch.inference_mode():
@@ -52,7 +52,7 @@ def test_export(train, tiny, capsys, kind, output, network, classifier):
         given = images[:n] if kind == 'uint8' else images[:n].astype(np.float32) / 255
         found, = session.run([output], {'images': given})
         np.testing.assert_allclose(found, wanted[:n], atol=1e-4)
-    assert np.ptp(wanted, axis=0).max() > 1e-3  # else a network that ignores its input would pass
+    assert np.ptp(wanted, axis=0).max() > 1e-3  # otherwise a network that ignores its input would pass
 
     text = Path('results/a/b/model.json').read_text()
     facts = json.loads(text)
@@ -66,7 +66,7 @@ def test_export(train, tiny, capsys, kind, output, network, classifier):
 
 def test_errors(train, tmp_path):
     train_one(train, 'tiny_test', 'classifier.1')
-    with pytest.raises(InputError, match=r'ONNX differs from PyTorch by .* more than --tolerance 0'):
+    with pytest.raises(InputError, match=r'model\.onnx is not written: its output differs from PyTorch by .* more than --tolerance 0'):
         main(['--load_path', 'experiments/a/b', '--tolerance', '0'])
     assert list((tmp_path / 'results' / 'a' / 'b').iterdir()) == []
     (tmp_path / 'x.jpg').write_text('text')

@@ -1,4 +1,4 @@
-"""Predictions of images that stand in no csv."""
+"""Predictions for images that are not in a csv."""
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,7 +46,7 @@ def test_unreadable_files_are_listed(predict, tiny, tmp_path, capsys):
     table = predict(folder, folder / 'absent.jpg', folder / 'a.PNG', folder / 'hollow', '--gradcam')
     assert table.image_ids == ['a.PNG', 'deep/a.jpg']
     out = capsys.readouterr().out
-    assert '5 of 7 cannot be read' in out and 'hollow: no images' in out and 'absent.jpg: no such file' in out and 'notes' not in out
+    assert '5 of 7 images cannot be read' in out and 'hollow: no images' in out and 'absent.jpg: no such file' in out and 'notes' not in out
     assert 'cut.jpg: image file is truncated' in out and str(tmp_path) not in out.split('cannot be read')[1]
     assert Image.open('results/a/b/gradcam/deep/a.jpg').size == (56, 28) and Image.open('results/a/b/gradcam/a.jpg').size == (56, 28)
 
@@ -56,7 +56,8 @@ def test_errors(predict, tmp_path):
     (tmp_path / 'none').mkdir()
     for flags, message in ((['x.jpg'], 'none of the images can be read:\n  x.jpg: the content is no image'),
                            (['none'], 'none of .*\n  none: no images in this folder'),
-                           (['x.jpg', '--csv_out', 'a/b.csv'], 'name of a csv file'), (['x.jpg', '--batch_size', 0], '--batch_size'),
+                           (['x.jpg', '--csv_out', 'a/b.csv'], '--csv_out a/b.csv must be a file name'),
+                           (['x.jpg', '--batch_size', 0], '--batch_size'),
                            (['x.jpg', '--zoom_tta', '0.9'], '--zoom_tta 0.9: different numbers from 1')):
         with pytest.raises(InputError, match=message):
             predict(*flags)

@@ -1,9 +1,10 @@
-"""A synthetic five-grade fundus set with EyePACS's class proportions, for trying everything without any data access.
+"""A synthetic fundus data set with five grades and the class proportions of EyePACS, to try the project without real data.
 
-Grades follow the international scale in outline: 0 nothing, 1 microaneurysms, 2 also haemorrhages and exudates, 3 many of
-them, 4 new vessels, with bleeding and scars. Each eye has a severity that scatters around its grade, and lesion numbers are
-Poisson draws from it, so neighbouring grades overlap and no classifier can be perfect. Validation and test set hold more rare
-grades than these proportions give, so that recall is not a matter of a few images. Nothing medical follows from this set.
+Grades roughly follow the international scale: 0 nothing, 1 microaneurysms, 2 also haemorrhages and exudates, 3 many of them,
+4 new vessels, with bleeding and scars. The severity of each eye scatters around its grade, and the severity sets the Poisson
+rates of the lesions. Neighbouring grades therefore overlap, and no classifier can be perfect. The validation and test sets hold
+more images of rare grades than these proportions give, so that recall does not depend on a few images. The set allows no
+medical conclusions.
 """
 import os
 import shutil
@@ -14,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 PROPORTIONS = (.735, .070, .151, .025, .019)
-SPLITS = {'train': (1500, 1), 'val': (300, 30), 'test': (400, 40)}  # images; at least so many of each grade
-SIZE, SCALE = 64, 2  # pixels of the image; drawn SCALE times larger and reduced, for smooth edges
+SPLITS = {'train': (1500, 1), 'val': (300, 30), 'test': (400, 40)}  # images; minimum of each grade
+SIZE, SCALE = 64, 2  # height and width in pixels; images are drawn SCALE times larger and reduced, for smooth edges
 #          severity:    0    1    2    3     4
 RATES = {'dots':      (0.3, 7., 8., 10., 12.),
          'blots':     (0.0, .3, 3., 9.0, 18.),
@@ -26,7 +27,7 @@ RATES = {'dots':      (0.3, 7., 8., 10., 12.),
 
 
 def counts_of(n: int, at_least: int = 1) -> np.ndarray:
-    """Return the images of each grade among `n`, by largest remainder; a grade with fewer than `at_least` is filled up to that."""
+    """-> number of images of each grade among `n`, by largest remainder; grades with fewer than `at_least` are raised to it"""
     exact = np.array(PROPORTIONS) * n
     counts = np.floor(exact).astype(int)
     counts[np.argsort(counts - exact)[:n - counts.sum()]] += 1
@@ -34,8 +35,8 @@ def counts_of(n: int, at_least: int = 1) -> np.ndarray:
 
 
 def write_demo_data(folder: str, seed: int = 0, sizes: dict[str, tuple[int, int]] | None = None) -> None:
-    """Write `folder`/images/*.jpg and `folder`/{train,val,test}_demo.csv, whole or not at all; the same for a seed.
-    `sizes`: split -> arguments of `counts_of`, SPLITS by default."""
+    """Write `folder`/images/*.jpg and `folder`/{train,val,test}_demo.csv, completely or not at all. The images depend only on `seed`.
+    `sizes`: split -> arguments of `counts_of` (default: SPLITS)."""
     partial = f'{folder}.{os.getpid()}.tmp'
     os.makedirs(os.path.join(partial, 'images'))
     try:
@@ -54,7 +55,7 @@ def write_demo_data(folder: str, seed: int = 0, sizes: dict[str, tuple[int, int]
 
 
 def _curve(rng, start, angle, *, length, bend, steps=24):
-    """Points of a vessel that leaves `start` at `angle` and keeps turning by about `bend` in all."""
+    """-> points of a vessel that leaves `start` at `angle` and turns by about `bend` in total, and its direction at each point"""
     turns = angle + np.cumsum(rng.normal(bend / steps, .09, steps))
     return start + np.cumsum(np.stack([np.cos(turns), np.sin(turns)], 1) * (length / steps), 0), turns
 
@@ -64,7 +65,7 @@ def _line(draw, points, width):
 
 
 def _vessels(rng, draw, disc, *, radius, side):
-    """Arcades above and below that leave the optic disc towards the macula, and nasal vessels; each with branches."""
+    """Draw the arcades, which run from the optic disc towards the macula above and below it, and the nasal vessels, all with branches."""
     for vertical in (-1, 1):
         for temporal, length, bend in ((1, 2.0, 1.5), (1, 1.5, .7), (-1, .9, .5)):
             heading = np.array([side * temporal, vertical * rng.uniform(1.2, 2.2)])
@@ -81,7 +82,7 @@ def _vessels(rng, draw, disc, *, radius, side):
 
 
 def _lesions(rng, severity, *, radius, centre, disc):
-    """Masks (dark, bright, pale) of the lesions; positions avoid the rim."""
+    """-> masks (dark, bright, pale) of the lesions, which keep away from the rim"""
     size = SIZE * SCALE
     dark, bright, pale = (Image.new('L', (size, size)) for _ in range(3))
     dark_draw, bright_draw, pale_draw = (ImageDraw.Draw(mask) for mask in (dark, bright, pale))
@@ -111,17 +112,17 @@ def _lesions(rng, severity, *, radius, centre, disc):
             loop, _ = _curve(rng, at, rng.uniform(0, 2 * np.pi), length=rng.uniform(.25, .5) * radius,
                              bend=rng.choice([-1, 1]) * rng.uniform(3, 7))
             _line(dark_draw, loop, .8 * SCALE)
-    for _ in range(number['pools']):  # blood before the retina: level above, round below
+    for _ in range(number['pools']):  # preretinal haemorrhages: flat at the top, round at the bottom
         (x, y), r = position(.6), rng.uniform(.18, .32) * radius
         dark_draw.chord([x - r, y - r, x + r, y + r], 0, 180, fill=255)
-    for _ in range(number['membranes']):  # scars that grow along the vessels
+    for _ in range(number['membranes']):  # scars along the vessels
         strand, _ = _curve(rng, position(.6), rng.uniform(0, 2 * np.pi), length=rng.uniform(.6, 1.) * radius, bend=rng.normal(0, 1))
         _line(pale_draw, strand, rng.uniform(2, 3.5) * SCALE)
     return dark, bright, pale
 
 
 def fundus_image(grade: int, rng: np.random.Generator) -> Image.Image:
-    """Draw one RGB photograph of `grade` (0..4), SIZE x SIZE pixels: a disc with vessels, optic disc, macula, light, lesions and noise."""
+    """-> RGB fundus image of `grade` (0..4), SIZE x SIZE pixels, with vessels, optic disc, macula, lesions, uneven lighting and noise"""
     size, side = SIZE * SCALE, rng.choice([-1, 1])
     radius, centre = size * rng.uniform(.45, .48), size / 2 + rng.normal(0, .01 * size, 2)
     disc = centre + radius * np.array([-side * rng.uniform(.5, .6), rng.normal(0, .05)])
@@ -153,7 +154,7 @@ def fundus_image(grade: int, rng: np.random.Generator) -> Image.Image:
     paint(bright, (1., .92, .5), rng.uniform(.75, 1.), .4)
     paint(dark, colour * (.55, .3, .32), rng.uniform(.75, 1.), .35)
     paint(pale, (.80, .76, .68), rng.uniform(.7, 1.), .8)
-    picture *= np.clip((1 - np.hypot(*offset)) * radius / (1.2 * SCALE), 0, 1)[..., None]  # black around the disc
+    picture *= np.clip((1 - np.hypot(*offset)) * radius / (1.2 * SCALE), 0, 1)[..., None]  # black outside of the fundus
     image = Image.fromarray((255 * np.clip(picture, 0, 1)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(0, .35) * SCALE))
     small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), np.float32)
     noisy = small + rng.normal(0, rng.uniform(2, 6), small.shape) * (small.max(-1, keepdims=True) > 12)

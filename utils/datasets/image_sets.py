@@ -1,4 +1,4 @@
-"""Writing arrays of images as a data set of this project: PNG files and csvs."""
+"""Write arrays of images as a data set of this project: PNG files and csvs."""
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from utils.data.read_csv import csv_text
 
 
 def write_image_set(folder: str, name: str, splits: Mapping[str, tuple], class_names: Sequence[str]) -> None:
-    """Write `folder`/images/<split>_<row>.png and `folder`/<split>_<name>.csv, all of them or nothing.
+    """Write `folder`/images/<split>_<row>.png and `folder`/<split>_<name>.csv, completely or not at all.
 
-    `splits`: split -> (images uint8 (N, H, W) or (N, H, W, 3), classes int (N,), rows in the source (N,), which become part of the ids).
+    `splits`: split -> (images uint8 (N, H, W) or (N, H, W, 3), classes int (N,), row numbers in the source (N,), used in the ids).
     Raises `InputError` if the folder exists.
     """
     if os.path.exists(folder):
-        raise InputError(f'{folder} exists: remove it, or name another folder with --out')
+        raise InputError(f'{folder} already exists: remove it, or choose another folder with --out')
     partial = f'{folder}.{os.getpid()}.tmp'
     os.makedirs(os.path.join(partial, 'images'))
     try:
@@ -35,4 +35,4 @@ def write_image_set(folder: str, name: str, splits: Mapping[str, tuple], class_n
     for split, (_, labels, _) in splits.items():
         counts = np.bincount(labels, minlength=len(class_names))
         print(f"* {os.path.join(folder, f'{split}_{name}.csv')}: {counted(len(labels), 'image')}, "
-              f"of each class {' / '.join(map(str, counts))}")
+              f"per class {' / '.join(map(str, counts))}")

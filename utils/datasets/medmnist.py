@@ -1,16 +1,16 @@
 """The single-label image sets of MedMNIST v2 (Yang et al., Scientific Data 2023, CC BY 4.0; DermaMNIST CC BY-NC 4.0).
 
-Class names and the MD5 of each file are those of the authors' package medmnist 3.0.2.
+Class names and MD5 sums are those of the authors' package medmnist 3.0.2.
 """
 from typing import NamedTuple
 
 URL = 'https://zenodo.org/records/10519652/files/{}.npz?download=1'
-SIZES = (28, 64, 128, 224)  # pixels; the file of 28 is <name>.npz, the others <name>_<size>.npz
+SIZES = (28, 64, 128, 224)  # pixels; the file is <name>.npz for 28, and <name>_<size>.npz for the others
 
 
 class MedMnistSet(NamedTuple):
     class_names: tuple
-    md5: tuple  # of the file of each of SIZES
+    md5: tuple  # of the files, in the order of SIZES
 
 
 _ORGANS = ('bladder', 'femur-left', 'femur-right', 'heart', 'kidney-left', 'kidney-right', 'liver', 'lung-left', 'lung-right', 'pancreas',

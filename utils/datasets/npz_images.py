@@ -1,4 +1,4 @@
-"""Images and labels in an .npz of MedMNIST's form: checked by their headers before memory is taken, then read one image at a time."""
+"""Read images and labels from a MedMNIST file (.npz): headers are checked before memory is allocated, and images are read one by one."""
 import io
 import math
 import zipfile
@@ -10,8 +10,8 @@ from utils.common import InputError, preview
 from utils.datasets.archives import one_line, open_zip
 
 SPLITS = ('train', 'val', 'test')
-MAX_IMAGES, MAX_SIDE, MAX_CLASSES = 1_000_000, 4096, 10_000  # of a split; pixels; the largest set has 165,466 images of 224 pixels
-MAX_BYTES = 32 << 30  # of a file when unpacked: the largest, pathmnist_224, has 16 GB
+MAX_IMAGES, MAX_SIDE, MAX_CLASSES = 1_000_000, 4096, 10_000  # images of a split; pixels; the largest set has 165,466 images of 224 pixels
+MAX_BYTES = 32 << 30  # limit for an unpacked file; the largest, pathmnist_224, has 16 GB
 MAX_HEADER = 1 << 16  # bytes
 
 
@@ -27,13 +27,13 @@ class NpzImages:
             with zipfile.ZipFile(self.path) as archive, archive.open(f'{self.name}.npy') as f:
                 f.read(self._begin)
                 for _ in range(self.shape[0]):
-                    yield np.frombuffer(f.read(size), np.uint8).reshape(shape)  # with the last one, zipfile checks the checksum of all
-        except Exception as err:  # of damaged files zipfile raises nearly every kind of error
+                    yield np.frombuffer(f.read(size), np.uint8).reshape(shape)  # zipfile verifies the checksum after the last one
+        except Exception as err:  # zipfile raises nearly any exception for a damaged file
             raise InputError(f'{self.path}: {self.name} is damaged: {one_line(err) or type(err).__name__}') from err
 
 
 def _read_header(archive, name):
-    """-> shape, data type and length in bytes of the header of the array `name`. Raises `InputError` for what is no array."""
+    """-> shape and data type of the array `name`, and the length of its header in bytes. Raises `InputError` if it is not an array."""
     try:
         with archive.open(f'{name}.npy') as f:
             head = io.BytesIO(f.read(MAX_HEADER))
@@ -44,8 +44,8 @@ def _read_header(archive, name):
             raise ValueError('its shape is impossible')
         if by_column and len(shape) > 1:
             raise ValueError(f'it is stored column by column: save it again as numpy.ascontiguousarray({name})')
-    except Exception as err:  # of damaged files zipfile and numpy raise nearly every kind of error
-        raise InputError(f'{archive.filename} is no MedMNIST file, with train, val and test _images and _labels: {name}: '
+    except Exception as err:  # zipfile and numpy raise nearly any exception for a damaged file
+        raise InputError(f'{archive.filename} is not a MedMNIST file, with images and labels for train, val and test: {name}: '
                          f'{one_line(err) or type(err).__name__}') from err
     return shape, dtype, head.tell()
 
@@ -62,18 +62,18 @@ def _images(archive, name):
         raise InputError(f'{archive.filename}: {name} must be uint8 (N, H, W) or (N, H, W, 3), not {one_line(dtype, 40)} '
                          f'{one_line(shape, 80)} (volumes are not supported)')
     if not 1 <= shape[0] <= MAX_IMAGES or not all(1 <= side <= MAX_SIDE for side in shape[1:3]):
-        raise InputError(f'{archive.filename}: {name} must be 1 to {MAX_IMAGES:,} images of 1 to {MAX_SIDE:,} pixels a side, not '
+        raise InputError(f'{archive.filename}: {name} must hold 1 to {MAX_IMAGES:,} images of 1 to {MAX_SIDE:,} pixels a side, not '
                          f'{one_line(shape, 80)}')
     _check_size(archive, name, shape=shape, dtype=dtype, begin=begin)
     return NpzImages(archive.filename, name, shape, begin)
 
 
 def _labels(archive, name, n):
-    """int64 (n,)"""
+    """-> int64 (n,)"""
     shape, dtype, begin = _read_header(archive, name)
     if shape not in ((n,), (n, 1)) or dtype.kind not in 'iu':
-        raise InputError(f'{archive.filename}: {name} must be one class per image, integers ({n},) or ({n}, 1), not {one_line(dtype, 40)} '
-                         f'{one_line(shape, 80)} (sets with several labels per image are not supported)')
+        raise InputError(f'{archive.filename}: {name} must hold one class per image, as integers ({n},) or ({n}, 1), not '
+                         f'{one_line(dtype, 40)} {one_line(shape, 80)} (sets with several labels per image are not supported)')
     _check_size(archive, name, shape=shape, dtype=dtype, begin=begin)
     try:
         with archive.open(f'{name}.npy') as f:
@@ -90,7 +90,7 @@ def _labels(archive, name, n):
 def read_npz(path: str) -> dict[str, tuple[NpzImages, np.ndarray]]:
     """Read a set: split -> (`NpzImages`, labels int64 (N,)). Nothing that could run code is read.
 
-    Raises `InputError` for a damaged file, and for sizes, shapes and labels that no set of MedMNIST has.
+    Raises `InputError` for a damaged file, and for sizes, shapes and labels that do not occur in MedMNIST.
     """
     with open_zip(path, MAX_BYTES, MAX_BYTES) as archive:
         splits = {}
@@ -100,6 +100,6 @@ def read_npz(path: str) -> dict[str, tuple[NpzImages, np.ndarray]]:
     classes = np.unique(np.concatenate([labels for _, labels in splits.values()]))
     absent = np.setdiff1d(np.arange(classes[-1] + 1), splits['train'][1])
     if len(absent):
-        raise InputError(f'{path}: train_labels name no image of class {preview(absent.tolist())}: classes must be numbered from 0 without '
-                         'a gap, and each needs a training image')
+        raise InputError(f'{path}: train_labels has no image of class {preview(absent.tolist())}: classes must be numbered from 0 without '
+                         'gaps, and each needs a training image')
     return splits

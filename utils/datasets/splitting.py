@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 def split_groups(groups: ArrayLike, strata: ArrayLike, fractions: Sequence[float], seed: int) -> np.ndarray:
     """Split off `fractions` of the groups, stratified by the largest stratum of each group.
 
-    `groups`: (N,) an id of any kind for each row; `strata`: int (N,). Returns int64 (N,): the index of each row's fraction, or
-    len(fractions) for the rest. A stratum with at least as many groups as there are parts has a group in each; a single group goes to
-    the rest.
+    `groups`: (N,) group id of each row, of any type; `strata`: int (N,). Returns int64 (N,): the index of each row's fraction, or
+    len(fractions) for the rest. If a stratum has at least as many groups as there are parts, each part gets one of them. A single group
+    goes to the rest.
     """
     largest = pd.Series(np.asarray(strata)).groupby(np.asarray(groups)).max()
     rng, part = np.random.default_rng(seed), pd.Series(0, largest.index)
@@ -27,7 +27,7 @@ def split_groups(groups: ArrayLike, strata: ArrayLike, fractions: Sequence[float
 
 
 def rarity(labels: ArrayLike) -> np.ndarray:
-    """Return the rank of each row's class by size, int64 (N,), the rarest highest: strata for groups with images of several classes."""
+    """-> rank of each row's class by size, int64 (N,), highest for the rarest: strata for groups with images of several classes"""
     values, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     rank = np.empty(len(values), np.int64)
     rank[np.argsort(-counts, kind='stable')] = np.arange(len(values))
