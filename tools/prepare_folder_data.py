@@ -58,8 +58,8 @@ def get_parser():
                          'all images go to one csv, test_NAME.csv')
     classes.add_argument('--label_column', metavar='COLUMN', help=f'--classes_from: {LABEL_HELP}')
     split = parser.add_argument_group('split')
-    split.add_argument('--patient_pattern', metavar='REGEX', help='regular expression whose only group (...) matches the patient in the path '
-                       'below FOLDER; all images of a patient go to the same split (default: each image counts as a patient)')
+    split.add_argument('--patient_pattern', metavar='REGEX', help='regular expression with one group (...), which matches the patient in '
+                       'the path below FOLDER; all images of a patient go to the same split (default: each image counts as a patient)')
     split.add_argument('--val_fraction', type=float, default=.1, metavar='FRACTION', help='share of patients for validation')
     split.add_argument('--test_fraction', type=float, default=.2, metavar='FRACTION', help='share of patients for testing')
     split.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the split')
@@ -175,7 +175,8 @@ def number_classes(table, folder, training=None):
             what = f"folders with images: {', '.join(present) or 'none'}" + (', which are not classes' if len(present) > 1 else '')
             raise InputError(f'{folder} must hold one folder of images for each of two or more classes ({what}); for a test set, give the '
                              'training csv with --classes_from')
-    by_name = {unicodedata.normalize('NFC', name.strip()): number for name, number in numbers.items()}  # macOS stores accents as separate characters
+    # NFC because macOS stores accents as separate characters
+    by_name = {unicodedata.normalize('NFC', name.strip()): number for name, number in numbers.items()}
     labels = [by_name.get(unicodedata.normalize('NFC', name.strip())) for name in table.name]
     unknown = sorted({name for name, label in zip(table.name, labels, strict=True) if label is None}, key=natural)
     if unknown:

@@ -249,7 +249,7 @@ def test_training_counts_of_another_column_are_refused(tmp_path, with_fold):
 def test_training_counts_of_other_classes_are_refused(tmp_path):
     write(tmp_path / 'p.csv', random_table(0, names=['a', 'b', 'c']))
     csv = write_csv(tmp_path / 'train.csv', 'image_id,label', 'a,0', 'b,3')
-    with pytest.raises(InputError, match=r"train\.csv, row 3: '3' in column 'label' is no class of 0\.\.2"):
+    with pytest.raises(InputError, match=r"train\.csv, row 3: '3' in column 'label' is not one of the classes 0\.\.2"):
         evaluate_predictions.main([str(tmp_path / 'p.csv'), '--train_csv', str(csv)])
 
 

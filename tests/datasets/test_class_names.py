@@ -1,4 +1,4 @@
-"""Names that a csv reader could take for something else travel from folders into checkpoint, report, csvs and export."""
+"""Class names that a csv reader could misread are kept from the folders to the checkpoint, report, csvs and export."""
 import json
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from utils.testing import scoring
 NAMES = ['007', 'None', 'normal, "benign"']
 
 
-def test_class_names_travel(train, tmp_path):
+def test_class_names_are_kept(train, tmp_path):
     rng = np.random.default_rng(0)
     for name in NAMES:
         (tmp_path / 'set' / name).mkdir(parents=True)

@@ -13,7 +13,7 @@ def test_proportions():
         assert (counts_of(n, at_least) == np.maximum(counts, at_least)).all()
 
 
-def test_written_once_and_the_same_for_a_seed(tmp_path):
+def test_the_images_depend_only_on_the_seed(tmp_path):
     sizes = {'train': (12, 1), 'val': (6, 1), 'test': (6, 2)}
     for name, seed in (('a', 0), ('b', 0), ('c', 1)):
         write_demo_data(str(tmp_path / name), seed, sizes)

@@ -1,4 +1,4 @@
-"""EyePACS's preparation on labels of Kaggle's form."""
+"""Preparation of EyePACS, on labels in Kaggle's format."""
 import os
 import sys
 import zipfile
@@ -41,19 +41,19 @@ def test_real_eyepacs_labels(real_data, tmp_path, monkeypatch):
     assert sum(map(len, parts)) == 35126 and len(parts[1]) == pytest.approx(3513, abs=10) and len(parts[2]) == 0
 
 
-HINT = 'this tool splits EyePACS alone. Of another set make train_NAME.csv and val_NAME.csv with a column image_id'
+HINT = 'this tool only splits EyePACS. For another data set, write train_NAME.csv and val_NAME.csv with a column image_id'
 
 
 @pytest.mark.parametrize(('text', 'message'), [
-    ('image,level\n1_left,0\n1_right,7\n', r"labels\.csv, row 3: level '7' is no integer of 0\.\.4"),
-    ('image,level\n1_left,1.5\n', "row 2: level '1.5' is no integer"), ('image,level\n1_left,\n', "row 2: level '' is no integer"),
+    ('image,level\n1_left,0\n1_right,7\n', r"labels\.csv, row 3: level '7' is not an integer in 0\.\.4"),
+    ('image,level\n1_left,1.5\n', "row 2: level '1.5' is not an integer"), ('image,level\n1_left,\n', "row 2: level '' is not an integer"),
     ('image,level\n1_left,mild\n', "row 2: level 'mild'"),
     ('image,level\n1_left,0\n,1\n', "row 3: image '' does not end in _left or _right"),
     ('image,level\n1_left,0\n1_right_2,1\n', "row 3: image '1_right_2' does not end in _left or _right: " + HINT),
     ('image,level\n000c1434d8d7,2\n', "row 2: image '000c1434d8d7' .*" + HINT),
     ('id_code,diagnosis\n000c1434d8d7,2\n', r"no columns 'image' and 'level' \(its columns: id_code, diagnosis\): " + HINT),
     ('Image name,Retinopathy grade,Risk of macular edema ,,\nIDRiD_001,3,2,,\n', "no columns 'image' and 'level' .*" + HINT),
-    ('image,level\n1_left,0\n2_left,1\n1_left.png,1\n', r"row 4: image '1_left\.png' stands in an earlier row"),
+    ('image,level\n1_left,0\n2_left,1\n1_left.png,1\n', r"row 4: image '1_left\.png' repeats an earlier row"),
     ('image,level\n1_left,0\n1_Left,0\n', 'row 3: .* earlier row'), ('image,level\n"1_left,0\n2_left,1\n', 'row 2: a quotation mark'),
     (None, 'no such csv of labels')])
 def test_eyepacs_errors(tmp_path, monkeypatch, text, message):
@@ -65,7 +65,7 @@ def test_eyepacs_errors(tmp_path, monkeypatch, text, message):
 
 
 def spelled(form, n=300):
-    """A csv of Kaggle's with two eyes a patient, each image named by `form`."""
+    """-> a csv in Kaggle's format with two eyes per patient, each image named by `form`"""
     names = [form.format(i, side) for i in range(10, n + 10) for side in ('left', 'right')]
     return 'image,level\n' + ''.join(f'{name},{i % 5}\n' for i, name in enumerate(names))
 
@@ -80,7 +80,7 @@ def test_both_eyes_of_a_patient_stay_together(tmp_path, monkeypatch, form):
 
 
 @pytest.mark.parametrize('form', ['{1}\\{0}_{1}', '{1}/{0}_{1}', '{0} _{1}'])
-def test_the_patient_is_what_stands_before_the_side(tmp_path, monkeypatch, form):
+def test_the_patient_is_the_text_before_the_side(tmp_path, monkeypatch, form):
     (tmp_path / 'labels.csv').write_text(spelled(form))
     assert sum(part.patient_id.nunique() for part in eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv')) == 300
 
@@ -103,15 +103,15 @@ def test_grades_with_a_decimal_point_are_integers(tmp_path, monkeypatch):
     assert table.level.dtype == np.int64 and (table.name == 'DR' + table.level.astype(str)).all() and (table.level == 1).sum() == 120
 
 
-def test_test_patients_are_no_training_patients(tmp_path, monkeypatch):
+def test_test_patients_must_not_be_training_patients(tmp_path, monkeypatch):
     (tmp_path / 'labels.csv').write_text(spelled('{}_{}'))
     (tmp_path / 'solution.csv').write_text('image,level,Usage\n9_left,0,Public\n012_left.jpeg,0,Public\n')
-    with pytest.raises(InputError, match=r'--test_labels \S+solution\.csv has 1 patient of --labels \S+labels\.csv: 12 '):
+    with pytest.raises(InputError, match=r'--test_labels \S+solution\.csv shares 1 patient with --labels \S+labels\.csv: 12 '):
         eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv', f'--test_labels {tmp_path}/solution.csv')
     assert not (tmp_path / 'data').exists()
 
 
-def test_kaggles_zip_is_to_be_unpacked(tmp_path, monkeypatch):
+def test_kaggles_zip_must_be_unpacked(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / 'labels.csv.zip', 'w') as archive:
         archive.writestr('trainLabels.csv', 'image,level\n1_left,0\n')
     with pytest.raises(InputError, match=r'labels\.csv\.zip is no csv table: it holds zero bytes \(a zip\? unpack it'):
@@ -120,7 +120,7 @@ def test_kaggles_zip_is_to_be_unpacked(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('flags', ['', '--test_fraction 0.1', '--test_labels {}/solution.csv',
                                    '--test_labels {}/solution.csv --test_fraction 0.1'])
-def test_a_test_fraction_without_effect_is_named(tmp_path, monkeypatch, capsys, flags):
+def test_a_test_fraction_without_effect_gives_a_warning(tmp_path, monkeypatch, capsys, flags):
     (tmp_path / 'labels.csv').write_text(spelled('{}_{}'))
     (tmp_path / 'solution.csv').write_text('image,level,Usage\n9_left,0,Public\n9_right,1,Public\n')
     eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv', flags.format(tmp_path))

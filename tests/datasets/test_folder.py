@@ -1,4 +1,4 @@
-"""A folder per class: split, ids, names, and the printed command."""
+"""Preparation of a folder with one subfolder per class: split, ids, class names and the printed command."""
 import os
 
 import numpy as np
@@ -78,26 +78,26 @@ def test_split_groups():
 
 
 @pytest.mark.parametrize(('flags', 'message'), [
-    (['--patient_pattern', 'p'], 'must have one group'), (['--patient_pattern', '('], 'is no regular expression'),
+    (['--patient_pattern', 'p'], 'must have one group'), (['--patient_pattern', '('], 'is not a valid regular expression'),
     (['--patient_pattern', '/(p[0-3])_'], 'finds no patient in 74 of 100 images'), (['--val_fraction', '.9'], '--val_fraction'),
-    (['--val_fraction', '0'], 'must be positive')])
+    (['--val_fraction', '0'], '--val_fraction must be above 0')])
 def test_errors(folder, tmp_path, flags, message):
     with pytest.raises(InputError, match=message):
         prepare(folder, tmp_path, *flags)
     assert not (tmp_path / 'data').exists()
 
 
-def test_splits_are_no_classes(folder, tmp_path):
+def test_splits_are_not_classes(folder, tmp_path):
     for old, new in zip(sorted(CLASSES), ('train', 'val', 'test', 'valid'), strict=True):
         (folder / old).rename(folder / new)
-    with pytest.raises(InputError, match=r'which are no classes.* takes --classes_from CSV'):
+    with pytest.raises(InputError, match=r'which are not classes.* training csv with --classes_from'):
         main([str(folder)])
     with pytest.raises(InputError, match='no such folder'):
         main([str(tmp_path / 'absent')])
 
 
 def pictures(folder, *names, n=6):
-    """`n` images in each of the folders `names` below `folder`."""
+    """Write `n` images to each of the folders `names` below `folder`."""
     for name in names:
         (folder / name).mkdir(parents=True)
         for i in range(n):
@@ -113,7 +113,7 @@ def trained(tmp_path, monkeypatch):
     return 'data/train_pictures.csv'
 
 
-def test_classes_from_a_csv_keep_their_numbers_where_one_is_missing(tmp_path, trained, capsys):
+def test_classes_from_a_csv_keep_their_numbers_if_one_is_missing(tmp_path, trained, capsys):
     main([str(pictures(tmp_path / 'clinic', 'malignant', 'naevus')), '--classes_from', trained])
     test = ClassDataset('data/test_clinic.csv', 'clinic', (8, 8))
     assert test.named_classes() == [(1, 'malignant'), (2, 'naevus')] and len(test) == 12
@@ -129,8 +129,8 @@ def test_one_folder_is_enough_for_classes_from_a_csv(tmp_path, trained):
     assert ClassDataset('data/test_clinic.csv').named_classes() == [(2, 'naevus')]
 
 
-def test_a_folder_that_is_no_class_of_the_csv_is_refused(tmp_path, trained):
-    message = r'clinic: Benign, other are no class of data/train_pictures\.csv \(benign, malignant, naevus\)'
+def test_a_folder_that_is_not_a_class_of_the_csv_is_refused(tmp_path, trained):
+    message = r'clinic: Benign, other are not classes of data/train_pictures\.csv \(benign, malignant, naevus\)'
     with pytest.raises(InputError, match=message):
         main([str(pictures(tmp_path / 'clinic', 'Benign', 'naevus', 'other')), '--classes_from', trained])
 
@@ -143,8 +143,8 @@ def test_classes_from_another_column_keep_its_name(tmp_path):
 
 
 @pytest.mark.parametrize(('rows', 'message'), [
-    ('a,x,0\nb,y,0\n', 'class 0 stands beside x and y'), ('a,x,0\nb,x,1\n', 'name x stands beside 0 and 1'),
-    ('a,x,mel\n', 'must have the names of the classes')])
+    ('a,x,0\nb,y,0\n', 'class 0 has the names x and y'), ('a,x,0\nb,x,1\n', 'name x has the classes 0 and 1'),
+    ('a,x,mel\n', "must have the class names in a column 'name'")])
 def test_classes_from_a_csv_that_conflicts_with_itself(tmp_path, rows, message):
     (tmp_path / 'a.csv').write_text('image_id,name,label\n' + rows)
     with pytest.raises(InputError, match=message):
@@ -153,29 +153,29 @@ def test_classes_from_a_csv_that_conflicts_with_itself(tmp_path, rows, message):
 
 def test_classes_from_a_csv_without_names(tmp_path):
     (tmp_path / 'a.csv').write_text('image_id,label\na,0\nb,1\n')
-    with pytest.raises(InputError, match='must have the names of the classes in a column name'):
+    with pytest.raises(InputError, match="must have the class names in a column 'name'"):
         main([str(pictures(tmp_path / 'clinic', 'x')), '--classes_from', str(tmp_path / 'a.csv')])
 
 
 def test_classes_from_a_csv_and_no_images(tmp_path, trained):
     (tmp_path / 'clinic').mkdir()
-    with pytest.raises(InputError, match='clinic must hold a folder of images for at least one class'):
+    with pytest.raises(InputError, match='clinic has no images in class folders: it needs at least one class'):
         main([str(tmp_path / 'clinic'), '--classes_from', trained])
 
 
-def test_classes_from_a_csv_and_parts_as_folders(tmp_path, trained):
-    with pytest.raises(InputError, match='holds test, train, which are no classes: name one of these folders'):
+def test_classes_from_a_csv_and_splits_as_folders(tmp_path, trained):
+    with pytest.raises(InputError, match='holds the splits test, train: with --classes_from, give the folder of one of them'):
         main([str(pictures(tmp_path / 'clinic', 'train/benign', 'train/naevus', 'test/naevus')), '--classes_from', trained])
 
 
-def test_accents_written_apart_are_one_class(tmp_path, monkeypatch):
+def test_decomposed_accents_are_the_same_class(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'a.csv').write_text('image_id,name,label\na,b\u00e9nin,1\nb,x,0\n', encoding='utf-8')
     main([str(pictures(tmp_path / 'clinic', 'be\u0301nin')), '--classes_from', 'a.csv'])
     assert ClassDataset('data/test_clinic.csv').named_classes() == [(1, 'b\u00e9nin')]
 
 
-def test_parts_as_folders_are_kept(tmp_path, monkeypatch):
+def test_splits_as_folders_are_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'Validation/b', 'test/a', 'test/b'))])
     data = {name: ClassDataset(f'data/{name}_set.csv', 'set') for name in ('train', 'val', 'test')}
@@ -184,7 +184,7 @@ def test_parts_as_folders_are_kept(tmp_path, monkeypatch):
     assert check_data(data, 2) == []
 
 
-def test_a_part_without_a_folder_is_cut_from_train(tmp_path, monkeypatch):
+def test_a_split_without_a_folder_is_drawn_from_train(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'test/b', n=10))])
     data = {name: ClassDataset(f'data/{name}_set.csv', 'set') for name in ('train', 'val', 'test')}
@@ -192,7 +192,7 @@ def test_a_part_without_a_folder_is_cut_from_train(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('names', [('training_set', 'test_set'), ('a. Training Set', 'b. Testing Set'), ('trainset', 'Testset')])
-def test_parts_in_more_than_one_word_are_kept(tmp_path, monkeypatch, names):
+def test_split_folders_with_longer_names_are_kept(tmp_path, monkeypatch, names):
     monkeypatch.chdir(tmp_path)
     main([str(pictures(tmp_path / 'set', *(f'{part}/{name}' for part in names for name in 'ab'), n=10))])
     data = {name: ClassDataset(f'data/{name}_set.csv', 'set') for name in ('train', 'val', 'test')}
@@ -200,18 +200,18 @@ def test_parts_in_more_than_one_word_are_kept(tmp_path, monkeypatch, names):
 
 
 @pytest.mark.parametrize('other', ['unlabelled/x', 'eval/a', 'dev/b'])
-def test_another_folder_beside_the_parts_is_refused(tmp_path, other):
-    with pytest.raises(InputError, match=rf"are folders below test and train, but {other.split('/')[0]} is none of train, val and test: "):
+def test_another_folder_beside_the_splits_is_refused(tmp_path, other):
+    with pytest.raises(InputError, match=rf"class folders are in test and train, but {other.split('/')[0]} is not train, val or test: "):
         main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', other))])
 
 
 @pytest.mark.parametrize('names', [('fold1/a', 'fold1/b', 'fold2/a', 'fold2/b'), ('images/a', 'images/b', 'masks/a', 'masks/b')])
-def test_folds_and_masks_are_no_classes(tmp_path, names):
-    with pytest.raises(InputError, match='which are no classes'):
+def test_folds_and_masks_are_not_classes(tmp_path, names):
+    with pytest.raises(InputError, match='which are not classes'):
         main([str(pictures(tmp_path / 'set', *names))])
 
 
-def test_classes_may_be_called_like_a_part(tmp_path, monkeypatch):
+def test_class_names_may_contain_the_name_of_a_split(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main([str(pictures(tmp_path / 'set', 'stress test', 'test positive', 'label 2', n=10))])
     assert ClassDataset('data/train_set.csv').class_names(3) == ['label 2', 'stress test', 'test positive']
@@ -243,30 +243,30 @@ def test_a_class_folder_that_ends_in_a_blank(tmp_path, monkeypatch):
 
 
 def test_a_name_with_a_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match='--name x/y must not hold folders'):
+    with pytest.raises(InputError, match='--name x/y must not contain a folder'):
         main([str(pictures(tmp_path / 'set', 'a', 'b')), '--name', 'x/y'])
 
 
-def test_a_fraction_of_a_part_with_a_folder_is_named(tmp_path, capsys):
+def test_a_fraction_for_a_split_with_a_folder_gives_a_warning(tmp_path, capsys):
     main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'test/b', n=10)), '--out', str(tmp_path / 'data'),
           '--val_fraction', '0.2', '--test_fraction', '0.3'])
     assert [line for line in capsys.readouterr().out.splitlines() if 'Warning' in line] == [
-        '* Warning: --test_fraction 0.3 has no effect where test images have a folder']
+        '* Warning: --test_fraction 0.3 has no effect if the test images have a folder']
 
 
-def test_a_test_folder_that_is_no_training_class_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r'set: c is no class of the training images \(a, b\)'):
+def test_a_test_folder_that_is_not_a_training_class_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r'set: c is not a class of the training images \(a, b\)'):
         main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'test/c')), '--out', str(tmp_path / 'data')])
 
 
-def test_patients_in_two_part_folders_are_named(tmp_path, capsys):
+def test_patients_in_two_split_folders_give_a_warning(tmp_path, capsys):
     main([str(pictures(tmp_path / 'set', 'train/a', 'train/b', 'test/a', 'val/b')), '--out', str(tmp_path / 'data'),
           '--patient_pattern', '([0-9]+)'])
-    assert '* Warning: 6 patients in more than one of train, val and test, as the folders are: 0, 1, 2, 3' in capsys.readouterr().out
+    assert '* Warning: 6 patients in more than one of the folders train, val and test: 0, 1, 2, 3' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name', ['train', 'training', 'my_train_2', 'Train', 'val', 'test'])
-def test_the_printed_command_finds_its_csvs_whatever_the_folder_is_called(tmp_path, monkeypatch, capsys, name):
+def test_the_printed_command_finds_its_csvs_for_any_folder_name(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     main([str(pictures(tmp_path / name, 'a', 'b', n=10))])
     _, args, _ = parse(next_words(capsys.readouterr().out))
@@ -293,19 +293,19 @@ def test_unknown_patients_are_split_image_by_image(tmp_path, monkeypatch):
     assert [len(table) for table in tables] == [28, 4, 8] and all(table.patient_id.isna().all() for table in tables)
 
 
-def test_no_validation_image_is_an_error(tmp_path):
-    with pytest.raises(InputError, match='no validation image is left: give a larger --val_fraction'):
+def test_an_empty_validation_set_is_an_error(tmp_path):
+    with pytest.raises(InputError, match='there are no validation images: give a larger --val_fraction'):
         main([str(pictures(tmp_path / 'set', 'a', 'b', n=1)), '--out', str(tmp_path / 'data')])
 
 
-def test_a_test_csv_of_an_earlier_split_does_not_stay(tmp_path):
+def test_a_test_csv_of_an_earlier_split_is_an_error(tmp_path):
     main([str(pictures(tmp_path / 'set', 'a', 'b', n=10)), '--out', str(tmp_path / 'data')])
     with pytest.raises(InputError, match=r'test_set\.csv belongs to an earlier split'):
         main([str(tmp_path / 'set'), '--out', str(tmp_path / 'data'), '--test_fraction', '0'])
 
 
-def test_an_image_whose_header_alone_is_damaged_is_kept(tmp_path, monkeypatch):
-    """As soon as `open_rgb` reads it."""
+def test_an_image_with_only_a_damaged_header_is_kept(tmp_path, monkeypatch):
+    """It is kept if `open_rgb` can read it."""
     folder = pictures(tmp_path / 'set', 'a', 'b', n=10)
     (folder / 'a' / '0.png').write_text('damaged header')
     (folder / 'a' / '1.png').write_text('no image')
@@ -322,13 +322,13 @@ def test_names_with_control_characters_are_left_out(tmp_path, capsys):
     main([str(folder), '--out', str(tmp_path / 'data')])
     out = capsys.readouterr().out
     assert ClassDataset(tmp_path / 'data/train_set.csv').class_names(2) == ['a', 'b']
-    assert '* Left out: 13 files with a name that is not UTF-8 or holds control characters: ' in out
+    assert '* Left out: 13 files with a name that is not UTF-8 or contains control characters: ' in out
     assert [line for line in out.splitlines() if line.startswith('* Next, ')] == out.splitlines()[-1:]
     assert all(line.isprintable() for line in out.splitlines())
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='this system has no named pipes')
-def test_a_named_pipe_is_no_image(tmp_path, capsys):
+def test_a_named_pipe_is_not_an_image(tmp_path, capsys):
     os.mkfifo(pictures(tmp_path / 'set', 'a', 'b', n=10) / 'a' / 'pipe.png')
     main([str(tmp_path / 'set'), '--out', str(tmp_path / 'data')])
     assert '* Left out: 1 image that cannot be opened: a/pipe.png\n' in capsys.readouterr().out
