@@ -1,4 +1,4 @@
-"""Commands that scripts print for their users: read, and parsed by the script that they name."""
+"""Read the commands that scripts print for their users, and parse them with the script that they name."""
 import importlib
 import os
 import re
@@ -8,20 +8,20 @@ from utils.cli import ROOT, python
 
 
 def module_of(words):
-    """['python', '-m', 'tools.report', ...] or ['python', 'train_lt_mxp.py', ...] -> (module, its arguments)"""
+    """['python', '-m', 'tools.report', ...] or ['python', 'train_lt_mxp.py', ...] -> (module, arguments)"""
     name, rest = (words[2], words[3:]) if words[1] == '-m' else (words[1].removesuffix('.py').replace('/', '.'), words[2:])
     return importlib.import_module(name), rest
 
 
 def next_words(text):
-    """The last command of a line '* Next, ...: command', as it is typed at the top of the repository."""
+    """-> words of the last command in a line '* Next, ...: command', as typed at the top of the repository"""
     words = shlex.split(re.findall(r'^\* Next, [^:]+: (.*)$', text, re.M)[-1])
     words = words[1:] if words[0] == f'PYTHONPATH={ROOT}' else words
     return [words[0], words[1].removeprefix(ROOT + os.sep), *words[2:]]
 
 
 def parse(words):
-    """-> (module, what its parser makes of the command, arguments)"""
+    """-> (module, parsed arguments, arguments)"""
     assert words[0] == python()
     module, argv = module_of(words)
     return module, module.get_parser().parse_args(argv), argv

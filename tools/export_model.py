@@ -1,4 +1,4 @@
-"""Export a trained network to ONNX, with the normalisation included, and to safetensors, with a JSON file of all that its use needs.
+"""Export a trained network to ONNX, with the normalisation included, and to safetensors, with a JSON file of everything needed to use them.
 
 The ONNX input `images` is (N, 3, H, W) for any N: RGB images resized to H x W, as uint8 or as float32 in 0..1 (--input float). The output
 `probabilities` or `logits` is (N, K). The output is compared with that of PyTorch before the file is written.

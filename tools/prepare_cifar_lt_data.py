@@ -1,4 +1,4 @@
-"""Prepare CIFAR-10-LT or CIFAR-100-LT, whose class counts decrease exponentially, to compare with papers that use these data sets.
+"""Prepare CIFAR-10-LT or CIFAR-100-LT, whose class counts decrease exponentially, to compare with papers that use them.
 
 Class c has n_c = n_max / IMBALANCE^(c / (K - 1)) training images (Cui et al., CVPR 2019; Cao et al., NeurIPS 2019). The validation images,
 the same number for each class, are taken from the training images first. This leaves n_max = 5000 (CIFAR-100: 500) minus that number. The

@@ -54,7 +54,7 @@ def get_parser():
     data.add_argument('--num_workers', type=int, default=os.cpu_count(), metavar='N', help='processes that resize images')
     folds = parser.add_argument_group('folds')
     folds.add_argument('--splits', nargs='+', default=['original'], metavar=('original|official', 'FILE'),
-                       help="folds of the original, or 'official FILE' with 5_fold_split.csv of the dataset's authors")
+                       help="folds of the original repository, or 'official FILE' with 5_fold_split.csv of the dataset's authors")
     folds.add_argument('--select_fraction', type=float, default=0., metavar='FRACTION', help='share of each training fold to set aside '
                        'as select_endo{i}.csv, to select the best epoch on it (--csv_val) and not on the test fold')
     output = parser.add_argument_group('output')

@@ -1,4 +1,4 @@
-"""Every line that the experiment script would run is a valid command."""
+"""run_lt_experiments.sh: its commands are valid, and experiments run in parallel, alone and after an interruption."""
 import os
 import shlex
 import signal
@@ -21,7 +21,7 @@ def test_every_line_parses(scripts, group, n_trainings):
         if words[1] == 'train_lt_mxp.py':
             args = train_lt_mxp.get_parser().parse_args(words[2:])
             args = train_lt_mxp.resolve(args)
-            if args.pretrained_weights:  # stage two starts from a run that this series makes before it
+            if args.pretrained_weights:  # stage two starts from an earlier run of the group
                 assert args.pretrained_weights in runs
                 assert '/instance/' in args.pretrained_weights or '/modern/' in args.pretrained_weights
             runs.append(f'experiments/{args.save_path}')
@@ -35,7 +35,7 @@ def test_every_line_parses(scripts, group, n_trainings):
 
 
 def test_commands_of_the_original_are_accepted():
-    """The lines of its README and experiment script, with their misspellings corrected."""
+    """Commands from the README and experiment script of the original, with their typos corrected."""
     for line in ('--do_mixup 0.1 --save_path eyepacs/mxp_1e-1/mobilenet --model_name mobilenetV2 --n_epochs 30 --metric kappa',
                  '--save_path eyepacs/CDT/mobilenet --model_name mobilenetV2 --weighting CDT --n_epochs 30 --metric kappa',
                  '--save_path endo/F1/2stage/mobilenetV2/BSCE --csv_train data/train_endo1.csv --data_path data/images '
@@ -49,7 +49,7 @@ def test_unknown_group(scripts):
     assert done.returncode == 2 and 'unknown argument isic' in done.stderr
 
 
-# `log` has the order of what happened, since lines on stdout pass through a process of each experiment.
+# Events are also written to `log`, in order: each experiment's stdout passes through a process, which may delay it.
 SIDE_BY_SIDE = '''
 set -euo pipefail
 n_jobs=%d dry= PYTHON=python
@@ -72,26 +72,26 @@ ALL_STARTED = '[ "$(grep -c start log)" -ge $n_jobs ]'
 
 
 def side_by_side(scripts, n_jobs, n_gpus=0, extra=''):
-    """-> the process, and lines of the log as lists of words"""
+    """-> the finished process, and the lines of the log as lists of words"""
     (scripts / 'log').unlink(missing_ok=True)
     done = subprocess.run(['bash', '-c', SIDE_BY_SIDE % (n_jobs, ALL_STARTED, n_gpus, extra)], cwd=scripts, capture_output=True, text=True)
     return done, [line.split() for line in (scripts / 'log').read_text().splitlines()]
 
 
-def test_experiments_side_by_side(scripts):
+def test_parallel_experiments(scripts):
     done, words = side_by_side(scripts, 3, n_gpus=2)
     assert done.returncode == 0, done.stderr
     said = [line.split() for line in done.stdout.splitlines() if line not in ('settled', 'waiting')]
-    assert len(said) == 8 and all(name == f'{word[1]}:' for name, *word in said)  # each line says whose it is
+    assert len(said) == 8 and all(name == f'{word[1]}:' for name, *word in said)  # each line begins with its experiment
     assert [w[0] for w in words[:3]] == ['start'] * 3 and words.index(['settled']) > max(words.index(['end', n]) for n in 'abc')
-    assert sorted(w[2] for w in words[:3]) == ['0', '0', '1'] and words[-2][1] == 'd'  # three slots on two GPUs; d after all
+    assert sorted(w[2] for w in words[:3]) == ['0', '0', '1'] and words[-2][1] == 'd'  # three slots on two GPUs; d runs last
 
 
 def test_one_experiment_after_another(scripts):
     assert [w[0] for w in side_by_side(scripts, 1)[1]] == ['start', 'end'] * 3 + ['settled', 'start', 'end']
 
 
-def test_a_failure_stops_what_is_built_on_it(scripts):
+def test_a_failure_stops_the_experiments_that_depend_on_it(scripts):
     done, words = side_by_side(scripts, 2, extra='bad')
     assert done.returncode == 1 and 'an experiment failed' in done.stderr and ['settled'] not in words
 
@@ -100,7 +100,7 @@ TIME_LEFT = '''
 set -euo pipefail
 n_jobs=%d dry= group=two PYTHON=python
 . tools/experiments.sh
-unset SECONDS  # from here on a plain variable
+unset SECONDS  # makes it a plain variable
 SECONDS=0
 python() { [ "$1" != train_lt_mxp.py ] || SECONDS=$((SECONDS + 10)); }
 train_and_test() {
@@ -115,7 +115,7 @@ two
 
 
 @pytest.mark.parametrize(('n_jobs', 'known', 'times'), [
-    (1, '', ['', '10 s', '10 s', '0 s', '0 s']),  # learnt from the first training
+    (1, '', ['', '10 s', '10 s', '0 s', '0 s']),  # estimated from the first training run
     (2, '', ['', '5 s', '5 s', '0 s', '0 s']),
     (1, 'two_cost() { [ "$2" = train_lt_mxp.py ] && echo 100 || echo 5; }', ['3.5 min', '28 s', '26 s', '1 s', '0 s']),
 ])
@@ -129,26 +129,26 @@ def test_time_left(n_jobs, known, times):
 
 
 @pytest.mark.parametrize('n_jobs', [1, 2])
-def test_an_interrupted_series_says_how_it_goes_on(scripts, n_jobs):
+def test_an_interrupted_group_says_how_to_resume(scripts, n_jobs):
     process = subprocess.Popen(['bash', '-c', SIDE_BY_SIDE % (n_jobs, '[ -e go ]', 0, '')], cwd=scripts, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, start_new_session=True)
     awaited = {'start a'} if n_jobs == 1 else {'start a', 'start b', 'waiting'}
     while awaited:
         line = process.stdout.readline()
         awaited -= {what for what in awaited if what in line}
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole series
+    os.killpg(process.pid, signal.SIGINT)  # to the whole process group, as Ctrl-C in a terminal
     (scripts / 'go').touch()
     _, err = process.communicate()
     assert process.returncode == 130 and err == 'interrupted: run the same command again to resume\n'
 
 
-def test_seeds_that_are_no_numbers_are_refused_before_anything_is_made(scripts):
+def test_seeds_that_are_not_numbers_are_refused_first(scripts):
     done = subprocess.run(['bash', 'run_lt_experiments.sh', '--dry_run'], cwd=scripts, capture_output=True, text=True,
                           env=os.environ | {'SEEDS': '0 a'})
     assert (done.returncode, done.stdout, done.stderr) == (2, '', 'error: SEEDS takes whole numbers, not a\n')
 
 
-def test_the_next_command_of_a_shell_script_works_from_where_it_was_called(scripts, tmp_path_factory):
+def test_the_next_command_works_in_the_folder_where_the_script_was_called(scripts, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp('elsewhere')
     command = ['bash', str(scripts / 'run_lt_experiments.sh'), '--dry_run']
     line = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True).stderr
@@ -158,13 +158,13 @@ def test_the_next_command_of_a_shell_script_works_from_where_it_was_called(scrip
 WORDS = ['python', 'a b', "it's", '$(touch made)', '`touch made`', ';touch made', '"', '*', '\\', '']
 
 
-def test_a_printed_command_is_read_by_a_shell_as_it_was(tmp_path):
+def test_a_shell_reads_a_printed_command_unchanged(tmp_path):
     code = f'dry=1; . {shlex.quote(str(ROOT / "tools/experiments.sh"))}; line=$(do_ "$@"); eval "set -- $line"; printf "%s\\n" "$@"'
     done = subprocess.run(['bash', '-c', code, 'bash', *WORDS], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.split('\n')[:-1] == WORDS, done.stderr
 
 
-def test_a_printed_command_runs_nothing_when_it_is_read(tmp_path):
+def test_reading_a_printed_command_runs_nothing(tmp_path):
     code = f'dry=1; . {shlex.quote(str(ROOT / "tools/experiments.sh"))}; line=$(do_ "$@"); eval "set -- $line"'
     subprocess.run(['bash', '-c', code, 'bash', *WORDS], cwd=tmp_path, check=True)
     assert not (tmp_path / 'made').exists()
@@ -181,11 +181,11 @@ def test_each_experiment_can_be_run_alone(scripts):
     assert [line for only in numbered for line in only] == experiment_lines(scripts, 'eyepacs')
 
 
-def test_one_experiment_alone_is_a_training_and_its_test(scripts):
+def test_a_single_experiment_is_a_training_and_its_test(scripts):
     assert [words[1] for words in experiment_lines(scripts, 'demo', '--only', '2')] == ['train_lt_mxp.py', 'test_with_labels_eyepacs.py']
 
 
-def test_the_number_of_an_experiment_does_not_depend_on_what_is_finished(scripts):
+def test_the_number_of_an_experiment_does_not_depend_on_finished_runs(scripts):
     before = experiment_lines(scripts, 'demo', '--only', '2')
     (scripts / 'experiments' / 'demo' / 'instance' / 'seed0').mkdir(parents=True)
     (scripts / 'experiments' / 'demo' / 'instance' / 'seed0' / 'val_metrics.txt').touch()
@@ -195,14 +195,14 @@ def test_the_number_of_an_experiment_does_not_depend_on_what_is_finished(scripts
 @pytest.mark.parametrize(('only', 'message'), [
     ('15', 'error: --only 15: eyepacs has only 14 experiments'), ('0', 'error: --only takes a number of 1 or more'),
     ('x', 'error: --only takes a number of 1 or more')])
-def test_an_experiment_that_is_not_there(scripts, only, message):
+def test_an_experiment_number_that_does_not_exist(scripts, only, message):
     command = ['bash', 'run_lt_experiments.sh', 'eyepacs', '--dry_run', '--only', only]
     done = subprocess.run(command, cwd=scripts, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (2, '', f'{message}\n')
 
 
 @pytest.mark.parametrize('number', [1, 15, 29, 43, 57])
-def test_the_runs_that_stage_two_of_endo_starts_from(scripts, number):
+def test_the_numbers_of_the_runs_that_stage_two_of_endo_starts_from(scripts, number):
     assert '/instance/' in experiment_lines(scripts, 'endo', '--only', str(number))[0][3]  # the README names these numbers
 
 

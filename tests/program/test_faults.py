@@ -1,4 +1,4 @@
-"""A few kills of a training, aimed and at random, and one of the report; `python -m tests.faults` does more."""
+"""Kill a training run several times, at chosen and random moments, and the report once; `python -m tests.faults` does more."""
 import random
 
 from tests import faults
@@ -11,10 +11,10 @@ def test_killed_and_resumed(tiny, tmp_path):
         (tmp_path / name).symlink_to(tiny / name)
     aims = ['cache', 'checkpoint', 'evaluation', 'any moment']
     hits = faults.torture_training(tmp_path, faults.CASES[1], aims, random.Random(5))
-    assert hits[:3] == aims[:3] and hits[3] in STATUSES.values()  # how far the last one got depends on the load
+    assert hits[:3] == aims[:3] and hits[3] in STATUSES.values()  # the moment of the last kill depends on the system load
 
 
-def test_a_killed_report_leaves_the_one_before(train, tmp_path):
+def test_a_killed_report_leaves_the_previous_one(train, tmp_path):
     train('--save_path cut')
     report.main(faults.REPORT[1:])
     file = tmp_path / 'experiments' / 'cut' / 'report.html'
@@ -24,7 +24,7 @@ def test_a_killed_report_leaves_the_one_before(train, tmp_path):
 
 
 def test_leftovers_of_a_killed_run_are_removed(train):
-    """Resumed without last/: no checkpoint of the first attempt stays to be taken for the best."""
+    """If a run is resumed without last/, no checkpoint of the first attempt remains that could be taken for the best epoch."""
     run = train('--n_epochs 2 --n_checkpoints 2')
     for path in ('val_metrics.txt', 'last/model_checkpoint.pth', 'log.jsonl'):
         (run / path).unlink()

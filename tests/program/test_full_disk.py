@@ -1,4 +1,4 @@
-"""A disk that is full in the middle: what was saved before can be read, nothing is left half done, one line says what to do."""
+"""The disk fills up during a run: earlier files stay readable, no partial file remains, and one line says what to do."""
 import shutil
 import subprocess
 from itertools import groupby
@@ -27,20 +27,20 @@ AGAIN = f'error: {FULL}: free some space there and run the same command again'
 def message(main, *args):
     with pytest.raises(SystemExit) as stop:
         run_script(lambda: main(*args))
-    return stop.value.code  # a text: exit status 1
+    return stop.value.code  # text, which means exit status 1
 
 
 def check_intact(run, epoch):
-    """Best and last checkpoint are whole, and of that epoch; nothing temporary is left."""
+    """Check that the best and last checkpoint can be read, that the last is of `epoch`, and that no temporary file is left."""
     assert read_checkpoint(str(run))['epoch'] <= read_checkpoint(str(run / 'last'))['epoch'] == epoch
     assert not list(run.rglob('*.tmp'))
 
 
-def test_a_training_goes_on_when_there_is_room_again(train, monkeypatch, tmp_path):
+def test_a_training_is_resumed_after_space_was_freed(train, monkeypatch, tmp_path):
     with monkeypatch.context() as m:
         disk = FullDisk(m, 'experiments/*')
         train(f'{FLAGS} --save_path whole')
-    writes, first = {}, 0  # file -> the numbers of the writes of each time that it was written
+    writes, first = {}, 0  # file -> for each time it was written, the numbers of its write calls
     for path, group in groupby(disk.paths):
         numbers = range(first, first + len(list(group)))
         writes.setdefault(path.removeprefix('experiments/whole/').rsplit('.', 2)[0], []).append(numbers)
@@ -60,7 +60,7 @@ def test_a_training_goes_on_when_there_is_room_again(train, monkeypatch, tmp_pat
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 40 MB at experiments/small."""
+    """Mount a file system of 40 MB at experiments/small."""
     folder = tmp_path / 'experiments' / 'small'
     folder.mkdir(parents=True)
     mount = shutil.which('mount')
@@ -72,11 +72,11 @@ def small_disk(tmp_path):
 
 
 def test_a_real_disk(train, tiny, small_disk, tmp_path, capsys):
-    """40 MB hold the first epoch (weights 9 MB, last/ 18 MB) and the best checkpoint of the second, but not its last/."""
+    """40 MB can hold the first epoch (weights 9 MB, last/ 18 MB) and the best checkpoint of the second, but not the second last/."""
     network = '--model_name mobilenetV2'
     flags = f'{FLAGS} {network} --save_path small/run --cache_dir {small_disk}/cache'
     assert message(train, flags) == RESUME.format(f'experiments/small/run/last/{FILE_NAME}')
-    assert '* No cache: ' in capsys.readouterr().out  # it leaves the room that is left to the checkpoints
+    assert '* No cache: ' in capsys.readouterr().out  # the remaining space is left to the checkpoints
     check_intact(small_disk / 'run', epoch=1)
     with open(small_disk / 'other', 'wb', buffering=0) as f, pytest.raises(OSError, match='No space'):
         while True:
@@ -104,7 +104,7 @@ def test_every_write_of_a_checkpoint(tmp_path, monkeypatch):
         assert read_checkpoint(str(tmp_path))['epoch'] == 1 and [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
 
 
-def test_the_image_cache_does_without(tiny, tmp_path, monkeypatch, capsys):
+def test_training_continues_without_an_image_cache(tiny, tmp_path, monkeypatch, capsys):
     data = ClassDataset(tiny / 'train.csv', str(tiny / 'images'), (32, 32))
     FullDisk(monkeypatch, '*.npy.*', 3)
     assert use_cache([data], str(tmp_path), 2) == 2 and data.cache is None
@@ -113,7 +113,7 @@ def test_the_image_cache_does_without(tiny, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_images_are_found_again_where_they_cannot_be_remembered(tiny, tmp_path, monkeypatch, capsys):
+def test_the_list_of_bad_images_need_not_be_saved(tiny, tmp_path, monkeypatch, capsys):
     table = pd.read_csv(tiny / 'train.csv')
     shutil.copy(tiny / 'images' / f'{table.image_id[0]}.jpg', tmp_path)
     (tmp_path / f'{table.image_id[1]}.jpg').write_text('no image')

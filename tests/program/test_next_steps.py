@@ -1,4 +1,4 @@
-"""Each script ends with the command to run next: followed from a folder of images to the report, and from an interruption on."""
+"""Follow the command that each script prints last: from a folder of images to the report, and after an interruption."""
 import math
 import re
 import signal
@@ -24,7 +24,7 @@ RUN = 'experiments/my set/instance'
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    """A set whose paths need quotes, and its csvs, in an empty working folder."""
+    """A data set whose paths need quotes, with its csvs, in an empty working folder."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for name in ('grade 0', "grade's 1"):
@@ -36,7 +36,7 @@ def pictures(tmp_path, monkeypatch):
 
 @pytest.fixture
 def follow(capsys):
-    """Runs the command that was printed last, which has to name `script`, with `more` flags."""
+    """Run the command that was printed last, which must call `script`, with `more` flags."""
     def run(script, *more, err=False):
         out = capsys.readouterr()
         words = next_words(out.err if err else out.out)
@@ -68,7 +68,7 @@ def test_from_images_to_the_report(pictures, follow, capsys):
     follow('test_with_labels_eyepacs.py', '--num_workers', '0')
     Path('new.csv').write_text('image_id\ngrade 0/1\n')
     scoring.main('test', {'test': 'new.csv'}, 0, ['--load_path', RUN, '--num_workers', '0'])
-    assert follow('tools.report').runs == [RUN]  # no labels, no scores
+    assert follow('tools.report').runs == [RUN]  # without labels there are no scores
 
 
 def test_checks_before_training(pictures, follow):
@@ -79,7 +79,7 @@ def test_checks_before_training(pictures, follow):
     contact_sheet.main(['data/val_my set.csv', '--data_path', 'my set'])
     with pytest.raises(SystemExit, match='False'):
         follow('tools.check_data', '--num_workers', '1')
-    follow('tools.contact_sheet')  # one csv is not enough to train
+    follow('tools.contact_sheet')  # training needs more than one csv
 
 
 def test_demo_data(tmp_path, capsys):
@@ -89,8 +89,8 @@ def test_demo_data(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('name', [[], ['--save_path', 'my run', '--overwrite']])
-def test_an_interrupted_training_says_how_it_goes_on(pictures, follow, monkeypatch, capsys, name):
-    """The command line of the start, --overwrite and a run named by the time included."""
+def test_an_interrupted_training_says_how_to_resume(pictures, follow, monkeypatch, capsys, name):
+    """The printed command also works after --overwrite, and for a run named by its start time."""
     argv = ['train_lt_mxp.py', '--csv_train', 'data/train_my set.csv', '--data_path', 'my set', '--n_classes', '2', *QUICK.split(), *name]
     original = BatchTransform.__call__
 
@@ -131,7 +131,7 @@ def test_progress_without_a_terminal(capsys):
     assert not sys.stderr.isatty()
 
 
-def test_a_long_pass_says_how_far_it_is_without_a_terminal(monkeypatch, capsys):
+def test_a_long_step_prints_its_progress_without_a_terminal(monkeypatch, capsys):
     now = [0.]
     monkeypatch.setattr('tqdm.std.time', lambda: now[0])
     for desc, seconds in (('Epoch 1/2', 20), ('val', .5)):

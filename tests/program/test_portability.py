@@ -1,4 +1,4 @@
-"""What other systems lack or do in another way, tried here."""
+"""Features that other systems lack or implement differently, simulated here."""
 import errno
 import os
 import subprocess
@@ -20,8 +20,8 @@ from utils.data.new_images import find_new_images
 from utils.get_loaders import fitting_workers
 from utils.training.run_folder import RunFolder
 
-LATIN1 = os.fsdecode(b'caf\xe9.png')  # no UTF-8
-FULL_WIDTH = '\uff11\uff12'  # the digits 1 and 2, as Japanese keyboards write them
+LATIN1 = os.fsdecode(b'caf\xe9.png')  # not UTF-8
+FULL_WIDTH = '\uff11\uff12'  # the digits 1 and 2 as typed on a Japanese keyboard
 
 WITHOUT_FCNTL = '''
 import sys
@@ -34,7 +34,7 @@ for pattern in ('*.py', 'utils/**/*.py', 'models/*.py', 'tools/*.py'):
 
 
 def test_every_module_imports_without_fcntl():
-    """Windows does not have it."""
+    """Windows does not have fcntl."""
     done = subprocess.run([sys.executable, '-c', WITHOUT_FCNTL], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -42,14 +42,14 @@ def test_every_module_imports_without_fcntl():
 def test_a_file_is_synced_while_it_is_open_for_writing(tmp_path, monkeypatch):
     """Windows refuses to sync a file that is open for reading."""
     def sync(descriptor):
-        os.write(descriptor, b'')  # fails where writing is not allowed
+        os.write(descriptor, b'')  # fails if the file is not open for writing
     monkeypatch.setattr(os, 'fsync', sync)
     write_text(tmp_path / 'a.txt', 'text')
     assert (tmp_path / 'a.txt').read_text() == 'text'
 
 
 class NoLocks:
-    """A file system without locks."""
+    """File locks on a file system without locks."""
 
     def __init__(self, path):
         self.path = path
@@ -61,7 +61,7 @@ class NoLocks:
         pass
 
 
-def test_a_run_folder_does_without_locks(tmp_path, monkeypatch):
+def test_a_run_folder_works_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr('utils.training.run_lock.FileLock', NoLocks)
     monkeypatch.chdir(tmp_path)
     none_skipped = SimpleNamespace(skipped=[])
@@ -71,20 +71,20 @@ def test_a_run_folder_does_without_locks(tmp_path, monkeypatch):
     assert (tmp_path / 'experiments' / 'run' / 'config.cfg').exists()
 
 
-def test_the_cache_does_without_locks(tmp_path, monkeypatch):
+def test_the_cache_works_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(image_cache, 'FileLock', NoLocks)
     with image_cache._locked(str(tmp_path / 'a.lock')) as alone:
         assert not alone
 
 
-def test_the_cache_waits_for_who_writes_it(tmp_path, monkeypatch, capsys):
+def test_the_cache_waits_for_the_process_that_writes_it(tmp_path, monkeypatch, capsys):
     with FileLock(tmp_path / 'a.lock') as held:
-        monkeypatch.setattr('builtins.print', lambda *args, **kwargs: held.release(force=True))  # while the other one waits
+        monkeypatch.setattr('builtins.print', lambda *args, **kwargs: held.release(force=True))  # while the cache waits
         with image_cache._locked(str(tmp_path / 'a.lock')) as alone:
             assert alone
 
 
-def test_ids_with_slashes_are_found_where_the_separator_is_another(tmp_path, monkeypatch):
+def test_ids_with_slashes_are_found_with_another_path_separator(tmp_path, monkeypatch):
     (tmp_path / 'a').mkdir()
     (tmp_path / 'a' / 'b.png').touch()
     monkeypatch.setattr(os, 'sep', '\\')
@@ -96,14 +96,14 @@ def save(path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path, 'png')
 
 
-def test_files_that_are_not_utf8_are_left_out_of_a_listing(tmp_path):
+def test_names_that_are_not_utf8_are_left_out_of_a_listing(tmp_path):
     for name in ('a.png', LATIN1):
         save(tmp_path / name)
     listing = list_images(tmp_path)
     assert listing.images == ['a.png'] and listing.unnamable == [r"'caf\udce9.png'"]
 
 
-def test_files_that_are_not_utf8_are_named_before_the_prediction(tmp_path, capsys):
+def test_names_that_are_not_utf8_are_listed_before_the_prediction(tmp_path, capsys):
     for name in ('a.png', LATIN1):
         save(tmp_path / name)
     assert find_new_images([str(tmp_path)])[1] == ['a.png']
@@ -111,20 +111,20 @@ def test_files_that_are_not_utf8_are_named_before_the_prediction(tmp_path, capsy
 
 
 @pytest.mark.parametrize('name', ['\n* Next: rm -rf ~.png', '\x1b[2J.png'])
-def test_files_with_control_characters_are_named_in_one_line(tmp_path, capsys, name):
+def test_names_with_control_characters_are_listed_on_one_line(tmp_path, capsys, name):
     (tmp_path / name).touch()
     (tmp_path / 'a.png').touch()
     find_new_images([str(tmp_path)])
     assert capsys.readouterr().out == f'* Left out: 1 file with names that are not UTF-8 or hold control characters: {name!a}\n'
 
 
-def test_only_files_that_are_not_utf8_are_an_error(tmp_path):
+def test_only_names_that_are_not_utf8_are_an_error(tmp_path):
     save(tmp_path / LATIN1)
     with pytest.raises(InputError, match='none of the files has a name that a csv can hold'):
         find_new_images([str(tmp_path / LATIN1)])
 
 
-def test_files_that_are_not_utf8_are_left_out_of_a_set(tmp_path, capsys):
+def test_names_that_are_not_utf8_are_left_out_of_a_data_set(tmp_path, capsys):
     for name in ('a', 'b'):
         for image in ('1.png', '2.png', LATIN1):
             save(tmp_path / name / image)
@@ -132,7 +132,7 @@ def test_files_that_are_not_utf8_are_left_out_of_a_set(tmp_path, capsys):
     assert len(table) == 4 and '2 files with a name that is not UTF-8' in capsys.readouterr().out
 
 
-def test_full_width_digits_name_a_class(tmp_path):
+def test_full_width_digits_may_name_a_class(tmp_path):
     for name in (FULL_WIDTH, 'b', '3', '\u00b2'):
         save(tmp_path / name / '1.png')
     assert sorted(prepare_folder_data.read_folder(str(tmp_path)).name) == sorted([FULL_WIDTH, 'b', '3', '\u00b2'])
@@ -140,26 +140,26 @@ def test_full_width_digits_name_a_class(tmp_path):
 
 @pytest.fixture
 def shared_memory(monkeypatch, tmp_path):
-    """A container's 64 MB of shared memory."""
+    """64 MB of shared memory, as in a container."""
     monkeypatch.setattr(get_loaders, 'SHARED_MEMORY', str(tmp_path))
     monkeypatch.setattr(get_loaders.shutil, 'disk_usage', lambda path: SimpleNamespace(free=64 << 20))
 
 
-def test_workers_that_do_not_fit_into_shared_memory_are_left_out(shared_memory, capsys):
+def test_workers_that_do_not_fit_into_shared_memory_are_not_used(shared_memory, capsys):
     assert fitting_workers(8, 32, (512, 512)) == 0
     assert capsys.readouterr().out.startswith('* Decoding without worker processes: 8 of them need 453 MB of shared memory')
 
 
-def test_workers_that_fit_into_shared_memory_stay(shared_memory, capsys):
+def test_workers_that_fit_into_shared_memory_are_used(shared_memory, capsys):
     assert fitting_workers(2, 32, (64, 64)) == 2 and not capsys.readouterr().out
 
 
-def test_where_there_is_no_shared_memory_to_look_at_workers_stay(monkeypatch):
+def test_workers_are_used_if_shared_memory_is_unknown(monkeypatch):
     monkeypatch.setattr(get_loaders, 'SHARED_MEMORY', '/nowhere')
     assert fitting_workers(8, 32, (512, 512)) == 8
 
 
-def test_training_goes_on_without_workers(shared_memory, train, capsys):
+def test_training_works_without_workers(shared_memory, train, capsys):
     train('--no_cache --num_workers 2 --im_size 512 --do_not_save')
     assert 'Decoding without worker processes' in capsys.readouterr().out
 

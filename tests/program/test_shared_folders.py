@@ -1,4 +1,4 @@
-"""A folder in which other users can write: nothing of ours is led elsewhere by a link, and nothing of theirs is emptied."""
+"""Folders in which other users can write: planted links do not redirect our writes, and files of others are not emptied."""
 import os
 import re
 import secrets
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='links and modes
 
 @pytest.fixture
 def victim(tmp_path):
-    """A file that links planted by others lead to; it must stay as it is."""
+    """The target of links that other users planted; it must not change."""
     path = tmp_path / 'victim'
     path.write_text('precious')
     yield path
@@ -30,7 +30,7 @@ def victim(tmp_path):
 
 @pytest.fixture
 def umask():
-    """Sets the umask of this process; the one of before comes back."""
+    """Function that sets the umask of this process; the old umask is restored afterwards."""
     before = os.umask(0o022)
     yield os.umask
     os.umask(before)
@@ -55,7 +55,7 @@ def test_a_planted_temporary_file_is_not_written_through(victim, tmp_path, monke
     getattr(os, plant)(victim, planted)
     with pytest.raises(FileExistsError):
         write_text(tmp_path / 'a.txt', 'ours')
-    assert os.path.lexists(planted)  # it is not ours to remove
+    assert os.path.lexists(planted)  # a file of others must not be removed
 
 
 def test_a_link_in_place_of_the_final_file_is_replaced(victim, tmp_path):
@@ -78,7 +78,7 @@ def test_a_private_file_stays_private_when_it_is_replaced(tmp_path, umask):
     assert mode(tmp_path / 'a') == 0o600
 
 
-def test_only_mine_is_closed_to_the_writing_of_others(tmp_path, umask):
+def test_only_mine_removes_write_permission_for_others(tmp_path, umask):
     umask(0)
     write_text(tmp_path / 'a', 'text', only_mine=True)
     assert mode(tmp_path / 'a') == 0o644
@@ -90,7 +90,7 @@ def test_nothing_is_appended_through_a_link(victim, tmp_path):
         f.write('ours')
 
 
-def test_nothing_is_appended_through_a_link_where_the_system_cannot_refuse_it(victim, tmp_path, monkeypatch):
+def test_nothing_is_appended_through_a_link_without_o_nofollow(victim, tmp_path, monkeypatch):
     monkeypatch.delattr(common.os, 'O_NOFOLLOW')
     test_nothing_is_appended_through_a_link(victim, tmp_path)
 
@@ -118,7 +118,7 @@ def test_a_run_folder_whose_lock_cannot_be_opened_is_refused(train, tmp_path, mo
         train()
 
 
-def test_what_a_link_leads_to_is_not_removed(victim, tmp_path):
+def test_the_target_of_a_link_is_not_removed(victim, tmp_path):
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'folder' / 'a').symlink_to(victim)
     (tmp_path / 'link').symlink_to(tmp_path / 'folder')
@@ -146,7 +146,7 @@ def test_a_checkpoint_folder_that_is_a_link_is_replaced_by_overwrite(train, tmp_
     assert not os.path.lexists(run / 'epoch_99_link') and (tmp_path / 'other' / 'a').exists()
 
 
-def test_tensorboard_writes_into_a_folder_of_its_own(tmp_path):
+def test_tensorboard_does_not_write_through_a_link(tmp_path):
     pytest.importorskip('torch.utils.tensorboard')
     (tmp_path / 'run').mkdir()
     (tmp_path / 'other').mkdir()
@@ -163,9 +163,8 @@ def test_experiments_may_be_a_link(train, tmp_path):
     assert (tmp_path / 'big_disk' / 'run' / 'val_metrics.txt').exists()
 
 
-
-def test_files_are_opened_for_writing_by_safe_functions_alone():
-    """What is not written by `whole_file` refuses links. (Sets of images are written into folders that were just made.)"""
+def test_files_are_opened_for_writing_only_by_safe_functions():
+    """Code that does not use `whole_file` must refuse links. Image sets are exempt: they are written into new folders."""
     files = [path for part in ('utils', 'models', 'tools') for path in (ROOT / part).rglob('*.py')]
     files += ROOT.glob('*.py')
     writes = re.compile(r"""(?<![.\w])open\(.*['"][wa]\+?b?\+?['"]|\.write_(text|bytes)\(""")

@@ -1,4 +1,4 @@
-"""The soak finds what grows, and a short one finds nothing in the training; `python -m tests.soak --epochs 200` is the long one."""
+"""The soak test finds growing resources, and a short soak of the training finds none; `python -m tests.soak --epochs 200` runs longer."""
 import mmap
 import os
 
@@ -9,7 +9,7 @@ from tests.soak import Held, growth, soak
 EPOCHS = 20
 
 
-def test_a_training_holds_no_more_with_every_epoch(tmp_path):
+def test_the_resources_of_a_training_do_not_grow(tmp_path):
     assert growth(soak(tmp_path, EPOCHS)) == []
 
 
@@ -25,7 +25,7 @@ def test_an_injected_leak_is_found(tmp_path):
     leaked, opened = [], []
 
     def leak(epoch):
-        # 8 MB straight from the system: the allocator may have kept that much free of the tests before.
+        # 8 MB directly from the system: the allocator may still hold that much free memory from earlier tests.
         leaked.append(mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         leaked[-1].write(b'x' * (8 << 20))
         opened.append(os.open(tmp_path, os.O_RDONLY))

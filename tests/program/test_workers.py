@@ -1,4 +1,4 @@
-"""A signal to the whole process group, as `timeout`, a cluster or a terminal sends it, finds worker processes at work."""
+"""Send a signal to the whole process group while workers are busy, as `timeout`, a cluster or a terminal does."""
 import os
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Methods x folds x seeds: which csvs belong together, means, ranks, paired differences, and the formats."""
+"""Comparison of methods over folds and seeds: grouping of csvs, means, ranks, paired differences and output formats."""
 import csv
 import io
 import json
@@ -18,7 +18,7 @@ from utils.statistics.tables import to_latex, to_markdown, to_text
 
 @pytest.fixture
 def results(tmp_path):
-    """Two folds; `good` with two seeds in each, `bad` with one, `half` tested on the first fold alone."""
+    """Two folds: `good` has two seeds in each, `bad` has one, and `half` is tested only on the first fold."""
     for fold in (1, 2):
         table = random_table(fold)
         table = table._replace(image_ids=[f'{fold}_{i}' for i in range(80)])
@@ -50,16 +50,16 @@ def test_means_ranks_and_differences(results):
     assert mcc['low'] < mcc['value'] < mcc['high']
     both = difference(good, bad)['metrics', 'mcc']
     assert both['value'] == pytest.approx(mcc['value'] - summary(bad)['metrics', 'mcc']['value']) and both['low'] > 0
-    on_fold = np.mean([v for v, s in zip(values, good.image_sets, strict=True) if s == half.image_sets[0]])  # that both have
+    on_fold = np.mean([v for v, s in zip(values, good.image_sets, strict=True) if s == half.image_sets[0]])  # the fold of both
     assert difference(good, half)['metrics', 'mcc']['value'] == pytest.approx(on_fold - half.runs[0].values['metrics', 'mcc'])
     assert difference(good, good)['metrics', 'bacc'] == {
         'value': 0, 'low': 0, 'high': 0, 'n': 160, 'interval': 'normal', 'covers': 'images'}
-    order = mean_ranks([good, bad])  # the AUC is the same: each has 1.5
+    order = mean_ranks([good, bad])  # the AUC is the same: both get rank 1.5
     assert order == pytest.approx([1.1, 1.9]) and mean_ranks([good]) == [None]
 
 
-def test_runs_that_were_tested_in_other_ways_are_named(results, capsys):
-    """By the lines that the test script writes (tests/testing/test_scoring.py, test_calibration.py and test_post_hoc.py look for them)."""
+def test_runs_tested_with_different_settings_give_a_note(results, capsys):
+    """The note depends on lines that the test scripts write, which tests/testing and tests/statistics/test_calibration.py check."""
     main([f'{results}/F1', '--draws', '100'])
     assert 'tested alike' not in capsys.readouterr().err
     end = 'Checkpoint a, epoch 1; csv b, SHA-256 c'
@@ -81,10 +81,10 @@ def change_config(run, **changes):
 
 
 @pytest.mark.parametrize(('changes', 'note'), [
-    ({'seed': 1, 'save_path': 'x', 'num_workers': 4, 'parent': {'path': 'p', 'epoch': 2}}, None),  # may differ
-    ({'lr': .1, 'min_lr': .0001}, 'lr 0.01 (seed0) or 0.1 (seed1)'),  # the minimum follows from the rate
+    ({'seed': 1, 'save_path': 'x', 'num_workers': 4, 'parent': {'path': 'p', 'epoch': 2}}, None),  # these may differ
+    ({'lr': .1, 'min_lr': .0001}, 'lr 0.01 (seed0) or 0.1 (seed1)'),  # min_lr follows from lr
     ({'loss_fn': 'BSCE', 'sampling': 'class'}, 'loss_fn CE (seed0) or BSCE (seed1); sampling instance (seed0) or class (seed1)'),
-    ({'pretrained_weights': 'experiments/a/seed1/epoch_03_K_1'}, None),  # the stage one of each seed
+    ({'pretrained_weights': 'experiments/a/seed1/epoch_03_K_1'}, None),  # stage one of the same seed
     ({'pretrained_weights': 'experiments/b/seed1'}, 'pretrained_weights experiments/a (seed0) or experiments/b (seed1)'),
     ({'csv_sha256': {'train': '9' * 64}}, 'csv_train train.csv (SHA-256 00000000...) (seed0) or train.csv (SHA-256 99999999...) (seed1)'),
     ({'a_later_flag': 1}, None),
@@ -93,7 +93,7 @@ def change_config(run, **changes):
     ({'pretrained_weights': 'experiments/a/'}, None), ({'data_path': '/scratch/isic/images/'}, None),
     ({'data_path': 'data/ham/images'}, 'data_path isic/images (seed0) or ham/images (seed1)'),
     ({'min_lr': .001}, 'min_lr lr / 1000 (seed0) or 0.001 (seed1)'),
-    ({'label_column': 'label', 'cdt_gamma': .2}, None),  # others say the same
+    ({'label_column': 'label', 'cdt_gamma': .2}, None),  # the same settings in other words
     ({'do_mixup': .1, 'mixing': 'balanced_mixup'}, 'mixing none (seed0) or balanced_mixup (seed1)')])
 def test_settings_in_which_seeds_differ(tmp_path, changes, note):
     common = {'pretrained_weights': 'experiments/a/seed0', 'csv_sha256': {'train': '0' * 64},
@@ -113,7 +113,7 @@ def test_csvs_may_differ_between_folds(tmp_path):
     assert len(methods[0].runs) == 2 and settings_notes(methods) == []
 
 
-def test_a_note_on_settings_leaves_the_table_alone(tmp_path, capsys):
+def test_a_note_on_settings_is_not_in_the_table(tmp_path, capsys):
     for seed in (0, 1):
         change_config(write_run(tmp_path, f'set/plain/seed{seed}', ['x', 'y'], seed=seed), lr=.1 ** seed)
     main([str(tmp_path / 'results' / 'set'), '--draws', '100', '--format', 'csv'])
@@ -124,9 +124,9 @@ def test_a_note_on_settings_leaves_the_table_alone(tmp_path, capsys):
 @pytest.mark.parametrize(('names', 'message'), [
     (['y', 'x', 'z'], r"class 0 is 'y' and 'x' \(the same names in another order\)"), (['x', 'y', 'q'], "class 2 is 'q' and 'z'"),
     (['x', 'y'], '2 and 3')])
-def test_methods_of_other_classes_are_refused(tmp_path, names, message):
+def test_methods_with_different_classes_are_refused(tmp_path, names, message):
     write_run(tmp_path, 'one', ['x', 'y', 'z'])
-    write_run(tmp_path, 'two', names)  # fewer classes: other images, too
+    write_run(tmp_path, 'two', names)  # with fewer classes, the images differ too
     with pytest.raises(InputError, match=rf'two/results_test\.csv and .*one/results_test\.csv differ in their classes: {message}'):
         main([str(tmp_path / 'results'), '--draws', '100'])
 
@@ -141,12 +141,12 @@ def test_kappa_needs_ordered_classes(tmp_path, capsys):
     assert headings == [False, True, False]
 
 
-def test_accuracy_is_shown_and_not_ranked(results):
+def test_accuracy_is_shown_but_not_ranked(results):
     methods = load_methods(find_csvs([results], 'results_test.csv'), draws=100)
     assert 'ACC' in columns_of([summary(method) for method in methods])[0] and 'acc' not in RANKED
 
 
-def test_folds_are_drawn_independently_and_repeats_together(results):
+def test_folds_are_resampled_independently_and_repeats_together(results):
     methods = {m.name[:-4]: m for m in load_methods(find_csvs([results], 'results_test.csv'), draws=400)}
     draws = {s: [r.draws['metrics', 'bacc'] for r, k in zip(methods['good'].runs, methods['good'].image_sets, strict=True) if k == s]
              for s in set(methods['good'].image_sets)}
@@ -163,8 +163,8 @@ def test_markdown(results, capsys):
     assert lines[-1].count('+') > 4 and 'Difference to bad/net' in out
 
 
-def test_kinds_are_those_of_the_intervals_shown(tmp_path, capsys):
-    """The baseline less itself is 0 with an interval of another kind, and has no row."""
+def test_only_the_kinds_of_intervals_shown_are_named(tmp_path, capsys):
+    """The difference of the baseline to itself is 0 with another kind of interval, but it has no row."""
     for seed in range(2):
         write(tmp_path / 'a' / f'seed{seed}' / 'results_test.csv', random_table(seed)._replace(labels=random_table(0).labels))
         write(tmp_path / 'b' / f'seed{seed}' / 'results_test.csv', random_table(seed + 2)._replace(labels=random_table(0).labels))
@@ -173,7 +173,7 @@ def test_kinds_are_those_of_the_intervals_shown(tmp_path, capsys):
     assert 'Student' in line and 'standard errors' not in line
 
 
-def test_copies_of_a_file_are_named(tmp_path, capsys):
+def test_copies_of_a_file_give_a_note(tmp_path, capsys):
     for seed in range(3):
         write(tmp_path / 'a' / f'seed{seed}' / 'results_test.csv', random_table(max(seed, 1))._replace(labels=random_table(0).labels))
     main([str(tmp_path), '--draws', '100'])

@@ -1,4 +1,4 @@
-"""The tool on real files: one, folds, repeats, two to compare; what it prints and what it writes."""
+"""tools.evaluate_predictions on one file, folds, repeats and two files to compare: its console output and JSON."""
 import json
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ def run(*args):
     file = args[0] + '.json'
     main([*args, '--draws', '100', '--json', file])
     with open(file, encoding='utf-8') as f:
-        return json.load(f, parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
+        return json.load(f, parse_constant=lambda name: pytest.fail(f'{name} is not JSON'))
 
 
 def test_one_file(tmp_path, capsys):
@@ -73,10 +73,10 @@ def test_two_files_of_one_image(tmp_path, capsys):
     table = random_table(2)
     files = [write(tmp_path / f'{i}.csv', table._replace(preds=np.full(80, i)), slice(0, 1)) for i in range(2)]
     assert run(*files)['difference']['metrics']['nll']['interval'] is None
-    assert 'difference' not in capsys.readouterr().out.split('95 % intervals cover')[1]  # no kind of what is not there
+    assert 'difference' not in capsys.readouterr().out.split('95 % intervals cover')[1]  # no kind of interval without an interval
 
 
-def test_what_several_files_are_taken_for_is_said(tmp_path, capsys):
+def test_the_assumption_about_several_files_is_printed(tmp_path, capsys):
     table = random_table(1, n=90)
     folds = [write(tmp_path / f'{i}.csv', table, slice(30 * i, 30 * i + 30)) for i in range(3)]
     repeats = [write(tmp_path / f'repeat{i}.csv', table) for i in range(3)]
@@ -87,24 +87,24 @@ def test_what_several_files_are_taken_for_is_said(tmp_path, capsys):
     assert 'assumed' not in run(folds[0])
 
 
-def test_images_named_with_and_without_extension_are_no_folds(tmp_path):
+def test_images_named_with_and_without_extension_are_not_folds(tmp_path):
     table = random_table(0)
     files = [write(tmp_path / 'a.csv', table), write(tmp_path / 'b.csv', table._replace(image_ids=[f'{i}.JPG' for i in table.image_ids]))]
     with pytest.raises(InputError, match='share some of their images'):
         main(files)
 
 
-def test_repeats_that_were_tested_in_other_ways_are_named(tmp_path, capsys):
+def test_repeats_tested_with_different_settings_give_a_note(tmp_path, capsys):
     files = [write(tmp_path / name / 'results_test.csv', random_table(0, n=60)) for name in ('a', 'b', 'c')]
     for name, views in (('a', ''), ('b', ', mean over 8 views'), ('c', '')):
         (tmp_path / name / 'performance_test.txt').write_text(f'Checkpoint x, epoch 1; csv y, SHA-256 z{views}\n')
     run(*files)
     assert f'* Note: not all runs were tested alike: {files[0]}: nothing more; {files[1]}: 8 views;' in capsys.readouterr().err
-    run(*files[:2])  # two methods, or one tested in two ways
+    run(*files[:2])  # two methods, or one method with different test settings
     assert 'alike' not in capsys.readouterr().err
 
 
-def test_pooled_files_of_runs_with_other_settings_are_named(tmp_path, capsys):
+def test_pooled_runs_with_different_settings_give_a_note(tmp_path, capsys):
     files = []
     for seed in range(3):
         config = write_run(tmp_path, f'plain/seed{seed}', ['x', 'y'], seed=seed) / 'config.cfg'
@@ -116,7 +116,7 @@ def test_pooled_files_of_runs_with_other_settings_are_named(tmp_path, capsys):
     assert run(*files[1:])['settings_differ'] == run(*files[:2])['settings_differ'] == {}  # two files are compared
 
 
-def test_json_names_the_content_of_the_files(tmp_path):
+def test_json_holds_the_checksums_of_the_files(tmp_path):
     csv = write(tmp_path / 'a.csv', random_table(0))
     assert run(csv)['sha256'] == [file_sha256(csv)]
 
@@ -124,7 +124,7 @@ def test_json_names_the_content_of_the_files(tmp_path):
 @pytest.mark.parametrize(('names', 'message'), [
     (['y', 'x'], r"class 0 is 'y' and 'x' \(the same names in another order\)"), (['x', 'z'], "class 1 is 'z' and 'y'")])
 @pytest.mark.parametrize('rows', [slice(None), slice(40, None)])  # repeats, folds
-def test_files_of_other_classes_are_refused(tmp_path, names, message, rows):
+def test_files_with_different_classes_are_refused(tmp_path, names, message, rows):
     first = write(tmp_path / 'a.csv', random_table(0, names=['x', 'y']), slice(None) if rows.start is None else slice(40))
     second = write(tmp_path / 'b.csv', random_table(0, names=names), rows)
     with pytest.raises(InputError, match=rf'b\.csv and .*a\.csv differ in their classes: {message}'):
@@ -134,14 +134,14 @@ def test_files_of_other_classes_are_refused(tmp_path, names, message, rows):
 @pytest.mark.parametrize(('names', 'message'), [
     (['y', 'x'], r"class 0 is 'x' and 'y' \(the same names in another order\)"), (['x', 'z'], "class 1 is 'y' and 'z'"),
     (list('xyz'), '2 and 3')])
-def test_another_run_is_refused(tmp_path, names, message):
+def test_a_run_with_different_classes_is_refused(tmp_path, names, message):
     csv, other = write(tmp_path / 'a.csv', random_table(0, names=['x', 'y'])), write_run(tmp_path, 'other', names, tested=False)
     with pytest.raises(InputError, match=rf'a\.csv and --run .*other differ in their classes: {message}'):
         main([csv, '--run', str(other)])
 
 
 @pytest.mark.parametrize('where', ['--run', 'beside'])
-def test_a_run_chosen_by_kappa_has_ordered_classes(tmp_path, where):
+def test_a_run_with_kappa_as_its_metric_has_ordered_classes(tmp_path, where):
     config = write_run(tmp_path, 'a', ['x', 'y']) / 'config.cfg'
     config.write_text(json.dumps(json.loads(config.read_text()) | {'metric': 'kappa'}))
     csv = str(tmp_path / 'results' / 'a' / 'results_test.csv')
@@ -152,7 +152,7 @@ def test_a_run_chosen_by_kappa_has_ordered_classes(tmp_path, where):
 
 
 def test_a_value_outside_of_its_interval_is_explained(tmp_path, capsys):
-    """200 images with the labels that their probabilities give: the estimate is above 0 by chance alone."""
+    """200 images whose labels are drawn from their probabilities: the calibration error is above 0 only by chance."""
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.ones(4), 200)
     labels = (rng.random((200, 1)) > probs.cumsum(axis=1)).sum(axis=1)
@@ -183,10 +183,10 @@ def test_errors(tmp_path, flags, message):
         main([flag.format(**names) for flag in flags])
 
 
-def test_json_does_not_replace_the_results_of_a_test(tmp_path):
+def test_json_does_not_overwrite_the_results_of_a_test_script(tmp_path):
     csv, file = write(tmp_path / 'a.csv', random_table(0)), tmp_path / 'a.json'
     main([csv, '--draws', '100', '--json', str(file)])
-    main([csv, '--draws', '100', '--json', str(file)])  # its own
+    main([csv, '--draws', '100', '--json', str(file)])  # its own file
     file.write_text('{"format": 1}')
     with pytest.raises(InputError, match=r'--json .*a\.json would overwrite a results file of a test script'):
         main([csv, '--draws', '100', '--json', str(file)])

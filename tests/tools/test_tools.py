@@ -26,7 +26,7 @@ def test_errors_are_one_line(capsys):
     assert error.value.code == 'error: x.csv: no rows'
 
 
-def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_file_that_cannot_be_written_gives_a_one_line_error(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(SystemExit) as error:
         run_script(lambda: (tmp_path / 'file' / 'run').mkdir())
