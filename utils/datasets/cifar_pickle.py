@@ -6,7 +6,7 @@ import pickletools
 import numpy as np
 
 PIXELS = 3 * 32 * 32
-MAX_OPCODES = 5_000_000  # the largest published file, the training images of CIFAR-100, has less than a tenth of them
+MAX_OPCODES = 5_000_000  # the largest published file, the training images of CIFAR-100, needs fewer than a tenth of these
 NO_VALUES = {'PERSID', 'BINPERSID', 'INST', 'OBJ', 'NEWOBJ', 'EXT1', 'EXT2', 'EXT4'}  # opcodes that create instances of classes
 # The opcodes that Python 2 uses for lists, dictionaries, text, numbers and arrays.
 OPCODES = {opcode.name for opcode in pickletools.opcodes if opcode.proto <= 2} - NO_VALUES
