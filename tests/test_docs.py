@@ -94,6 +94,7 @@ def commands(page):
         words = shlex.split(line, comments=True)
         while words and re.match(r'[A-Z_]+=', words[0]):
             words = words[1:]
+        words = words[2:] if words[:1] == ['timeout'] else words
         if words:
             yield words
 
