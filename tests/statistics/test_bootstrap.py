@@ -313,9 +313,9 @@ def test_paired_difference():
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    ({'image_ids': list(map(str, range(1, 81)))}, 'do not hold the same images'),
+    ({'image_ids': list(map(str, range(1, 81)))}, 'do not contain the same images'),
     ({'class_names': list('abcde')}, 'differ in their classes'),
-    ({'labels': np.zeros(80, int)}, r'y\.csv and x\.csv differ in \d+ labels, the first is that of'),
+    ({'labels': np.zeros(80, int)}, r'y\.csv and x\.csv have different labels for \d+ images, first for '),
 ])
 def test_files_that_do_not_belong_together(change, message):
     a = random_table(1)

@@ -61,14 +61,14 @@ def test_means_ranks_and_differences(results):
 def test_runs_tested_with_different_settings_give_a_note(results, capsys):
     """The note depends on lines that the test scripts write, which tests/testing and tests/statistics/test_calibration.py check."""
     main([f'{results}/F1', '--draws', '100'])
-    assert 'tested alike' not in capsys.readouterr().err
+    assert 'different ways' not in capsys.readouterr().err
     end = 'Checkpoint a, epoch 1; csv b, SHA-256 c'
     for name, text in (('good/net/seed0', f'{end}, mean over 8 views\n'), ('good/net/seed1', f'{end}, mean over 8 views\n'),
                        ('bad/net/seed0', f'Calibrated with temperature 1.2, fitted\n{end}\n')):
         with open(f'{results}/F1/{name}/performance_test.txt', 'w') as f:
             f.write(text)
     main([f'{results}/F1', '--draws', '100'])
-    note = 'not all runs were tested alike: good/net: 8 views; bad/net: calibrated'
+    note = 'runs were tested in different ways: good/net: 8 views; bad/net: calibrated'
     assert f'* Note: {note}\n' in capsys.readouterr().err
     report([f'{results}/F1', '--draws', '100'])
     with open(f'{results}/F1/report.html') as f:
@@ -178,9 +178,9 @@ def test_copies_of_a_file_give_a_note(tmp_path, capsys):
         write(tmp_path / 'a' / f'seed{seed}' / 'results_test.csv', random_table(max(seed, 1))._replace(labels=random_table(0).labels))
     main([str(tmp_path), '--draws', '100'])
     err = capsys.readouterr().err
-    assert 'seed0/results_test.csv and ' in err and 'are the same file, no separate trainings' in err and 'seed2' not in err
+    assert 'seed0/results_test.csv and ' in err and 'are identical, so they are not separate runs' in err and 'seed2' not in err
     evaluate([str(tmp_path / 'a' / f'seed{seed}' / 'results_test.csv') for seed in (0, 1)] + ['--draws', '100'])
-    assert 'are the same file' in capsys.readouterr().err
+    assert 'are identical' in capsys.readouterr().err
 
 
 def test_csv(results, capsys):

@@ -44,10 +44,10 @@ def test_errors(tmp_path, csvs):
         main([str(csvs[0]), str(other), *out])
     frame = pd.read_csv(csvs[2], dtype=str)
     frame.iloc[1:].to_csv(tmp_path / 'less.csv', index=False)
-    with pytest.raises(InputError, match='do not hold the same images'):
+    with pytest.raises(InputError, match='do not contain the same images'):
         main([str(csvs[0]), str(tmp_path / 'less.csv'), *out])
     frame.assign(label=frame.label.to_numpy()[::-1]).to_csv(tmp_path / 'labels.csv', index=False)
-    with pytest.raises(InputError, match=r'differ in \d+ labels'):
+    with pytest.raises(InputError, match=r'have different labels for \d+ images'):
         main([str(csvs[0]), str(tmp_path / 'labels.csv'), *out])
     (tmp_path / 'out.csv').touch()
     with pytest.raises(InputError, match='use --overwrite to replace it'):

@@ -33,7 +33,7 @@ def test_one_file(tmp_path, capsys):
     assert (result['n_images'], result['by_patient'], result['ordered'], result['of']) == (80, True, True, 'file')
     bacc = expected['metrics']['bacc']
     assert f"{100 * bacc['value']:.2f} [{100 * bacc['low']:.2f}, {100 * bacc['high']:.2f}]" in out
-    assert '80 images, 5 classes, 40 patients' in out and 'cover other test patients' in out and 'quadratic kappa' in out
+    assert '80 images, 5 classes, 40 patients' in out and 'bootstrap resamples of patients' in out and 'quadratic kappa' in out
     assert 'DR2 or worse' in out and 'tail third' in out and 'fewer than 30 images of DR0, DR1' in out
     assert result['operating_points']['DR2 or worse']['sensitivity_at_specificity']['0.9']['n'] == (table.labels >= 2).sum()
 
@@ -80,9 +80,9 @@ def test_the_assumption_about_several_files_is_printed(tmp_path, capsys):
     table = random_table(1, n=90)
     folds = [write(tmp_path / f'{i}.csv', table, slice(30 * i, 30 * i + 30)) for i in range(3)]
     repeats = [write(tmp_path / f'repeat{i}.csv', table) for i in range(3)]
-    for files, assumed in ((folds, 'The files have no image in common: taken as the folds of one cross-validation and pooled'),
-                           (repeats, 'The files have the same images: taken as repeats of one method'),
-                           (repeats[:2], 'Both files have the same images: taken as two methods')):
+    for files, assumed in ((folds, 'The files have no images in common: pooled as the folds of one cross-validation'),
+                           (repeats, 'The files have the same images: averaged as repeats of one method'),
+                           (repeats[:2], 'Both files have the same images: compared image by image as two methods')):
         assert run(*files)['assumed'].startswith(assumed) and assumed in capsys.readouterr().out
     assert 'assumed' not in run(folds[0])
 
@@ -99,9 +99,9 @@ def test_repeats_tested_with_different_settings_give_a_note(tmp_path, capsys):
     for name, views in (('a', ''), ('b', ', mean over 8 views'), ('c', '')):
         (tmp_path / name / 'performance_test.txt').write_text(f'Checkpoint x, epoch 1; csv y, SHA-256 z{views}\n')
     run(*files)
-    assert f'* Note: not all runs were tested alike: {files[0]}: nothing more; {files[1]}: 8 views;' in capsys.readouterr().err
-    run(*files[:2])  # two methods, or one method with different test settings
-    assert 'alike' not in capsys.readouterr().err
+    assert f'* Note: runs were tested in different ways: {files[0]}: nothing more; {files[1]}: 8 views;' in capsys.readouterr().err
+    run(*files[:2])  # two methods, or one tested in two ways
+    assert 'different ways' not in capsys.readouterr().err
 
 
 def test_pooled_runs_with_different_settings_give_a_note(tmp_path, capsys):
@@ -161,7 +161,7 @@ def test_a_value_outside_of_its_interval_is_explained(tmp_path, capsys):
     ece = run(write(tmp_path / 'a.csv', table))['metrics']['classwise_ece']
     assert ece['low'] < ece['high'] < ece['value']
     found = capsys.readouterr().out
-    assert 'classwise ECE outside of the interval: noise makes a calibration error larger' in found and 'not the value' in found
+    assert 'the value lies outside its interval: classwise ECE. Sampling noise biases calibration errors upwards' in found
 
 
 def test_spread():

@@ -1,8 +1,8 @@
-"""Temperature scaling: one number, fitted on validation predictions, that makes the probabilities of a test honest.
+"""Temperature scaling: calibrate probabilities with one number that is fitted on validation predictions.
 
-On its own it keeps the predicted class of an image. The order of the images by the probability of a class may change where there are more
-than two classes, and with it AUC, average precision and classwise ECE. A correction for the class frequencies takes logits for log
-posteriors, so there the temperature comes first, and with it the corrected predictions change as well."""
+On its own, it does not change the predicted classes. With more than two classes, it can change how images rank by the probability of a
+class, and therefore AUC, average precision and classwise ECE. Corrections of the class prior assume that logits are log posteriors, so the
+temperature is applied before them and affects the corrected predictions."""
 import numpy as np
 from scipy.optimize import brentq
 
@@ -11,23 +11,24 @@ from utils.prediction.predictions import PredictionTable
 from utils.runs.results import CALIBRATED
 from utils.statistics.weighted_metrics import WeightedMetrics
 
-SMALLEST = 1e-38  # about the smallest normal float32: what a softmax rounds to 0 is no certainty
-RANGE = (.05, 20.)  # of the temperature; validation images without any mistake would ask for 0
+SMALLEST = 1e-38  # about the smallest normal float32; replaces probabilities that softmax has rounded to 0
+RANGE = (.05, 20.)  # of the temperature; without any error on the validation images, the optimum would be 0
 
 
 def apply_temperature(probs: np.ndarray, temperature: float, shift: float | np.ndarray = 0.) -> np.ndarray:
-    """(N, K) -> softmax(log(probs) / temperature + shift), float64; without `shift` (K,) p^(1/T), normalised, and the same classes."""
+    """(N, K) -> softmax(log(probs) / temperature + shift), float64. Without `shift` (K,), this is p^(1/T), normalised, and the predicted
+    classes do not change."""
     logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST)) / temperature + shift
     scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
     return scaled / scaled.sum(axis=1, keepdims=True)
 
 
 def fit_temperature(probs: np.ndarray, labels: np.ndarray, shift: float | np.ndarray = 0.) -> float:
-    """The temperature T in 0.05..20 with the smallest negative log-likelihood of `labels` (N,) under softmax(log(probs) / T + shift)
-    (Guo et al., ICML 2017). `shift` (K,) leads from the prior of `probs` to that of the labels; -inf is for classes without labels.
+    """Find the temperature T in 0.05..20 that minimises the negative log-likelihood of `labels` (N,) under softmax(log(probs) / T + shift)
+    (Guo et al., ICML 2017). `shift` (K,) changes the prior of `probs` to that of the labels; it is -inf for classes without labels.
 
-    The likelihood is convex in 1/T, so the root of its slope is the one minimum; without a root in the range, the minimum is the end to
-    which the slope leads. Where every T is as good (all probabilities equal) it is 1."""
+    The negative log-likelihood is convex in 1/T, so a root of its derivative is the only minimum. Without a root in the range, the minimum
+    is at one of its ends. If every T is equally good (all probabilities are equal), the result is 1."""
     labels = np.asarray(labels)
     logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST))
     of_label = logits[np.arange(len(labels)), labels].mean()
@@ -45,7 +46,7 @@ def fit_temperature(probs: np.ndarray, labels: np.ndarray, shift: float | np.nda
 
 
 def scaled(predictions: Predictions, temperature: float) -> Predictions:
-    """`Predictions` with scaled probabilities, of the same classes; their loss is left to the caller."""
+    """`Predictions` with scaled probabilities and the same classes. The caller updates their loss."""
     probs = apply_temperature(predictions.probs, temperature)
     return predictions._replace(probs=probs.astype(predictions.probs.dtype))
 

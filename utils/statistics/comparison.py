@@ -1,4 +1,4 @@
-"""Methods x folds x seeds -> means, deviations, intervals, ranks, and paired differences to a baseline."""
+"""Comparison of methods over folds and seeds: means, standard deviations, intervals, ranks, and paired differences to a baseline."""
 import glob
 import os
 from collections.abc import Mapping, Sequence
@@ -15,28 +15,30 @@ from utils.statistics.folds import mean_of, mean_over_seeds, spread
 from utils.statistics.settings import REPEAT, are_ordered, describe_settings, differing_settings
 from utils.statistics.weighted_metrics import chance_levels
 
-Csvs = Mapping[str, list[str]]  # name of a method -> its per-image csvs
-Cells = dict[tuple[str, ...], dict[str, Any]]  # key of a figure, as ('metrics', 'mcc') -> its value, interval and what that covers
-SHOWN = ('bacc', 'acc', 'mcc', 'kappa', 'f1', 'auc')  # in the table
-RANKED = tuple(name for name in SHOWN if name != 'acc')  # a method that ignores the rare classes has a high accuracy
+Csvs = Mapping[str, list[str]]  # name of a method -> its predictions csvs
+Cells = dict[tuple[str, ...], dict[str, Any]]  # key of a score, such as ('metrics', 'mcc') -> value, interval, and what the interval covers
+SHOWN = ('bacc', 'acc', 'mcc', 'kappa', 'f1', 'auc')  # columns of the table
+RANKED = tuple(name for name in SHOWN if name != 'acc')  # accuracy is high even if a method ignores rare classes
 
 
 class MethodRuns(NamedTuple):
     """The tested runs of one method."""
     name: str
-    runs: list  # bootstrap figures of each csv
-    image_sets: list[int]  # of each csv: which images it holds, as a number
-    n_images: int  # over all its csvs
-    sizes: list[int]  # images of each csv
+    runs: list  # `BootstrapResult` of each csv
+    image_sets: list[int]  # for each csv, a number that identifies its set of images
+    n_images: int  # in all csvs
+    sizes: list[int]  # number of images in each csv
     csvs: list[str]
-    drawn: dict[str, Any]  # what its intervals come from: 'unit' ('images', 'patients', or both where not all csvs name patients),
+    drawn: dict[str, Any]  # facts about the resampling: 'unit' ('images', 'patients', or both if only some csvs have patient ids),
     #                        'within_classes' and 'draws', as in `folds.evaluate_files`
-    chance: dict[str, float]  # metric -> what answers by chance reach, the mean over its sets of images; see `chance_levels`
+    chance: dict[str, float]  # metric -> chance level, as the mean over its sets of images; see `chance_levels`
 
 
 def find_csvs(folders: Sequence[str], file_name: str) -> dict[str, list[str]]:
-    """{method: csvs}: below `folders` every `file_name`; the method is the path from what the folders have in common,
-    without folders seed* (repeats) and F1, fold1, ... (folds). In the order in which they were written."""
+    """Find every `file_name` below `folders` -> {method: csvs}, in the order in which they were written.
+
+    The name of a method is its path relative to the common parent of `folders`, without folders seed* (repeats) and F1, fold1, ... (folds).
+    """
     csvs = {csv for folder in folders for csv in glob.glob(os.path.join(glob.escape(folder), '**', file_name), recursive=True)}
     base = os.path.commonpath([os.path.abspath(folder) for folder in folders])
     methods: dict[str, list[str]] = {}
@@ -45,42 +47,44 @@ def find_csvs(folders: Sequence[str], file_name: str) -> dict[str, list[str]]:
         name = '/'.join(part for part in parts if part != '.' and not REPEAT.fullmatch(part))
         methods.setdefault(name or os.path.basename(base), []).append(csv)
     if not methods:
-        raise InputError(f"no {file_name} below {', '.join(folders)}: test some runs first")
+        raise InputError(f"no {file_name} below {', '.join(folders)}: run a test script on your runs first")
     return methods
 
 
 def way_of_test(csv: str) -> str | None:
-    """Return what the test that wrote the per-image `csv` had beyond a plain forward pass, as '8 views, calibrated' or 'nothing more'; None
-    where nothing is known of it."""
+    """Return the TTA and corrections behind a predictions csv, such as '8 views, calibrated'; None if they are not known."""
     results = results_of(csv)
     return results.way if results else None
 
 
 def ways_note(csvs: Csvs) -> list[str]:
-    """{method: csvs} -> a line, [] where all were tested in one way, as far as it is known."""
+    """{method: csvs} -> one note if runs were tested with different TTA or corrections, otherwise []"""
     how = {name: dict.fromkeys(filter(None, map(way_of_test, of_method))) for name, of_method in csvs.items()}
     if len(set().union(*how.values())) < 2:
         return []
-    return ['not all runs were tested alike: ' + '; '.join(f"{name}: {' or '.join(ways)}" for name, ways in how.items() if ways)]
+    return ['runs were tested in different ways: ' + '; '.join(f"{name}: {' or '.join(ways)}" for name, ways in how.items() if ways)]
 
 
 def copies_note(csvs: Csvs) -> list[str]:
-    """{method: csvs} -> a line for each method of which several files are the same, so that they are no repeats."""
+    """{method: csvs} -> one note for each group of identical files of a method, which are not separate runs"""
     notes = []
     for name, of_method in csvs.items():
         same: dict[str, list[str]] = {}
         for csv in of_method:
             same.setdefault(file_sha256(csv), []).append(csv)
-        notes += [f"{name}: {' and '.join(copies)} are the same file, no separate trainings" for copies in same.values() if len(copies) > 1]
+        notes += [f"{name}: {' and '.join(copies)} are identical, so they are not separate runs"
+                  for copies in same.values() if len(copies) > 1]
     return notes
 
 
 def load_methods(csvs: Csvs, draws: int = 1000, seed: int = 0, ordered: bool | None = None,
                  tables: Mapping[str, PredictionTable] | None = None, stratified: bool = False) -> list[MethodRuns]:
-    """{method: csvs} -> list of `MethodRuns`. Csvs of the same images share their bootstrap draws; different sets of images
-    (folds) are drawn independently. `ordered` None: see `are_ordered`. `tables`: {csv: its table} of those already read.
-    `stratified`: draw within the classes.
-    Raises `InputError` where the classes differ."""
+    """{method: csvs} -> list of `MethodRuns`
+
+    Csvs of the same images share their bootstrap resamples; different sets of images (folds) are resampled independently. `ordered`: see
+    `are_ordered`. `tables`: {csv: table} of csvs that have been read already. `stratified`: resample within each class. Raises `InputError`
+    if the classes differ.
+    """
     known = tables or {}
     paths = [csv for of_method in csvs.values() for csv in of_method]
     read = [known[csv] if csv in known else read_labelled(csv) for csv in paths]
@@ -96,7 +100,7 @@ def load_methods(csvs: Csvs, draws: int = 1000, seed: int = 0, ordered: bool | N
                             strict=True))
         number |= dict.fromkeys(members, k)
         unit |= dict.fromkeys(members, 'patients' if any(table.patient_ids for table in of_set) else 'images')
-        chance[k] = chance_levels(np.bincount(of_set[0].labels))  # type: ignore[arg-type]  # which all tables of `read_labelled` have
+        chance[k] = chance_levels(np.bincount(of_set[0].labels))  # type: ignore[arg-type]  # `read_labelled` ensures labels
     methods, first = [], 0
     for name, of_method in csvs.items():
         mine = range(first, first + len(of_method))
@@ -113,8 +117,8 @@ def load_methods(csvs: Csvs, draws: int = 1000, seed: int = 0, ordered: bool | N
 
 
 def settings_notes(methods: Sequence[MethodRuns]) -> list[str]:
-    """One line for each of the methods whose runs differ in more than they may, for each csv of a network that its run has replaced, for
-    copies of one file, and for differences in how the runs were tested."""
+    """Notes on pooled runs with different settings, predictions of checkpoints that have been replaced, identical csvs, and differences in
+    how the runs were tested."""
     differing = {method.name: differing_settings(method.csvs, method.image_sets) for method in methods}
     pooled = [f'{name} pools runs whose settings differ: {describe_settings(found)}' for name, found in differing.items() if found]
     replaced = filter(None, (replaced_network(csv) for method in methods for csv in method.csvs))
@@ -128,8 +132,8 @@ def _on(method, image_set):
 
 
 def _cells(methods, image_sets, signs, *, n_images, with_seeds):
-    """The sum of `signs` x the mean of each method over `image_sets` -> {key: cell with what its interval 'covers'}; a class has an
-    interval only where every run has two images of it."""
+    """The sum of `signs` x the mean of each method over `image_sets`: {key: cell, with what its interval 'covers'}. A class has an interval
+    only if every run has at least two images of it."""
     of_sets = [[_on(method, k) for k in image_sets] for method in methods]
     mean = mean_over_seeds(of_sets, signs, with_seeds)
     runs = [run for sets in of_sets for of_set in sets for run in of_set]
@@ -139,19 +143,21 @@ def _cells(methods, image_sets, signs, *, n_images, with_seeds):
 
 
 def summary(method: MethodRuns, with_seeds: bool = True) -> Cells:
-    """-> {key: cell, with the 'sd' over the runs and what its interval 'covers': 'images', 'images and seeds', 'patients', ...}.
+    """Summarise a method: {key: cell, with 'sd' and what its interval 'covers': 'images', 'images and seeds', 'patients', ...}.
 
-    The value is the mean over the runs of each set of images (seeds), then over the sets (folds), so that differences are those of the
-    means. The standard deviation is that over all runs. See `folds.mean_over_seeds` for the interval of the mean and `with_seeds`.
+    The value is the mean over the runs on each set of images (seeds), then over the sets (folds), so a `difference` equals the difference
+    of the means. 'sd' is the standard deviation over all runs. See `folds.mean_over_seeds` for the interval of the mean and `with_seeds`.
     """
     cells = _cells([method], dict.fromkeys(method.image_sets), (1,), n_images=method.n_images, with_seeds=with_seeds)
     return {key: c | {'sd': spread([run.values[key] for run in method.runs])['sd']} for key, c in cells.items()}
 
 
 def difference(method: MethodRuns, baseline: MethodRuns, with_seeds: bool = True) -> Cells | None:
-    """-> {key: cell, with what its interval 'covers'} of `method` less `baseline`, paired: on each set of images that both have, then the
-    mean over the sets; None when they have none in common. Seeds are covered where both have two runs or more on a set; a method less
-    itself is 0."""
+    """Paired difference `method` - `baseline`: {key: cell, with what its interval 'covers'}; None if they have no set of images in common.
+
+    It is the mean over the sets of images that both have. The interval covers seeds if both have at least two runs on a set. The difference
+    of a method to itself is 0.
+    """
     shared = [k for k in dict.fromkeys(method.image_sets) if k in baseline.image_sets]
     if not shared:
         return None
@@ -160,8 +166,8 @@ def difference(method: MethodRuns, baseline: MethodRuns, with_seeds: bool = True
 
 
 def mean_ranks(methods: Sequence[MethodRuns]) -> list[float | None]:
-    """The rank of each method (1 is the best, equals share theirs) in each of RANKED on each set of images that all methods
-    have, as the mean over both; None where there is nothing to rank."""
+    """Mean rank of each method over the scores in RANKED and over the sets of images that all methods have: 1 is the best, and ties share
+    their mean rank. None if there is nothing to rank."""
     ranks = []
     for k in set.intersection(*(set(method.image_sets) for method in methods)):
         means = [mean_of(_on(method, k)).values for method in methods]
@@ -173,7 +179,7 @@ def mean_ranks(methods: Sequence[MethodRuns]) -> list[float | None]:
 
 
 def columns_of(summaries: Sequence[Cells], max_classes: int = 10) -> tuple[dict[str, tuple], dict[str, tuple]]:
-    """{heading: key} of the table: SHOWN where some method defines it, and the recalls (R) of up to `max_classes` classes."""
+    """{heading: key} of the table columns: scores in SHOWN that some method defines, and recalls (R) of up to `max_classes` classes."""
     overall = {name.upper(): ('metrics', name) for name in SHOWN if any(s['metrics', name]['value'] is not None for s in summaries)}
     recalls = {f'R {key[1]}': key for s in summaries for key in s if key[0] == 'classes' and key[2] == 'recall'}
     return overall, recalls if len(recalls) <= max_classes else {}
@@ -181,7 +187,7 @@ def columns_of(summaries: Sequence[Cells], max_classes: int = 10) -> tuple[dict[
 
 def tidy_rows(methods: Sequence[MethodRuns], summaries: Sequence[Cells], ranks: Sequence[float | None],
               differences: Sequence[Cells | None]) -> list[list]:
-    """For a csv: one row for each method and figure, fractions; None where undefined."""
+    """Rows of a tidy csv, one for each method and score, as fractions; None where undefined."""
     rows: list[list] = [['method', 'metric', 'runs', 'images', 'mean', 'sd', 'low', 'high', 'mean_rank',
                          'difference', 'difference_low', 'difference_high', 'covers', 'difference_covers', 'interval',
                          'difference_interval']]

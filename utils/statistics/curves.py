@@ -1,4 +1,4 @@
-"""One file's predictions -> the points of its figures; the numbers of them are in weighted_metrics.py."""
+"""Points of the curves and plots for one predictions csv. The scores themselves are in weighted_metrics.py."""
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +9,8 @@ from utils.statistics.weighted_metrics import N_BINS, bins_of
 
 class Reliability(NamedTuple):
     confidence: np.ndarray  # mean confidence of each bin, (N_BINS,), NaN where the bin is empty
-    accuracy: np.ndarray  # share of its images that are right
-    counts: np.ndarray  # its images
+    accuracy: np.ndarray  # of the images in each bin
+    counts: np.ndarray  # images in each bin
     edges: np.ndarray  # (N_BINS + 1,)
 
 
@@ -20,20 +20,20 @@ def confusion_counts(labels: np.ndarray, preds: np.ndarray, k: int) -> np.ndarra
 
 
 def row_shares(counts: np.ndarray) -> np.ndarray:
-    """Each row over its sum; NaN for a class without images."""
+    """Each row divided by its sum; NaN for a class without images."""
     with np.errstate(invalid='ignore'):
         return counts / counts.sum(axis=1, keepdims=True)
 
 
 def _thresholds(scores, positive):
-    """Positives and images at or above each distinct score, from the highest down: (T,), (T,)."""
+    """Numbers of positives and of images at or above each distinct score, from the highest down: (T,), (T,)."""
     order = np.argsort(-scores, kind='stable')
     last_of_equals = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     return np.cumsum(positive[order])[last_of_equals], last_of_equals + 1
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `most` of the points, spread evenly over the length of the line, its ends kept: what the eye can see."""
+    """Keep about `most` points, spread evenly along the line, including its ends: more cannot be seen in a plot."""
     if len(x) <= most:
         return x, y
     length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
@@ -42,7 +42,8 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = 200) -> tuple[np.ndarray, np.
 
 
 def roc_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """`scores` (N,), `positive` bool (N,) -> false and true positive rate from (0, 0) to (1, 1); None without both kinds."""
+    """`scores` (N,), `positive` bool (N,) -> false and true positive rates from (0, 0) to (1, 1); None unless there are positives and
+    negatives."""
     n_positive = positive.sum()
     if n_positive in (0, len(positive)):
         return None
@@ -51,7 +52,7 @@ def roc_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def pr_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """-> recall and precision, from the highest threshold down; None without positives."""
+    """-> recall and precision, from the highest threshold down; None without positives"""
     if not positive.any():
         return None
     true, called = _thresholds(scores, positive)
@@ -59,7 +60,7 @@ def pr_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def reliability(table: PredictionTable) -> Reliability:
-    """Bins of equal width of the confidence in the predicted class, see `bins_of`."""
+    """Reliability of the confidence in the predicted class, in bins of equal width: see `bins_of`."""
     top, right = table.probs[np.arange(len(table.preds)), table.preds], table.preds == table.labels
     of_bin = bins_of(top)
     counts = np.bincount(of_bin, minlength=N_BINS)
@@ -69,6 +70,6 @@ def reliability(table: PredictionTable) -> Reliability:
 
 
 def confident_mistakes(table: PredictionTable, most: int = 24) -> np.ndarray:
-    """Rows of the wrong answers, those with the highest probability of the predicted class first."""
+    """Row numbers of wrong predictions, sorted by the probability of the predicted class, highest first."""
     wrong = np.flatnonzero(table.preds != table.labels)
     return wrong[np.argsort(-table.probs[wrong, table.preds[wrong]], kind='stable')][:most]

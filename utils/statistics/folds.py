@@ -1,4 +1,4 @@
-"""Several files of predictions: folds of one set, or repeats on the same images."""
+"""Evaluation of several predictions csvs: folds of one data set, or repeats on the same images."""
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -13,25 +13,25 @@ from utils.prediction.predictions import PredictionTable
 from utils.statistics.bootstrap import BootstrapResult, align, as_cells, bootstrap_figures, check_classes, combine, drawn_units
 from utils.statistics.weighted_metrics import chance_levels, labels_of
 
-ENDING = re.compile(r'\.(jpe?g|jfif|png|tiff?|bmp|gif|webp|ppm)$', re.I)  # ids may have it or not
+ENDING = re.compile(r'\.(jpe?g|jfif|png|tiff?|bmp|gif|webp|ppm)$', re.I)  # may be missing in image ids
 
 
 def are_repeats(tables: Sequence[PredictionTable]) -> bool:
-    """True: all hold the same images (repeats, seeds, methods). False: no image stands in two of them (folds), also not once as a and once
-    as a.jpg. Else `InputError`."""
+    """True if all tables have the same images (repeats, seeds, methods); False if no image is in two of them (folds). Anything between
+    raises `InputError`. The ids a and a.jpg are the same image for the second check."""
     if len({frozenset(table.image_ids) for table in tables}) == 1:
         return True
     sets = [frozenset(ENDING.sub('', image) for image in table.image_ids) for table in tables]
     if sum(map(len, sets)) > len(frozenset().union(*sets)):
         paths = ', '.join(table.path for table in tables)
-        raise InputError(f'{paths} share some of their images: give folds, which have no image in common (a and a.jpg are one), or '
-                         'repeats on the same images (runs x folds x seeds: python -m tools.compare_experiments)')
+        raise InputError(f'{paths} share some of their images. Give either folds without common images (a and a.jpg count as one image), '
+                         'or repeats on the same images. For runs x folds x seeds use python -m tools.compare_experiments')
     return False
 
 
 def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """The folds `tables` as one table: each image as predicted by the network that was not trained on it. Patients are kept
-    where all files name them."""
+    """Pool the folds `tables` into one table, in which each image is predicted by the network that was not trained on it. Patient ids are
+    kept if all files have them."""
     first = tables[0]
     for table in tables[1:]:
         check_classes(table, first.class_names, first.path)
@@ -43,8 +43,8 @@ def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
 
 
 def ensemble(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """Tables of the same images, in the order of the first -> one, with the mean of the probabilities and the class of the largest.
-    Labels and patients are those of the first table that has them."""
+    """Average the probabilities of tables of the same images, in the order of the first; the prediction is the most probable class. Labels
+    and patient ids are those of the first table that has them."""
     tables = align(tables)
     probs = np.mean([table.probs for table in tables], axis=0)
     labels, patients = (next((values for table in tables if (values := getattr(table, name)) is not None), None)
@@ -52,15 +52,14 @@ def ensemble(tables: Sequence[PredictionTable]) -> PredictionTable:
     return tables[0]._replace(probs=probs, preds=probs.argmax(axis=1), labels=labels, patient_ids=patients)
 
 
-# What several files are taken for, by their images alone
-FOLDS = ('The files have no image in common: taken as the folds of one cross-validation and pooled; each image counts once, whichever '
-         'network predicted it')
-REPEATS = 'The files have the same images: taken as repeats of one method, whose mean is given'
-PAIR = 'Both files have the same images: taken as two methods, compared image by image'
+# How several files are interpreted, judging by their images alone
+FOLDS = 'The files have no images in common: pooled as the folds of one cross-validation, in which each image counts once'
+REPEATS = 'The files have the same images: averaged as repeats of one method'
+PAIR = 'Both files have the same images: compared image by image as two methods'
 
 
 def spread(values: Iterable[float]) -> dict[str, float | None]:
-    """Numbers of the files (NaN: undefined, left out) -> {'mean', 'sd' (n - 1), 'min', 'max'}, None where undefined."""
+    """One value for each file (NaN is ignored) -> {'mean', 'sd' (with n - 1), 'min', 'max'}, None where undefined"""
     defined = np.array([value for value in values if np.isfinite(value)])
     if not len(defined):
         return dict.fromkeys(('mean', 'sd', 'min', 'max'))
@@ -73,12 +72,12 @@ def mean_of(figures: Sequence[BootstrapResult]) -> BootstrapResult:
 
 
 def _training_noise(test_sets, key):
-    """`test_sets`: for each set of images the `BootstrapResult` of each run on it.
+    """`test_sets`: for each set of images, the `BootstrapResult` of each run on it.
 
-    -> three numbers for the mean over the sets of the mean over the runs: its variance by the spread of the runs, how much of that the
-    image draws contain as well, and the degrees of freedom.
+    -> three numbers for the mean over sets of the mean over runs: its variance estimated from the spread of the runs, the part of this
+    variance that the image draws also contain, and the degrees of freedom.
 
-    The spread is pooled over the sets, so a set with one run has that of the others.
+    The spread is pooled over the sets, so it also applies to a set with a single run.
     """
     spread = images = 0.
     for runs in test_sets:
@@ -94,17 +93,17 @@ def _training_noise(test_sets, key):
 
 @lru_cache(maxsize=8)
 def _student(freedom, n):
-    """`n` evenly spaced quantiles of Student's t, in a random order that is the same for every figure and has nothing to do with images;
-    percentiles of them are those of t itself."""
+    """`n` evenly spaced quantiles of Student's t, so their percentiles are those of t. Their random order is the same for every score and
+    independent of the images."""
     level = np.linspace(0, 1, n).clip(.5 / n, 1 - .5 / n)  # the ends would be infinite
     return np.random.default_rng(0).permutation(stdtrit(freedom, level))
 
 
 def _with_training_noise(draws, noises):
-    """Image draws of a figure (draws,), `_training_noise` of each method in it -> draws that cover the seeds as well."""
+    """Image draws of a score (draws,), `_training_noise` of each of its methods -> draws that cover seeds as well"""
     spread, in_draws, freedom = (np.array(column) for column in zip(*noises, strict=True))
     defined = draws[np.isfinite(draws)]
-    if not spread.sum() > 0 or not len(defined):  # the runs agree, or the figure is undefined
+    if not spread.sum() > 0 or not len(defined):  # all runs agree, or the score is undefined
         return draws
     images, twice = defined.var(), np.minimum(in_draws, spread).sum()
     shared = np.sqrt(max(0, 1 - twice / images)) if images > 0 else 1
@@ -114,18 +113,17 @@ def _with_training_noise(draws, noises):
 
 def mean_over_seeds(methods: Sequence[Sequence[Sequence[BootstrapResult]]], signs: Sequence[float] = (1,),
                     with_seeds: bool = True) -> BootstrapResult:
-    """The sum of `signs` x the mean of each method. The field `with_seeds` tells whether its draws cover other seeds as well as images.
+    """The sum of `signs` x the mean of each method, with draws that cover images and, if possible, seeds (field `with_seeds`).
 
-    `methods`: for each a list of test sets (folds), for each of these the `BootstrapResult` of its runs, which differ in the seed
-    alone; the sets are the same for all methods. A mean is that over the seeds of each set, then over the sets: folds count the same
-    however many seeds they have. Seeds are covered where `with_seeds` and each method has a set with two runs or more; else the draws
-    are of images alone.
+    `methods`: for each method a list of test sets (folds), and for each set the `BootstrapResult` of its runs, which differ only in the
+    seed. All methods have the same sets. Means are taken over the seeds of each set, then over the sets, so folds have equal weight however
+    many seeds they have. Seeds are covered if `with_seeds` is true and each method has a set with at least two runs.
 
-    Drawing the R seeds again is too narrow: two to five values say little about their own variance. Instead Student's t is added to the
-    image draws, with the scale s / sqrt(R) and R - 1 degrees of freedom (s: sample standard deviation over the seeds; pooled over the
-    sets of a method; Welch and Satterthwaite for a difference). The seeds of two methods are independent: equal numbers make two
-    different trainings no more alike. The spread s contains the errors on these images that the runs do not share. The image draws
-    contain them too, so they are shrunk by that part; the result is never narrower than image draws alone.
+    Resampling the R seeds would give intervals that are too narrow, since two to five values say little about their variance. Instead,
+    Student's t is added to the image draws, with scale s / sqrt(R) and R - 1 degrees of freedom. Here s is the standard deviation over the
+    seeds, pooled over the sets of a method; differences use the Welch-Satterthwaite equation. Seeds of two methods are independent, because
+    equal seed numbers do not make two different trainings more similar. The spread s includes image errors that the runs do not share. The
+    image draws include them too, so they are shrunk by that part. The result is never narrower than image draws alone.
     """
     total = combine([mean_of([mean_of(runs) for runs in test_sets]) for test_sets in methods], signs)
     if not with_seeds or any(all(len(runs) < 2 for runs in test_sets) for test_sets in methods):
@@ -137,14 +135,14 @@ def mean_over_seeds(methods: Sequence[Sequence[Sequence[BootstrapResult]]], sign
 
 def evaluate_files(tables: Sequence[PredictionTable], draws: int = 1000, seed: int = 0, stratified: bool = False,
                    with_seeds: bool = True, **options: Any) -> dict[str, Any]:
-    """Labelled tables -> `bootstrap.as_cells` of the one file, of the pooled folds, or of the mean of repeats; which of them
-    is 'of'. 'drawn' tells what the intervals come from: {'unit': 'images' or 'patients', 'within_classes', 'seeds', 'draws'}; 'chance' what
-    answers by chance reach on these images.
+    """Evaluate labelled tables: `bootstrap.as_cells` of one file, of pooled folds, or of the mean of repeats.
 
-    Several files also have 'assumed' (what they are taken for), 'runs' (each file), 'spread' ({metric: mean, sd, min, max} over them), and
-    two repeats 'difference': the second less the first, paired. Intervals of the mean of three repeats or more cover other seeds unless
-    `with_seeds` is False. Two files are two methods with one run each: all their intervals cover images alone, and so do those of folds
-    and of each single file. `options`: of `WeightedMetrics`.
+    The result also has 'of' (which of these it is: file, pooled or mean), 'drawn' (see `bootstrap.drawn_units`) and 'chance' (see
+    `chance_levels`). With several files it has 'assumed' (how they are interpreted), 'runs' (the cells of each file) and 'spread'
+    ({metric: mean, sd, min, max} over the files). Two repeats also have 'difference': second - first, paired.
+
+    Intervals of the mean of at least three repeats cover seeds unless `with_seeds` is False. All other intervals cover images only: two
+    files are two methods with one run each. `options`: of `WeightedMetrics`.
     """
     def bootstrap(of):
         return bootstrap_figures(of, draws, seed, stratified=stratified, **options)

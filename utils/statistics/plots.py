@@ -1,4 +1,4 @@
-"""Arrays -> matplotlib figures -> SVG that takes the colours of the page around it. No pyplot, no global state."""
+"""Matplotlib figures from arrays, and their SVG, which takes the colours of the page around it. Uses no pyplot and no global state."""
 import io
 import re
 import warnings
@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from utils.statistics.curves import Reliability
 
-FG, LINE = '#010203', '#a1a2a3'  # stand for the text and line colour of the page: see `to_svg`
+FG, LINE = '#010203', '#a1a2a3'  # placeholders for the text and line colours of the page: see `to_svg`
 BLUE = '#2b83ba'
-# Distinct for colour-blind readers, and readable on white and on black; the dashes tell more than eight lines apart.
+# Distinct for colour-blind readers, and readable on white and on black. With more than eight lines, the dashes differ.
 COLOURS = (BLUE, '#e08214', '#1b9e77', '#d6604d', '#c274b0', '#7a7a7a', '#a6761d', '#7570d3')
 DASHES = ('-', '--', '-.', ':')
 MOST_LINES = len(COLOURS)
@@ -27,11 +27,11 @@ STYLE: dict[Any, Any] = {
     'grid.color': LINE, 'grid.alpha': .45, 'grid.linewidth': .6, 'text.color': FG, 'axes.edgecolor': FG, 'axes.labelcolor': FG,
     'xtick.color': FG, 'ytick.color': FG, 'legend.frameon': False, 'axes.facecolor': 'none', 'figure.facecolor': 'none',
     'savefig.facecolor': 'none', 'lines.linewidth': 1.6}
-styled = matplotlib.rc_context(STYLE)  # decorates what draws: nobody else's figures change
+styled = matplotlib.rc_context(STYLE)  # decorator for the functions that draw; other figures keep their style
 
 
 def short(name: str, most: int = 30) -> str:
-    """Long names lose their middle: what tells two classes apart often stands at the end."""
+    """Shorten a long name in the middle, because class names often differ only at the end."""
     return name if len(name) <= most else f'{name[:most // 2]}…{name[-(most - most // 2 - 1):]}'
 
 
@@ -40,14 +40,14 @@ def line_style(i: int) -> dict[str, Any]:
 
 
 def to_svg(figure: Figure, name: str, alt: str) -> str:
-    """The figure as an SVG element. `name`, unique on the page, keeps its ids apart; `alt` is read out instead of it."""
+    """The figure as an SVG element. `name` makes its ids unique on the page; `alt` is the text for screen readers."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE | {'svg.hashsalt': name}), warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)  # letters that its font lacks are the browser's to draw
+        warnings.simplefilter('ignore', UserWarning)  # glyphs that are missing in this font: the browser draws the text
         figure.savefig(buffer, format='svg', metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None})
     svg = buffer.getvalue()
     svg = re.sub(r'<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S)
-    svg = re.sub(r'<g id="[^"]*"', '<g', svg)  # the same in each figure, and used by nothing
+    svg = re.sub(r'<g id="[^"]*"', '<g', svg)  # ids that are the same in every figure and never referenced
     width = float(re.findall(r'width="([\d.]+)pt"', svg)[0])
     head = f'<svg role="img" aria-label="{escape(alt)}" style="width: {width:.0f}pt; min-width: {.72 * width:.0f}pt"'
     svg = svg.replace('<svg', head, 1).replace(FG, 'var(--fg)').replace(LINE, 'var(--line)')
@@ -55,7 +55,7 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
 
 
 def to_pixels(figure: Figure) -> np.ndarray:
-    """-> uint8 (H, W, 3), on white."""
+    """-> uint8 (H, W, 3), on a white background"""
     figure.set_facecolor('white')
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -65,7 +65,7 @@ def to_pixels(figure: Figure) -> np.ndarray:
 @styled
 def lines(curves: Mapping[str, tuple], xlabel: str, ylabel: str, marks: Sequence[tuple] = (), boundaries: Sequence[tuple] = (),
           log: bool = False, size: tuple[float, float] = (4.5, 2.9)) -> Figure:
-    """`curves`: label -> (x, y, style); `marks`: (x, y, label) to point out, `boundaries`: (x, label) of vertical lines."""
+    """Line plot. `curves`: label -> (x, y, style); `marks`: (x, y, label) of circled points; `boundaries`: (x, label) of vertical lines."""
     figure = Figure(size, layout='constrained')
     ax = figure.subplots()
     for label, (x, y, style) in curves.items():
@@ -93,7 +93,7 @@ def lines(curves: Mapping[str, tuple], xlabel: str, ylabel: str, marks: Sequence
 def bars(names: Sequence[str], groups: Mapping[str, Sequence], xlabel: str, labels: Sequence[Sequence[str]] | None = None,
          limit: tuple[float, float] | None = None) -> Figure:
     """Horizontal bars, the first name at the top. `groups`: label -> (values (K,), low (K,) or None, high (K,) or None), NaN
-    where undefined; `labels`: text behind the bars, a list (K,) for each group."""
+    where undefined; `labels`: text after each bar, a list (K,) for each group."""
     k, m = len(names), len(groups)
     figure = Figure((5.6, .9 + k * (.1 + (.17 if k <= 10 else .13) * m)), layout='constrained')
     ax = figure.subplots()
@@ -117,7 +117,7 @@ def bars(names: Sequence[str], groups: Mapping[str, Sequence], xlabel: str, labe
 @styled
 def intervals(names: Sequence[str], values: np.ndarray, low: np.ndarray, high: np.ndarray, xlabel: str, labels: Sequence[str],
               zero: bool = False) -> Figure:
-    """One row a name: a dot with its interval and the text of it; NaN where undefined. `zero`: with a dotted line at 0."""
+    """A row for each name: a dot with its interval and its label; NaN where undefined. `zero`: draw a dotted line at 0."""
     figure = Figure((4.7, .8 + .3 * len(names)), layout='constrained')
     ax, y = figure.subplots(), np.arange(len(names))
     if zero:
@@ -134,7 +134,7 @@ def intervals(names: Sequence[str], values: np.ndarray, low: np.ndarray, high: n
 
 @styled
 def heat_map(shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], xlabel: str, ylabel: str, above: float = -1) -> Figure:
-    """`shares` (R, C) in 0..1, NaN where undefined: the stronger the colour, the larger, with the percent in each cell > `above`."""
+    """Heat map of `shares` (R, C) in 0..1, NaN where undefined. Cells with a share above `above` show it in percent."""
     r, c = shares.shape
     cell = .46 if c <= 10 else .3
     height = .42 if c <= 10 else .3
@@ -162,8 +162,8 @@ def _percent_axes(ax):
 @styled
 def one_vs_rest(curves: Mapping[str, tuple[np.ndarray, np.ndarray] | None], xlabel: str, ylabel: str, diagonal: bool = False,
                 steps: bool = False) -> Figure:
-    """`curves`: label of two lines -> (x, y) in 0..1, or None. Up to eight share their axes, more get small ones of their own.
-    `steps`: y holds from the point before."""
+    """ROC or precision-recall curves. `curves`: label (two lines) -> (x, y) in 0..1, or None. Up to eight curves share one plot; more get a
+    small plot each. `steps`: draw steps, where y applies from the previous point on."""
     if len(curves) <= MOST_LINES:
         figure = Figure((4.6, 3.5 + .17 * len(curves)), layout='constrained')
         ax = figure.subplots()
@@ -194,7 +194,7 @@ def one_vs_rest(curves: Mapping[str, tuple[np.ndarray, np.ndarray] | None], xlab
 
 @styled
 def reliability(curve: Reliability) -> Figure:
-    """Above, how often the network is right; below, for how many images."""
+    """Reliability diagram: accuracy by confidence at the top, number of images at the bottom."""
     figure = Figure((4.6, 4.4), layout='constrained')
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     some = curve.counts > 0
@@ -203,8 +203,8 @@ def reliability(curve: Reliability) -> Figure:
     top.plot(100 * curve.confidence[some], 100 * curve.accuracy[some], color=BLUE, linewidth=1)
     top.scatter(100 * curve.confidence[some], 100 * curve.accuracy[some], 12 + 160 * curve.counts[some] / curve.counts.max(), color=BLUE,
                 clip_on=False)
-    top.set_ylabel('answers that are right (%)')
+    top.set_ylabel('accuracy (%)')
     bottom.stairs(curve.counts, 100 * curve.edges, fill=True, color=BLUE, alpha=.6)
-    bottom.set(xlabel='confidence in the answer (%)', ylabel='images')
+    bottom.set(xlabel='confidence (%)', ylabel='images')
     bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     return figure

@@ -1,19 +1,19 @@
-"""Positives against the rest by a score, for any weights of the images: AUC, average precision, operating points."""
+"""One-vs-rest ranking metrics for weighted images: AUC, average precision, operating points."""
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import coo_array
 
 OPERATING_POINTS = ('sensitivity_at_specificity', 'specificity_at_sensitivity')
-SLACK = 1e-6  # weights are whole numbers: it only undoes the rounding of level * weight
+SLACK = 1e-6  # absorbs the rounding of level * weight; the weights themselves are integers
 
 
 class Ranking:
     """`score`: float (N,), higher is more positive; `positive`: bool (N,).
 
-    Going down the ranking, these figures change only where a group of equal scores holds a positive. One sparse product
-    gathers, for each such group, the weights of its positives, of its negatives, and of the negatives between the group
-    before and it; all that follows is as long as the number of positives, which over all classes add up to N.
+    Going down the ranking, the metrics change only at groups of equal scores that contain a positive. For each of these groups, one sparse
+    product sums the weights of its positives, of its negatives, and of the negatives between it and the previous group. All later arrays
+    are therefore at most as long as the number of positives, which adds up to N over all classes.
     """
 
     def __init__(self, score: np.ndarray, positive: np.ndarray) -> None:
@@ -22,22 +22,22 @@ class Ranking:
         score, positive = score[order], positive[order]
         tie = np.cumsum(np.append(0, score[1:] != score[:-1]))
         groups, first = np.unique(tie[positive], return_index=True)
-        self.scores = score[positive][first]  # of each group, falling
+        self.scores = score[positive][first]  # of each group, in descending order
         row = np.searchsorted(groups, tie)
-        above = row < len(groups)  # nothing below the last positive counts
+        above = row < len(groups)  # images below the last positive do not matter
         row, tie, positive, order = row[above], tie[above], positive[above], order[above]
         kind = np.where(positive, 0, np.where(groups[row] == tie, 1, 2))
         self.gather = coo_array((np.ones(len(row)), (kind * len(groups) + row, order)), shape=(3 * len(groups), len(score))).tocsr()
 
     def _curve(self, weights):
-        """-> positives, tied negatives, and true and false positives down to and with each group, all (groups, B)."""
+        """-> positives and negatives of each group, then true and false positives down to and including it, all (groups, B)."""
         pos, tied, between = (self.gather @ weights).reshape(3, len(self.scores), -1)
         return pos, tied, np.cumsum(pos, axis=0), np.cumsum(between + tied, axis=0)
 
     def __call__(self, weights: np.ndarray, total: np.ndarray, levels: Sequence[float] = ()) -> dict[tuple, np.ndarray]:
-        """Whole-number weights (N, B), their sums `total` (B,) -> {('auc',), ('ap',), ('sensitivity_at_specificity', level) and
-        ('specificity_at_sensitivity', level) for each of `levels`: (B,)}. NaN without positives; AUC and operating points
-        also without negatives. The average precision is the step-wise sum of precision x gain of recall, as scikit-learn's."""
+        """Integer weights (N, B), their sums `total` (B,) -> {('auc',), ('ap',), ('sensitivity_at_specificity', level) and
+        ('specificity_at_sensitivity', level) for each of `levels`: (B,)}. Values are NaN without positives; AUC and operating points
+        also without negatives. Average precision is the sum of precision x increase in recall, as in scikit-learn."""
         names = [('auc',), ('ap',), *((name, level) for level in levels for name in OPERATING_POINTS)]
         if not len(self.scores):
             return dict.fromkeys(names, np.full(weights.shape[1], np.nan))
@@ -55,12 +55,12 @@ class Ranking:
 
     @staticmethod
     def _groups_at(tp, fp, n_pos, n_neg, level):
-        """The last group with that specificity (-1: none), and the first with that sensitivity, (B,) each."""
+        """Last group with specificity >= `level` (-1: none) and first group with sensitivity >= `level`, (B,) each."""
         last = (fp <= (1 - level) * n_neg + SLACK).sum(axis=0) - 1
         return last, np.minimum((tp < level * n_pos - SLACK).sum(axis=0), len(tp) - 1)
 
     def thresholds(self, levels: Sequence[float]) -> dict[tuple[str, float], float | None]:
-        """{(name, level): call an image positive when its score is at least this}, None where no threshold does it."""
+        """{(name, level): threshold}: images with at least this score are called positive. None if no threshold reaches the level."""
         if not len(self.scores):
             return {}
         _, _, tp, fp = self._curve(np.ones((self.gather.shape[1], 1)))

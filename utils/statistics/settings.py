@@ -1,4 +1,4 @@
-"""What the config.cfg of the runs behind several csvs of predictions says: are they repeats of one method, are the classes grades?"""
+"""Compare the config.cfg of the runs that made several predictions csvs: are they repeats of one method, and are the classes ordered?"""
 import math
 import os
 import re
@@ -10,44 +10,44 @@ from utils.runs.paths import CHECKPOINT, config_of
 from utils.statistics.weighted_metrics import is_ordered
 
 FOLD = re.compile(r'(F|fold[_-]?)\d+')
-REPEAT = re.compile(rf'seed.*|{FOLD.pattern}')  # folders that tell the runs of one method apart
-# Entries of config.cfg that may differ between the runs of one method: what tells them apart, what no result depends on, and what follows
-# from other entries. The training and validation csvs are compared by their content.
+REPEAT = re.compile(rf'seed.*|{FOLD.pattern}')  # folders that separate the runs of one method
+# Entries of config.cfg that may differ between runs of the same method: seed and paths, entries that do not affect results, and entries
+# that follow from others. Training and validation csvs are compared by content instead.
 NOT_SETTINGS = {'seed', 'save_path', 'csv_train', 'csv_val', 'csv_sha256', 'class_count', 'parent', 'format', 'recipe', 'class_names',
                 'head', 'frozen', 'reinitialised', 'initial_weights', 'resume', 'overwrite', 'do_not_save', 'n_checkpoints', 'tensorboard',
                 'num_workers', 'cache_dir', 'no_cache', 'device', 'device_type', 'mixed_precision', 'compile', 'deterministic', 'torch',
                 'decoder', 'allow_outside_data_path', 'private'}
-# Other ways to give an entry that is compared as well
+# Aliases of entries that are compared anyway
 ALIASES = {'cdt_gamma': 'loss_params', 'label_column': 'class_column'}
 
 
 def are_ordered(tables: Sequence[PredictionTable], flag: bool | None = None) -> bool:
-    """`is_ordered` of tables with the same classes, also by the --metric of their runs where these are found."""
+    """`is_ordered` for tables with the same classes. Uses the --metric of their runs if these are found."""
     metrics = [(config_of(table.path) or {}).get('metric') for table in tables]
     return any(is_ordered(tables[0].class_names, metric, flag) for metric in metrics)
 
 
 def _stage_one(path):
-    """A run or checkpoint as far as it tells methods apart: experiments/set/plain/seed0/epoch_07_... -> experiments/set/plain"""
+    """Path of a run or checkpoint without seed, fold and epoch: experiments/set/plain/seed0/epoch_07_... -> experiments/set/plain"""
     parts = os.path.normpath(path).split(os.sep)
     parts = parts[parts.index('experiments'):] if 'experiments' in parts else parts
     return '/'.join(part for part in parts if not (REPEAT.fullmatch(part) or CHECKPOINT.fullmatch(part) or part.endswith('.pth')))
 
 
 def _compared(config):
-    """{flag: value} of what must agree, in one spelling, whatever the machine and the folder of the run were."""
+    """{flag: value} of the settings that must agree, normalised to be independent of the machine and of the run folder."""
     found = {flag: value for flag, value in config.items() if flag not in NOT_SETTINGS and ALIASES.get(flag) not in config}
     if found.get('pretrained_weights'):
         found['pretrained_weights'] = _stage_one(found['pretrained_weights'])
-    if 'data_path' in found:  # sets have folders such as data/demo/images
+    if 'data_path' in found:  # such as data/demo/images
         found['data_path'] = '/'.join(os.path.normpath(found['data_path']).split(os.sep)[-2:])
-    if 'min_lr' in found and math.isclose(found['min_lr'], found['lr'] / 1000):  # the default follows from the rate
+    if 'min_lr' in found and math.isclose(found['min_lr'], found['lr'] / 1000):  # the default depends on lr
         found['min_lr'] = 'lr / 1000'
     return found
 
 
 def _differing_csvs(configs, fold_of):
-    """As `differing_settings`, for the csvs alone: runs of one fold must have been trained and selected on the same ones."""
+    """`differing_settings` for the csvs: runs of the same fold must have the same training and validation csvs."""
     found = {}
     for role in ('train', 'val'):
         digests = {csv: config['csv_sha256'].get(role, '') for csv, config in configs.items()}
@@ -57,11 +57,11 @@ def _differing_csvs(configs, fold_of):
 
 
 def differing_settings(csvs: Sequence[str], image_sets: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """{flag: {csv: value}} of the settings in which the runs of per-image `csvs` differ although they are pooled as one method.
+    """Find settings that differ between runs pooled as one method: {flag: {predictions csv: value}}.
 
-    `image_sets`: which images each csv holds, as a number. Seeds, names, machines and places may differ, and the training and validation
-    csvs between folds: runs with other test images, or in other folders F1, fold1, ... Runs whose config.cfg is not found are left out,
-    and so are flags that the version of one of the runs did not know.
+    `image_sets`: for each of the `csvs`, a number that identifies its set of images. Seeds, names, machines and paths may differ. Training
+    and validation csvs may differ between folds, that is, between runs with different test images or in different folders F1, fold1, ...
+    Runs without a config.cfg are ignored, and so are flags that are missing in one of the runs.
     """
     configs = {csv: config for csv in csvs if (config := config_of(csv))}
     compared, found = {csv: _compared(config) for csv, config in configs.items()}, {}
@@ -76,7 +76,7 @@ def differing_settings(csvs: Sequence[str], image_sets: Sequence[int]) -> dict[s
 
 
 def describe_settings(differing: Mapping[str, Mapping[str, Any]]) -> str:
-    """What `differing_settings` found -> 'lr 0.01 (seed0, seed1) or 0.1 (seed2); loss_fn ...', '' for nothing."""
+    """Result of `differing_settings` -> 'lr 0.01 (seed0, seed1) or 0.1 (seed2); loss_fn ...', '' if nothing differs"""
     flags = []
     for flag, values in differing.items():
         folders = {csv: os.path.dirname(os.path.abspath(csv)) for csv in values}

@@ -1,28 +1,28 @@
-"""Rows of text -> a table for the console, for Markdown, or for LaTeX. Cells may hold any text: it is escaped, and stays in its cell."""
+"""Tables of text for the console, Markdown and LaTeX. Cells may contain any text, which is escaped."""
 import re
 from collections.abc import Sequence
 
 from utils.common import printable
 
-# LaTeX: braces around a character that is a command or an option in some places only: [ and * after \\, " with babel, ` in ligatures.
+# Braces protect characters that LaTeX interprets only in some places: [ and * after \\, " with babel, ` in ligatures.
 LATEX = {'\\': r'\textbackslash{}', '%': r'\%', '_': r'\_', '&': r'\&', '#': r'\#', '$': r'\$', '{': r'\{', '}': r'\}',
          '^': r'\textasciicircum{}', '~': r'\textasciitilde{}', '<': r'\textless{}', '>': r'\textgreater{}', '|': r'\textbar{}',
          '"': r'{\char34}', '`': '{`}', '[': '{[}', ']': '{]}', '*': '{*}', '±': r'$\pm$', '≥': r'$\geq$'}
-# Markdown: what begins code, emphasis, a link, a formula or HTML. A _ between letters does not, nor do brackets without an address, as
-# around intervals. GitHub makes links of plain addresses, too.
+# Characters that start code, emphasis, a link, a formula or HTML in Markdown. Underscores between letters and brackets without an address,
+# as around intervals, need no escape. GitHub also turns plain addresses into links.
 MARKDOWN = re.compile(r'[\\`*~$|]|(?<![^\W_])_|_(?![^\W_])|](?=\()|:(?=//)|(?<=www)\.|@')
 HTML = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
 
 
 def _padded(rows):
-    """The first column to the left, the others to the right."""
+    """Pad all cells: the first column is aligned left, the others right. -> rows, column widths"""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [[cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
             for row in rows], widths
 
 
 def to_text(rows: Sequence[Sequence[str]]) -> str:
-    """`rows`: lists of str of one length, the first is the header."""
+    """`rows`: lists of str of the same length; the first is the header."""
     padded, widths = _padded([[*map(printable, row)] for row in rows])
     lines = ['  '.join(row).rstrip() for row in padded]
     return '\n'.join([lines[0], '-' * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
@@ -40,7 +40,7 @@ def to_markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def to_latex(rows: Sequence[Sequence[str]]) -> str:
-    """A tabular without any package; characters that LaTeX reads as commands are escaped."""
+    """A tabular environment that needs no package. Special characters are escaped."""
     lines = [' & '.join(''.join(LATEX.get(c, c) for c in printable(cell)) for cell in row) + r' \\' for row in rows]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
     return '\n'.join([begin, r'\hline', lines[0], r'\hline', *lines[1:], r'\hline', r'\end{tabular}'])

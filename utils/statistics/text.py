@@ -1,4 +1,4 @@
-"""Figures with intervals, as `bootstrap.as_cells` gives them, as tables that people read."""
+"""Console tables of scores with confidence intervals, from the cells of `bootstrap.as_cells`."""
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,42 +9,49 @@ from utils.statistics.weighted_metrics import CLASS_METRICS, METRIC_NAMES
 
 NOT_PERCENT = ('nll', 'brier')
 HEADINGS = dict(zip(CLASS_METRICS, ('recall', 'precision', 'F1', 'AUC', 'average precision'), strict=True))
-FEW = 30  # images of a class, below which percentile intervals cover less than they say: `benchmarks/coverage.py`
-CHANCE = ('chance: answers that know nothing about the image (accuracy: always the most frequent class; average precision: the share of '
-          'the class)')
+FEW = 30  # images of a class; with fewer, percentile intervals cover less than 95 %: see `benchmarks/coverage.py`
+LEGEND = '''Scores in percent (except NLL and Brier) with [95 % interval]. n: number of images.
+Chance: score without looking at the images. Accuracy: always the most frequent class; average precision: class frequency.'''
+
+
+def number(value: float, digits: int = 1, sign: str = '') -> str:
+    """`value` as text. What rounds to zero has no sign: '0.0', not '-0.0' or '+0.0'."""
+    text = f'{value:{sign}.{digits}f}'
+    return text if float(text) else text.lstrip('+-')
 
 
 def show(cell: Mapping[str, Any], digits: int = 1, scale: float = 100, sign: str = '') -> str:
-    """{'value', 'low', 'high'} -> '52.2 [51.4, 53.0]', in percent; '-' where it is undefined, no interval where there is none."""
+    """{'value', 'low', 'high'} -> '52.2 [51.4, 53.0]' in percent; '52.2' without an interval, '-' if undefined."""
     if cell['value'] is None:
         return '-'
-    shown = [f'{scale * cell[name]:{sign}.{digits}f}' for name in ('value', 'low', 'high') if cell[name] is not None]
+    shown = [number(scale * cell[name], digits, sign) for name in ('value', 'low', 'high') if cell[name] is not None]
     return '{} [{}, {}]'.format(*shown) if len(shown) == 3 else shown[0]
 
 
 def _scale(name):
-    """-> digits, factor"""
+    """-> digits, factor of the values shown"""
     return (3, 1) if name in NOT_PERCENT else (2, 100)
 
 
 def _defined(metrics):
-    """Without kappa where the classes are not ordered."""
+    """Names of the metrics, without kappa if the classes are not ordered."""
     return [name for name in METRIC_NAMES if name != 'kappa' or metrics[name]['value'] is not None]
 
 
 def metrics_text(columns: Mapping[str, dict], chance: Mapping[str, float]) -> str:
-    """`columns`: header -> {metric: cell}; a column 'difference' has signs. `chance`: see `weighted_metrics.chance_levels`."""
+    """Table of the overall metrics. `columns`: header -> {metric: cell}; values of the column 'difference' have a sign. `chance`: see
+    `weighted_metrics.chance_levels`."""
     first = next(iter(columns.values()))
     rows = [['', *columns, 'chance', 'n']]
     for name in _defined(first):
         digits, scale = _scale(name)
         cells = [show(column[name], digits, scale, '+' if header == 'difference' else '') for header, column in columns.items()]
-        rows.append([METRIC_NAMES[name], *cells, f'{scale * chance[name]:.{digits}f}' if name in chance else '-', str(first[name]['n'])])
+        rows.append([METRIC_NAMES[name], *cells, number(scale * chance[name], digits) if name in chance else '-', str(first[name]['n'])])
     return to_text(rows)
 
 
 def classes_text(what: str, classes: Mapping[str, dict], sign: str = '') -> str:
-    """{class or group: {metric: cell}} -> table; n are the images of the class (group)."""
+    """{class or group: {metric: cell}} -> table; n is the number of images of the class or group."""
     rows = [[what, 'n', *CLASS_METRICS]]
     rows += [[name, str(cells['recall']['n']), *(show(cells[metric], sign=sign) for metric in CLASS_METRICS)]
              for name, cells in classes.items()]
@@ -52,7 +59,7 @@ def classes_text(what: str, classes: Mapping[str, dict], sign: str = '') -> str:
 
 
 def operating_points_text(points: Mapping[str, dict]) -> str:
-    """{positives: {name: {level: cell, with 'threshold' where it is one file's}}} -> one table for each level."""
+    """{positives: {name: {level: cell}}} -> one table for each level. Cells of a single file have a 'threshold'."""
     tables = []
     for level in next(iter(points.values()))['sensitivity_at_specificity']:
         at = f'≥ {100 * float(level):g} %'
@@ -64,8 +71,8 @@ def operating_points_text(points: Mapping[str, dict]) -> str:
                 threshold = cell.get('threshold')
                 rows[-1] += [show(cell), '-' if threshold is None else f'{threshold:.4f}']
         tables.append(to_text(rows))
-    return '\n\n'.join(tables) + ('\nA threshold applies to p_<class> (for "or worse", summed from that grade on). Chosen on these very '
-                                  'images, it will do worse on others.')
+    return '\n\n'.join(tables) + ('\nThresholds apply to p_<class> (for "or worse", to the sum from that grade upwards).\n'
+                                  'They were chosen on these images; expect lower scores on new images.')
 
 
 def spread_text(n_files: int, result: Mapping[str, Any]) -> str:
@@ -73,20 +80,19 @@ def spread_text(n_files: int, result: Mapping[str, Any]) -> str:
     for name in _defined(result['metrics']):
         digits, factor = _scale(name)
         values = result['spread'][name].values()
-        rows.append([METRIC_NAMES[name], *('-' if value is None else f'{factor * value:.{digits}f}' for value in values)])
+        rows.append([METRIC_NAMES[name], *('-' if value is None else number(factor * value, digits) for value in values)])
     return to_text(rows)
 
 
 def covers_text(drawn: Mapping[str, Any]) -> str:
-    """What the intervals cover, from 'drawn' of `bootstrap_metrics` or `evaluate_files`."""
-    unit, seeds = drawn['unit'], drawn['seeds']
-    how = 'drawn within each class' if drawn['within_classes'] else 'drawn at random'
-    return (f"95 % intervals cover other test {unit}{' and other seeds' if seeds else ', not another training'} "
-            f"({drawn['draws']:,} bootstrap draws; {unit} {how})")
+    """Sentence (without a full stop) on what the intervals cover, from 'drawn' of `bootstrap_metrics` or `evaluate_files`."""
+    covered = 'and training variance' if drawn['seeds'] else 'but not training variance'
+    within = ' within each class' if drawn['within_classes'] else ''
+    return f"95 % intervals cover test-set sampling {covered} ({drawn['draws']:,} bootstrap resamples of {drawn['unit']}{within})"
 
 
 def kinds_of(named_cells: Iterable[tuple[str, dict]]) -> dict[str, list[str]]:
-    """Pairs (name of a figure, its cell) -> {kind, a key of INTERVALS: names}; cells without an interval do not count."""
+    """Group the names of scores by their kind of interval, a key of INTERVALS. Cells without an interval are ignored."""
     kinds: dict = {}
     for name, cell in named_cells:
         if cell['interval'] is not None:
@@ -95,17 +101,17 @@ def kinds_of(named_cells: Iterable[tuple[str, dict]]) -> dict[str, list[str]]:
 
 
 def interval_kinds(result: Mapping[str, dict]) -> dict[str, list[str]]:
-    """`kinds_of` all figures of a `bootstrap.as_cells`."""
+    """`kinds_of` all scores in a result of `bootstrap.as_cells`."""
     cells = [(METRIC_NAMES[name], cell) for name, cell in result['metrics'].items()]
-    cells += [(f'{HEADINGS[metric]} of a class', cell) for of_class in result['classes'].values() for metric, cell in of_class.items()]
-    cells += [(f'{HEADINGS[metric]} of a group', cell) for group in result['groups'].values() for metric, cell in group.items()]
+    cells += [(f'per-class {HEADINGS[metric]}', cell) for of_class in result['classes'].values() for metric, cell in of_class.items()]
+    cells += [(f'per-group {HEADINGS[metric]}', cell) for group in result['groups'].values() for metric, cell in group.items()]
     cells += [('operating points', cell) for points in result['operating_points'].values() for of_level in points.values()
               for cell in of_level.values()]
     return kinds_of(cells)
 
 
 def intervals_text(result: Mapping[str, dict], drawn: Mapping[str, Any]) -> str:
-    """What the intervals are, as lines: what they cover, and each kind with its figures."""
+    """Lines on the intervals: what they cover, then each kind with the scores it is used for."""
     lines = [f'{covers_text(drawn)}:']
     for kind, names in interval_kinds(result).items():
         lines.append(f"- {INTERVALS[kind]}: {', '.join(names)}")
@@ -113,35 +119,35 @@ def intervals_text(result: Mapping[str, dict], drawn: Mapping[str, Any]) -> str:
 
 
 def notes(result: Mapping[str, Any]) -> str:
-    """What a reader must know about the intervals of this result; '' where there is nothing."""
+    """Warnings about the intervals of this result, one a line; '' if there are none."""
     lines = []
     few = [name for name, cells in result['classes'].items() if 0 < cells['recall']['n'] < FEW]
     if few:
         which = ', '.join(few) if len(few) <= MOST_CLASSES else f"{len(few)} of {len(result['classes'])} classes"
-        lines.append(f'Note: fewer than {FEW} images of {which}: the intervals of F1, AUC and average precision, and of the means over the '
-                     'classes, are somewhat too narrow.')
+        lines.append(f'Note: fewer than {FEW} images of {which}: the intervals of F1, AUC, average precision and of the macro scores are '
+                     'slightly too narrow.')
     outside: dict = {}
     for shown in result['runs'] if 'difference' in result else [result]:
         for name, c in shown['metrics'].items():
             if c['low'] is not None and not c['low'] - 1e-9 <= c['value'] <= c['high'] + 1e-9:
                 outside.setdefault(c['interval'] == 'basic', {})[METRIC_NAMES[name]] = None
     for is_basic, names in outside.items():
-        why = ('noise makes a calibration error larger, and the interval takes that off. Read the interval, not the value.' if is_basic else
-               'the draws are biased, as those of few images are. Read the width, not the place.')
-        lines.append(f"Note: {', '.join(names)} outside of the interval: {why}")
+        why = ('Sampling noise biases calibration errors upwards; the interval corrects for this. Rely on the interval.' if is_basic else
+               'With few images, the bootstrap is biased. Rely on the width of the interval, not on its position.')
+        lines.append(f"Note: the value lies outside its interval: {', '.join(names)}. {why}")
     return '\n'.join(lines)
 
 
 def report_text(result: Mapping[str, Any], n_files: int) -> str:
-    """The whole of `folds.evaluate_files` for the console."""
-    parts = [f'Percent (NLL, Brier: as they are) [95 % interval]; n: images; {CHANCE}']
+    """Console report of a result of `folds.evaluate_files`."""
+    parts = [LEGEND]
     if 'assumed' in result:
         parts.insert(0, f"{result['assumed']}.")
     if 'difference' in result:
         first, second = (run['metrics'] for run in result['runs'])
         parts += [metrics_text({'first': first, 'second': second, 'difference': result['difference']['metrics']}, result['chance']),
-                  'Differences are second - first, on the same images. They compare two trained networks, not two methods: repeat with '
-                  'other seeds.',
+                  'Differences are second - first, on the same images. They compare two trained networks. To compare two methods, train '
+                  'several seeds of each.',
                   classes_text('difference', result['difference']['classes'], '+')]
         parts.append(intervals_text(result['runs'][0], result['drawn']))
         if kinds := interval_kinds(result['difference']):
@@ -154,7 +160,8 @@ def report_text(result: Mapping[str, Any], n_files: int) -> str:
     parts.append(classes_text('class', result['classes']))
     if result['groups']:
         parts.append(classes_text('classes by training images', result['groups'])
-                     + '\nMeans over the classes. many: more than 100 training images, few: less than 20; thirds of the classes by rank.')
+                     + '\nMeans over classes. many: more than 100 training images; medium: 20 to 100; few: fewer than 20.'
+                     + '\nThirds: the classes sorted by their number of training images.')
     if result['operating_points']:
         parts.append(operating_points_text(result['operating_points']))
     parts.append(intervals_text(result, result['drawn']))

@@ -1,4 +1,4 @@
-"""Predictions -> figures, for any weights of the images: ones give the value itself, bootstrap draws its distribution."""
+"""Scores of predictions for weighted images. Weights of 1 give the score itself, bootstrap weights its distribution."""
 import re
 import warnings
 from collections.abc import Sequence
@@ -11,42 +11,42 @@ from utils.evaluation import shot_groups
 from utils.prediction.predictions import PredictionTable
 from utils.statistics.ranking import OPERATING_POINTS, Ranking
 
-# Names of the overall metrics in files, and as people read them; of nll, brier and both ece, smaller is better.
+# Names of the overall metrics in files, and in text. Smaller is better for nll, brier and both ece.
 METRIC_NAMES = {'bacc': 'balanced accuracy', 'acc': 'accuracy', 'mcc': 'MCC', 'kappa': 'quadratic kappa', 'f1': 'macro F1',
                 'auc': 'macro AUC', 'ap': 'macro average precision', 'nll': 'NLL', 'brier': 'Brier', 'ece': 'ECE',
                 'classwise_ece': 'classwise ECE'}
 CLASS_METRICS = ('recall', 'precision', 'f1', 'auc', 'ap')
 N_BINS = 15
-LEVEL = .9  # of the operating points, unless the user wants others
-REFERABLE = 2  # retinopathy is referred to an ophthalmologist from this grade on (moderate)
+LEVEL = .9  # default sensitivity and specificity of the operating points
+REFERABLE = 2  # referable retinopathy: moderate (this grade) or worse
 
 
 def are_grades(class_names: Sequence[str]) -> bool:
-    """Whether the names tell that the classes are ordered: DR0, DR1, ... or grade 0, grade 1, ..."""
+    """Whether the names are those of ordered classes: DR0, DR1, ... or grade 0, grade 1, ..."""
     return any(all(re.fullmatch(rf'{word}[ _]?{c}', name, re.I) for c, name in enumerate(class_names)) for word in ('dr', 'grade'))
 
 
 def is_ordered(class_names: Sequence[str], metric: str | None = None, flag: bool | None = None) -> bool:
-    """Whether the classes are grades, so that quadratic kappa and "grade c or worse" have a meaning.
+    """Whether the classes are grades, so that quadratic kappa and "grade c or worse" are meaningful.
 
-    `flag` (--ordered, --no-ordered) decides where it is not None, then `metric` (of the run, from its --metric), where it is kappa, then
-    the names.
+    `flag` (--ordered, --no-ordered) decides unless it is None. Otherwise classes are ordered if `metric` (--metric of the run) is kappa, or
+    if their names say so.
     """
     return metric == 'kappa' or are_grades(class_names) if flag is None else flag
 
 
 def class_groups(class_count: Sequence[int]) -> dict[str, np.ndarray]:
-    """{name: classes, bool (K,)}: the shot groups, and the thirds of the classes in the order of their training images."""
+    """{name: mask of its classes, bool (K,)}: the shot groups, and thirds of the classes sorted by their number of training images."""
     thirds = np.array_split(np.argsort(-np.asarray(class_count), kind='stable'), 3)
     return shot_groups(class_count) | {f'{name} third': np.isin(np.arange(len(class_count)), third)
                                        for name, third in zip(('head', 'medium', 'tail'), thirds, strict=True)}
 
 
 def chance_levels(count: Sequence[int] | np.ndarray) -> dict[str, float]:
-    """{metric: score of answers that know nothing about the image}, fractions; `count`: images of each class, (K,).
+    """{metric: score of a prediction that ignores the image}, as fractions. `count`: images of each class, (K,).
 
-    Balanced accuracy: the same answer for all images, or random ones. Accuracy: always the most frequent class. MCC and kappa: 0. AUC: 0.5;
-    average precision: the share of the class, as the mean over the classes that AUC is defined for. Other metrics have no such value.
+    Balanced accuracy: constant or random predictions. Accuracy: always the most frequent class. MCC and kappa: 0. AUC: 0.5. Average
+    precision: the class frequency, as a mean over the classes with a defined AUC. Other metrics have no chance level.
     """
     count = np.asarray(count, np.float64)
     present, ranked = count[count > 0], count[(count > 0) & (count < count.sum())]
@@ -55,30 +55,32 @@ def chance_levels(count: Sequence[int] | np.ndarray) -> dict[str, float]:
 
 
 def labels_of(table: PredictionTable) -> np.ndarray:
-    """The labels (N,) of a table that must have them; `ValueError` without."""
+    """The labels (N,) of a table. Raises `ValueError` if it has none."""
     if table.labels is None:
         raise ValueError(f'{table.path} has no labels')
     return table.labels
 
 
 def mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis without NaN; NaN where nothing is left."""
+    """Mean over the first axis, ignoring NaN; NaN where all values are NaN."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)
         return np.nanmean(values, axis=0)
 
 
 def confusion_metrics(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, distance: np.ndarray) -> dict[str, np.ndarray]:
-    """Weights of the images of each class that are right, that have this label, that get this answer, each (K, B), and the sum of
-    weight x squared distance of label and answer, (B,) -> {'bacc', 'acc', 'mcc', 'kappa': (B,), 'recall', 'precision', 'f1': (K, B)}.
+    """Metrics of the confusion matrix: {'bacc', 'acc', 'mcc', 'kappa': (B,), 'recall', 'precision', 'f1': (K, B)}.
 
-    NaN: recall of an absent class, precision of one never predicted, F1 of one that is neither (scikit-learn leaves it out of
-    the macro F1), kappa of a single class. MCC of a constant is 0, as scikit-learn's; kappa is on the scale 0..K-1.
+    `hits`, `true`, `predicted` (K, B): summed weights of the images of each class that are predicted correctly, that have this label, and
+    that are predicted as this class. `distance` (B,): sum of weight x squared distance between label and prediction.
+
+    NaN: recall of an absent class, precision of a class that is never predicted, F1 of a class that is neither (scikit-learn leaves it out
+    of macro F1), kappa of a single class. The MCC of constant predictions is 0, as in scikit-learn. Kappa uses the scale 0..K-1.
     """
     n, grade = true.sum(axis=0), np.arange(len(true))
     with np.errstate(invalid='ignore', divide='ignore'):
         recall, precision, f1 = hits / true, hits / predicted, 2 * hits / (true + predicted)
-        # sum over i, j of (i - j)^2 true_i predicted_j, multiplied out: whole numbers, so exact
+        # sum over i, j of (i - j)^2 true_i predicted_j, multiplied out; all terms are integers, so it is exact
         expected = (grade ** 2 @ true * n + n * (grade ** 2 @ predicted) - 2 * (grade @ true) * (grade @ predicted)) / n
         kappa = 1 - distance / expected
         spread = np.sqrt((n ** 2 - (true ** 2).sum(axis=0)) * (n ** 2 - (predicted ** 2).sum(axis=0)))
@@ -88,18 +90,19 @@ def confusion_metrics(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray,
 
 
 def bins_of(confidence: np.ndarray) -> np.ndarray:
-    """Index of the bin of equal width, closed above: (0, 1/15] is 0 (Guo et al., ICML 2017)."""
+    """Index of the equal-width bin of each value; upper ends are inclusive: (0, 1/15] is bin 0 (Guo et al., ICML 2017)."""
     return np.clip(np.ceil(confidence * N_BINS) - 1, 0, N_BINS - 1).astype(np.int64)
 
 
 class WeightedMetrics:
-    """Every figure of one labelled `PredictionTable`. `ordered`: the classes are grades, so that kappa has a meaning (else
-    NaN), and `referable` > 0 gives operating points of grade >= referable; `class_count`: TRAINING images (K,), for the
-    groups; `levels`: the sensitivities and specificities of the operating points; `unit`: int (N,), the patient of each image,
-    numbered from 0 (None: the images are independent).
+    """All scores of one labelled `PredictionTable`.
 
-    What is a sum over images is one sparse product with the weights. NLL clips probabilities at 2.2e-16 (as scikit-learn),
-    Brier is the sum over the classes (0..2), ECE takes the confidence in the predicted class.
+    `ordered`: the classes are grades; otherwise kappa is NaN. With `ordered` and `referable` > 0, there are operating points for
+    grade >= referable. `class_count`: TRAINING images (K,), for the groups. `levels`: sensitivities and specificities of the operating
+    points. `unit`: int (N,), number of the patient of each image, from 0; None for independent images.
+
+    All sums over images are computed by one sparse product with the weights. NLL clips probabilities at 2.2e-16, as scikit-learn does. The
+    Brier score is summed over the classes (0..2). ECE uses the confidence in the predicted class.
     """
 
     def __init__(self, table: PredictionTable, ordered: bool = False, class_count: Sequence[int] | None = None,
@@ -117,8 +120,8 @@ class WeightedMetrics:
 
     @staticmethod
     def _linear(y, preds, probs):
-        """-> sparse (R, N), and where in R its parts end: right answers, labels and answers of each class, squared distance of label
-        and answer, NLL, Brier, the bins of ECE and of classwise ECE."""
+        """-> sparse matrix (R, N), and the ends of its parts in R: correct predictions, labels and predictions of each class, squared
+        distance between label and prediction, NLL, Brier, the bins of ECE and of classwise ECE"""
         n, k = probs.shape
         images, one, top, truth, right = np.arange(n), np.zeros(n, np.int64), probs[np.arange(n), preds], np.eye(k)[y], y == preds
         entries = [(k, y[right], images[right], one[right] + 1.),
@@ -135,16 +138,16 @@ class WeightedMetrics:
         return coo_array((value, (row, image)), shape=(ends[-1], n)).tocsr(), ends[:-1]
 
     def __call__(self, weights: np.ndarray) -> dict[tuple, np.ndarray]:
-        """Whole-number weights (N, B) -> {('metrics', name) | ('classes', class, metric) | ('groups', group, metric) |
-        ('operating_points', positives, name, level): float64 (B,)}, NaN where undefined."""
+        """Integer weights (N, B) -> {('metrics', name) | ('classes', class, metric) | ('groups', group, metric) |
+        ('operating_points', positives, name, level): float64 (B,)}, NaN where undefined"""
         return self._figures(weights, np.split(self.sums @ weights, self.parts))
 
     def with_shrunk(self, weights: np.ndarray) -> tuple[dict[tuple, np.ndarray], dict[tuple, np.ndarray]]:
-        """-> the figures of `weights` (N, B), and {key of ECE and of classwise ECE: (B,)}: the same draws around bins whose gaps are
-        shrunk by their noise, placed so that without noise they are the ECE of the table.
+        """-> the scores for `weights` (N, B), and {key of ECE and of classwise ECE: (B,)} for the same weights with shrunk bin gaps
 
-        ECE is a sum of absolute values, so noise in the gaps makes it larger, and the more so the smaller the gaps are. Draws
-        around the gaps as observed understate that bias, since these hold noise already. Draws around shrunk gaps overstate it.
+        ECE is a sum of absolute gaps, so noise increases it, and more so if the gaps are small. Resampling around the observed gaps
+        underestimates this bias, because they contain noise already; resampling around shrunk gaps overestimates it. The shrunk values
+        are shifted so that they equal the ECE of the table if nothing is resampled.
         """
         parts = np.split(self.sums @ weights, self.parts)
         gap, shrunk = self._gaps
@@ -156,8 +159,8 @@ class WeightedMetrics:
 
     @cached_property
     def _gaps(self):
-        """Mean gap between confidence and accuracy of each bin of ECE and of classwise ECE, and these times 1 - (variance / gap^2),
-        at least 0: positive-part James-Stein. The variance is that of a ratio of sums over independent units."""
+        """Mean gap between confidence and accuracy in each bin of ECE and of classwise ECE, and the same gaps shrunk by the factor
+        max(0, 1 - variance / gap^2) (positive-part James-Stein). The variance is that of a ratio of sums over independent units."""
         n, units = self.shape[0], self.unit.max() + 1
         rows = self.sums[self.parts[-2]:] @ coo_array((np.ones(n), (np.arange(n), self.unit)), shape=(n, units)).tocsr()
         size = np.bincount(self.unit).astype(float)
@@ -188,8 +191,8 @@ class WeightedMetrics:
         return result
 
     def images(self, key: tuple) -> np.ndarray:
-        """Mask (N,) of the images behind a figure: of a class or group, those of it; of a precision, those predicted as it; of a
-        sensitivity the positives, of a specificity the negatives."""
+        """Mask (N,) of the images that a score is computed from: those of the class or group, for precision those predicted as it, for
+        sensitivity the positives, for specificity the negatives."""
         section, name, metric = (*key, None)[:3]
         if section == 'metrics':
             return np.ones(self.shape[0], bool)
@@ -200,11 +203,11 @@ class WeightedMetrics:
         return mask[self.preds if metric == 'precision' else self.labels]
 
     def count(self, key: tuple) -> int:
-        """The images behind a figure, see `images`."""
+        """Number of `images` that a score is computed from."""
         return int(self.images(key).sum())
 
     def units(self, key: tuple) -> int | None:
-        """The independent units (patients, else images) behind a figure that is a proportion of images; None for other figures."""
+        """Number of independent units (patients, otherwise images) of a score that is a proportion of images; None for other scores."""
         section, name, metric = (*key, None)[:3]
         single = section == 'classes' or (section == 'groups' and self.groups[name].sum() == 1)
         if key == ('metrics', 'acc') or metric in OPERATING_POINTS or (single and metric in ('recall', 'precision')):
@@ -212,6 +215,6 @@ class WeightedMetrics:
         return None
 
     def thresholds(self) -> dict[tuple, float | None]:
-        """{('operating_points', positives, name, level): score at or above which an image is called positive, or None}."""
+        """{('operating_points', positives, name, level): threshold at or above which an image is called positive, or None}"""
         return {('operating_points', positives, *key): value for positives, ranking in self.points.items()
                 for key, value in ranking.thresholds(self.levels).items()}
