@@ -1,7 +1,8 @@
-"""Test a trained network on a validation csv (Hyper-Kvasir's folds by default): a report, and a csv with the probabilities of each
-image, in results/<name of the run>/.
+"""Test a trained network on a validation csv, by default fold 1 of Hyper-Kvasir.
 
-Example, with a run of the demonstration (bash run_lt_experiments.sh):
+Writes a text report and a csv with the predictions for each image to results/<run>/.
+
+Example, after the demonstration (bash run_lt_experiments.sh):
 
   python test_with_labels_endo.py --load_path experiments/demo/BSCE/seed0 --csv_val data/demo/val_demo.csv
 """

@@ -1,7 +1,8 @@
-r"""Test a trained network on a test csv (EyePACS by default), and on a validation csv where --csv_val names one: a report, and a csv
-with the probabilities of each image, in results/<name of the run>/.
+r"""Test a trained network on a test csv, by default that of EyePACS, and optionally on a validation csv.
 
-Example, with a run of the demonstration (bash run_lt_experiments.sh):
+Writes a text report and a csv with the predictions for each image to results/<run>/.
+
+Example, after the demonstration (bash run_lt_experiments.sh):
 
   python test_with_labels_eyepacs.py --load_path experiments/demo/BSCE/seed0 --csv_test data/demo/test_demo.csv \
       --calibrate

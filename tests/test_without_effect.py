@@ -14,7 +14,7 @@ from utils.training.flags import WITHOUT_EFFECT, resolve
 from utils.training.recipes import RECIPES
 
 COMMON = '--csv_train data/train_x.csv'
-UNTUNED = '--csv_tune {val} has no effect without --calibrate, or --tau_norm or --logit_adjust without a number'
+UNTUNED = '--csv_tune {val} has no effect without --calibrate (or --tau_norm or --logit_adjust without a number)'
 GPUS = {'n_processes': 4, 'device_type': 'cuda'}
 
 

@@ -1,4 +1,4 @@
-"""Predictions -> metrics -> text."""
+"""Metrics of predictions, and their text form."""
 import math
 import warnings
 from collections.abc import Iterable
@@ -10,24 +10,24 @@ from numpy.typing import ArrayLike
 from sklearn import metrics as sk
 
 SMALLER_IS_BETTER = ('loss',)
-MOST_CLASSES = 30  # up to this number, texts and figures show every class
-MOST_CONFUSIONS = 50  # rows in the table that replaces the confusion matrix of more than MOST_CLASSES
+MOST_CLASSES = 30  # up to this number, texts and plots show every class
+MOST_CONFUSIONS = 50  # rows of the table that replaces the confusion matrix for more than MOST_CLASSES
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Fractions of 1; the scalar names are choices of --metric. Undefined values are NaN.
+    """Metrics as fractions, NaN where undefined. The names of scalar metrics are choices of --metric.
 
-    It unpacks into the seven values of the original, auc to f1_all, in their order; `acc` is read by its name.
+    Unpacks into the seven values of the original in the same order, auc to f1_all. `acc` is available only by name.
     """
     auc: float  # mean of auc_all over the classes that have both positives and negatives
-    kappa: float  # quadratically weighted, on the scale 0..K-1: for ordered classes only
+    kappa: float  # quadratically weighted, on the scale 0..K-1; meaningful only for ordered classes
     mcc: float
     f1: float  # mean of f1_all over the classes that are present or predicted (scikit-learn's macro F1)
-    bacc: float  # mean recall over the present classes
-    auc_all: list  # one-vs-rest, per class (K,)
+    bacc: float  # mean recall over the classes that are present
+    auc_all: list  # one-vs-rest, for each class (K,)
     f1_all: list
-    acc: float  # plain accuracy: the share of the images that are right, whatever their class
+    acc: float  # share of all images that are predicted correctly
 
     def __iter__(self):
         return iter((self.auc, self.kappa, self.mcc, self.f1, self.bacc, self.auc_all, self.f1_all))
@@ -37,31 +37,31 @@ METRICS = (*(field.name for field in fields(Metrics) if not field.name.endswith(
 
 
 def is_better(metric: str, value: float, reference: float) -> bool:
-    """The one place that knows the direction of a metric. Anything is better than NaN, NaN is better than nothing."""
+    """Whether `value` is better than `reference`. Any number beats NaN, and NaN beats nothing."""
     if math.isnan(value) or math.isnan(reference):
         return math.isnan(reference) and not math.isnan(value)
     return value < reference if metric in SMALLER_IS_BETTER else value > reference
 
 
 def training_is_ahead(metric: str, train: float, val: float, n_train: int, n_val: int) -> bool:
-    """The original's condition for telling the plateau scheduler about an epoch: training scores better than validation.
+    """Whether the training score is better than the validation score: the original's condition for a step of the plateau scheduler.
 
-    Better by more than one standard error of the difference, at most (1 / 4n + 1 / 4m)^(1/2) for fractions of n and m
-    images: with a small sample, chance alone would else lower the rate while the network still underfits. No margin for the loss.
+    It must be better by more than (1 / 4n + 1 / 4m)^(1/2), an upper bound on the standard error of the difference between fractions of n
+    and m images. Without this margin, chance alone could lower the learning rate while the network still underfits. The loss has no margin.
     """
     margin = 0 if metric in SMALLER_IS_BETTER else math.sqrt(1 / (4 * n_train) + 1 / (4 * n_val))
     return is_better(metric, train - margin, val)
 
 
 def evaluate_multi_cls(y_true: np.ndarray, y_pred: np.ndarray, y_proba: np.ndarray) -> Metrics:
-    """y_true, y_pred: int (N,); y_proba: (N, K), used as they are, K counts absent classes too. -> Metrics"""
+    """y_true, y_pred: int (N,); y_proba: (N, K), not normalised here; K includes absent classes. -> Metrics"""
     classes = np.arange(y_proba.shape[1])
     present, shown = np.isin(classes, y_true), np.isin(classes, np.union1d(y_true, y_pred))
     auc_all = [float(sk.roc_auc_score(y_true == c, y_proba[:, c])) if present[c] and not (y_true == c).all() else math.nan
                for c in classes]
     f1_all = sk.f1_score(y_true, y_pred, labels=classes, average=None, zero_division=0)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # a single class: kappa and the mean AUC are NaN, and said to be
+        warnings.simplefilter('ignore')  # with a single class, kappa and the mean AUC are NaN
         kappa = sk.cohen_kappa_score(y_true, y_pred, labels=classes, weights='quadratic')
         auc = float(np.nanmean(auc_all))
         mcc = float(sk.matthews_corrcoef(y_true, y_pred))
@@ -72,27 +72,27 @@ def evaluate_multi_cls(y_true: np.ndarray, y_pred: np.ndarray, y_proba: np.ndarr
 
 
 def recall_per_class(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndarray:
-    """(K,), NaN for a class without images."""
+    """Recall of each class, (K,), NaN for a class without images."""
     confusion = sk.confusion_matrix(y_true, y_pred, labels=range(n_classes))
     with np.errstate(invalid='ignore'):
         return confusion.diagonal() / confusion.sum(axis=1)
 
 
 def shot_groups(train_count: ArrayLike, many: int = 100, few: int = 20) -> dict[str, np.ndarray]:
-    """Classes with more than `many` TRAINING images, `few`..`many`, and less than `few` (Liu et al., CVPR 2019).
+    """Masks of the classes with more than `many` TRAINING images, with `few`..`many`, and with fewer than `few` (Liu et al., CVPR 2019).
     -> {'many': bool (K,), 'medium': ., 'few': .}"""
     count = np.asarray(train_count)
     return {'many': count > many, 'medium': (count >= few) & (count <= many), 'few': count < few}
 
 
 def shot_recalls(recalls: np.ndarray, train_count: ArrayLike) -> dict[str, float | None]:
-    """Mean class recall of each of the `shot_groups`, None for a group without a tested class."""
+    """Mean recall over the classes of each of the `shot_groups`, None for a group without test images."""
     tested = ~np.isnan(recalls)
     return {name: float(recalls[g & tested].mean()) if (g & tested).any() else None for name, g in shot_groups(train_count).items()}
 
 
 def frequent_confusions(counts: np.ndarray) -> list[tuple[int, int, int]]:
-    """`counts` (K, K), rows are true classes -> (true class, predicted class, images) of every confusion, the most frequent first."""
+    """`counts` (K, K), rows are true classes -> (true class, predicted class, images) of every confusion, most frequent first"""
     wrong = counts - np.diag(np.diag(counts))
     true, predicted = np.nonzero(wrong)
     order = np.argsort(-wrong[true, predicted], kind='stable')
@@ -100,7 +100,7 @@ def frequent_confusions(counts: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def confusion_text(y_true: np.ndarray, y_pred: np.ndarray, class_names: list[str]) -> str:
-    """Rows are true classes, columns predicted ones. Of many classes, the most frequent confusions instead."""
+    """Confusion matrix as text: rows are true classes, columns predicted ones. With many classes, the most frequent confusions instead."""
     confusion = sk.confusion_matrix(y_true, y_pred, labels=range(len(class_names)))
     if len(class_names) > MOST_CLASSES:
         found = frequent_confusions(confusion)
@@ -108,7 +108,7 @@ def confusion_text(y_true: np.ndarray, y_pred: np.ndarray, class_names: list[str
         return '\n'.join([f'The most frequent confusions, {len(shown)} of {len(found)} pairs of classes (true -> predicted: images)',
                           *(f'{class_names[i]} -> {class_names[j]}: {n} of {confusion[i].sum()}' for i, j, n in shown)])
     columns = class_names
-    if max(map(len, class_names)) > 8:  # long names would make wide tables: number the columns
+    if max(map(len, class_names)) > 8:  # long names would make the table too wide: number the columns
         columns = [str(c) for c in range(len(class_names))]
         class_names = [f'{name} {c}' for c, name in enumerate(class_names)]
     first, width = max(map(len, class_names)), max(5, *map(len, columns))
@@ -122,7 +122,7 @@ def per_class_text(what: str, values: Iterable[float], class_names: list[str]) -
 
 
 def performance_text(metrics: Metrics, predictions: Any, class_names: list[str], lr: float | None = None) -> str:
-    """The original's report, in percent: scores, AUC of each class, confusion matrix."""
+    """Report of the original, in percent: scores, AUC of each class, confusion matrix."""
     m, rate = metrics, '' if lr is None else f' - LR={lr:.5f}'
     head = (f'K={100 * m.kappa:.2f} - BACC={100 * m.bacc:.2f} - MCC={100 * m.mcc:.2f} - F1={100 * m.f1:.2f} - '
             f'AUC={100 * m.auc:.2f} - Loss={predictions.loss:.4f}{rate}')

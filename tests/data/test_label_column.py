@@ -168,7 +168,7 @@ def test_label_column_of_the_validation_csv(train, tiny, tmp_path, capsys, colum
 
 def test_testing_without_labels(train, with_fold, capsys):
     run_tests(train, with_fold / 'test.csv', '--label_column', 'none')
-    assert '\n* ' + f'{with_fold}/test.csv has no labels: wrote the predictions only' in capsys.readouterr().out
+    assert '\n* ' + f'{with_fold}/test.csv has no labels: wrote only the predictions' in capsys.readouterr().out
 
 
 def renamed(csv, names, folder):

@@ -33,7 +33,7 @@ def test_variables_of_accelerate_are_removed(clean, name):
 
 def test_what_is_removed_is_named(clean, capsys):
     clean({'ACCELERATE_MIXED_PRECISION': 'bf16'})
-    assert capsys.readouterr().err.startswith('* Ignoring ACCELERATE_MIXED_PRECISION of the environment: the flags decide')
+    assert capsys.readouterr().err.startswith('* Ignoring ACCELERATE_MIXED_PRECISION from the environment: use flags')
 
 
 def test_nothing_is_said_of_a_clean_environment(clean, capsys):
@@ -97,12 +97,12 @@ def test_the_device_line_says_why_a_visible_gpu_is_not_used(visible_gpu, monkeyp
     used = SimpleNamespace(device=torch.device('cpu'), mixed_precision='no', num_processes=1)
     reason = 'The NVIDIA driver on your system is too old (found version 11040).'
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
-    assert describe_device(used) == f'Device: CPU, 2 threads (not the GPU: {reason})'
+    assert describe_device(used) == f'Device: CPU, 2 threads (GPU not used: {reason})'
 
 
 def test_a_build_without_cuda_is_named(visible_gpu, monkeypatch):
     monkeypatch.setattr(torch.version, 'cuda', None)
-    assert gpu_problem() == f'PyTorch {torch.__version__} is built without CUDA'
+    assert gpu_problem() == f'PyTorch {torch.__version__} was built without CUDA'
 
 
 def test_no_gpu_no_problem(monkeypatch):
@@ -129,7 +129,7 @@ def test_a_process_that_waits_for_the_others_says_so():
     line = next(line for line in process.stderr if 'waiting' in line)
     process.kill()
     process.communicate()
-    assert line == '* Process 0 is waiting for 2 processes to meet at 127.0.0.1:29555; torchrun starts them all\n'
+    assert line == '* Process 0 is waiting until all 2 processes (started by torchrun) connect to 127.0.0.1:29555\n'
 
 
 def test_a_meeting_that_fails_is_one_line(monkeypatch):
@@ -138,5 +138,6 @@ def test_a_meeting_that_fails_is_one_line(monkeypatch):
     for name, value in COMPLETE.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(accelerator, 'Accelerator', fail)
-    with pytest.raises(InputError, match=r'^process 0 of 2 did not meet the others at 127\.0\.0\.1:29555: Timed out after 601 seconds$'):
+    message = r'^process 0 of 2 could not connect to the others at 127\.0\.0\.1:29555: Timed out after 601 seconds$'
+    with pytest.raises(InputError, match=message):
         build_accelerator('cpu')

@@ -133,7 +133,7 @@ def test_the_version_is_the_same_everywhere():
 
 def test_the_test_of_an_old_run_says_that_its_images_are_not_known(old_runs, capsys):
     scoring.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
-    assert '* Note: this checkpoint holds no list of its training images: ' in capsys.readouterr().out
+    assert '* Note: this checkpoint has no list of its training images, ' in capsys.readouterr().out
 
 
 def test_an_old_run_is_not_tested_on_its_training_csv(old_runs):

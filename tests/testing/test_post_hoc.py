@@ -107,14 +107,15 @@ def test_names_that_look_like_numbers_are_names(prior_of):
 
 
 @pytest.mark.parametrize(('text', 'message'), [
-    ('label,prior\nmel,1\n\nnaevus,1\n', "row 4: 'naevus' is no class; the classes are mel, nv, no tumour, or 0..2"),
-    ('label,prior\n0,1\n1,1\n3,1\n', "row 4: '3' is no class"), ('label,prior\n0,1\nnv,1\n2,1\n', "row 3: 'nv' is no class"),
-    ('label,prior\n0,1\n,1\n2,1\n', "row 3: '' is no class"), ('label,prior\nnv,1\n', 'a row is missing for class mel, no tumour'),
-    ('label,prior\n0,1\n0,1\n1,1\n2,1\n', 'row 3: class mel has a row already'), ('label,prior\n', 'a row is missing for class mel, nv'),
-    ('a,b\n0,1\n', 'the columns label and prior are needed, the file has a, b'),
-    ('label,prior\n0,1\n1,-1\n2,3\n', 'row 3: a prior must be a number of 0 or more, not -1'),
-    ('label,prior\n0,1\n1,30 %\n2,3\n', 'row 3: a prior must be a number of 0 or more, not 30 %'),
-    ('label,prior\n0,1\n1,\n2,3\n', 'row 3: a prior must be a number'), ('label,prior\n0,0\n1,0\n2,0\n', 'all priors are 0')])
+    ('label,prior\nmel,1\n\nnaevus,1\n', "row 4: 'naevus' is not a class; the classes are mel, nv, no tumour, or 0..2"),
+    ('label,prior\n0,1\n1,1\n3,1\n', "row 4: '3' is not a class"), ('label,prior\n0,1\nnv,1\n2,1\n', "row 3: 'nv' is not a class"),
+    ('label,prior\n0,1\n,1\n2,1\n', "row 3: '' is not a class"), ('label,prior\nnv,1\n', 'has no row for class mel, no tumour: add one'),
+    ('label,prior\n0,1\n0,1\n1,1\n2,1\n', 'row 3: class mel already has a row'), ('label,prior\n', 'has no row for class mel, nv'),
+    ('a,b\n0,1\n', 'needs the columns label and prior, but has a, b'),
+    ('label,prior\n0,1\n1,-1\n2,3\n', 'row 3: the prior must be a non-negative number, not -1'),
+    ('label,prior\n0,1\n1,30 %\n2,3\n', 'row 3: the prior must be a non-negative number, not 30 %'),
+    ('label,prior\n0,1\n1,\n2,3\n', 'row 3: the prior must be a non-negative number'),
+    ('label,prior\n0,0\n1,0\n2,0\n', 'all priors are 0')])
 def test_priors_that_are_refused(prior_of, text, message):
     with pytest.raises(InputError, match=r'--target_prior \S+prior\.csv.*' + re.escape(message)):
         prior_of(text)
@@ -126,7 +127,7 @@ def test_numbers_that_could_be_names_of_other_classes_are_refused(prior_of):
 
 
 def test_a_prior_file_that_is_missing():
-    with pytest.raises(InputError, match='takes train, uniform or a csv, and there is no file absent'):
+    with pytest.raises(InputError, match='must be train, uniform or a csv, but there is no file absent'):
         read_prior('absent', [5], ['a'])
 
 
@@ -135,7 +136,7 @@ def test_a_prior_without_a_trained_class_is_refused(tmp_path):
     path = tmp_path / 'prior.csv'
     path.write_text('label,prior\n0,0\n1,0\n2,1\n')
     info = {'config': config_of('--n_classes 3'), 'class_count': [5, 5, 0], 'class_names': list('abc'), 'epoch': 1}
-    with pytest.raises(InputError, match='was trained on none of the classes that are expected'):
+    with pytest.raises(InputError, match='was not trained on any class with a prior above 0'):
         priors(str(path), info)
 
 
@@ -184,14 +185,14 @@ def test_flags(test_run, tiny):
     np.testing.assert_allclose(table.filter(like='p_'), q / q.sum(1, keepdims=True), rtol=1e-4)
     learnt, expected = f'{1200 / 22:.2f}', f'{100 / 3:.2f}'
     assert re.search(rf'^Class prior changed to: uniform\n  class +learnt %  expected %\n  class0 +{learnt} +{expected}\n', report, re.M)
-    for flags, message in (('--tau_norm --logit_adjust', 'correct for the class frequencies twice'),
+    for flags, message in (('--tau_norm --logit_adjust', 'correct for the class frequencies more than once'),
                            (f'--tau_norm --csv_tune {tiny}/test.csv', 'stand in .* which is to be reported')):
         with pytest.raises(InputError, match=message):
             test_run(flags)
 
 
 def test_other_classifiers(test_run, capsys):
-    with pytest.raises(InputError, match='--tau_norm needs a linear classifier, and this network has a CosineClassifier'):
+    with pytest.raises(InputError, match='--tau_norm needs a linear classifier, but this network has a CosineClassifier'):
         test_run('--tau_norm 1', '--loss_fn LDAM')
     test_run('--logit_adjust 1', '--loss_fn BSCE')
     assert '* Warning: BSCE corrected for the class frequencies in training' in capsys.readouterr().out

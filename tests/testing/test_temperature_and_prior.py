@@ -127,7 +127,7 @@ def test_images_of_classes_that_were_never_trained_on_are_left_out():
 
 
 def test_no_image_of_a_trained_class():
-    with pytest.raises(InputError, match='--calibrate: none of the images is of a class with training images'):
+    with pytest.raises(InputError, match='--calibrate: no image of the tuning csv belongs to a class with training images'):
         fit_source_temperature(as_logits(np.zeros((3, 2)), [1, 1, 1]), np.array([1., 0]))
 
 

@@ -1,6 +1,5 @@
-"""From a network and images to predictions of each image: the device, the only evaluation loop, test-time augmentation, heat maps, and the
-csv of predictions.
+"""Prediction with a network: device, evaluation loop, test-time augmentation, heat maps, and the predictions csv.
 
-May import the files of `utils`, `utils.data`, `utils.runs` and `models`. Another kind of test-time augmentation is a function in `tta.py`
-that yields versions of a batch. Everything that scores images goes through `inference.collect_logits`.
+Modules of this package may import the files of `utils`, `utils.data`, `utils.runs` and `models`. To add a kind of test-time augmentation,
+add a function to `tta.py` that yields versions of a batch. All code that scores images uses `inference.collect_logits`.
 """

@@ -1,4 +1,4 @@
-"""Where a convolutional network looked: Grad-CAM, and its picture."""
+"""Grad-CAM: heat maps of the image regions that support a class, for convolutional networks."""
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -7,12 +7,12 @@ from torch import nn
 
 from utils.common import InputError
 
-LONGEST = 800  # pixels of a picture's longer side
+LONGEST = 800  # maximum length of an image's longer side, in pixels
 
 
 def _last_map(model, inputs):
-    """-> (logits, output of the last module that still has a height and a width). Raises `InputError` where a network goes on with
-    tokens after it (ViT: patches are cut by a convolution, too), or keeps its channels last (Swin)."""
+    """-> (logits, output of the last module with height and width). Raises `InputError` if the network continues with tokens after it (as
+    ViT does after the convolution for patches), or has channels-last outputs (Swin)."""
     maps, tokens = [], []
 
     def hook(module, args, output):
@@ -27,16 +27,17 @@ def _last_map(model, inputs):
         for handle in hooks:
             handle.remove()
     if not maps or tokens or getattr(model, 'output_fmt', 'NCHW') != 'NCHW':
-        raise InputError(f'--gradcam: {type(model).__name__} has no feature map with height and width in its last layers (Grad-CAM is for '
-                         'convolutional networks, with images large enough for one)')
+        raise InputError(f'--gradcam: {type(model).__name__} has no feature map with height and width in its last layers. Grad-CAM needs '
+                         'a convolutional network and large enough images')
     return logits, maps[0]
 
 
 def grad_cam(model: nn.Module, inputs: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Heat of the logits of `classes` (int64 (B,)) in `inputs` (B, 3, H, W): float (B, h, w) in 0..1, the size of the last feature map A.
+    """Heat maps for the logits of `classes` (int64 (B,)) in `inputs` (B, 3, H, W): float (B, h, w) in 0..1, the size of the last feature
+    map A.
 
-    ReLU(sum_k a_k A_k), a_k = mean over positions of d logit / d A_k (Selvaraju et al., ICCV 2017, equations 1 and 2), divided by its
-    maximum per image; 0 everywhere where nothing speaks for the class.
+    ReLU(sum_k a_k A_k) with a_k = mean over positions of d logit / d A_k (Selvaraju et al., ICCV 2017, equations 1 and 2), divided by its
+    maximum for each image. The heat map is 0 if no position supports the class.
     """
     model.eval()
     with torch.enable_grad():
@@ -47,7 +48,7 @@ def grad_cam(model: nn.Module, inputs: torch.Tensor, classes: torch.Tensor) -> t
 
 
 def overlay(image: Image.Image, heat: ArrayLike) -> Image.Image:
-    """The RGB picture `image` beside itself under `heat` ((h, w) in 0..1; cold is clear, then red to yellow) -> Pillow image."""
+    """The RGB `image`, and next to it the same image under `heat` (h, w) in 0..1: 0 is transparent, then red to yellow."""
     image = image.copy()
     image.thumbnail((LONGEST, LONGEST))
     resized = Image.fromarray(np.asarray(heat, np.float32)).resize(image.size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""The only evaluation loop: validation, test and test-time augmentation."""
+"""The evaluation loop for validation and test, with test-time augmentation."""
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -18,14 +18,14 @@ Autocast = Callable[[], AbstractContextManager]
 
 
 class Normalise:
-    """uint8 (B, 3, H, W) -> float32 on `device` in channels_last, (x / 255 - mean) / std per channel."""
+    """uint8 (B, 3, H, W) -> float32 on `device` in channels_last: (x / 255 - mean) / std for each channel."""
 
     def __init__(self, device: torch.device | str, mean: tuple, std: tuple):
         self.device = device
         self.mean, self.std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
 
     def to_float(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 -> float32 of 0..1 on the device: a quarter of the bytes travels."""
+        """uint8 -> float32 in 0..1 on the device. Copying bytes instead of floats is four times less data."""
         return images.to(self.device, non_blocking=True).float().div_(255)
 
     def standardise(self, x: torch.Tensor) -> torch.Tensor:
@@ -45,22 +45,22 @@ class Predictions(NamedTuple):
 
 class Logits(NamedTuple):
     values: torch.Tensor  # float32 (V, N, K), on the CPU: raw logits of each view of each image
-    labels: torch.Tensor  # int64 (N,), -1 where unknown
+    labels: torch.Tensor  # int64 (N,), -1 if unknown
     image_ids: list
 
 
 @torch.inference_mode()
 def collect_logits(model: nn.Module, loader: Any, normalise: Transform, autocast: Autocast, desc: str = 'evaluate',
                    views: Callable[[torch.Tensor], Iterable[torch.Tensor]] = lambda images: [images]) -> Logits:
-    """Score every image of `loader` exactly once, in its order.
+    """Compute the logits of every image of `loader` exactly once, in order.
 
-    `normalise`: uint8 batch -> input on the device, called outside of `autocast`, which makes a context for the network. `views`: uint8
-    batch -> its versions for test-time augmentation, as many batches. Raises `InputError` that names the first image with a NaN.
+    `normalise`: uint8 batch -> input on the device, called outside of `autocast`, the context for the network. `views`: uint8 batch -> one
+    batch for each view of test-time augmentation. Raises `InputError` with the first image for which the network returns NaN.
     """
     model.eval()
 
     def score(view):
-        inputs = normalise(view)  # it may augment, which lower precision would distort
+        inputs = normalise(view)  # in full precision, since it may augment
         with autocast():
             return model(inputs).float()
     logits, labels, image_ids = [], [], []
@@ -77,14 +77,14 @@ def collect_logits(model: nn.Module, loader: Any, normalise: Transform, autocast
     if is_nan.any():
         first = int(is_nan.int().argmax())
         image, reason = loader.dataset[list(loader.sampler)[first]][0], 'training has diverged (a lower --lr usually helps)'
-        if image.dtype == torch.uint8 and is_of_one_colour(image):  # else these are features
-            reason = 'this image is of one colour (if the training images are too: leave them out)'
+        if image.dtype == torch.uint8 and is_of_one_colour(image):  # otherwise these are features
+            reason = 'this image is of one colour (remove such images from the training csv as well)'
         raise InputError(f'{desc}: the network returns NaN for {image_ids[first]}: {reason}')
     return Logits(values, torch.cat(labels), image_ids)
 
 
 def gather(logits: Logits) -> Logits:
-    """`Logits` of the images rank, rank + world_size, ... of each process -> those of all images in order, in each process."""
+    """`Logits` of images rank, rank + world_size, ... in each process -> `Logits` of all images, in order, in each process"""
     parts = gather_object([logits])
     order = np.argsort(np.concatenate([np.arange(len(part.image_ids)) * len(parts) + rank for rank, part in enumerate(parts)]))
     values, labels = torch.cat([part.values for part in parts], dim=1), torch.cat([part.labels for part in parts])
@@ -92,18 +92,18 @@ def gather(logits: Logits) -> Logits:
 
 
 def _log_mean(values):
-    """Logits (V, N, K) -> the log of the mean over the views of their softmax, (N, K)."""
+    """Logits (V, N, K) -> log of the mean softmax over the views, (N, K)"""
     return values.log_softmax(dim=2).logsumexp(dim=0) - np.log(len(values))
 
 
 def tempered(logits: Logits, temperature: float) -> Logits:
-    """`Logits` -> those of one view: the log of the mean probabilities of all views, divided by `temperature`."""
+    """`Logits` -> `Logits` with one view: the log of the mean probabilities over all views, divided by `temperature`"""
     return logits._replace(values=_log_mean(logits.values)[None] / temperature)
 
 
 def to_predictions(logits: Logits, adjust: Transform | None = None) -> Predictions:
-    """Logits -> Predictions. Probabilities are the mean over the views of the softmax of the logits, which `adjust` may change
-    before (float (V, N, K) -> the same); the loss is the cross-entropy of that mean."""
+    """`Logits` -> `Predictions`. Probabilities are the mean over the views of the softmax of the logits, after `adjust` (float (V, N, K) ->
+    the same shape). The loss is the cross-entropy of these mean probabilities."""
     log_p = _log_mean(logits.values if adjust is None else adjust(logits.values))
     has_labels = bool((logits.labels >= 0).all())
     loss = F.nll_loss(log_p, logits.labels).item() if has_labels else float('nan')
@@ -112,5 +112,5 @@ def to_predictions(logits: Logits, adjust: Transform | None = None) -> Predictio
 
 
 def predict(model: nn.Module, loader: DataLoader, normalise: Transform, autocast: Autocast, desc: str = 'evaluate') -> Predictions:
-    """`collect_logits` in each process, then `to_predictions` of all: the probabilities are those of the raw logits."""
+    """`collect_logits` in each process, then `to_predictions` of all raw logits."""
     return to_predictions(gather(collect_logits(model, loader, normalise, autocast, desc=desc)))

@@ -1,4 +1,4 @@
-"""The per-image csv that the test scripts write: written, and read and checked as arrays."""
+"""The predictions csv of the test scripts: writing, reading and checking."""
 import hashlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -10,59 +10,60 @@ from utils.common import InputError, counted, write_text
 from utils.data.read_csv import csv_text, read_csv
 from utils.runs.provenance import mark_outdated
 
-TOLERANCE = 0.01  # of the sum of one row: files of others round to three digits
+TOLERANCE = 0.01  # of the sum of a row; other programs may round to three digits
 
 
 class PredictionTable(NamedTuple):
     image_ids: list  # str, unique
     labels: np.ndarray | None  # int64 (N,) in 0..K-1
     preds: np.ndarray  # int64 (N,) in 0..K-1
-    probs: np.ndarray  # float64 (N, K), as they stand in the file
+    probs: np.ndarray  # float64 (N, K), as in the file
     class_names: list  # (K,)
-    patient_ids: list | None  # str (N,); an image whose patient is not known is a patient of its own
+    patient_ids: list | None  # str (N,); an image without patient id counts as a separate patient
     path: str
 
 
 def _classes(table, column, k, path):
-    """Integers of 0..k-1, or an error that names the first row that is none."""
+    """Integers in 0..k-1. Raises `InputError` with the first row that has another value."""
     values = pd.to_numeric(table[column], errors='coerce').to_numpy(np.float64)
     bad = np.flatnonzero(~(np.isin(values, np.arange(k))))
     if len(bad):
-        raise InputError(f"{path}: {len(bad)} values of '{column}' are no class of 0..{k - 1} (the file has {k} columns p_<class>), "
-                         f'the first is {table[column].iloc[bad[0]]} in row {bad[0] + 2}')
+        more = f", and {counted(len(bad) - 1, 'more row')}" if len(bad) > 1 else ''
+        raise InputError(f"{path}, row {bad[0] + 2}: {column} '{table[column].fillna('').iloc[bad[0]]}' is outside 0..{k - 1}{more} "
+                         f'(the file has {k} columns p_<class>)')
     return values.astype(np.int64)
 
 
 def _probabilities(table, columns, path):
     probs = table[columns].apply(pd.to_numeric, errors='coerce').to_numpy(np.float64)
     total = probs.sum(axis=1)
-    for what, bad in (('are missing or no number', ~np.isfinite(probs).all(axis=1)), ('are negative', (probs < 0).any(axis=1)),
+    for what, bad in (('are missing or not numbers', ~np.isfinite(probs).all(axis=1)), ('are negative', (probs < 0).any(axis=1)),
                       ('do not add up to 1', ~(np.abs(total - 1) <= TOLERANCE))):
         if bad.any():
             row = int(np.argmax(bad))
-            raise InputError(f'{path}: probabilities p_<class> {what} in {bad.sum()} of {len(table)} rows, the first is row {row + 2} '
-                             f'({table.image_id.iloc[row]}, sum {total[row]:.4g})')
+            raise InputError(f'{path}, row {row + 2} ({table.image_id.iloc[row]}): probabilities p_<class> {what} (sum {total[row]:.4g}), '
+                             f'in {bad.sum()} of {len(table)} rows')
     return probs
 
 
 def read_predictions(path: str) -> PredictionTable:
-    """Columns `image_id`, `pred`, `p_<class>` for each class, and optionally `label` and `patient_id` -> PredictionTable.
+    """Read a csv with columns `image_id`, `pred`, `p_<class>` for each class, and optionally `label` and `patient_id`.
 
-    Raises `InputError` for what is missing, repeated, out of range, no number, or a row whose probabilities do not add up to 1.
+    Raises `InputError` for values that are missing, repeated, out of range or not a number, and for probabilities that do not add up to 1.
     """
     table = read_csv(path, 'csv of predictions')[0]
     columns = [name for name in table.columns if name.startswith('p_')]
     missing = [name for name in ('image_id', 'pred') if name not in table.columns]
     if missing or len(columns) < 2:
-        raise InputError(f'{path} is no csv of predictions as the test scripts write it: '
+        raise InputError(f'{path} is not a predictions csv of the test scripts: '
                          f"it has no column {', '.join([*missing, *(['p_<class> for each class'] if len(columns) < 2 else [])])}")
     if not len(table):
         raise InputError(f'{path} has no rows')
     twice = table.image_id[table.image_id.duplicated()]
     if len(twice):
-        raise InputError(f"{path}: {counted(len(twice), 'image', 'stand')} in more than one row, the first is {twice.iloc[0]}")
+        raise InputError(f"{path}: {counted(len(twice), 'image', 'appear')} in more than one row, first {twice.iloc[0]}")
     if table.image_id.isna().any():
-        raise InputError(f'{path}: rows without image_id')
+        raise InputError(f'{path}, row {table.image_id.isna().argmax() + 2}: no image_id')
     k = len(columns)
     patients = None
     if 'patient_id' in table.columns and table.patient_id.notna().any():
@@ -73,23 +74,25 @@ def read_predictions(path: str) -> PredictionTable:
 
 
 def read_labelled(path: str) -> PredictionTable:
-    """`read_predictions` of a file that has labels, as every figure but the predictions themselves needs them."""
+    """`read_predictions` for a file that must have labels, which all scores need."""
     table = read_predictions(path)
     if table.labels is None:
-        raise InputError(f"{path} has no column 'label': test on a csv with labels to evaluate the predictions")
+        raise InputError(f"{path} has no column 'label', which the scores need: run the test on a csv with labels")
     return table
 
 
 def anonymous(values: Iterable[Any], salt: str) -> list[Any]:
-    """The first 16 hexadecimal digits of SHA-256 of salt, zero byte, id; NaN (an unknown patient) stays."""
+    """Replace ids by the first 16 hexadecimal digits of the SHA-256 of salt, zero byte, id. NaN (an unknown patient) is kept."""
     return [value if pd.isna(value) else hashlib.sha256(f'{salt}\0{value}'.encode()).hexdigest()[:16] for value in values]
 
 
 def write_predictions(path: str, predictions: Any, class_names: list[str], patient_ids: Iterable[Any] | None = None,
                       salt: str | None = None) -> None:
-    """One row per image: image_id, patient_id and label (where known), pred, p_<class> for each class. Ids are hashed with
-    `salt` where it is given; cells are safe in spreadsheets (`read_predictions` undoes it). Reports of what the file held before are
-    marked (`mark_outdated`)."""
+    """Write one row for each image: image_id, patient_id and label (if known), pred, p_<class> for each class.
+
+    Ids are hashed if `salt` is given. Cells are escaped for spreadsheets; `read_predictions` undoes this. Reports of earlier predictions in
+    the same file are marked as outdated (`mark_outdated`).
+    """
     def written(ids):
         return list(ids) if salt is None else anonymous(ids, salt)
 

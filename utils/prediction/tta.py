@@ -1,4 +1,4 @@
-"""Test-time augmentation: the views of an image over which the probabilities are averaged."""
+"""Test-time augmentation: views of an image whose probabilities are averaged."""
 import argparse
 import math
 from collections.abc import Callable, Iterator
@@ -11,9 +11,9 @@ from utils.common import InputError
 
 def add_view_flags(group: argparse._ArgumentGroup, dihedral_tta: int = 0) -> None:
     group.add_argument('--dihedral_tta', type=int, default=dihedral_tta, metavar='N',
-                       help='mean of the probabilities over N rotations, each with and without vertical flip (4: by quarters); 0 is off')
+                       help='test-time augmentation: N rotations, each with and without vertical flip (4: every 90 degrees; 0: off)')
     group.add_argument('--zoom_tta', type=float, nargs='+', default=[1.], metavar='Z',
-                       help='mean over these magnifications of the middle of the image as well, such as 1 1.2 1.4; 1 is the whole image')
+                       help='test-time augmentation: centre crops magnified by these factors, such as 1 1.2 1.4 (1: whole image)')
 
 
 def check_view_flags(args: argparse.Namespace) -> None:
@@ -21,12 +21,14 @@ def check_view_flags(args: argparse.Namespace) -> None:
         raise InputError('--dihedral_tta must not be negative')
     if not all(1 <= zoom < math.inf for zoom in args.zoom_tta) or len(set(args.zoom_tta)) < len(args.zoom_tta):
         given = ' '.join(f'{zoom:g}' for zoom in args.zoom_tta)
-        raise InputError(f'--zoom_tta {given}: different numbers from 1 (the whole image) upwards expected')
+        raise InputError(f'--zoom_tta {given}: factors must differ and be at least 1 (the whole image)')
 
 
 def dihedral_views(images: torch.Tensor, n: int) -> Iterator[torch.Tensor]:
-    """The 2n views of uint8 images (B, 3, H, W): n rotations by 360/n degrees, each as it is and flipped vertically.
-    Multiples of 90 degrees are exact (`rot90`; height and width change places); other angles are bilinear, 0 outside."""
+    """Yield 2n views of uint8 images (B, 3, H, W): n rotations by multiples of 360/n degrees, each with and without vertical flip.
+
+    Multiples of 90 degrees are exact (`rot90`, which may swap height and width). Other angles use bilinear interpolation, with 0 outside.
+    """
     for i in range(n):
         turns, rest = divmod(360 * i / n, 90)
         view = TF.rotate(images, 90 * turns + rest, TF.InterpolationMode.BILINEAR) if rest else torch.rot90(images, int(turns), (2, 3))
@@ -35,14 +37,14 @@ def dihedral_views(images: torch.Tensor, n: int) -> Iterator[torch.Tensor]:
 
 
 def magnified(images: torch.Tensor, zoom: float) -> torch.Tensor:
-    """The middle of uint8 images (B, 3, H, W), H / zoom x W / zoom in whole pixels, at full size (bilinear)."""
+    """Centre crop of uint8 images (B, 3, H, W) to H / zoom x W / zoom (rounded), resized to the full size (bilinear)."""
     size = list(images.shape[-2:])
     middle = TF.center_crop(images, [max(round(side / zoom), 1) for side in size])
     return TF.resize(middle, size, TF.InterpolationMode.BILINEAR)
 
 
 def get_views(args: argparse.Namespace) -> Callable[[torch.Tensor], Iterator[torch.Tensor]]:
-    """-> function: uint8 images (B, 3, H, W) -> their views, one after the other"""
+    """-> function: uint8 images (B, 3, H, W) -> iterator over their views"""
     def views(images):
         for zoom in args.zoom_tta:
             view = images if zoom == 1 else magnified(images, zoom)

@@ -1,4 +1,4 @@
-"""The network of one test, with all that its parts need: flags, checkpoint, device, and the folder of the results."""
+"""The network of a test, with its flags, checkpoint, device and results folder."""
 import argparse
 import os
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from utils.prediction.tta import get_views
 
 
 def get_accelerator(loaded: LoadedModel, device: str) -> Accelerator:
-    """Move the network to `device`, one of DEVICES. -> its accelerator, with the precision of the training"""
+    """Move the network to `device`, one of DEVICES. -> its accelerator, with the precision used in training"""
     bf16 = loaded.info['config']['mixed_precision'] == 'bf16' and device != 'cpu' and torch.cuda.is_available()
     accelerator = build_accelerator(device, 'bf16' if bf16 else 'fp32')
     loaded.model.to(accelerator.device)
@@ -28,11 +28,12 @@ def get_accelerator(loaded: LoadedModel, device: str) -> Accelerator:
 
 
 def source_of(csv: str, args: argparse.Namespace, config: dict, is_tuned_on: bool = False) -> tuple[str, str | None]:
-    """Return the folder of the images of `csv`, and the name of its column with the class: --data_path, and --label_column or the column
-    that the network learnt (None, for runs of version 0.1: not known).
+    """Return the image folder of `csv` and the name of its label column. By default, these are --data_path, and --label_column or the
+    column used in training (None if unknown, for runs of version 0.1).
 
-    A csv of the training may differ from the test csv that these flags are for. Where it `is_tuned_on`, it keeps the folder (if that still
-    exists) and the column of the training; where it is reported, it keeps the column if it lacks the one of --label_column.
+    A csv that was used in training may need other values than the test csv, which these flags are for. If it `is_tuned_on`, the folder (if
+    it still exists) and the column are those of training. If it is reported and lacks the column of --label_column, the column is that of
+    training.
     """
     data_path, learnt, given = args.data_path, config.get('class_column'), args.label_column
     check_csv_exists(csv)
@@ -45,20 +46,20 @@ def source_of(csv: str, args: argparse.Namespace, config: dict, is_tuned_on: boo
 
 
 class NetworkUnderTest(NamedTuple):
-    """A network on its device, and how it is to be tested."""
-    args: argparse.Namespace  # flags of the test script; data_path is filled in
+    """A network on its device, with the settings of the test."""
+    args: argparse.Namespace  # flags of the test script, with data_path filled in
     loaded: LoadedModel
     accelerator: Accelerator
-    folder: str  # of the results
+    folder: str  # results folder
 
     @property
     def info(self) -> dict:
-        """The facts of the checkpoint."""
+        """Facts of the checkpoint."""
         return self.loaded.info
 
     def loader(self, csv: str, is_tuned_on: bool = False) -> ClassLoader:
-        """Return the loader of the images of `csv` that are not left out. `is_tuned_on`: something is chosen on them, and no score
-        reported."""
+        """Return the data loader for the images of `csv`, except skipped ones. `is_tuned_on`: the images are used to choose something, not
+        to report scores."""
         args, info = self.args, self.info
         data_path, label_column = source_of(csv, args, info['config'], is_tuned_on)
         loader = get_test_cls_loader(
@@ -69,10 +70,10 @@ class NetworkUnderTest(NamedTuple):
         return loader
 
     def logits(self, loader: ClassLoader, split: str) -> Logits:
-        """Return the logits of every image of `loader`; list those that were left out in skipped_<split>.csv."""
+        """Return the logits of all images of `loader`, and write skipped_<split>.csv."""
         args, info = self.args, self.info
         data: ClassDataset = loader.dataset  # type: ignore[assignment]
-        if args.salt:  # the text of a system's error ends with the path
+        if args.salt:  # system errors end with the path, which names the image
             data.skipped = [(csv, row, *anonymous([image_id], args.salt), reason.split(": '")[0])
                             for csv, row, image_id, reason in data.skipped]
         write_skipped(os.path.join(self.folder, f'skipped_{split}.csv'), [data])

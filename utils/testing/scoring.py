@@ -1,4 +1,4 @@
-"""What both test scripts do: a checkpoint and a csv in, scores and per-image predictions out."""
+"""The steps of both test scripts: from a checkpoint and a csv to scores and predictions for each image."""
 import argparse
 import os
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,11 @@ from utils.testing.tuning import Tuning, corrected, tune
 
 
 class Split(NamedTuple):
-    """A csv to report."""
+    """A csv to test on."""
     name: str  # val or test
     loader: ClassLoader
-    predictions_csv: str  # path of the per-image predictions to write
-    note: str  # of `check_reported` and `note_of_patients`, for the report
+    predictions_csv: str  # path of the predictions csv to write
+    note: str  # from `check_reported` and `note_of_patients`, for the report
 
     @property
     def data(self) -> ClassDataset:
@@ -40,7 +40,7 @@ class Split(NamedTuple):
 
 
 def describe(network: NetworkUnderTest, split: Split, tuning: Tuning, *, predictions: Predictions, metrics: Metrics | None) -> Results:
-    """Return what the results file of a csv says, whose per-image predictions have been written."""
+    """Return the content of the results file of a csv. Its predictions csv must have been written."""
     args, data = network.args, split.data
     return Results(
         checkpoint=Checkpoint(network.loaded.folder, network.info['epoch']),
@@ -52,7 +52,7 @@ def describe(network: NetworkUnderTest, split: Split, tuning: Tuning, *, predict
 
 
 def full_report(predictions: Predictions, metrics: Metrics, class_names: list[str], class_count: Sequence[int]) -> str:
-    """The original's report, then what it lacks: top-1, recall and F1 per class, recall of the shot groups, and chance."""
+    """The report of the original, then recall and F1 of each class, recall of the shot groups, top-1 accuracy and chance levels."""
     y, preds = np.asarray(predictions.labels), predictions.preds
     recalls, chance = recall_per_class(y, preds, len(class_names)), chance_levels(np.bincount(y))
     groups = ' - '.join(f"{name}={'none' if value is None else f'{100 * value:.2f}'}"
@@ -66,7 +66,7 @@ def full_report(predictions: Predictions, metrics: Metrics, class_names: list[st
 
 
 def corrections_text(results: Results, class_names: list[str]) -> str:
-    """What was done to the predictions, in lines; '' for nothing. A temperature is left out where its effect is not known."""
+    """Lines on the corrections of the predictions; '' if there are none. Omits a temperature without scores before and after."""
     text, correction, temperature = '', results.correction, results.temperature
     if correction:
         text += f'{correction.line}\n'
@@ -76,26 +76,26 @@ def corrections_text(results: Results, class_names: list[str]) -> str:
 
 
 def sources_text(split: Split, results: Results) -> str:
-    """Images left out, checkpoint, csv and predictions, in lines."""
+    """Lines on skipped images, checkpoint, csv and predictions."""
     n, n_left_out = len(split.data), len(split.data.skipped)
     left_out = f'Left out {n_left_out} of {n_left_out + n} images, which cannot be read: skipped_{split.name}.csv\n' if n_left_out else ''
     return f'{left_out}{results.checkpoint_line}\n{results.predictions_line}\n'
 
 
 def summary_line(split: Split, metrics: Metrics, info: dict, n_images: int) -> str:
-    """The scores of a test in one line of the console, in percent."""
+    """Scores of a test in percent, as one line for the console."""
     kappa = f'K: {100 * metrics.kappa:.2f} - ' if is_ordered(info['class_names'], info['config']['metric']) else ''
     return (f'{split.name.capitalize()} - {kappa}mAUC: {100 * metrics.auc:.2f} - MCC: {100 * metrics.mcc:.2f} - '
             f'F1: {100 * metrics.f1:.2f} - BalAcc: {100 * metrics.bacc:.2f} - Acc: {100 * metrics.acc:.2f} - n: {n_images}')
 
 
 def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | None:
-    """Predict and score one csv, and write the results. -> the per-image csv; None where there are no labels to score it by"""
+    """Predict and score one csv, and write the results. -> predictions csv; None if there are no labels"""
     data, info, csv = split.data, network.info, split.predictions_csv
     names = info['class_names']
     logits = network.logits(split.loader, split.name)
     if data.csv_path == tuning.csv:
-        print(f'* Note: {data.csv_path} is reported without correction, since the corrections are chosen on it')
+        print(f'* Note: {data.csv_path} is reported without correction, because the corrections were chosen on it')
         tuning = Tuning()
     predictions, temperature = corrected(logits, tuning, names)
     metrics = None
@@ -105,7 +105,7 @@ def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | 
     results = describe(network, split, tuning._replace(temperature=temperature), predictions=predictions, metrics=metrics)
     write_results(results, csv)
     if metrics is None:
-        print(f'{corrections_text(results, names)}* {data.csv_path} has no labels: wrote the predictions only, {csv}')
+        print(f'{corrections_text(results, names)}* {data.csv_path} has no labels: wrote only the predictions, {csv}')
         return None
     report = (full_report(predictions, metrics, names, info['class_count'])
               + split.note + corrections_text(results, names) + sources_text(split, results))
@@ -118,7 +118,7 @@ def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | 
 
 
 def load_network(args: argparse.Namespace) -> NetworkUnderTest:
-    """Load the network that the flags name, and check that the test can be run and its results written. Fills in --data_path."""
+    """Load the network of --load_path, check the flags, and check that results can be written. Fills in --data_path."""
     loaded = load_model(args.load_path, args.model_name)
     check_flags(args, loaded.info)
     args.data_path = loaded.info['config']['data_path'] if args.data_path is None else args.data_path
@@ -131,8 +131,8 @@ def load_network(args: argparse.Namespace) -> NetworkUnderTest:
 
 
 def load_splits(network: NetworkUnderTest, names: Sequence[str]) -> list[Split]:
-    """Load the csvs that the flags name for the splits `names`. Raises `InputError` where a csv or its images are those of the training,
-    and where its results would replace another file."""
+    """Load the csvs of the flags for the splits `names`. Raises `InputError` if a csv or its images were used in training, or if results
+    would replace an unrelated file."""
     args, info = network.args, network.info
     csvs = {name: csv for name in names if (csv := getattr(args, f'csv_{name}')) is not None}
     outputs = {name: os.path.join(network.folder, getattr(args, f'csv_out_{name}')) for name in csvs}
@@ -140,7 +140,7 @@ def load_splits(network: NetworkUnderTest, names: Sequence[str]) -> list[Split]:
         check_replaceable(path)
     loaders = {name: network.loader(csv) for name, csv in csvs.items()}
     if info['image_hashes'] is None:
-        print('* Note: this checkpoint holds no list of its training images: an overlap with the tested images cannot be found')
+        print('* Note: this checkpoint has no list of its training images, so overlap with the test images cannot be checked')
     notes = {name: check_reported(loader.dataset, info, args.num_workers) + note_of_patients(loader.dataset, info['config'])
              for name, loader in loaders.items()}
     print(''.join(f'* {note}' for note in notes.values() if note), end='')
@@ -148,26 +148,26 @@ def load_splits(network: NetworkUnderTest, names: Sequence[str]) -> list[Split]:
 
 
 def main(description: str, splits: Mapping[str, str | None], dihedral_tta: int, argv: Sequence[str] | None = None) -> None:
-    """Run a test script. `splits`, `dihedral_tta`: its defaults, see `get_parser`; `argv`: its flags, by default those of the process."""
+    """Run a test script. `splits`, `dihedral_tta`: its defaults, see `get_parser`; `argv`: its flags, by default sys.argv."""
     parser = get_parser(description, splits, dihedral_tta)
     args = parser.parse_args(argv)
     warn_without_effect(parser, argv, args, WITHOUT_EFFECT)
     network = load_network(args)
     reported = load_splits(network, list(splits))
     tuning = tune(network, {split.name: split.loader for split in reported})
-    if tuning.csv is None:  # the list of a test before goes
+    if tuning.csv is None:  # remove the list of an earlier test
         write_skipped(os.path.join(network.folder, 'skipped_tune.csv'), [])
     scored = [run_split(network, split, tuning) for split in reported]
     say_next(*next_step(scored[-1], network.loaded.folder, args))
 
 
 def next_step(csv: str | None, checkpoint_folder: str, args: argparse.Namespace) -> tuple[str, ...]:
-    """`csv`: scored predictions or None. -> what to do, and the command for it"""
+    """`csv`: predictions that were scored, or None. -> description and words of the next command"""
     run = os.path.dirname(checkpoint_folder) or '.'
-    known = is_run(run)  # False for a checkpoint that was copied elsewhere
+    known = is_run(run)  # False if the checkpoint was copied elsewhere
     if csv:
-        return 'score it with intervals', 'python', '-m', 'tools.evaluate_predictions', csv, *(['--run', run] if known else [])
+        return 'compute confidence intervals', 'python', '-m', 'tools.evaluate_predictions', csv, *(['--run', run] if known else [])
     if known:
-        return 'look at its training', 'python', '-m', 'tools.report', run
-    return ('see where the network looks', 'python', '-m', 'tools.predict', '--load_path', args.load_path, *network_flag(args.model_name),
+        return 'view the training curves', 'python', '-m', 'tools.report', run
+    return ('view heat maps of the network', 'python', '-m', 'tools.predict', '--load_path', args.load_path, *network_flag(args.model_name),
             args.data_path, '--gradcam', *private_flag(args))
