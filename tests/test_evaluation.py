@@ -53,7 +53,7 @@ def test_against_scikit_learn(seed, absent):
 
 
 def test_absent_labels_keep_their_place_in_kappa():
-    """1 and 4 confused on a scale 0..4 is worse than on a scale that leaves out 2 and 3 (scikit-learn's default)."""
+    """Confusing 1 and 4 is worse on the scale 0..4 than on a scale without 2 and 3, which is the default of scikit-learn."""
     y, pred = np.array([0, 0, 1, 4, 1]), np.array([0, 1, 4, 4, 1])
     assert evaluate_multi_cls(y, pred, np.eye(5)[pred]).kappa == pytest.approx(kappa_by_hand(y, pred, 5))
     assert kappa_by_hand(y, pred, 5) != pytest.approx(sk.cohen_kappa_score(y, pred, weights='quadratic'))
@@ -84,9 +84,9 @@ def test_training_is_ahead_beyond_chance():
     assert not training_is_ahead('mcc', .53, .50, 319, 319) and training_is_ahead('mcc', .55, .50, 319, 319)
     assert training_is_ahead('kappa', .52, .50, 3500, 3500)
     assert training_is_ahead('loss', .49, .50, 319, 319) and not training_is_ahead('loss', .51, .50, 319, 319)
-    difference = np.diff(np.random.default_rng(0).binomial(319, .5, (4000, 2)) / 319)  # two equal fractions of 319 images
+    difference = np.diff(np.random.default_rng(0).binomial(319, .5, (4000, 2)) / 319)  # equal expectation
     ahead = np.mean([training_is_ahead('bacc', float(d), 0., 319, 319) for d in difference.ravel()])
-    assert ahead == pytest.approx(.16, abs=.03)  # one standard error
+    assert ahead == pytest.approx(.16, abs=.03)  # probability of a difference above one standard error
 
 
 def test_shot_groups_by_training_counts():
@@ -96,7 +96,7 @@ def test_shot_groups_by_training_counts():
 
 
 def test_original_confusion_of_eyepacs(real_data):
-    """The original's printed matrix of 53,576 images gives its printed scores."""
+    """The published confusion matrix of 53,576 images gives the published scores."""
     table = pd.read_csv(os.path.join(real_data, 'labels', 'eyepacs_bmu01_confusion.csv'), index_col=0).to_numpy()
     y, pred = (np.repeat(index.ravel(), table.ravel()) for index in np.indices(table.shape))
     m = evaluate_multi_cls(y, pred, np.eye(5)[pred])
@@ -104,7 +104,7 @@ def test_original_confusion_of_eyepacs(real_data):
     np.testing.assert_allclose(recall_per_class(y, pred, 5), table.diagonal() / table.sum(1))
 
 
-def test_text():
+def test_performance_text():
     y, pred, probs = random_case(1, k=3)
     p = Predictions(pred, probs, y, .5, [''] * len(y))
     m = evaluate_multi_cls(y, pred, probs)

@@ -1,4 +1,4 @@
-"""Device and processes follow from the flags and from torchrun: nothing else in the environment changes them."""
+"""Device and processes depend on the flags and on torchrun, and on no other environment variable."""
 import os
 import subprocess
 import sys
@@ -17,7 +17,7 @@ COMPLETE = {'RANK': '0', 'WORLD_SIZE': '2', 'LOCAL_RANK': '0', 'MASTER_ADDR': '1
 
 @pytest.fixture
 def clean(monkeypatch):
-    """Set variables, clean the environment. -> what was removed of them"""
+    """Set variables and clean the environment. -> names of those that were removed"""
     def run(variables):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -31,12 +31,12 @@ def test_variables_of_accelerate_are_removed(clean, name):
     assert clean({name: '4'}) == {name}
 
 
-def test_what_is_removed_is_named(clean, capsys):
+def test_removed_variables_are_named(clean, capsys):
     clean({'ACCELERATE_MIXED_PRECISION': 'bf16'})
     assert capsys.readouterr().err.startswith('* Ignoring ACCELERATE_MIXED_PRECISION from the environment: use flags')
 
 
-def test_nothing_is_said_of_a_clean_environment(clean, capsys):
+def test_no_message_for_a_clean_environment(clean, capsys):
     clean({})
     assert not capsys.readouterr().err
 
@@ -48,11 +48,11 @@ def test_incomplete_variables_of_torchrun_are_removed(clean, lacking):
 
 
 @pytest.mark.parametrize('wrong', [{'RANK': 'one'}, {'RANK': '2'}, {'WORLD_SIZE': '-1'}, {'MASTER_PORT': ''}, {'LOCAL_RANK': '\u0661'}])
-def test_variables_of_torchrun_without_meaning_are_removed(clean, wrong):
+def test_invalid_variables_of_torchrun_are_removed(clean, wrong):
     assert clean(COMPLETE | wrong) == set(COMPLETE)
 
 
-def test_complete_variables_of_torchrun_stay(clean):
+def test_complete_variables_of_torchrun_are_kept(clean):
     assert clean(COMPLETE) == set()
 
 
@@ -66,14 +66,14 @@ def test_the_loss_is_not_divided(monkeypatch):
 
 
 @pytest.mark.parametrize('device', ['auto', 'cpu'])
-def test_mps_is_used_only_where_it_is_asked_for(monkeypatch, device):
+def test_mps_is_used_only_on_request(monkeypatch, device):
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     assert accelerator._device_type(device) == 'cpu' and accelerator._device_type('mps') == 'mps'
 
 
 @pytest.mark.parametrize('device', ['cuda', 'mps'])
-def test_a_device_that_is_not_there_is_refused(monkeypatch, device):
+def test_an_unavailable_device_is_an_error(monkeypatch, device):
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(InputError, match=f'--device {device}: '):
@@ -82,7 +82,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, device):
 
 @pytest.fixture
 def visible_gpu(monkeypatch, tmp_path):
-    """A GPU that the driver shows, and a CUDA that cannot be initialised."""
+    """The driver shows a GPU, but CUDA cannot be initialised."""
     (tmp_path / 'nvidia0').touch()
     monkeypatch.setattr(accelerator, 'GPU_FILES', (str(tmp_path / 'nvidia[0-9]*'),))
     monkeypatch.setattr(torch.version, 'cuda', '13.0')
@@ -93,7 +93,7 @@ def visible_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, 'init', fail)
 
 
-def test_the_device_line_says_why_a_visible_gpu_is_not_used(visible_gpu, monkeypatch):
+def test_the_device_line_explains_why_a_visible_gpu_is_not_used(visible_gpu, monkeypatch):
     used = SimpleNamespace(device=torch.device('cpu'), mixed_precision='no', num_processes=1)
     reason = 'The NVIDIA driver on your system is too old (found version 11040).'
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
@@ -119,12 +119,12 @@ def build(variables, **options):
                             stderr=subprocess.PIPE, text=True, **options)
 
 
-def test_a_rank_left_in_the_environment_is_one_process():
+def test_a_leftover_rank_starts_one_process():
     out, err = build({'LOCAL_RANK': '0'}).communicate()
     assert out.splitlines()[-1] == '1' and 'Ignoring LOCAL_RANK' in err
 
 
-def test_a_process_that_waits_for_the_others_says_so():
+def test_a_waiting_process_prints_a_message():
     process = build(COMPLETE)
     line = next(line for line in process.stderr if 'waiting' in line)
     process.kill()
@@ -132,7 +132,7 @@ def test_a_process_that_waits_for_the_others_says_so():
     assert line == '* Process 0 is waiting until all 2 processes (started by torchrun) connect to 127.0.0.1:29555\n'
 
 
-def test_a_meeting_that_fails_is_one_line(monkeypatch):
+def test_a_failed_connection_is_one_line(monkeypatch):
     def fail(**kwargs):
         raise torch.distributed.DistStoreError('Timed out after 601 seconds\nwaiting for clients')
     for name, value in COMPLETE.items():

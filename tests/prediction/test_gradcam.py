@@ -1,4 +1,4 @@
-"""Grad-CAM against finite differences, and on every kind of backbone."""
+"""Grad-CAM compared with finite differences, and on every kind of backbone."""
 import numpy as np
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_against_finite_differences():
     torch.testing.assert_close(heat, expected / expected.amax((1, 2), keepdim=True).clamp(min=1e-30), atol=1e-7, rtol=0)
 
 
-def test_nothing_speaks_for_the_class():
+def test_no_position_supports_the_class():
     model = Tiny()
     nn.init.zeros_(model.head[2].weight)
     assert (grad_cam(model, torch.randn(2, 3, 9, 9), torch.tensor([0, 1])) == 0).all()
@@ -57,13 +57,13 @@ def test_backbones(name, size, map_size):
     torch.manual_seed(0)
     model = get_arch(name, 3).model
     height, width = size if isinstance(size, tuple) else (size, size)
-    nn.init.normal_(model.get_submodule(model.classifier_name).weight)  # BiT's begins at zero
+    nn.init.normal_(model.get_submodule(model.classifier_name).weight)  # the classifier of BiT is initialised to zero
     heat = grad_cam(model, torch.randn(2, 3, height, width), torch.tensor([0, 2]))
     assert heat.shape == (2, *map_size) and ((heat >= 0) & (heat <= 1)).all() and heat.max() == 1
 
 
 @pytest.mark.parametrize(('name', 'size'), [('vit_tiny_patch16_224', 64), ('swin_tiny_patch4_window7_224', 64)])
-def test_no_map(name, size):
+def test_networks_without_a_feature_map(name, size):
     model = get_arch(name, 3, im_size=(size, size)).model
     with pytest.raises(InputError, match='has no feature map'):
         grad_cam(model, torch.randn(1, 3, size, size), torch.tensor([0]))

@@ -13,7 +13,7 @@ from utils.prediction.inference import Normalise, collect_logits, predict
 
 
 class Net(nn.Module):
-    """Its output depends on the orientation of the image, and on BatchNorm being in evaluation mode."""
+    """Network whose output depends on the orientation of the image, and on the evaluation mode of BatchNorm."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ def test_every_image_once_with_plain_cross_entropy(tiny, normalise, batch_size):
 
 
 def test_images_are_prepared_in_full_precision(tiny):
-    """Training images are scored augmented, and the network alone may compute in bfloat16."""
+    """Preparing images may include augmentation, which must not run in bfloat16."""
     seen = []
 
     def prepare(images):
@@ -72,8 +72,8 @@ class NanForOneColour(nn.Module):
         return torch.where(x.flatten(1).std(1, keepdim=True) == 0, torch.nan, torch.ones(len(x), 3))
 
 
-def test_the_image_of_a_nan_is_found_in_the_part_of_a_process(tmp_path):
-    """The second process scores the images 1, 3, 5, 7: its second one is the fourth of the csv."""
+def test_a_nan_in_the_second_process_names_the_right_image(tmp_path):
+    """The second process scores images 1, 3, 5 and 7, so its second image is the fourth of the csv."""
     write_images(tmp_path)
     data = ClassDataset(tmp_path / 'test.csv', tmp_path / 'images', (12, 12))
     Image.new('RGB', (28, 28)).save(data.paths[3])

@@ -1,4 +1,4 @@
-"""The per-image csv: what is read, and what is refused with one clear line."""
+"""The predictions csv: reading, and error messages for invalid files."""
 import os
 
 import numpy as np
@@ -39,7 +39,7 @@ def test_without_labels_and_patients(tmp_path):
     ('002', '001', '1 image appears in more than one row, first 001'), ('002', '', 'row 3: no image_id'),
     (GOOD, GOOD.splitlines()[0], 'no rows'), (GOOD, '', 'is no csv table'),
 ])
-def test_refuses(tmp_path, old, new, message):
+def test_invalid_files(tmp_path, old, new, message):
     with pytest.raises(InputError, match=message):
         read(tmp_path, GOOD.replace(old, new))
 
@@ -58,7 +58,7 @@ def test_control_characters_in_names(tmp_path, old, message, name):
         read(tmp_path, GOOD.replace(old, old.replace('7', name).replace('healthy', name).replace('001', name)))
 
 
-def test_joiners_that_languages_need_stay(tmp_path):
+def test_joiners_that_languages_need_are_kept(tmp_path):
     assert read(tmp_path, GOOD.replace('healthy', 'a\u200cb')).class_names[0] == 'a\u200cb'
 
 
@@ -68,7 +68,7 @@ def test_an_absurd_number_of_classes(tmp_path):
         read(tmp_path, f'image_id,pred,{names}\n1,0')
 
 
-def test_rows_that_would_be_filled_up_to_a_wide_header(tmp_path):
+def test_short_rows_below_a_wide_header(tmp_path):
     with pytest.raises(InputError, match=r'is too large: 50,001 rows of 50,002 columns'):
         read(tmp_path, 'image_id,pred' + ',p_a' * 50_000 + '\n1' * 50_000)
 
@@ -80,13 +80,13 @@ def test_a_huge_cell_is_not_printed(tmp_path):
 
 def test_a_giant_file_is_refused_before_it_is_read(tmp_path):
     with open(tmp_path / 'x.csv', 'wb') as f:
-        f.truncate(10**12)  # takes no room
+        f.truncate(10**12)  # a sparse file
     with pytest.raises(InputError, match=r'x\.csv has 1,000,000,000,000 bytes, more than'):
         read_predictions(tmp_path / 'x.csv')
 
 
 @pytest.mark.parametrize('kind', ['fifo', 'device'])
-def test_what_is_no_file_is_refused_without_waiting(tmp_path, kind):
+def test_pipes_and_devices_are_refused_without_waiting(tmp_path, kind):
     path = tmp_path / 'x.csv'
     os.mkfifo(path) if kind == 'fifo' else path.symlink_to('/dev/zero')
     with pytest.raises(InputError, match=r'no such csv of predictions: .*x\.csv'):

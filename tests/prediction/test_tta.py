@@ -1,4 +1,4 @@
-"""Test-time augmentation: the views against NumPy and Pillow, and the mean over them."""
+"""Test-time augmentation: views compared with NumPy and Pillow, and the mean over them."""
 from argparse import Namespace
 from contextlib import nullcontext
 

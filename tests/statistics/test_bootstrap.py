@@ -1,4 +1,4 @@
-"""Draws of images and of patients, intervals against what is known of them, paired differences, and the real size."""
+"""The bootstrap: resampling of images and patients, intervals compared with exact ones, paired differences, and a test set of real size."""
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +27,7 @@ def drawn(*args, **kwargs):
 
 
 def two_classes(hits_a, n_a, hits_b, n_b, patient_ids=None):
-    """A table of two classes with so many right answers, the right ones first."""
+    """A table of two classes with the given numbers of correct predictions, which come first."""
     labels = np.repeat([0, 1], [n_a, n_b])
     right = np.concatenate([np.arange(n_a) < hits_a, np.arange(n_b) < hits_b])
     preds = np.where(right, labels, 1 - labels)
@@ -47,8 +47,8 @@ def test_draws_are_of_all_images_at_random():
     assert (weights[60] == 0).mean() == pytest.approx(np.exp(-1), abs=.05)
 
 
-def test_a_class_that_a_draw_leaves_out_breaks_no_figure():
-    """One image of class 4: 63 % of the draws hold it; the means over the classes go without it in the others."""
+def test_scores_of_resamples_without_a_class():
+    """With one image of class 4, 63 % of the resamples contain it. In the others, means over classes ignore this class."""
     table = random_table(0, absent=(4,))
     labels = table.labels.copy()
     labels[0] = 4
@@ -83,7 +83,7 @@ def test_draws_of_patients():
     assert (weights[[2, 6]].sum(axis=0) == 2).all() and (weights[[0, 8, 9]].sum(axis=0) == 3).all()  # b or d; a, e or f
 
 
-def test_one_image_a_patient_is_the_bootstrap_of_images():
+def test_patients_with_one_image_are_like_images():
     table = random_table(0)
     alone = bootstrap_metrics(table._replace(patient_ids=[f'{i:03}' for i in range(80)]), draws=50)
     images = bootstrap_metrics(table, draws=50)
@@ -97,16 +97,16 @@ def test_result_says_what_was_drawn():
 
 def test_stratified_draws_are_narrower_where_class_counts_matter():
     wide, narrow = (ends(bootstrap_metrics(two_classes(300, 300, 0, 100), stratified=s)['metrics']['brier']) for s in (False, True))
-    assert wide[1] - wide[0] > .1 and narrow == (None, None)  # with these counts the score is fixed
+    assert wide[1] - wide[0] > .1 and narrow == (None, None)  # with fixed class counts, the score is fixed
 
 
-def test_copies_of_an_image_in_one_patient_prove_nothing_more():
+def test_copies_within_a_patient_do_not_narrow_intervals():
     table = random_table(0)
     twice = table._replace(image_ids=list(map(str, range(160))), patient_ids=[f'{i % 80:03}' for i in range(160)],
                            **{name: np.concatenate([getattr(table, name)] * 2) for name in ('labels', 'preds', 'probs')})
     alone, copied = (bootstrap_metrics(t, draws=100, ordered=True)['metrics'] for t in (table, twice))
     for name, expected in alone.items():
-        tolerance = .01 if name == 'acc' else 1e-6  # of the accuracy: its effective number of images is that of the draws
+        tolerance = .01 if name == 'acc' else 1e-6  # the effective number of images of the accuracy depends on the draws
         assert [copied[name][end] for end in ('value', 'low', 'high')] == pytest.approx(
             [expected[end] for end in ('value', 'low', 'high')], abs=tolerance)
     narrower = bootstrap_metrics(twice._replace(patient_ids=None), draws=100)['metrics']['bacc']
@@ -136,19 +136,19 @@ def test_proportions_of_images_have_wilson_intervals():
 
 
 @pytest.mark.parametrize('hits', [0, 11])
-def test_none_or_all_of_eleven_has_no_interval_of_one_point(hits):
+def test_0_or_11_of_11_has_a_wide_interval(hits):
     recall = bootstrap_metrics(two_classes(190, 200, hits, 11), draws=100)['classes']['b']['recall']
     assert recall['value'] == hits / 11 and recall['high'] - recall['low'] > .25
 
 
-def test_none_of_few_patients_counts_the_patients():
+def test_0_of_12_images_counts_patients():
     patients = [f'a{i}' for i in range(200)] + [f'b{i // 3}' for i in range(12)]
     recall = bootstrap_metrics(two_classes(190, 200, 0, 12, patients), draws=100)['classes']['b']['recall']
     assert ends(recall) == pytest.approx(wilson(0, 4)) and recall['n'] == 12
 
 
-def test_images_of_a_patient_that_are_alike_count_once():
-    """60 patients of 4 images, all right or all wrong: as 60 images."""
+def test_identical_results_within_a_patient_count_once():
+    """60 patients with 4 images each, all correct or all wrong, count like 60 images."""
     patients = [f'{i // 4:03}' for i in range(400)]
     recall = bootstrap_metrics(two_classes(160, 160, 120, 240, patients), draws=4000)['classes']['b']['recall']
     assert ends(recall) == pytest.approx(wilson(.5, 60), abs=.01) and recall['n'] == 240
@@ -162,7 +162,7 @@ def test_effective_number_of_images():
 
 
 def test_images_of_one_patient_count_once():
-    """Nothing varies from draw to draw, which is no sign of independent images."""
+    """The draws do not vary, but this does not mean that the images are independent."""
     result = bootstrap_metrics(two_classes(30, 40, 20, 60, ['p'] * 100), draws=100, levels=(.9,))
     for found in (result['metrics']['acc'], result['classes']['a']['recall'], result['classes']['b']['precision']):
         assert ends(found) == pytest.approx(wilson(found['value'], 1))
@@ -176,11 +176,11 @@ def test_threshold_of_an_operating_point_adds_to_its_interval():
     table = PredictionTable(list(map(str, range(440))), labels, probs.argmax(1), probs, ['a', 'b'], None, 'x')
     found = bootstrap_metrics(table, levels=(.9,))['operating_points']['b']['sensitivity_at_specificity']['0.9']
     fixed = wilson(found['value'], 400)
-    assert found['high'] - found['low'] > 2 * (fixed[1] - fixed[0])  # the threshold hangs on 4 of 40 negatives
+    assert found['high'] - found['low'] > 2 * (fixed[1] - fixed[0])  # the threshold depends on 4 of 40 negatives
 
 
 def calibrated_table(n=400, seed=0, k=4):
-    """Labels drawn with the probabilities that the network gives."""
+    """Labels are drawn with the predicted probabilities, so the network is perfectly calibrated."""
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet(np.ones(k), n)
     labels = (rng.random((n, 1)) > probs.cumsum(axis=1)).sum(axis=1)
@@ -221,7 +221,7 @@ def test_interval_of_ece_is_the_basic_one_with_more_bias_at_its_lower_end():
 def test_interval_of_ece_stays_within_bounds():
     draws = np.linspace(.02, .06, 401)
     assert ends(cell(.05, draws, 100, 'basic')) == pytest.approx((.041, .079))
-    assert ends(cell(.01, draws, 100, 'basic')) == pytest.approx((0, .038))  # as wide as the draws
+    assert ends(cell(.01, draws, 100, 'basic')) == pytest.approx((0, .038))  # as wide as the percentile interval
     assert ends(cell(.05, draws, 100, 'basic', shrunk=draws + .05)) == pytest.approx((0, .079))
 
 
@@ -231,7 +231,7 @@ def test_ece_of_a_calibrated_network_does_not_exclude_zero_error():
     assert min(m['ece']['value'] for m in lows) > .02
 
 
-def test_a_perfect_table_has_no_interval_of_one_point():
+def test_intervals_of_perfect_predictions():
     result = bootstrap_metrics(two_classes(30, 30, 10, 10), draws=100)
     assert result['metrics']['bacc'] == {'value': 1, 'low': None, 'high': None, 'n': 40, 'interval': None}
     assert result['metrics']['acc']['low'] == pytest.approx(wilson(1, 40)[0])
@@ -257,7 +257,7 @@ def test_every_interval_names_its_kind():
             assert of.of != 'difference' or found['interval'] in ('normal', None)
 
 
-def test_draws_that_are_nearly_all_alike_give_no_interval():
+def test_nearly_constant_draws_give_no_interval():
     draws = np.append(np.full(99, .75), .5)
     assert ends(cell(.75, draws, 40)) == ends(cell(.75, draws, 40, 'seeds')) == (None, None)
     assert cell(.75, draws, 40)['interval'] is None
@@ -284,7 +284,7 @@ def test_paired_difference_is_normal():
     assert combine([pair, pair], (.5, .5)).of == 'difference'
 
 
-def test_difference_in_the_images_of_one_patient_has_no_interval():
+def test_a_difference_within_one_patient_has_no_interval():
     patients = [f'a{i}' for i in range(200)] + ['b'] * 4
     a, b = two_classes(190, 200, 4, 4, patients), two_classes(190, 200, 2, 4, patients)
     found = combine(bootstrap_figures([a, b], draws=100), (1, -1)).cell(('classes', 'b', 'recall'))
@@ -293,11 +293,11 @@ def test_difference_in_the_images_of_one_patient_has_no_interval():
 
 @pytest.mark.parametrize('patient_ids', [None, ['p'] * 211])
 def test_a_difference_without_variation_has_no_interval(patient_ids):
-    """None and all of the 11 images of a class, or a single patient: every draw is the value, which is no certainty."""
+    """0 versus 11 of 11 images, or a single patient: all draws are equal, but this does not mean that the value is certain."""
     pair = combine(bootstrap_figures([two_classes(190, 200, hits, 11, patient_ids) for hits in (11, 0)], draws=50), (1, -1))
     found = pair.cell(('classes', 'b', 'recall'))
     assert found['value'] == 1 and ends(found) == (None, None) and found['interval'] is None
-    assert ends(pair.cell(('classes', 'a', 'recall'))) == (0, 0)  # the same answers
+    assert ends(pair.cell(('classes', 'a', 'recall'))) == (0, 0)  # the same predictions
 
 
 def test_paired_difference():
@@ -309,7 +309,7 @@ def test_paired_difference():
     worse = a._replace(preds=np.where(np.arange(80) < 4, (a.preds + 1) % 5, a.preds))
     difference = as_cells(combine(bootstrap_figures([a, worse]), (1, -1)))['metrics']['bacc']
     alone = bootstrap_metrics(a)['metrics']['bacc']
-    assert difference['high'] - difference['low'] < .7 * (alone['high'] - alone['low'])  # most of the chance is shared
+    assert difference['high'] - difference['low'] < .7 * (alone['high'] - alone['low'])  # most of the sampling error is shared
 
 
 @pytest.mark.parametrize(('change', 'message'), [
@@ -317,15 +317,15 @@ def test_paired_difference():
     ({'class_names': list('abcde')}, 'differ in their classes'),
     ({'labels': np.zeros(80, int)}, r'y\.csv and x\.csv have different labels for \d+ images, first for '),
 ])
-def test_files_that_do_not_belong_together(change, message):
+def test_files_that_do_not_match(change, message):
     a = random_table(1)
     with pytest.raises(InputError, match=message):
         align([a, a._replace(path='y.csv', **change)])
 
 
 def test_original_run_on_eyepacs(real_data):
-    """The original's printed confusion matrix of 53,576 images: its scores, intervals that agree with a multinomial bootstrap of
-    the matrix, and probabilities without ties."""
+    """The published confusion matrix of 53,576 images: its scores, intervals that agree with a multinomial bootstrap of the matrix, and
+    probabilities without ties."""
     confusion = pd.read_csv(f'{real_data}/labels/eyepacs_bmu01_confusion.csv', index_col=0).to_numpy()
     y, preds = (np.repeat(index.ravel(), confusion.ravel()) for index in np.indices(confusion.shape))
     table = PredictionTable(list(map(str, range(len(y)))), y, preds, np.eye(5)[preds], [f'DR{c}' for c in range(5)], None, 'x.csv')

@@ -1,4 +1,4 @@
-"""Temperature scaling against other minimisers, its limits, and --calibrate of the test scripts."""
+"""Temperature scaling: minimum of the likelihood, limits, and --calibrate of the test scripts."""
 import re
 
 import numpy as np
@@ -15,7 +15,7 @@ from utils.testing.scoring import main
 
 
 def logits_and_labels(seed, scale, n=4000, k=4):
-    """Labels drawn from softmax(z); the classifier says softmax(scale z), so the true temperature is `scale`."""
+    """Labels are drawn from softmax(z), but the classifier predicts softmax(scale z), so the true temperature is `scale`."""
     rng = np.random.default_rng(seed)
     z = rng.normal(0, 2, (n, k))
     return scale * z, (softmax(z, axis=1).cumsum(1) < rng.random((n, 1))).sum(1)
@@ -61,7 +61,7 @@ def test_limits():
     assert fit_temperature(certain * .8 + .2 / 3, [0, 1]) == RANGE[0]  # never wrong
     assert fit_temperature(certain * .8 + .2 / 3, [1, 2]) == RANGE[1]  # always wrong
     assert fit_temperature(np.full((4, 2), .5), [0, 1, 1, 1]) == 1
-    assert fit_temperature(certain[[0, 0]], [0, 1]) == RANGE[1]  # wrong once, and infinitely sure of it
+    assert fit_temperature(certain[[0, 0]], [0, 1]) == RANGE[1]  # one wrong prediction with probability 1
     assert np.isfinite(apply_temperature(certain, RANGE[0])).all()
 
 
@@ -76,7 +76,7 @@ def test(train, tiny, tmp_path):
     return run
 
 
-def test_calibrates_on_the_validation_csv_of_the_training(test, tiny):
+def test_calibrates_on_the_validation_csv_of_the_run(test, tiny):
     folder = test(f'--csv_val {tiny}/val.csv')  # without --calibrate
     before, val = (read_predictions(folder / f'results_{split}.csv') for split in ('test', 'val'))
     test('--calibrate')
@@ -92,7 +92,7 @@ def test_calibrates_on_the_validation_csv_of_the_training(test, tiny):
     assert re.search(rf', NLL {nll[0]:.4f} -> {nll[1]:.4f}$', text, re.M) and f'Loss={nll[1]:.4f}' in text
 
 
-def test_validation_csv_beside_a_test_is_reported_as_it_is(test, tiny, tmp_path, capsys):
+def test_the_tuning_csv_is_reported_without_correction(test, tiny, tmp_path, capsys):
     lines = (tiny / 'val.csv').read_text().splitlines()
     (tmp_path / 'half.csv').write_text('\n'.join(lines[:6]))
     folder = test(f'--csv_val {tmp_path}/half.csv')
@@ -116,7 +116,7 @@ def test_calibrates_without_test_labels(test, tiny, tmp_path):
     ('--csv_val {tiny}/test.csv --calibrate', None, '8 images'), ('--calibrate --csv_tune absent.csv', None, 'no such csv: absent'),
     ('--calibrate --csv_tune {tmp}/unlabelled.csv', None, r'\S+unlabelled\.csv has no labels'),
 ])
-def test_refuses(test, tiny, tmp_path, flags, splits, message):
+def test_invalid_tuning_csvs(test, tiny, tmp_path, flags, splits, message):
     pd.read_csv(tiny / 'val.csv')[['image_id']].to_csv(tmp_path / 'unlabelled.csv', index=False)
     with pytest.raises(InputError, match=message):
         test(flags.format(tiny=tiny, tmp=tmp_path), splits)

@@ -1,4 +1,4 @@
-"""Points of the pictures against scikit-learn, with ties, absent and constant classes."""
+"""Points of curves compared with scikit-learn, with ties, absent and constant classes."""
 import numpy as np
 import pytest
 from sklearn import metrics as sk
@@ -33,13 +33,13 @@ def test_a_thinned_curve_looks_the_same():
     x, y = curves.roc_curve(scores, positive)
     fpr, tpr, _ = sk.roc_curve(positive, scores, drop_intermediate=False)
     assert len(x) <= 200 and (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
-    assert set(zip(x, y, strict=True)) <= set(zip(fpr, tpr, strict=True))  # points of the curve itself
-    assert (np.diff(x) + np.diff(y)).max() < .015  # a hundredth of the picture apart
+    assert set(zip(x, y, strict=True)) <= set(zip(fpr, tpr, strict=True))  # a subset of the points of the curve
+    assert (np.diff(x) + np.diff(y)).max() < .015  # about 1 % of the plot between neighbouring points
     assert sk.auc(x, y) == pytest.approx(sk.roc_auc_score(positive, scores), abs=2e-3)
 
 
 @pytest.mark.parametrize('ties', [False, True])
-def test_reliability_holds_the_ece(ties):
+def test_reliability_matches_the_ece(ties):
     table = random_table(1, n=300, ties=ties)
     curve = curves.reliability(table)
     some = curve.counts > 0

@@ -1,4 +1,4 @@
-"""Intervals over several seeds: against Student's t and Welch's formula where images have no noise, image draws where seeds have none."""
+"""Intervals over several seeds: Student's t and Welch's formula if only seeds have noise, image draws if only images have noise."""
 import numpy as np
 import pytest
 from scipy import stats
@@ -13,7 +13,7 @@ KEY = ('metrics', 'bacc')
 
 
 def runs_of(values, draws=None):
-    """`BootstrapResult` of one metric: its value in each run, and deviations of the draws (runs, B) or (B,), by default none."""
+    """`BootstrapResult` of one metric for each run: its `values`, and the deviations `draws` (runs, B) or (B,), by default 0."""
     errors = np.broadcast_to(np.zeros(1000) if draws is None else draws, (len(values), 1000))
     return [BootstrapResult({KEY: value}, {KEY: value + error}, {KEY: 50}, {}) for value, error in zip(values, errors, strict=True)]
 
@@ -64,7 +64,7 @@ def test_noise_of_images_and_of_seeds_add_up():
 
 
 def test_errors_on_the_images_that_runs_do_not_share_count_once():
-    """Both the spread of the runs and the image draws hold them: the sum of both would be 1.4 times as wide."""
+    """Both the spread of the runs and the image draws contain these errors; adding both would make the interval 1.4 times as wide."""
     rng = np.random.default_rng(0)
     errors = .1 * rng.standard_normal((30, 1000))
     values = .5 + .1 * stats.norm.ppf((np.arange(30) + .5) / 30)
@@ -72,19 +72,19 @@ def test_errors_on_the_images_that_runs_do_not_share_count_once():
     assert (high - low) / 2 == pytest.approx(stats.t.ppf(.975, 29) * stats.sem(values), rel=.1)
 
 
-def test_seeds_that_agree_by_chance_leave_the_draws_of_the_images():
+def test_seeds_that_agree_by_chance_keep_the_draws_of_the_images():
     errors = .1 * np.random.default_rng(0).standard_normal((2, 1000))
     figures = mean_over_seeds([[runs_of([.5, .5], errors)]])
     np.testing.assert_allclose(figures.draws[KEY], .5 + errors.mean(axis=0), atol=1e-12)
 
 
 @pytest.mark.parametrize('methods', [[[runs_of([.5])]], [[runs_of([.5]), runs_of([.8])]], [[runs_of([.5, .6])], [runs_of([.5])]]])
-def test_one_seed_leaves_the_draws_of_the_images(methods):
+def test_one_seed_keeps_the_draws_of_the_images(methods):
     figures = mean_over_seeds(methods, (1, -1)[:len(methods)])
     assert not figures.with_seeds and np.ptp(figures.draws[KEY]) < 1e-12
 
 
-def test_undefined_draws_and_figures_stay_undefined():
+def test_undefined_draws_and_scores_stay_undefined():
     errors = np.where(np.arange(1000) % 10, 0, np.nan)
     figures = mean_over_seeds([[runs_of([.5, .6], errors)]])
     assert np.isnan(figures.draws[KEY]).sum() == 100
@@ -107,7 +107,7 @@ def repeats(n):
 
 
 @pytest.mark.parametrize(('n', 'options', 'seeds'), [(1, {}, False), (2, {}, False), (3, {}, True), (3, {'with_seeds': False}, False)])
-def test_files_say_whether_their_intervals_cover_seeds(n, options, seeds):
+def test_results_say_whether_their_intervals_cover_seeds(n, options, seeds):
     result = evaluate_files(repeats(n), draws=100, **options)
     assert result['drawn'] == {'unit': 'images', 'within_classes': False, 'seeds': seeds, 'draws': 100}
 
@@ -144,7 +144,7 @@ def test_folds_say_that_patients_are_drawn_within_classes():
 def test_draws_within_classes_keep_the_share_of_each_class(stratified):
     table = repeats(1)[0]
     accuracy = evaluate_files([table._replace(preds=np.zeros(80, int))], 100, stratified=stratified)['metrics']['acc']
-    assert (accuracy['low'] is None) == stratified  # in no draw it differs
+    assert (accuracy['low'] is None) == stratified  # the same in every stratified draw
 
 
 def methods_of(csvs, tables, draws=100):
@@ -154,7 +154,7 @@ def methods_of(csvs, tables, draws=100):
 
 @pytest.fixture(scope='module')
 def uneven():
-    """Methods of two folds (tables 0 to 4 and 5 to 9): three seeds in the first and one in the second, and the reverse."""
+    """Two folds (tables 0 to 4 and 5 to 9) with uneven seeds: `a` has three and one, `b` one and three, `single` one and one."""
     tables = [random_table(i)._replace(image_ids=[f'{i // 5}_{j}' for j in range(80)]) for i in range(10)]
     tables = [table._replace(labels=tables[i // 5 * 5].labels) for i, table in enumerate(tables)]
     return methods_of({'a': [0, 1, 2, 5], 'b': [3, 6, 7, 8], 'single': [4, 9]}, tables)
@@ -192,7 +192,7 @@ def test_patients_are_named_in_what_is_covered():
 
 
 def test_methods_of_equal_quality_rarely_differ():
-    """30 pairs of methods with three seeds each, whose training noise is as large as the image noise: image draws called 11 different."""
+    """30 pairs of methods with three seeds each, and as much training noise as image noise. With image draws alone, 11 pairs differ."""
     wrong = []
     for i in range(30):
         tables = [table for of_method in tables_of('equal', 200, np.random.default_rng(i), n_seeds=3) for table in of_method]

@@ -1,4 +1,4 @@
-"""Any text stays in its cell of a table, as text."""
+"""Cells of tables may contain any text."""
 import pytest
 
 from utils.statistics.tables import to_latex, to_markdown, to_text

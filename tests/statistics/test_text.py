@@ -1,4 +1,4 @@
-"""How scores and their intervals are written."""
+"""Text form of scores and intervals."""
 import pytest
 
 from utils.statistics.text import number, show

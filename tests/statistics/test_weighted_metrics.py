@@ -1,4 +1,4 @@
-"""Every figure against scikit-learn or a formula written out, on random cases with absent classes, ties and weights."""
+"""Every score compared with scikit-learn or an explicit formula, on random cases with absent classes, ties and weights."""
 import itertools
 import math
 
@@ -22,7 +22,7 @@ def ece(confidence, hit):
 
 
 def reference(y, preds, probs):
-    """As scikit-learn has it, for rows given as often as they count; per class over the classes where it is defined."""
+    """Scores by scikit-learn, for rows that are repeated by their weight. Scores of a class only if they are defined."""
     classes = range(K)
     present, other = ([c for c in classes if test(y == c)] for test in (np.any, lambda positive: positive.any() and not positive.all()))
     result = {('metrics', 'mcc'): sk.matthews_corrcoef(y, preds), ('metrics', 'f1'): sk.f1_score(y, preds, average='macro'),
@@ -54,7 +54,7 @@ def test_against_scikit_learn(seed, ties, absent):
     table = random_table(seed, absent=absent, ties=ties)
     weights = np.random.default_rng(seed).poisson(1, (80, 3)).astype(float)
     weights[:, 0] = 1
-    weights[table.labels == 1, 2] = 0  # a class that is lost in a draw
+    weights[table.labels == 1, 2] = 0  # a resample without this class
     found = WeightedMetrics(table, ordered=True)(weights)
     for draw in range(3):
         rows = np.repeat(np.arange(80), weights[:, draw].astype(int))
@@ -72,7 +72,7 @@ def test_same_as_the_report_of_the_test_scripts(seed):
         assert found['metrics', name][0] == pytest.approx(getattr(m, name), abs=1e-9)
 
 
-def test_one_class_one_row_and_certainty():
+def test_a_single_certain_prediction():
     table = random_table(0, n=1)._replace(labels=np.array([1]), preds=np.array([1]), probs=np.eye(K)[[1]])
     found = {key: value[0] for key, value in WeightedMetrics(table, ordered=True)(np.ones((1, 1))).items()}
     assert math.isnan(found['metrics', 'auc']) and math.isnan(found['metrics', 'kappa']) and found['metrics', 'mcc'] == 0
@@ -115,7 +115,7 @@ def test_operating_points(level, ties):
             assert found['operating_points', positives, 'specificity_at_sensitivity', level][draw] == pytest.approx(specificity)
         for name, of in (('sensitivity_at_specificity', truth), ('specificity_at_sensitivity', ~truth)):
             key = ('operating_points', positives, name, level)
-            cut = 2 if thresholds[key] is None else thresholds[key]  # none: nothing is called positive
+            cut = 2 if thresholds[key] is None else thresholds[key]  # None: no image is called positive
             assert found[key][0] == pytest.approx(((score >= cut) == truth)[of].mean()) and m.count(key) == of.sum()
 
 

@@ -1,4 +1,4 @@
-"""The class prior that a network has learnt: of every loss by minimising it, of every mixing by mixing, and at the epoch that was kept."""
+"""The learnt class prior: for every loss at its minimum, for every mixing by simulation, and for the epoch of a checkpoint."""
 import argparse
 import glob
 import re
@@ -29,7 +29,7 @@ def config_of(flags):
 
 
 def posterior(n=10):
-    """p(c | x) of n equally likely inputs, float64 (n, K), whose mean is exactly PI."""
+    """p(c | x) of n equally likely inputs, float64 (n, K), with mean PI."""
     p = np.random.default_rng(0).gamma(2., 1., (n, len(PI)))
     for _ in range(3000):
         p = p * (PI / p.mean(axis=0))
@@ -41,7 +41,7 @@ POSTERIOR = posterior()
 
 
 def optimum(loss):
-    """The free logits (n, K) that minimise the expected loss over the inputs of POSTERIOR."""
+    """Logits (n, K) that minimise the expected loss over the inputs of POSTERIOR."""
     z = torch.zeros(POSTERIOR.shape, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([z], max_iter=300, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn='strong_wolfe')
 
@@ -55,7 +55,7 @@ def optimum(loss):
 
 
 def total_variation(loss):
-    """The largest one between POSTERIOR and what the optimum becomes when the prior that `loss` claims is changed to the true one."""
+    """Largest total variation between POSTERIOR and the optimum after changing the implied prior of `loss` to the true one."""
     z = optimum(loss)
     p = np.exp(z - z.max(axis=1, keepdims=True)) * PI / loss.implied_prior(PI)
     return np.abs(p / p.sum(axis=1, keepdims=True) - POSTERIOR).sum(axis=1).max() / 2
@@ -63,7 +63,7 @@ def total_variation(loss):
 
 @pytest.mark.parametrize('stage', ['whole', 'before', 'after'])
 @pytest.mark.parametrize('name', LOSSES)
-def test_a_prior_that_a_loss_claims_is_right(name, stage):
+def test_the_implied_prior_of_a_loss_is_right(name, stage):
     before, after = get_deferred_loss_fns(name, COUNT)
     loss = {'whole': get_loss_fn(name, COUNT), 'before': before, 'after': after}[stage]
     if loss.implied_prior(PI) is not None:
@@ -76,7 +76,7 @@ PARAMS = [('CE', {'epsilon': .1}), ('WCE', {'gamma': .5}), ('CB', {'beta': .99})
 
 
 @pytest.mark.parametrize(('name', 'params'), PARAMS)
-def test_a_prior_that_a_loss_claims_is_right_with_other_parameters(name, params):
+def test_the_implied_prior_of_a_loss_is_right_with_other_parameters(name, params):
     loss = get_loss_fn(name, COUNT, **params)
     if loss.implied_prior(PI) is not None:
         assert total_variation(loss) < 1e-3
@@ -94,18 +94,18 @@ def test_without_the_term_that_moves_the_optimum_the_prior_is_known(name, params
 @pytest.mark.parametrize(('flags', 'named'), [
     *((f'--loss_fn {name}', name) for name in ('FOCAL', 'CBFOCAL', 'ORDINAL', 'LAS', 'LADE', 'CDT', 'VS', 'LDAM', 'SEQL', 'SEESAW')),
     ('--loss_params epsilon=.1', r'CE \(epsilon=0.1\)'), ('--loss_fn focal --defer .8', r'FOCAL \(gamma=2\)')])
-def test_other_losses_are_refused(flags, named):
+def test_other_losses_are_an_error(flags, named):
     with pytest.raises(InputError, match=f'--target_prior: a network trained with {named}.* needs one of CE, WCE, CB, BSCE, LA$'):
         implied_prior(config_of(f'--n_epochs 10 {flags}'), COUNT, 9)
 
 
-def test_learnable_weight_scaling_is_refused():
+def test_learnable_weight_scaling_is_an_error():
     with pytest.raises(InputError, match='--target_prior: a network trained with --trainable scale has no known class prior'):
         implied_prior(config_of('--trainable scale --pretrained_weights x --sampling class'), COUNT, 6)
 
 
 def mixed_and_drawn(args, n_epochs=20):
-    """Mean labels (K,) of the batches that the real sampler draws and the real mixing mixes, and those before it mixes."""
+    """Mean labels (K,) of batches from the real sampler, after and before mixing."""
     mixing, labels = MIXING[args.mixing], np.repeat(np.arange(len(COUNT)), COUNT)
     prepare = mixing(Normalise('cpu', (0, 0, 0), (1, 1, 1)), COUNT, args.mix_alpha, 'none')
     modes = (args.sampling, 'class')[:mixing.n_loaders]
@@ -143,7 +143,7 @@ def test_remix_gives_the_tail_more():
 
 
 def test_a_part_of_a_batch_mixes_within_itself():
-    """With --accumulate 4 of 8 images, every second image is its own partner."""
+    """With --accumulate 4 and 8 images, each part has two images, so half of the images are mixed with themselves."""
     whole, parts = (label_shares(argparse.Namespace(**config_of(f'--mixing remix --accumulate {n}')), COUNT, 0) for n in (1, 4))
     np.testing.assert_allclose((parts - PI) / (whole - PI), (1 / 2) / (7 / 8))
 
@@ -168,7 +168,7 @@ def test_the_epoch_of_a_checkpoint(info, epoch):
 
 
 @pytest.mark.parametrize(('epoch', 'share'), [(1, 12 / 22), (2, (12 / 22 + 1 / 3) / 2), (3, 1 / 3)])
-def test_the_kept_epoch_decides(train, tiny, epoch, share):
+def test_the_prior_is_that_of_the_saved_epoch(train, tiny, epoch, share):
     train('--sampling prog --n_epochs 3 --n_checkpoints 3')
     folder, = glob.glob(f'experiments/run/epoch_{epoch:02d}_*')
     scoring.main('', {'test': f'{tiny}/test.csv'}, 0, ['--load_path', folder, '--num_workers', '0', '--target_prior', 'uniform'])
@@ -176,7 +176,7 @@ def test_the_kept_epoch_decides(train, tiny, epoch, share):
     assert re.search(rf'^  class0 +{100 * share:.2f} +33\.33$', report, re.M)
 
 
-def test_a_refused_loss_is_named_before_images_are_read(train, tiny, monkeypatch):
+def test_unsupported_losses_are_reported_before_images_are_read(train, tiny, monkeypatch):
     train('--loss_fn FOCAL')
     monkeypatch.setattr('utils.testing.network.get_test_cls_loader', lambda *args, **options: pytest.fail('images are read'))
     with pytest.raises(InputError, match='trained with FOCAL'):

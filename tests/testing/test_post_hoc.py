@@ -1,4 +1,4 @@
-"""Corrections at test against formulas in float64, and their flags in the real test script."""
+"""Post-hoc corrections compared with formulas in float64, and their flags in the test script."""
 import re
 
 import numpy as np
@@ -63,7 +63,7 @@ def test_implied_prior(flags, prior):
 
 
 def test_bayes_rule():
-    """Both a plain and a balanced-softmax network give the exact posterior of the target frequencies from their own."""
+    """Logits of a plain and of a balanced-softmax network are both changed to the exact posterior at the target prior."""
     rng = np.random.default_rng(0)
     likelihood = rng.random((50, 5))
     for flags, prior in (('', PI), ('--loss_fn BSCE', np.ones(5))):
@@ -116,12 +116,12 @@ def test_names_that_look_like_numbers_are_names(prior_of):
     ('label,prior\n0,1\n1,30 %\n2,3\n', 'row 3: the prior must be a non-negative number, not 30 %'),
     ('label,prior\n0,1\n1,\n2,3\n', 'row 3: the prior must be a non-negative number'),
     ('label,prior\n0,0\n1,0\n2,0\n', 'all priors are 0')])
-def test_priors_that_are_refused(prior_of, text, message):
+def test_invalid_priors(prior_of, text, message):
     with pytest.raises(InputError, match=r'--target_prior \S+prior\.csv.*' + re.escape(message)):
         prior_of(text)
 
 
-def test_numbers_that_could_be_names_of_other_classes_are_refused(prior_of):
+def test_ambiguous_labels_are_an_error(prior_of):
     with pytest.raises(InputError, match='is the number of one class and the name of another'):
         prior_of('label,prior\n0,60\n1,30\n', '10')
 
@@ -131,8 +131,8 @@ def test_a_prior_file_that_is_missing():
         read_prior('absent', [5], ['a'])
 
 
-def test_a_prior_without_a_trained_class_is_refused(tmp_path):
-    """All classes would have probability 0, which is NaN once they are normalised."""
+def test_a_prior_without_a_trained_class_is_an_error(tmp_path):
+    """All classes would have probability 0, and normalising them would give NaN."""
     path = tmp_path / 'prior.csv'
     path.write_text('label,prior\n0,0\n1,0\n2,1\n')
     info = {'config': config_of('--n_classes 3'), 'class_count': [5, 5, 0], 'class_names': list('abc'), 'epoch': 1}

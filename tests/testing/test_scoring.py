@@ -1,4 +1,4 @@
-"""The test scripts on a checkpoint of the real trainer."""
+"""The test scripts with a checkpoint of the training script."""
 import json
 import re
 import runpy
@@ -92,7 +92,7 @@ def test_results_as_data_hold_what_was_chosen(test, tiny):
     assert chosen['csv'] == temperature['csv'] == str(tiny / 'val.csv') and temperature['n_images'] == 9 and temperature['comes_first']
     assert line == (f"Logit adjustment with tau {found['correction']['strength']:g}, chosen on {tiny}/val.csv (balanced accuracy "
                     f"{100 * chosen['bacc_before']:.2f} -> {100 * chosen['bacc_after']:.2f})")
-    uncorrected = read_json(folder, 'results_val.json')  # on which they were chosen
+    uncorrected = read_json(folder, 'results_val.json')  # the csv on which they were chosen
     assert uncorrected['correction'] is None and uncorrected['temperature'] is None
 
 
@@ -107,7 +107,7 @@ def test_results_as_data_without_labels_have_no_metrics(test, tmp_path):
     assert found['metrics'] is None and found['temperature']['before'] is None and found['n_images'] == 2
 
 
-def test_the_file_of_another_program_is_not_replaced(test, tmp_path):
+def test_an_unrelated_file_is_not_replaced(test, tmp_path):
     folder = tmp_path / 'results' / 'tiny' / 'mobilenet'
     folder.mkdir(parents=True)
     (folder / 'model.json').write_text('{"model_name": "mobilenetV2"}')
@@ -116,7 +116,7 @@ def test_the_file_of_another_program_is_not_replaced(test, tmp_path):
     assert not (folder / 'model.csv').exists()
 
 
-def test_repeated_runs_write_the_same_whole_files(test):
+def test_repeated_runs_write_the_same_files(test):
     folder = test('')
     before = [(folder / name).read_bytes() for name in ('performance_test.txt', 'results_test.csv', 'results_test.json')]
     test('')
@@ -131,7 +131,7 @@ def test_csv_that_chose_the_checkpoint(test, tiny, tmp_path, capsys):
     assert {'performance_val.txt', 'performance_test.txt', 'results_val.csv'} <= {path.name for path in folder.iterdir()}
 
 
-def test_patients_travel_into_the_predictions(test, tmp_path):
+def test_patient_ids_are_written_to_the_predictions(test, tmp_path):
     (tmp_path / 'new.csv').write_text('image_id,patient_id,label\ntest_0_0,007,0\ntest_1_1,,1\n')
     table = read_predictions(test(f'--csv_test {tmp_path}/new.csv') / 'results_test.csv')
     assert table.patient_ids == ['007', 'image test_1_1'] and table.labels.tolist() == [0, 1]
@@ -159,12 +159,12 @@ def test_without_labels(test, tmp_path, capsys, content, first):
 def test_errors(test, flags, message):
     with pytest.raises(InputError, match=message):
         test(flags)
-    test('--model_name tiny_test --n_classes 3 --im_size 32')  # what agrees is accepted
+    test('--model_name tiny_test --n_classes 3 --im_size 32')  # values that agree are accepted
 
 
 @pytest.fixture
 def script(monkeypatch, capfd):
-    """Runs a file as `python FILE` does, in this process. -> what it writes to stderr, the message that it ends with included"""
+    """Runs a script in this process, like `python FILE`. -> its stderr, including the final message"""
     def run(name, *flags):
         monkeypatch.setattr(sys, 'argv', [name, *map(str, flags)])
         capfd.readouterr()
@@ -179,8 +179,8 @@ def script(monkeypatch, capfd):
 @pytest.mark.parametrize(('name', 'flag'), [('endo', '--csv_val'), ('eyepacs', '--csv_test')])
 def test_scripts(train, script, tiny, tmp_path, name, flag):
     train('--save_path a/b')
-    command = f'test_with_labels_{name}.py', '--load_path', 'experiments/a/b', flag  # the images: of the training
-    assert script(*command, tiny / 'test.csv') == ''  # no bar in a file
+    command = f'test_with_labels_{name}.py', '--load_path', 'experiments/a/b', flag  # the image folder is that of training
+    assert script(*command, tiny / 'test.csv') == ''  # no progress bar without a terminal
     assert (tmp_path / 'results/a/b' / f'performance_{flag[6:]}.txt').exists()
     assert script(*command, 'absent.csv') == 'error: no such csv: absent.csv'
 
@@ -194,7 +194,7 @@ def test_broken_image_in_a_worker_is_one_line(train, script, tmp_path):
     assert re.fullmatch(r'error: images/x\.jpg \(from x\.csv\) cannot be read as an image: .*', said)
 
 
-def test_bad_images_are_left_out_listed_and_counted(test, tiny, tmp_path, capsys):
+def test_bad_images_are_skipped_listed_and_counted(test, tiny, tmp_path, capsys):
     images = tmp_path / 'images'
     shutil.copytree(tiny / 'images', images)
     table = pd.read_csv(tiny / 'test.csv')
@@ -203,7 +203,8 @@ def test_bad_images_are_left_out_listed_and_counted(test, tiny, tmp_path, capsys
     shutil.copy(images / f'{table.image_id[1]}.jpg', images / 'val_0_0.jpg')
     with pytest.raises(InputError, match=f'1 of 8 images not found in .*: {table.image_id[4]}'):
         test(f'--data_path {images}')
-    pd.read_csv(tiny / 'val.csv').iloc[::-1].to_csv(tmp_path / 'tune.csv', index=False)  # the training's own csv would be read there
+    # Images of the csv used in training would be read from their original folder.
+    pd.read_csv(tiny / 'val.csv').iloc[::-1].to_csv(tmp_path / 'tune.csv', index=False)
     folder = test(f'--data_path {images} --skip_bad_images --calibrate --csv_tune {tmp_path}/tune.csv')
     skipped = pd.read_csv(folder / 'skipped_test.csv')
     assert skipped.image_id.tolist() == table.image_id[[1, 4]].tolist() and skipped.row.tolist() == [3, 6]

@@ -1,4 +1,4 @@
-"""Temperature and class prior together, by simulation: Gaussian classes whose posterior is known, and logits that are too sharp."""
+"""Temperature and change of the class prior, in simulations with Gaussian classes, a known posterior and overconfident logits."""
 import argparse
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ CENTRES = np.random.default_rng(1).normal(0, 2., (5, 3))
 
 
 def images(prior, n=12_000, seed=0):
-    """n images of classes in the shares `prior` -> log p(x | c) up to a constant, float64 (n, K), and their labels."""
+    """Draw n images with the class frequencies `prior`. -> log p(x | c) up to a constant, float64 (n, K), and labels"""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(5), np.round(n * prior).astype(int)))
     x = rng.normal(size=(len(labels), 3)) + CENTRES[labels]
@@ -40,8 +40,8 @@ def nll_and_bacc(log_p, labels):
 
 @pytest.fixture
 def test_of(monkeypatch):
-    """What the test scripts do with too sharp logits of a network: `flags` of the test, those of its training, and the class shares of its
-    validation images -> NLL and balanced accuracy of a test with the class shares `expected`."""
+    """Apply the corrections of the test scripts to overconfident logits. `flags`: of the test; `training`: flags of the training; `val`:
+    class frequencies of the validation images. -> NLL and balanced accuracy on test images with the class frequencies `expected`"""
     monkeypatch.setattr(tuning, 'check_tuning', lambda *args: None)
 
     def run(flags, training='', learnt=PI, val=PI, expected=UNIFORM):
@@ -91,7 +91,7 @@ def test_the_shift_alone_is_worse_than_the_truth(test_of):
 def test_the_strength_is_chosen_on_calibrated_logits(test_of):
     _, bacc = test_of('--logit_adjust --calibrate')
     assert bacc == pytest.approx(truth(UNIFORM)[1], abs=.01)
-    assert .6 <= test_of.correction.strength <= 1.4  # too sharp logits would need 2.5, more than the grid has
+    assert .6 <= test_of.correction.strength <= 1.4  # overconfident logits would need 2.5, which is outside the grid
 
 
 def test_the_report_says_that_the_temperature_comes_first(test_of):

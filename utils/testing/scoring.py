@@ -84,8 +84,8 @@ def sources_text(split: Split, results: Results) -> str:
 
 def summary_line(split: Split, metrics: Metrics, info: dict, n_images: int) -> str:
     """Scores of a test in percent, as one line for the console."""
-    kappa = f'K: {100 * metrics.kappa:.2f} - ' if is_ordered(info['class_names'], info['config']['metric']) else ''
-    return (f'{split.name.capitalize()} - {kappa}mAUC: {100 * metrics.auc:.2f} - MCC: {100 * metrics.mcc:.2f} - '
+    kappa = f'K: {100 * metrics.kappa:z.2f} - ' if is_ordered(info['class_names'], info['config']['metric']) else ''
+    return (f'{split.name.capitalize()} - {kappa}mAUC: {100 * metrics.auc:.2f} - MCC: {100 * metrics.mcc:z.2f} - '
             f'F1: {100 * metrics.f1:.2f} - BalAcc: {100 * metrics.bacc:.2f} - Acc: {100 * metrics.acc:.2f} - n: {n_images}')
 
 
@@ -123,7 +123,7 @@ def load_network(args: argparse.Namespace) -> NetworkUnderTest:
     check_flags(args, loaded.info)
     args.data_path = loaded.info['config']['data_path'] if args.data_path is None else args.data_path
     accelerator = get_accelerator(loaded, args.device)
-    print(f"* {loaded.info['model_name']} of {loaded.folder}, epoch {loaded.info['epoch']}")
+    print(f"* Loaded {loaded.info['model_name']} from {loaded.folder}, epoch {loaded.info['epoch']}")
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     keep_private(args.private, folder, args.cache_dir)
     check_writable(folder)
