@@ -37,7 +37,7 @@ METRICS = (*(field.name for field in fields(Metrics) if not field.name.endswith(
 
 
 def is_better(metric: str, value: float, reference: float) -> bool:
-    """Whether `value` is better than `reference`. Any number beats NaN, and NaN beats nothing."""
+    """Whether `value` is better than `reference`. Any number beats NaN."""
     if math.isnan(value) or math.isnan(reference):
         return math.isnan(reference) and not math.isnan(value)
     return value < reference if metric in SMALLER_IS_BETTER else value > reference

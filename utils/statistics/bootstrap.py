@@ -1,4 +1,4 @@
-"""95 % confidence intervals of every score by the bootstrap: images or patients are resampled with replacement.
+"""Bootstrap 95 % confidence intervals of all scores: images or patients are resampled with replacement.
 
 The kind of interval of each score was chosen by its coverage in simulations: see `benchmarks/coverage.py`."""
 from collections.abc import Iterator, Mapping, Sequence

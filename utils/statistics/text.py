@@ -161,7 +161,7 @@ def report_text(result: Mapping[str, Any], n_files: int) -> str:
     if result['groups']:
         parts.append(classes_text('classes by training images', result['groups'])
                      + '\nMeans over classes. many: more than 100 training images; medium: 20 to 100; few: fewer than 20.'
-                     + '\nThirds: the classes sorted by their number of training images.')
+                     + '\nThirds: classes sorted by their number of training images.')
     if result['operating_points']:
         parts.append(operating_points_text(result['operating_points']))
     parts.append(intervals_text(result, result['drawn']))

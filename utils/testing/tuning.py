@@ -63,8 +63,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--calibrate', action='store_true',
                        help='temperature scaling, fitted on --csv_tune; applied before --logit_adjust and --target_prior, but after '
                             '--tau_norm')
-    group.add_argument('--csv_tune', metavar='CSV', help='csv for choosing TAU and the temperature (default: --csv_val when testing a test '
-                                                         'csv, otherwise the validation csv of the training run)')
+    group.add_argument('--csv_tune', metavar='CSV', help='csv for choosing TAU and the temperature (default: --csv_val if there is also a '
+                                                         'test csv, otherwise the validation csv of the training run)')
 
 
 def validation_csv(csv_tune: str | None, csvs: Mapping[str, str], config: dict) -> str:
