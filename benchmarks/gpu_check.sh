@@ -2,13 +2,15 @@
 # Usage: bash benchmarks/gpu_check.sh [--out FOLDER] [--data FOLDER] [--cpu] [--study]
 #
 # Tests the program on a CUDA GPU and measures its speed, in at most 8 minutes. It needs no network and installs nothing.
-# Each check prints one line as soon as it is done: PASS, FAIL or SKIP. The exit status is 0 if none failed.
+# Each check prints a PASS, FAIL or SKIP line as soon as it finishes. The exit status is 0 if no check failed.
 #
-#   --out FOLDER    a JSON file and a log of each stage, all results in one file, and a table (default: results/gpu_check)
-#   --data FOLDER   where to put 35 GB of synthetic images, which are removed at the end
-#                   (default: /dev/shm, in memory, if it has 48 GB free, else the folder of temporary files)
-#   --cpu           small sizes on the CPU, to try the checks themselves: under 2 minutes, and the figures mean nothing
-#   --study         instead: fine-tune pretrained networks on HAM10000, if LT_REAL_DATA has it. An interrupted study goes on
+#   --out FOLDER    output folder: a table, one JSON file with all results, and a JSON file and a log for each stage
+#                   (default: results/gpu_check)
+#   --data FOLDER   folder for 35 GB of synthetic images, which are deleted at the end
+#                   (default: /dev/shm, which is in memory, if it has 48 GB free, else the temporary folder)
+#   --cpu           run the checks at small sizes on the CPU, in under 2 minutes; the measured speeds mean nothing
+#   --study         fine-tune a pretrained network on the HAM10000 images in LT_REAL_DATA instead;
+#                   run the same command again to resume an interrupted study
 #
 # Examples:
 #
@@ -25,7 +27,7 @@ while [ $# -gt 0 ]; do
         -h|--help) show_help benchmarks/gpu_check.sh ;;
         --out) out=${2:?--out needs a folder}; shift 2 ;;
         --data) data=${2:?--data needs a folder}; shift 2 ;;
-        --cpu) cpu=(--cpu); export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1; shift ;;  # threads cost tiny tensors more than they gain
+        --cpu) cpu=(--cpu); export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1; shift ;;  # more threads slow down tiny tensors
         --study) study=1; shift ;;
         *) echo "error: unknown flag $1 (bash benchmarks/gpu_check.sh --help)" >&2; exit 2 ;;
     esac
@@ -33,7 +35,7 @@ done
 case $out in /*) ;; *) out=$called_from/$out ;; esac
 case $data in /*|'') ;; *) data=$called_from/$data ;; esac
 
-# An interpreter with PyTorch of any version: nothing is installed.
+# Find an interpreter that has PyTorch, in any version. Nothing is installed.
 PYTHON=
 for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" .venv/bin/python python3 python; do
     if [ -n "$candidate" ] && "$candidate" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' 2>/dev/null; then
@@ -41,46 +43,46 @@ for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" .venv/bin/python pyth
         break
     fi
 done
-[ -n "$PYTHON" ] || { echo "error: no Python with PyTorch found: activate its environment" >&2; exit 1; }
+[ -n "$PYTHON" ] || { echo "error: no Python with PyTorch found: activate an environment that has it" >&2; exit 1; }
 export PYTHONUNBUFFERED=1
 "$PYTHON" -m benchmarks.gpu.run device --out "$out" ${cpu[@]+"${cpu[@]}"}
 
 failed=0 jobs=()
 stop() {
-    trap '' INT TERM  # a second Ctrl-C would leave 35 GB behind
+    trap '' INT TERM  # so that a second Ctrl-C does not leave 35 GB behind
     [ ${#jobs[@]} = 0 ] || kill "${jobs[@]}" 2>/dev/null || true
-    wait  # a study saves its state
+    wait  # the study saves its state
     [ -z "${made:-}" ] || rm -rf "$made"
 }
 trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# start NAME SECONDS: run a stage in the background, for so long at most, of which importing PyTorch takes up to 15 s
+# start NAME SECONDS: run a stage in the background with this time limit, which includes up to 15 s to import PyTorch
 start() {
     timeout -k 5 "$2" "$PYTHON" -m benchmarks.gpu.run "$1" --out "$out" --data "$made" --seconds $(($2 - 15)) ${cpu[@]+"${cpu[@]}"} &
     jobs+=($!)
 }
 
-# finish NAME SECONDS: wait for the stage that was started last
+# finish NAME SECONDS: wait for the most recently started stage
 finish() {
     local code=0
     wait "${jobs[-1]}" || code=$?
     unset 'jobs[-1]'
     case $code in
         0) ;;
-        3) failed=1 ;;  # the failed checks have printed their lines
+        3) failed=1 ;;  # each failed check has printed its line
         124|137)
             if [ "$1" = compile ]; then
-                echo "SKIP $1: not done in the $2 s that were left"
+                echo "SKIP $1: did not finish in the remaining $2 s"
             else
-                failed=1; echo "FAIL $1: stopped after $2 s, see $out/$1.log"
+                failed=1; echo "FAIL $1: timed out after $2 s, see $out/$1.log"
             fi ;;
-        *) failed=1; echo "FAIL $1: ended with status $code, see $out/$1.log" ;;
+        *) failed=1; echo "FAIL $1: exited with status $code, see $out/$1.log" ;;
     esac
 }
 
-# stage NAME SECONDS
+# stage NAME SECONDS: run a stage to its end, within this limit and the total limit
 stage() {
     local seconds=$((limit - SECONDS < $2 ? limit - SECONDS : $2))
     [ "$seconds" -gt 20 ] || { echo "SKIP $1: no time left"; return; }
@@ -100,15 +102,15 @@ if [ -z "$data" ] && [ ${#cpu[@]} = 0 ] && [ "${shm_kb:-0}" -gt "$in_memory_kb" 
 fi
 mkdir -p "${data:=${TMPDIR:-/tmp}}"
 for old in "$data"/gpu_check.*; do
-    [ ! -d "$old" ] || echo "* $old is of another run: delete it if that has ended"
+    [ ! -d "$old" ] || echo "* $old belongs to another run: delete it if that run has ended"
 done
 made=$(mktemp -d "$data/gpu_check.XXXXXX")
-rm -f "$out"/{data,correct,fast,whole,decode,compile}.json  # an earlier run's, which a stage without time would leave among the new ones
+rm -f "$out"/{data,correct,fast,whole,decode,compile}.json  # else results of an earlier run would stand for a skipped stage
 
-start data 150  # beside the tests, which are not timed
+start data 150  # in parallel with the tests, whose speed does not matter
 stage correct 120
 finish data 150
-left=$((limit - SECONDS - 150))  # the next two stages come first
+left=$((limit - SECONDS - 150))  # keeps 150 s for the stages whole and decode
 stage fast $((left > 180 ? left : 180))
 stage whole 120
 stage decode 30

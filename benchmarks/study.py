@@ -1,10 +1,10 @@
-r"""Methods x seeds at equal compute: trains, tests and tabulates; what is finished is not done again.
+r"""Train and test several methods with several seeds at equal compute. Finished runs are skipped.
 
-The folder --data holds images/ and the csvs. The best epoch, and the strength of a post-hoc correction, are chosen on the validation csv.
-The test csv is only reported. Without --test, the test set is made of the images of --pool that the training and validation csvs leave
-out. A class whose images are all in these gets half of its validation images as test images.
+The best epoch and the strength of a post-hoc correction are chosen on the validation csv. The test csv is only reported. Without --test,
+the test set consists of the images of --pool that are not in the training or validation csv. If a class has no such image, half of its
+validation images become test images.
 
-Examples; the second needs a folder data/ham with csvs of these names, and a state dict of the network:
+Examples (the second one needs csvs with these names in data/ham, and a state dict of the network):
 
   python -m benchmarks.study --data data/isic8 --im_size 96 --jobs 2
   python -m benchmarks.study --data data/ham --train train_ham.csv --val val_ham.csv --test test_ham.csv \
@@ -34,7 +34,7 @@ from utils.data.read_csv import check_csv_exists
 from utils.testing import scoring
 
 COMMON = '--recipe modern --metric bacc --num_workers 0'
-STAGE_ONE, STAGE_TWO = 2 / 3, 1 / 3  # of the epochs
+STAGE_ONE, STAGE_TWO = 2 / 3, 1 / 3  # shares of the epochs
 ONE_STAGE = {  # name -> flags
     'CE': '', 'BSCE': '--loss_fn BSCE', 'class sampling': '--sampling class', 'CDT': '--loss_fn CDT', 'CE-DRW': '--defer 0.8',
     'LDAM-DRW': '--loss_fn LDAM --defer 0.8', 'Balanced-MixUp': '--do_mixup 0.2', 'sqrt sampling + LA 0.5':
@@ -42,15 +42,15 @@ ONE_STAGE = {  # name -> flags
     'MixUp + BSCE': '--mixing mixup --mix_alpha 0.4 --mixup_off_epochs 3 --loss_fn BSCE', 'LADE': '--loss_fn LADE',
     'SEESAW': '--loss_fn SEESAW',
 }
-TWO_STAGE = {  # 'name of stage one, of stage two' -> flags of stage two; `fine_tuning`: a quarter of --lr
+TWO_STAGE = {  # 'stage one, stage two' -> flags of stage two; {fine_tuning} is a quarter of --lr
     'CE, cRT': '--trainable classifier --sampling class', 'CE, LWS': '--trainable scale --sampling class',
     'CE, cRT BSCE': '--trainable classifier --loss_fn BSCE', 'CE, cRT LAS': '--trainable classifier --sampling class --loss_fn LAS',
     'CE, BSCE': '--loss_fn BSCE --lr {fine_tuning:g}', 'Balanced-MixUp, BSCE': '--loss_fn BSCE --lr {fine_tuning:g}',
 }
-POST_HOC = {'CE + tau-norm': ('CE', '--tau_norm'), 'CE + logit adjustment': ('CE', '--logit_adjust')}  # name -> run, test flags
+POST_HOC = {'CE + tau-norm': ('CE', '--tau_norm'), 'CE + logit adjustment': ('CE', '--logit_adjust')}  # name -> trained method, test flags
 METHODS = [*ONE_STAGE, *TWO_STAGE, *POST_HOC]
 BASELINE = 'CE'
-DECIDES = ('train', 'val', 'pool', 'test', 'im_size', 'model_name', 'init', 'lr', 'n_epochs')  # flags that a result depends on
+DECIDES = ('train', 'val', 'pool', 'test', 'im_size', 'model_name', 'init', 'lr', 'n_epochs')  # flags that change the results
 
 
 def slug_of(method):
@@ -60,29 +60,29 @@ def slug_of(method):
 def get_parser():
     parser = script_parser(__doc__)
     data = parser.add_argument_group('data')
-    data.add_argument('--data', required=True, metavar='DIR', help='folder of images/ and the csvs')
+    data.add_argument('--data', required=True, metavar='DIR', help='folder with images/ and the csvs')
     data.add_argument('--train', default='train_isic8_lt.csv', metavar='CSV', help='long-tailed training csv in DIR')
     data.add_argument('--val', default='val_isic8_lt.csv', metavar='CSV', help='validation csv in DIR')
     test = data.add_mutually_exclusive_group()
-    test.add_argument('--pool', default='train_isic8.csv', metavar='CSV', help='csv in DIR of all that could be trained on')
-    test.add_argument('--test', metavar='CSV', help='test csv in DIR, in place of --pool')
-    data.add_argument('--im_size', default='128', metavar='PIXELS', help='what images are resized to: height,width or one number for both')
+    test.add_argument('--pool', default='train_isic8.csv', metavar='CSV', help='csv in DIR with all images, for a test set of unused ones')
+    test.add_argument('--test', metavar='CSV', help='test csv in DIR, instead of --pool')
+    data.add_argument('--im_size', default='128', metavar='PIXELS', help='size of the resized images: height,width or one number for both')
     network = parser.add_argument_group('network')
-    network.add_argument('--model_name', default='mobilenetV2', metavar='NAME', help='network, a name that train_lt_mxp.py takes')
-    network.add_argument('--init', default='none', metavar='imagenet|none|PATH', help='first weights, as for train_lt_mxp.py')
-    network.add_argument('--lr', type=float, default=.002, metavar='RATE', help='learning rate; a quarter of it to fine-tune in stage two')
+    network.add_argument('--model_name', default='mobilenetV2', metavar='NAME', help='network, as for train_lt_mxp.py')
+    network.add_argument('--init', default='none', metavar='imagenet|none|PATH', help='initial weights, as for train_lt_mxp.py')
+    network.add_argument('--lr', type=float, default=.002, metavar='RATE', help='learning rate; fine-tuning in stage two uses a quarter')
     runs = parser.add_argument_group('runs')
-    runs.add_argument('--methods', nargs='+', default=METHODS, choices=METHODS, metavar='METHOD',
-                      help='some of the methods, each in quotes')
-    runs.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N', help='random seeds, a run of each method for each')
-    runs.add_argument('--n_epochs', type=int, default=30, metavar='N', help='epochs of a one-stage method; two stages share as many')
-    runs.add_argument('--jobs', type=int, default=1, metavar='N', help='runs side by side, each with one thread if more than one')
-    runs.add_argument('--name', default='study', metavar='NAME', help='runs go to experiments/NAME, results and csv to results/NAME')
+    runs.add_argument('--methods', nargs='+', choices=METHODS, metavar='METHOD', help='methods to run (default: all of them): '
+                      + ', '.join(map(repr, METHODS)))
+    runs.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N', help='random seeds; each method runs once per seed')
+    runs.add_argument('--n_epochs', type=int, default=30, metavar='N', help='epochs of a method, for both stages together if it has two')
+    runs.add_argument('--jobs', type=int, default=1, metavar='N', help='number of parallel runs; above 1, each run uses one thread')
+    runs.add_argument('--name', default='study', metavar='NAME', help='name of the study: folders experiments/NAME and results/NAME')
     return parser
 
 
 def split_held_out(train, val, pool):
-    """Tables in the contract -> (validation, test): see the module's text."""
+    """-> (validation, test) tables, as the module docstring describes. The last column of each table is the class."""
     test = pool[~pool.image_id.isin([*train.image_id, *val.image_id])]
     label = val.columns[-1]
     moved = val[~val[label].isin(test[label])].sort_values('image_id').groupby(label).nth(slice(None, None, 2))
@@ -101,8 +101,10 @@ SCRIPTS = {'train_lt_mxp.py': run_training, 'test_with_labels_eyepacs.py': run_t
 
 
 class Study:
-    """Trains and tests what `args` name, below experiments/ and results/ of the current folder. Raises `InputError` where the results there
-    were made with other flags."""
+    """Trains and tests the methods in `args`, below experiments/ and results/ in the current folder.
+
+    Raises `InputError` if the results there were made with other flags.
+    """
 
     def __init__(self, args):
         self.args, self.folder = args, os.path.join('results', args.name)
@@ -128,11 +130,13 @@ class Study:
             write_text(path, json.dumps(settings, indent=1) + '\n')
         saved = json.loads(read_text(path))
         if changed := [f'--{name} {saved[name]}' for name in DECIDES if saved[name] != settings[name]]:
-            raise InputError(f"{self.folder} was made with {', '.join(changed)}: give the same flags, or another --name")
+            raise InputError(f"{self.folder} was made with {', '.join(changed)}: use the same flags or another --name")
 
     def call(self, log, script, *flags):
-        """Run a script of the top of the repository: in this process, which has imported the libraries, or in its own where others run
-        beside it."""
+        """Run a script in the root of the repository and append its output to `log`.
+
+        With --jobs 1 it runs in this process, which has already imported the libraries, else in a new process.
+        """
         os.makedirs(os.path.dirname(log), exist_ok=True)
         with open(log, 'a', buffering=1, encoding='utf-8', opener=no_link) as f:
             if self.args.jobs > 1:
@@ -147,11 +151,11 @@ class Study:
             except InputError as err:
                 raise InputError(f'{script} failed, see {log}: {err}') from err
             except Interrupted as stop:
-                stop.saved = ': the same command goes on'
+                stop.saved = ': run the same command to resume'
                 raise
 
     def train(self, name, n_epochs, *flags):
-        """-> the run folder, trained once however many methods need it."""
+        """Train a run, but only once if several methods need it. -> its run folder"""
         run, a = os.path.join('experiments', self.args.name, name), self.args
         with self.lock:
             lock = self.locks.setdefault(run, threading.Lock())
@@ -166,7 +170,7 @@ class Study:
         return run
 
     def train_method(self, method, seed):
-        """-> run folder of the network that is tested, flags of the test script"""
+        """-> run folder of the network to test, flags of the test script"""
         n, seed_flags = self.args.n_epochs, ('--seed', str(seed))
         if method in POST_HOC:
             parent, flag = POST_HOC[method]
@@ -180,24 +184,26 @@ class Study:
         return self.train(name, round(STAGE_TWO * n), '--init', 'none', *flags, *seed_flags, '--pretrained_weights', first), []
 
     def csv_of(self, method, seed):
-        """Path of the per-image predictions of the test set, which exist when a method is done; log.jsonl beside them is that of the tested
-        network."""
+        """-> path of the predictions csv of the test set
+
+        The file exists if the method is done. log.jsonl beside it is the log of the tested network.
+        """
         return os.path.join(self.folder, slug_of(method), f'seed{seed}', 'results_test.csv')
 
     def predictions(self, method, seed):
-        """-> `csv_of`, trained and tested once"""
+        """Train and test a method unless that is done. -> its `csv_of`"""
         csv = self.csv_of(method, seed)
         if os.path.exists(csv):
             return csv
         out = os.path.dirname(csv)
         run, test_flags = self.train_method(method, seed)
-        # The test script files results under the run's name: into a folder of this method, then to its place.
+        # The test script writes to a subfolder with the name of the run, so its files are moved to the folder of this method.
         tested = os.path.join(out, 'tested')
         self.call(os.path.join(out, 'test.log'), 'test_with_labels_eyepacs.py', '--load_path', run, '--csv_test', self.test, '--data_path',
                   self.in_data('images'), '--num_workers', '0', '--results_path', tested, *test_flags)
-        shutil.copyfile(os.path.join(run, 'log.jsonl'), os.path.join(out, 'log.jsonl'))  # how its epoch was chosen
+        shutil.copyfile(os.path.join(run, 'log.jsonl'), os.path.join(out, 'log.jsonl'))  # shows how the epoch was chosen
         produced = os.path.join(tested, os.path.relpath(run, 'experiments'))
-        for file in sorted(os.listdir(produced), reverse=True):  # the csv, which says that all is done, last
+        for file in sorted(os.listdir(produced), key=lambda name: name == os.path.basename(csv)):  # the csv last: it marks the end
             os.replace(os.path.join(produced, file), os.path.join(out, file))
         shutil.rmtree(tested)
         return csv
@@ -206,13 +212,13 @@ class Study:
 def main(argv=None):
     args = get_parser().parse_args(argv)
     study = Study(args)
-    tasks = [(method, seed) for seed in args.seeds for method in args.methods]
+    tasks = [(method, seed) for seed in args.seeds for method in args.methods or METHODS]
     with ThreadPoolExecutor(args.jobs) as pool:
-        over_all = pool.map if args.jobs > 1 else map  # signals reach a run in the main thread alone
+        over_all = pool.map if args.jobs > 1 else map  # signals reach a run only in the main thread
         results = over_all(lambda task: study.predictions(*task), tasks)
         for done, (task, _) in enumerate(zip(tasks, results, strict=True), start=1):
             print(f'{done}/{len(tasks)}: {task[0]}, seed {task[1]}', flush=True)
-    say_next('tabulate it', 'python', '-m', 'benchmarks.study_report', study.folder, '--train_csv', study.csv_train)
+    say_next('compare the methods', 'python', '-m', 'benchmarks.study_report', study.folder, '--train_csv', study.csv_train)
 
 
 if __name__ == '__main__':

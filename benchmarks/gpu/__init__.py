@@ -1,5 +1,5 @@
-"""The stages of `benchmarks/gpu_check.sh`: what has to be right and fast on a GPU, one file a stage.
+"""Stages of `benchmarks/gpu_check.sh`, one file each: tests and speed measurements on a GPU.
 
-A stage is a function `run(stage: Stage)`. It calls `stage.check(name, function)` for each thing that it finds out. To add a stage, write
-its file, name it in STAGES of `__main__.py` and in `gpu_check.sh`.
+A stage is a function `run(stage: Stage)` that calls `stage.check(name, function)` for each check. To add a stage, write its file and
+add its name to STAGES in `run.py` and to `gpu_check.sh`.
 """

@@ -1,4 +1,4 @@
-"""Results of a stage: one line on the console as soon as a check is done, and a JSON file that is complete at any time."""
+"""Checks of a stage: a console line for each finished check, and a JSON file that is always up to date."""
 import json
 import os
 import platform
@@ -14,22 +14,22 @@ from utils.common import Interrupted, out_of_memory, write_text
 
 
 class Skip(Exception):
-    """A check cannot be made here; the text says why."""
+    """The check cannot run here. The text gives the reason."""
 
 
 class Found(NamedTuple):
-    """What a check found out."""
-    figure: str  # for the console
-    values: dict = {}  # noqa: RUF012  numbers for the JSON file, by name
+    """Result of a check."""
+    figure: str  # text for the console
+    values: dict = {}  # noqa: RUF012  values for the JSON file, by name
     ok: bool = True
 
 
 class Stage:
-    """Checks of one stage.
+    """Runs the checks of one stage and records their results.
 
-    `out`: folder of `<name>.json` and of what programs print, `<name>.log`. `toy`: sizes for a CPU. `seconds`: how long the stage may
-    take; a check that expects to need more than what is left is skipped. `data`: folder of the synthetic images (see `data.py`).
-    `console`: for the lines of the checks. `failed`: whether a check failed.
+    `out`: folder for `<name>.json`, and for `<name>.log` with the output of the programs. `toy`: use small sizes, for a CPU. `seconds`:
+    time limit of the stage; a check is skipped if it expects to need more than the remaining time. `data`: folder of the synthetic
+    images (see `data.py`). `console`: stream for the result lines. `failed`: whether any check has failed.
     """
 
     def __init__(self, name: str, out: str, toy: bool, seconds: float, data: str, console: TextIO = sys.stdout):
@@ -41,23 +41,23 @@ class Stage:
         return self.start + self.seconds - time.monotonic()
 
     def check(self, name: str, function: Callable[..., Found], *args, needs: float = 0) -> Found | None:
-        """Call `function(*args)` and record what it found. `needs`: seconds that it is expected to take. -> None where it failed
+        """Call `function(*args)` and record its result. `needs`: expected seconds. -> the result, or None after an exception or a skip
 
-        An exception is a FAIL, with its first line on the console and its traceback in the log. `Skip` is a SKIP, and so is full
-        memory. `Interrupted` ends the stage.
+        An exception is recorded as FAIL: the console shows its first line, and the log has the traceback. `Skip` and out-of-memory
+        errors are recorded as SKIP. `Interrupted` ends the stage.
         """
         start = time.monotonic()
         try:
             if needs > self.seconds_left:
-                raise Skip(f'needs about {needs:.0f} s, {max(self.seconds_left, 0):.0f} s are left')
+                raise Skip(f'needs about {needs:.0f} s, but only {max(self.seconds_left, 0):.0f} s are left')
             found = function(*args)
         except Skip as skip:
             self.record('SKIP', name, str(skip))
             return None
-        except Interrupted:  # the time of the stage is over
+        except Interrupted:  # the time limit of the stage
             raise
         except Exception as err:
-            if full := out_of_memory(err) or (err.__cause__ and out_of_memory(err.__cause__)):  # a training explains it in its own error
+            if full := out_of_memory(err) or (err.__cause__ and out_of_memory(err.__cause__)):  # training wraps it in its own error
                 self.record('SKIP', name, full)
                 return None
             traceback.print_exc()
@@ -67,7 +67,7 @@ class Stage:
         return found
 
     def record(self, status: str, name: str, figure: str, seconds: float = 0., values: dict | None = None) -> None:
-        """Print one line and write the JSON file anew. `status`: PASS, FAIL or SKIP."""
+        """Print one line and rewrite the JSON file. `status`: PASS, FAIL or SKIP."""
         self.failed |= status == 'FAIL'
         self.checks.append({'name': name, 'status': status, 'figure': figure, 'seconds': round(seconds, 2)} | (values or {}))
         print(f'{status} {name}: {figure}', file=self.console, flush=True)
@@ -76,7 +76,7 @@ class Stage:
 
 
 def device_facts() -> dict:
-    """The card and the versions that a figure depends on."""
+    """-> the device and the versions that a measurement depends on"""
     cuda = torch.cuda.is_available()
     return {'device': torch.cuda.get_device_name() if cuda else 'CPU', 'cores': os.cpu_count(),
             'memory_gb': round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1) if cuda else None,

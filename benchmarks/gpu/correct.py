@@ -1,4 +1,4 @@
-"""Correct: tests/test_cuda.py, one check for each of its tests."""
+"""Run tests/test_cuda.py on the GPU, with one check for each test."""
 import os
 import re
 import tempfile
@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent.parent
-WORDS = {'cpus': "CPU's", 'cpu': 'CPU', 'mixup': 'MixUp'}  # as names of functions cannot write them
-PROCESSES = 4  # as many as the file has classes of tests
+WORDS = {'cpus': "CPU's", 'cpu': 'CPU', 'mixup': 'MixUp'}  # words that a function name cannot spell
+PROCESSES = 4  # one for each test class of the file
 
 
 def readable(nodeid):
@@ -19,27 +19,27 @@ def readable(nodeid):
 
 
 def problem(report):
-    """What went wrong, in one line: the first of an exception's message, else the last of what pytest says."""
+    """-> one line about the failure: the first line of the exception's message, else the last line of pytest's report"""
     crash = getattr(report.longrepr, 'reprcrash', None)
     line = (crash.message.splitlines() if crash else report.longreprtext.strip().splitlines()[::-1])[0]
     return line.removeprefix('E  ').strip()
 
 
 class Recorder:
-    """A plugin of pytest that hands the outcome of each test to `stage` when it is known, also from the processes of pytest-xdist."""
+    """pytest plugin that passes the outcome of each test to `stage` as soon as it is known, also from pytest-xdist workers."""
 
     def __init__(self, stage):
         self.stage = stage
 
     def pytest_collectreport(self, report):
-        """Of the file: it skips as a whole, or cannot be imported."""
+        """Record a file that is skipped as a whole or cannot be imported."""
         if report.skipped:
             self.stage.record('SKIP', 'tests/test_cuda.py', report.longrepr[2].removeprefix('Skipped: '))
         elif report.failed:
             self.stage.record('FAIL', 'tests/test_cuda.py', problem(report))
 
     def pytest_runtest_logreport(self, report):
-        """Of the parts of a test: its call counts, and before and after it what went wrong."""
+        """Record the outcome of a test's call, and a skip or failure in its setup or teardown."""
         if report.passed and report.when != 'call':
             return
         figures = [str(value) for name, value in report.user_properties if name == 'figure']
@@ -65,8 +65,8 @@ def run(stage):
     if find_spec('xdist'):
         flags = ['-n', '0'] if stage.toy else ['-n', str(PROCESSES), '--dist', 'loadscope', '--max-worker-restart', '0']
     with tempfile.TemporaryDirectory() as folder:
-        os.environ['TMPDIR'], tempfile.tempdir = folder, None  # torchrun leaves folders there
+        os.environ['TMPDIR'], tempfile.tempdir = folder, None  # torchrun leaves temporary folders behind
         status = pytest.main([str(ROOT / 'tests' / 'test_cuda.py'), '-p', 'no:cacheprovider', '--basetemp', os.path.join(folder, 'pytest'),
                               *flags], plugins=[Recorder(stage)])
     if not stage.checks or status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        stage.record('FAIL', 'pytest', f'ended with exit status {int(status)}')
+        stage.record('FAIL', 'pytest', f'exited with status {int(status)}')

@@ -1,4 +1,4 @@
-"""Full-size photographs into the cache, with one core and with all: what EyePACS takes before its first epoch."""
+"""Speed of decoding full-size photographs into the cache, with one core and with all: how long EyePACS takes before its first epoch."""
 import itertools
 import os
 import shutil
@@ -20,14 +20,15 @@ from .checks import Found, Skip, Stage
 
 EYEPACS = 35_126  # labelled photographs
 SIZE, TOY_SIZE = (512, 512), (32, 32)  # of the decoded images
-DRAWN_SIZE, TOY_DRAWN_SIZE = (3888, 2592), (240, 160)  # width, height of drawn photographs
-N_DRAWN = 5  # different ones
-PER_CORE, TOY_PER_CORE, MOST = 48, 4, 1024  # photographs; one core takes 2 s for 48; for all cores together
+DRAWN_SIZE, TOY_DRAWN_SIZE = (3888, 2592), (240, 160)  # width, height of synthetic photographs
+N_DRAWN = 5  # distinct synthetic photographs
+PER_CORE, TOY_PER_CORE = 48, 4  # photographs per core; one core decodes 48 in 2 s
+MOST = 1024  # photographs for all cores together
 NEEDS = 6  # seconds of a check, with a slow disk
 
 
 class Decoded(ClassDataset):
-    """Images that take no time to decode. What remains is done by one thread: the array is written, with its checksums."""
+    """Dataset that takes no time to decode. This leaves the work of a single thread: writing the array and its checksums."""
 
     def decode_and_hash(self, index, with_hash=True):
         return self.black, 0
@@ -38,7 +39,7 @@ class Decoded(ClassDataset):
 
 
 class Photographs:
-    """A new folder of `n` photographs, few of them different. Their files are still in memory when they are decoded."""
+    """New folder of `n` photographs, of which only a few are distinct. Decoding reads their files from memory, not from the disk."""
 
     def __init__(self, folder: str, n: int, toy: bool):
         self.folder, self.images, self.n, self.size = folder, os.path.join(folder, 'images'), n, TOY_SIZE if toy else SIZE
@@ -57,7 +58,7 @@ class Photographs:
             duplicate(os.path.join(different, name), os.path.join(self.images, f'{i:05d}{Path(name).suffix}'))
 
     def rate(self, n: int, n_threads: int, dataset: type[ClassDataset] = ClassDataset) -> float:
-        """Images per second of a new cache of the first `n`. Raises `Skip` where the disk has no room for it."""
+        """Cache the first `n` photographs. -> images per second. Raises `Skip` if the disk has no room for the cache."""
         csv, cache = os.path.join(self.folder, 'photographs.csv'), os.path.join(self.folder, 'cache')
         pd.DataFrame({'image_id': [f'{i:05d}' for i in range(n)]}).to_csv(csv, index=False)
         start = time.perf_counter()
@@ -65,13 +66,13 @@ class Photographs:
         use_cache([data], cache, n_threads)
         seconds = time.perf_counter() - start
         if data.cache is None:
-            raise Skip(f'no room for the decoded images in {self.folder}: --data names another folder')
+            raise Skip(f'no room for the decoded images in {self.folder}: choose another folder with --data')
         shutil.rmtree(cache)
         return n / seconds
 
 
 def draw(path: str, size: tuple[int, int], seed: int) -> None:
-    """Write a JPEG of `size` (width, height) that takes about as long to decode as a photograph of a retina: a grainy disc on black."""
+    """Write a JPEG of `size` (width, height): a grainy disc on black, which takes about as long to decode as a retinal photograph."""
     (width, height), grain, rng = size, 10, np.random.default_rng(seed)
     y, x = np.ogrid[:height // grain, :width // grain]
     disc = (x - x.max() / 2) ** 2 + (y - y.max() / 2) ** 2 < (y.max() / 2) ** 2
@@ -81,8 +82,8 @@ def draw(path: str, size: tuple[int, int], seed: int) -> None:
 
 
 def duplicate(source, target):
-    """Give the file a second name. A copy only where the disk has no links: a gigabyte of copies would still be written to the disk while
-    the array is."""
+    """Make `target` a hard link to `source`, or a copy if the disk has no links. The system would write a gigabyte of copies to the disk
+    during the measurement."""
     try:
         os.link(source, target)
     except OSError:
@@ -90,7 +91,7 @@ def duplicate(source, target):
 
 
 def n_cores() -> int:
-    """Cores that this process may use."""
+    """-> number of cores that this process may use"""
     return len(os.sched_getaffinity(0))
 
 
@@ -114,7 +115,7 @@ def all_cores(photographs, n_threads, one):
     values, writer = values_of(photographs, n, photographs.rate(n, n_threads)), photographs.rate(n, 1, Decoded)
     values |= {'times_one_core': values['images_per_second'] / one['images_per_second'], 'writer_images_per_second': writer,
                'writer_share': min(1., values['images_per_second'] / writer)}
-    return Found(f"{describe(values)}, {values['times_one_core']:.1f} times one core; one thread writes for "
+    return Found(f"{describe(values)}, {values['times_one_core']:.1f} times as fast as one core; the writing thread is busy "
                  f"{100 * values['writer_share']:.0f} % of the time", values)
 
 
@@ -125,4 +126,4 @@ def values_of(photographs, n, rate):
 
 
 def describe(values):
-    return f"{values['images_per_second']:,.0f} images/s, {EYEPACS:,} in {values['eyepacs_minutes']:.1f} min"
+    return f"{values['images_per_second']:,.0f} images/s, EyePACS ({EYEPACS:,} images) in {values['eyepacs_minutes']:.1f} min"

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Device and versions on which everything is measured."""
 from .checks import Found, Stage, device_facts
 
 

@@ -1,4 +1,4 @@
-"""The training loop beside the network alone and beside a straightforward loop, on arrays that are decoded already."""
+"""Speed of the training loop compared with the network alone and with a straightforward loop, on images that are already decoded."""
 import contextlib
 import gc
 import itertools
@@ -30,25 +30,25 @@ from .checks import Found, Stage
 from .data import N_CLASSES, SETS, flags_of
 
 ALPHA = .2  # of Balanced-MixUp
-AIMS = {'plain': .85, 'Balanced-MixUp': .75}  # of the network alone, on AIMED_AT
+AIMS = {'plain': .85, 'Balanced-MixUp': .75}  # share of the network alone, on the cards in AIMED_AT
 AIMED_AT = ('H100', 'H200')
 REFERENCE_WORKERS = 8  # the original's default
-FIRST, LATER = 50, 30  # seconds of the network alone: CUDA starts, and cuDNN tries its convolutions; of a later size of batch
-TRIAL = 12  # seconds for the sizes of batch of an evaluation, and for starting workers
-DECODING = .05  # seconds an image and core, of the straightforward loop
+FIRST, LATER = 50, 30  # seconds of the network alone: with CUDA start-up and cuDNN benchmarking; for a later case
+TRIAL = 12  # seconds to benchmark the evaluation batch sizes and to start workers
+DECODING = .05  # seconds per image and core in the straightforward loop
 
 
 class Case(NamedTuple):
     model_name: str
-    batch_size: int  # on the CPU TOY_BATCH
+    batch_size: int  # TOY_BATCH with --cpu
     data: str  # key of SETS
-    n_steps: int  # of the network alone
+    n_steps: int  # timed steps of the network alone
 
     def __str__(self):
         return f'{self.model_name} b{self.batch_size}'
 
 
-# In the order of their weight: the time may not suffice for all.
+# The most important case comes first, because time may run out.
 CASES = (Case('mobilenetV2', 64, 'b64', 60), Case('mobilenetV2', 8, 'b8', 60),
          Case('resnext50', 64, 'b64_large', 20), Case('resnext50', 8, 'b8', 60))
 LARGE = tuple(case for case in CASES if case.batch_size == 64)
@@ -62,20 +62,20 @@ def batch_size_of(case, stage):
 
 
 def train_args(stage: Stage, case: Case, flags: str = ''):
-    """Arguments of the train script."""
+    """-> parsed arguments of the train script"""
     argv = [*flags_of(stage, case.data, batch_size_of(case, stage)), '--model_name', case.model_name, '--overwrite', *flags.split()]
     return train_lt_mxp.get_parser().parse_args(argv)
 
 
 @contextlib.contextmanager
 def working_folder(stage: Stage) -> Iterator[str]:
-    """A folder for runs, as the current one, that goes when the block ends."""
+    """Change into a temporary folder for runs, which is removed when the block ends."""
     with tempfile.TemporaryDirectory(dir=stage.out) as folder, contextlib.chdir(folder):
         yield folder
 
 
 def forget() -> None:
-    """Free the memory of the device that nothing uses any more."""
+    """Free unused device memory and reset its peak."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -87,7 +87,7 @@ def peak_gb() -> float:
 
 
 def train(args) -> list[dict]:
-    """Train. -> the records of log.jsonl, one for each epoch"""
+    """Train. -> records of log.jsonl, one per epoch"""
     train_lt_mxp.main(args)
     with open(os.path.join('experiments', args.save_path, 'log.jsonl'), encoding='utf-8') as f:
         return [json.loads(line) for line in f]
@@ -100,13 +100,13 @@ def run(stage: Stage) -> None:
 
 
 def measure(stage, case):
-    rates: dict[str, float] = {}  # images per second of what could be measured
+    rates: dict[str, float] = {}  # images per second, filled in by the checks
 
     def check(name, function, *args, needs):
         forget()
         return stage.check(f'{case} {name}', function, stage, case, *args, needs=0 if stage.toy else needs)
     if case in LARGE:
-        check('without a trial of convolutions', untried, needs=LATER)
+        check('without cuDNN benchmarking', untried, needs=LATER)
     if not check('network alone', alone, rates, needs=FIRST if case is CASES[0] else LATER):
         return
     n_images = SETS[case.data].n_train
@@ -116,7 +116,7 @@ def measure(stage, case):
     check('preparing a batch', preparing, needs=3)
     check('evaluation', evaluation, needs=4 + 2 * n_images / rates['alone'])
     if case in LARGE:
-        check('where a step goes', profile, needs=12)
+        check('step profile', profile, needs=12)
     check('straightforward loop', straightforward, rates, needs=reference_seconds(case, rates['alone']))
 
 
@@ -127,19 +127,19 @@ def alone(stage, case, rates):
 
 
 def untried(stage, case, trial=False):
-    """The network alone, as cuDNN chooses its convolutions with and without a trial: whether the trial is worth its time."""
+    """Measure the network alone. `trial`: let cuDNN benchmark its convolutions; without it, the check shows what this gains."""
     args, n_steps = train_args(stage, case), TOY_STEPS if stage.toy else case.n_steps
     start = time.perf_counter()
     network = NetworkAlone(args, build_accelerator(), TOY_STEPS if stage.toy else 10, trial)
     warm_up = time.perf_counter() - start
     seconds = network.seconds(n_steps) / n_steps
     rate = args.batch_size / seconds
-    return Found(f'{rate:,.0f} images/s, {1000 * seconds:.1f} ms a step, {warm_up:.0f} s to warm up',
+    return Found(f'{rate:,.0f} images/s, {1000 * seconds:.1f} ms per step, warm-up {warm_up:.0f} s',
                  {'images_per_second': rate, 'step_ms': 1000 * seconds, 'warm_up_s': warm_up})
 
 
 def loop(stage, case, rates):
-    """One run of three epochs: mixed for the start of workers and kernels, mixed, plain."""
+    """Train three epochs in one run: Balanced-MixUp as warm-up, Balanced-MixUp, plain."""
     records = train(train_args(stage, case, f'--do_mixup {ALPHA} --mixup_off_epochs 1 --n_epochs 3 --train_eval off --save_path loop'))
     _, rates['Balanced-MixUp'], rates['plain'] = (record['images_per_second'] for record in records)
     return Found(f"{sum(record['seconds'] for record in records):.1f} s for 3 epochs, peak memory {peak_gb():.1f} GB",
@@ -147,7 +147,7 @@ def loop(stage, case, rates):
 
 
 def preparations(args, device):
-    """-> a batch as two loaders give it, and what makes it ready for the network: plainly, by Balanced-MixUp"""
+    """-> a batch from two loaders, and the transforms that prepare it for the network: plain, Balanced-MixUp"""
     data, _ = decoded(args)
     images, labels, ids = data.__getitems__(list(range(min(args.batch_size, len(data)))))
     if device.type == 'cuda':
@@ -157,11 +157,11 @@ def preparations(args, device):
 
 
 def preparing(stage, case):
-    """Copying, augmenting, mixing and normalising a batch, without a network: what a step spends beside it."""
+    """Time how long it takes to copy, augment, mix and normalise a batch: the part of a step outside the network."""
     device, times = build_accelerator().device, {}
     batch, plain, mixup = preparations(train_args(stage, case), device)
     for name, prepare in (('plain', plain), ('Balanced-MixUp', mixup)):
-        for n_batches in (3, TOY_STEPS if stage.toy else 20):  # the first ones load kernels
+        for n_batches in (3, TOY_STEPS if stage.toy else 20):  # the first three load kernels
             start = time.perf_counter()
             for _ in range(n_batches):
                 inputs, _ = prepare(batch)
@@ -171,7 +171,7 @@ def preparing(stage, case):
 
 
 def aimed_at() -> bool:
-    """Whether the aims are meant for this card."""
+    """-> whether the aims apply to this card"""
     return torch.cuda.is_available() and any(name in torch.cuda.get_device_name() for name in AIMED_AT)
 
 
@@ -182,14 +182,14 @@ def beside_the_network(case, name, rates):
 
 
 def decoded(args):
-    """The training and the validation set, decoded."""
+    """-> training and validation set, decoded"""
     sets = [ClassDataset(csv, args.data_path, args.im_size) for csv in (args.csv_train, args.csv_val)]
     use_cache(sets, args.cache_dir, args.num_workers)
     return sets
 
 
 def evaluation(stage, case):
-    """The evaluation loop of training, on the training images of the case; its second pass counts."""
+    """Time the evaluation loop on the training images of the case. The first of two passes is warm-up."""
     args = train_args(stage, case)
     accelerator = build_accelerator()
     model, mean, std = get_arch(args.model_name, args.n_classes, im_size=args.im_size)
@@ -207,17 +207,18 @@ def evaluation(stage, case):
 
 
 def reference_seconds(case, alone):
-    """Three batches of each worker of two loaders, then as many steps in float32, at a third of the rate of the network `alone`."""
+    """-> expected seconds of the straightforward loop: three batches from each worker of two loaders, then as many float32 training
+    steps at a third of the rate `alone`"""
     n_images = 3 * REFERENCE_WORKERS * case.batch_size
     return 5 + 2 * n_images * DECODING / min(len(os.sched_getaffinity(0)), 2 * REFERENCE_WORKERS) + 3 * n_images / alone
 
 
 def straightforward(stage, case, rates):
-    """Balanced-MixUp by `ReferenceLoop`: the first batch of each worker starts them, the next two are timed."""
+    """Time Balanced-MixUp with `ReferenceLoop`. The first batch of each worker is warm-up, and the next two are timed."""
     args = train_args(stage, case)
     device = build_accelerator().device
     workers = fitting_workers(args.num_workers and REFERENCE_WORKERS, 2 * 4 * args.batch_size, args.im_size)  # two loaders of float32
-    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = False  # as PyTorch starts
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = False  # PyTorch's defaults
     reference = ReferenceLoop(args.csv_train, args.csv_val, args.data_path, N_CLASSES, args.model_name, args.im_size, args.batch_size,
                               workers, ALPHA, device, decoded(args))
     reference.model.train()
@@ -229,12 +230,14 @@ def straightforward(stage, case, rates):
         reference.step(batch)
     rate = 2 * round_ * args.batch_size / (time.perf_counter() - start)
     ours = rates.get('Balanced-MixUp')
-    return Found(f'{rate:,.0f} images/s' + (f', ours is {ours / rate:.1f} times as fast' if ours else ''), {'images_per_second': rate})
+    return Found(f'{rate:,.0f} images/s' + (f', our loop is {ours / rate:.1f} times as fast' if ours else ''), {'images_per_second': rate})
 
 
 def profile(stage, case):
-    """Kernels of steps with Balanced-MixUp, as a table in a file of their own; how long the device is busy in one. The time of a step is
-    that without the profiler, which slows the CPU."""
+    """Profile Balanced-MixUp steps: write a table of kernels to a file, and measure how long the device is busy in a step.
+
+    The step itself is timed without the profiler, which slows the CPU.
+    """
     accelerator = build_accelerator()
     network = NetworkAlone(train_args(stage, case), accelerator, warm_up=TOY_STEPS)
     batch, _, prepare = preparations(train_args(stage, case), accelerator.device)
@@ -249,12 +252,12 @@ def profile(stage, case):
         return time.perf_counter() - start
     steps()
     seconds = steps()
-    with torch.profiler.profile() as profiler:  # of all that there is
+    with torch.profiler.profile() as profiler:  # records CPU and device
         steps()
     kernels = profiler.key_averages()
     path = os.path.join(stage.out, f'profile_{case.model_name}.txt')
     write_text(path, kernels.table(sort_by='self_device_time_total' if cuda else 'self_cpu_time_total', row_limit=40))
     on_device = [kernel for kernel in kernels if kernel.device_type == DeviceType.CUDA and not kernel.is_user_annotation]
     busy, step = (ms / PROFILED for ms in (sum(kernel.self_device_time_total for kernel in on_device) / 1000, 1000 * seconds))
-    return Found((f'device busy {busy:.1f} of ' if cuda else '') + f'{step:.1f} ms, kernels in {os.path.basename(path)}',
-                 {'busy_ms': busy, 'step_ms': step})
+    share = f', device busy for {busy:.1f} ms' if cuda else ''
+    return Found(f'{step:.1f} ms per step{share}, kernels in {os.path.basename(path)}', {'busy_ms': busy, 'step_ms': step})

@@ -1,5 +1,7 @@
-"""Methods for long-tailed sets with a pretrained network, on HAM10000: `benchmarks.study` in this process, until it is done or its time
-is over. What is done stays in --out, and the same command goes on."""
+"""Compare methods for long-tailed data with a pretrained network on HAM10000, by running `benchmarks.study` in this process.
+
+The stage ends when the study is done or its time is over. Finished runs stay in --out, and the same command resumes the study.
+"""
 import contextlib
 import os
 import shutil
@@ -27,16 +29,16 @@ from utils.runs.formats import read_log
 
 from .checks import Found, Skip, Stage, device_facts
 
-SET = 'ham10000'  # folder of images.zip and the csvs, in LT_REAL_DATA; of images/ and the csvs, in --out
+SET = 'ham10000'  # folder in LT_REAL_DATA with images.zip and the csvs; in --out, with images/ and the csvs
 SPLITS = ('train', 'val', 'test')
 CSVS = {split: f'{split}_ham.csv' for split in SPLITS}
 WEIGHTS = 'tf_efficientnet_lite0_imagenet.pth'  # in weights/ of LT_REAL_DATA
-MOST_BYTES = 1 << 30  # of the unpacked images
-MARGIN = 15  # seconds for saving the state of a training and for the tables
+MOST_BYTES = 1 << 30  # limit for the unpacked images
+MARGIN = 15  # seconds to save a training state and write the tables
 
 
 class Plan(NamedTuple):
-    """What is trained."""
+    """Methods, seeds and training settings of the study."""
     methods: tuple
     seeds: tuple
     model_name: str
@@ -64,13 +66,15 @@ def run(stage: Stage) -> None:
         n_done = sum(os.path.exists(study.csv_of(*task)) for task in tasks)
         stage.check('study table', tabulate, stage, plan, study)
     if n_done < len(tasks):
-        stage.record('SKIP', 'study', f'{n_done} of {len(tasks)} done; the same command with --out {stage.out} goes on')
+        stage.record('SKIP', 'study', f'{n_done} of {len(tasks)} runs done: run the same command with --out {stage.out} to resume')
 
 
 @contextlib.contextmanager
 def stopped_in_time(stage: Stage) -> Iterator[list]:
-    """Raise `Interrupted` in the block when the time of the stage is nearly over, or at a SIGTERM; a training saves its state first.
-    Yields a list that has an entry then."""
+    """Raise `Interrupted` in the block shortly before the stage's time is over, or at a SIGTERM. Training saves its state first.
+
+    Yields a list, which is empty until then.
+    """
     stops: list[Interrupted] = []
 
     def stop(number, frame):
@@ -96,39 +100,40 @@ def study_args(plan):
 
 
 def score(study, method, seed, stops):
-    """Train and test a method unless that is done. The epoch was chosen by validation; the test images are only reported."""
+    """Train and test a method unless that is done. The epoch is chosen on the validation set; the test set is only reported."""
     try:
         csv = study.predictions(method, seed)
     except Interrupted as stop:
         stops.append(stop)
-        raise Skip('stopped before it was done') from stop
+        raise Skip('interrupted before it finished') from stop
     table, history = read_labelled(csv), read_log(os.path.dirname(csv))
     metrics, best = evaluate_multi_cls(table.labels, table.preds, table.probs), max(history, key=lambda record: record['val']['bacc'])
     values = {'bacc': metrics.bacc, 'mcc': metrics.mcc, 'epoch': best['epoch'], 'n_epochs': len(history), 'val_bacc': best['val']['bacc'],
               'images_per_second': history[-1]['images_per_second']}
     return Found(f"balanced accuracy {100 * values['bacc']:.1f}, MCC {100 * values['mcc']:.1f} (epoch {values['epoch']} of "
-                 f"{values['n_epochs']}, by validation)", values)
+                 f"{values['n_epochs']}, chosen on the validation set)", values)
 
 
 def tabulate(stage, plan, study):
-    """Write study.csv and study.md, of what is done."""
+    """Write study.csv and study.md for the finished runs."""
     if not any(os.path.exists(study.csv_of(BASELINE, seed)) for seed in plan.seeds):
-        raise Skip(f'{BASELINE}, which the others are compared to, is not done')
+        raise Skip(f'there is no finished run of the baseline {BASELINE} yet')
     counts = [np.bincount(ClassDataset(csv).labels) for csv in (study.csv_train, study.val, study.test)]
     found, path = study_report.read_study(study.folder, counts[0]), os.path.join(stage.out, 'study')
     facts = device_facts()
     train, val, test = (f'{n.sum():,}' for n in counts)
-    text = (f'HAM10000, {train} training, {val} validation and {test} test images ({CSVS["train"]}); {plan.model_name} with pretrained '
-            f'weights, {plan.n_epochs} epochs (two-stage methods share them), {plan.im_size}x{plan.im_size} pixels, learning rate '
-            f'{plan.lr:g}, fine-tuning in stage two {plan.lr / 4:g}. The epoch and the strength of logit adjustment are chosen by balanced '
-            f"accuracy on the validation images; the test images are only reported. {facts['device']}, torch {facts['torch']}.\n\n")
+    text = (f'Data: HAM10000 ({CSVS["train"]}), {train} training, {val} validation and {test} test images of '
+            f'{plan.im_size}x{plan.im_size} pixels. Training: {plan.model_name} with pretrained weights, {plan.n_epochs} epochs (for both '
+            f'stages together), learning rate {plan.lr:g}, or {plan.lr / 4:g} for fine-tuning in stage two. The epoch and the strength of '
+            'logit adjustment are chosen by balanced accuracy on the validation set. The test set is only reported. '
+            f"Device: {facts['device']}, torch {facts['torch']}.\n\n")
     write_text(f'{path}.csv', study_report.table_of(found).round(5).to_csv(index=False))
     write_text(f'{path}.md', text + study_report.markdown(found))
-    return Found(f'{len(found)} methods, {path}.md')
+    return Found(f'{len(found)} methods, see {path}.md')
 
 
 def prepare(stage, folder):
-    """Unpack the images once, and put csvs and weights beside them, so that the study does not depend on the place of LT_REAL_DATA."""
+    """Unpack the images once and copy the csvs and weights beside them, so that the study does not depend on the path LT_REAL_DATA."""
     target = os.path.join(folder, SET)
     os.makedirs(folder, exist_ok=True)
     if not os.path.isdir(target):
@@ -144,18 +149,18 @@ def prepare(stage, folder):
 
 
 def real_data():
-    """-> the folder with the real set. Raises `Skip` naming what is missing."""
+    """-> folder of the real data. Raises `Skip` with the names of missing files."""
     folder = os.environ.get('LT_REAL_DATA')
     if not folder:
-        raise Skip(f'LT_REAL_DATA is not set; it names the folder of {SET}/ and weights/')
+        raise Skip(f'LT_REAL_DATA is not set: set it to the folder that contains {SET}/ and weights/')
     needed = [os.path.join(SET, name) for name in ('images.zip', *CSVS.values())] + [os.path.join('weights', WEIGHTS)]
     if missing := [name for name in needed if not os.path.isfile(os.path.join(folder, name))]:
-        raise Skip(f"LT_REAL_DATA, {folder}, has no {', '.join(missing)}")
+        raise Skip(f"the folder LT_REAL_DATA={folder} has no {', '.join(missing)}")
     return folder
 
 
 def draw(folder):
-    """A set of the same layout: tiny images of three classes, and weights of the toy network for ten classes. -> `folder`"""
+    """Write toy data in the same layout: tiny images of three classes, and weights of the toy network for ten classes. -> `folder`"""
     rng, size = np.random.default_rng(0), 24
     for name in (SET, 'weights', 'images'):
         os.makedirs(os.path.join(folder, name))

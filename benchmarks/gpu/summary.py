@@ -1,4 +1,4 @@
-"""One JSON file and one table of what the stages of benchmarks/gpu_check.sh found, in the folder of their files.
+"""Collect the results of benchmarks/gpu_check.sh in one JSON file and one table, in the same folder.
 
 Example:
 
@@ -15,8 +15,8 @@ from utils.statistics.tables import to_markdown
 
 STAGES = ('correct', 'fast', 'whole', 'decode', 'compile')  # in the order of the table
 ALONE = 'network alone'
-COLUMNS = {ALONE: (ALONE, 'images_per_second'), 'plain': ('plain', 'images_per_second'),  # title -> name of the check, key of its number
-           'Balanced-MixUp': ('Balanced-MixUp', 'images_per_second'), 'with --compile (of plain)': ('--compile', 'images_per_second'),
+COLUMNS = {ALONE: (ALONE, 'images_per_second'), 'plain': ('plain', 'images_per_second'),  # title -> name of the check, key of its value
+           'Balanced-MixUp': ('Balanced-MixUp', 'images_per_second'), 'with --compile (ratio to plain)': ('--compile', 'images_per_second'),
            'evaluation': ('evaluation', 'images_per_second'), 'straightforward loop': ('straightforward loop', 'images_per_second'),
            'peak memory': ('training', 'peak_gb')}
 FACTS = ('device', 'memory_gb', 'cores', 'torch', 'python', 'toy')
@@ -24,12 +24,12 @@ FACTS = ('device', 'memory_gb', 'cores', 'torch', 'python', 'toy')
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('folder', metavar='FOLDER', help='--out of benchmarks/gpu_check.sh')
+    parser.add_argument('folder', metavar='FOLDER', help='output folder of benchmarks/gpu_check.sh (its --out)')
     return parser
 
 
 def read_stages(folder):
-    """-> {stage: what its JSON file holds}, of those that are there"""
+    """-> {stage: content of its JSON file}, for the stages that have one"""
     found = {}
     for name in STAGES:
         path = os.path.join(folder, f'{name}.json')
@@ -37,7 +37,7 @@ def read_stages(folder):
             with open(path, encoding='utf-8') as f:
                 found[name] = json.load(f)
     if not found:
-        raise InputError(f'{folder} holds no results: run bash benchmarks/gpu_check.sh first')
+        raise InputError(f'{folder} has no results: run bash benchmarks/gpu_check.sh first')
     return found
 
 
@@ -47,9 +47,9 @@ def slug_of(device, toy):
 
 
 def speed_table(stages):
-    """Markdown: a row for each network and size of batch."""
+    """-> Markdown table with a row for each network and batch size"""
     found = {check['name']: check for name in ('fast', 'compile') for check in stages.get(name, {'checks': []})['checks']}
-    rows = [['network, images in a batch', *COLUMNS]]
+    rows = [['network, batch size', *COLUMNS]]
     for name in found:
         if name.endswith(f' {ALONE}'):
             case = name.removesuffix(f' {ALONE}')
@@ -58,17 +58,17 @@ def speed_table(stages):
 
 
 def cell(check, key):
-    """A number with the share of the network alone, or what became of the check."""
+    """-> value of a check with its ratio, or the status of a check without a value"""
     if check is None:
         return '-'
-    if key not in check:  # failed, or skipped
+    if key not in check:  # failed or skipped
         return check['status']
     ratio = f" ({check['ratio']:.2f})" if 'ratio' in check else ''
     return (f'{check[key]:.1f} GB' if key == 'peak_gb' else f'{check[key]:,.0f}') + ratio
 
 
 def other_table(stages):
-    """Markdown: how the tests ended, and a row for each other check."""
+    """-> Markdown table with the outcomes of the tests and a row for each other check"""
     rows = [['check', 'result']]
     for name, result in stages.items():
         checks = result['checks']

@@ -1,4 +1,4 @@
-"""benchmarks/gpu_check.sh at small sizes on the CPU: every stage runs, and what it finds is kept."""
+"""benchmarks/gpu_check.sh at small sizes on the CPU: every stage runs, and its results are saved."""
 import json
 import os
 import re
@@ -23,7 +23,7 @@ STAGES = {'data': 'data eyepacs', 'fast': 'resnext50 b8 Balanced-MixUp', 'whole'
 
 @pytest.fixture(scope='module')
 def checked(tmp_path_factory):
-    """The script with --cpu: the process, and its --out."""
+    """Run the script with --cpu. -> the finished process, its output folder"""
     folder = tmp_path_factory.mktemp('gpu_check')
     out, data, temporary = folder / 'an out', folder / 'the data', folder / 'tmp'
     temporary.mkdir()
@@ -33,7 +33,7 @@ def checked(tmp_path_factory):
 
 
 def found(checked):
-    """{name: (status, figure)} of the lines that the script printed"""
+    """-> {name: (status, figure)} of the lines that the script printed"""
     return {name: (status, figure) for status, name, figure in map(re.Match.groups, filter(None, map(LINE.fullmatch,
             checked[0].stdout.splitlines())))}
 
@@ -44,7 +44,7 @@ def test_no_check_fails(checked):
 
 
 @pytest.mark.parametrize('stage', STAGES)
-def test_each_stage_prints_what_it_finds(checked, stage):
+def test_each_stage_prints_its_checks(checked, stage):
     assert STAGES[stage] in found(checked)
 
 
@@ -56,7 +56,7 @@ def test_photographs_are_decoded(checked):
     assert any(name.startswith('decode ') for name in found(checked))
 
 
-def test_nothing_is_written_beside_the_results(checked):
+def test_no_temporary_files_are_left(checked):
     _, out = checked
     assert not [*(out.parent / 'tmp').iterdir(), *(out.parent / 'the data').iterdir(), *(path for path in out.iterdir() if path.is_dir())]
 
@@ -71,7 +71,7 @@ def test_the_table_has_a_row_for_each_network(checked):
     assert len(re.findall(r'^\| (mobilenetV2|resnext50), (64|8) ', text, re.M)) == 2
 
 
-def test_without_a_gpu_one_line_says_what_can_be_done(tmp_path):
+def test_without_a_gpu_the_error_suggests_a_flag(tmp_path):
     done = subprocess.run(['bash', 'benchmarks/gpu_check.sh', '--out', tmp_path], cwd=ROOT, capture_output=True, text=True,
                           env=os.environ | {'CUDA_VISIBLE_DEVICES': '', 'VIRTUAL_ENV': sys.prefix})
     assert done.returncode == 1
@@ -89,7 +89,7 @@ def stage(tmp_path):
 
 
 def outcome(stage, function, **options):
-    """-> the check in the JSON file"""
+    """Run a check. -> its entry in the JSON file"""
     stage.check('name', function, **options)
     return json.loads((Path(stage.out) / 'one.json').read_text())['checks'][-1]
 
@@ -100,30 +100,30 @@ def fail(error):
     return check
 
 
-def test_a_figure_is_kept_with_its_numbers(stage):
+def test_a_result_is_saved_with_its_values(stage):
     check = outcome(stage, lambda: Found('4 images/s', {'rate': 4.}))
     assert (check['status'], check['figure'], check['rate']) == ('PASS', '4 images/s', 4)
 
 
-def test_a_figure_that_misses_its_aim_fails(stage):
+def test_a_missed_aim_is_a_failure(stage):
     assert outcome(stage, lambda: Found('4 images/s', ok=False))['status'] == 'FAIL' and stage.failed
 
 
-def test_an_exception_fails_with_its_first_line(stage):
+def test_an_exception_is_a_failure_with_its_first_line(stage):
     check = outcome(stage, fail(RuntimeError('broken\nin two')))
     assert (check['status'], check['figure']) == ('FAIL', 'RuntimeError: broken') and stage.failed
 
 
-def test_what_cannot_be_checked_here_is_no_failure(stage):
+def test_a_skip_is_not_a_failure(stage):
     check = outcome(stage, fail(Skip('no data')))
     assert (check['status'], check['figure']) == ('SKIP', 'no data') and not stage.failed
 
 
-def test_what_does_not_fit_the_card_is_no_failure(stage):
+def test_full_gpu_memory_is_a_skip(stage):
     assert outcome(stage, fail(torch.OutOfMemoryError('CUDA out of memory')))['status'] == 'SKIP'
 
 
-def test_a_training_that_does_not_fit_the_card_is_no_failure(stage):
+def test_full_gpu_memory_in_training_is_a_skip(stage):
     def train():
         try:
             raise torch.OutOfMemoryError('CUDA out of memory')
@@ -137,7 +137,7 @@ def test_a_signal_ends_the_stage(stage):
         outcome(stage, fail(Interrupted(signal.SIGTERM)))
 
 
-def test_what_would_take_too_long_is_left_out(stage):
+def test_a_check_that_needs_too_much_time_is_skipped(stage):
     check = outcome(stage, fail(AssertionError('was called')), needs=100)
     assert check['status'] == 'SKIP' and check['figure'].startswith('needs about 100 s, ')
 
@@ -150,29 +150,29 @@ def test_earlier_checks_stay_in_the_file(stage):
 
 @pytest.mark.parametrize('device, slug', [('NVIDIA H200', 'gpu_h200'), ('NVIDIA H100 80GB HBM3', 'gpu_h100_80gb_hbm3'),
                                           ('NVIDIA A100-SXM4-40GB', 'gpu_a100_sxm4_40gb')])
-def test_the_file_has_the_name_of_the_card(device, slug):
+def test_the_file_is_named_after_the_card(device, slug):
     assert summary.slug_of(device, toy=False) == slug
 
 
-def test_a_failed_measurement_is_shown_as_such():
+def test_the_table_shows_a_failed_check():
     checks = [{'name': 'a b8 network alone', 'status': 'PASS', 'images_per_second': 1000.},
               {'name': 'a b8 plain', 'status': 'PASS', 'images_per_second': 900., 'ratio': .9},
               {'name': 'a b8 Balanced-MixUp', 'status': 'FAIL', 'figure': 'RuntimeError: broken'}]
     assert summary.speed_table({'fast': {'checks': checks}}).splitlines()[2].split('|')[1:5] == [
-        ' a, 8                       ', '         1,000 ', ' 900 (0.90) ', '           FAIL ']
+        ' a, 8                ', '         1,000 ', ' 900 (0.90) ', '           FAIL ']
 
 
-def test_failed_tests_are_named_in_the_table():
+def test_the_table_names_failed_tests():
     checks = [{'name': 'one', 'status': 'PASS', 'figure': ''}, {'name': 'two', 'status': 'FAIL', 'figure': '1 != 2'}]
     text = summary.other_table({'correct': {'checks': checks}})
     assert '1 PASS, 1 FAIL' in text and 'FAIL: 1 != 2' in text
 
 
-def test_the_start_counts_once_in_a_projection():
+def test_a_projection_counts_the_start_once():
     assert projection(start_s=60, epoch_s=10).values['minutes'] == pytest.approx(6)
 
 
-def test_calls_are_timed_and_the_function_comes_back():
+def test_timed_restores_the_function():
     before = json.dumps
     with timed(json, 'dumps') as seconds:
         assert json.dumps([1]) == '[1]'
