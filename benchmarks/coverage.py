@@ -1,24 +1,26 @@
-"""How often the 95 % intervals cover, and how often equal networks seem to differ, where the truth is known.
+"""Simulate the coverage of the 95 % intervals and the type I error of paired differences, with a known truth.
 
-Five long-tailed classes are Gaussians in six dimensions, so that the posterior is known. A network returns it with noise, its logits
-SHARPNESS times too large. Test sets are drawn at random, with fixed class counts, or as patients of 1 to 7 images that share part of
-their features and mostly their class; sets without one of the classes are drawn again. The intervals of each set are compared with
-the figure of a population of a million images. The true ECE is that of the population in the same 15 bins, so it does not depend on
-the number of test images; it takes the known posterior in place of labels, so it holds no noise.
+Five long-tailed classes are Gaussians in six dimensions, so the posterior is known. A simulated network returns this posterior with
+noise, and its logits are too large by the factor --sharpness. Test sets have one of three designs: images at random (`random`), fixed
+class counts (`fixed`), or patients with 1 to 7 images each (`patients`). The images of a patient share part of their features and usually
+their class. A test set that lacks a class is drawn again.
 
-Type I error: two networks with independent noise of the same size are equally good, and their errors are correlated. It is how often
-the interval of their paired difference excludes 0.
+Coverage is how often an interval contains the true value, which comes from a population of a million images. The true ECE uses the same
+15 bins, so it does not depend on the size of the test set. It uses the known posterior instead of labels, so it contains no label noise.
 
-Columns: `within classes` are percentiles of draws that keep the class counts, `now` is what the project gives. All others are of draws
-of images (patients) at random.
+For the type I error, two networks have independent noise of the same size. They are equally good, and their errors are correlated. The
+type I error is how often the interval of their paired difference excludes 0.
 
-Example, half an hour on one CPU core:
+The columns are the kinds of interval. `now` is the interval that this project reports. `within classes` is a percentile interval whose
+bootstrap resamples keep the class counts. All other columns resample images (or patients) at random.
+
+Example (half an hour on one CPU core):
 
   python -m benchmarks.coverage --json coverage.json
 """
 from utils.cli import tune_process
 
-tune_process()  # first of all
+tune_process()  # before torch is imported
 
 import json
 
@@ -52,7 +54,7 @@ METHODS = (*ANY_FIGURE, 'Clopper-Pearson', NOW)
 
 
 def draw_labels(rng, n, design):
-    """-> labels (n,) with every class, and the patient of each image or None."""
+    """-> labels (n,) that contain every class, and the patient index of each image, or None"""
     while True:
         patients = None
         if design == 'fixed':
@@ -68,7 +70,7 @@ def draw_labels(rng, n, design):
 
 
 def log_posterior(rng, labels, patients=None):
-    """Draws the features of each image; half of their variance is the patient's. -> (n, K)"""
+    """Draw the features of each image; images of a patient share half of the variance. -> log posterior (n, K)"""
     x = rng.standard_normal((len(labels), CENTRES.shape[1]))
     if patients is not None:
         x = np.sqrt(.5) * (x + rng.standard_normal((patients.max() + 1, CENTRES.shape[1]))[patients])
@@ -82,7 +84,7 @@ def predict(rng, posterior, labels, patients=None, sharpness=SHARPNESS):
 
 
 def population(n=10 ** 6, sharpness=SHARPNESS):
-    """-> {key of FIGURES: true value}"""
+    """-> {key of FIGURES: true value}, from `n` images"""
     rng = np.random.default_rng(2019)
     labels = rng.choice(K, n, p=PRIOR)
     posterior = log_posterior(rng, labels)
@@ -99,7 +101,10 @@ def population(n=10 ** 6, sharpness=SHARPNESS):
 
 
 def candidates(figures, stratified, key):
-    """One figure of one test set -> {name of METHODS: (low, high)}; `figures`, `stratified`: its `BootstrapResult` by either draws."""
+    """-> {name in METHODS: (low, high)} for the score `key` of one test set
+
+    `figures` and `stratified` are the set's `BootstrapResult`s, from images resampled at random and within each class.
+    """
     value, draws = figures.values[key], figures.draws[key]
     defined = draws[np.isfinite(draws)]
     low, high = interval(draws)
@@ -119,8 +124,10 @@ def candidates(figures, stratified, key):
 
 
 def simulate(n, design, sets, draws, true, seed=0, sharpness=SHARPNESS):
-    """-> {'coverage', 'width': {figure: {method: mean over the sets in which the figure is defined}}, 'type_i': {figure: {method: mean}}}.
-    An interval that is not given is left out."""
+    """-> {'coverage', 'width', 'type_i': {score: {method: mean over the test sets in which the score is defined}}} and the settings
+
+    Methods that give no interval for a test set are left out.
+    """
     rng = np.random.default_rng([seed, n, DESIGNS.index(design)])
     covers, widths, differs = ({name: {} for name in FIGURES.values()} for _ in range(3))
     for i in range(sets):
@@ -152,21 +159,21 @@ def coverage_table(result):
 
 
 def type_i_table(results):
-    """The `results` of one design: a column for each method and size."""
+    """-> Markdown table of the `results` of one design, with a column for each method and size"""
     methods = (WITHIN, 'percentile', 'basic', NOW)
     rows = [['figure', *(f"{method}, n = {r['n']}" for method in methods for r in results)]]
     rows += [[name, *(f"{100 * r['type_i'][name][method]:.1f}" for method in methods for r in results)] for name in FIGURES.values()]
-    return f"{results[0]['design']}: type I error in % of paired differences at a nominal 5 %\n\n{to_markdown(rows)}"
+    return f"{results[0]['design']}: type I error of paired differences in %, nominal 5 %\n\n{to_markdown(rows)}"
 
 
 def get_parser():
     parser = script_parser(__doc__)
     parser.add_argument('--sets', type=int, default=400, metavar='N', help='test sets of each size and design')
-    parser.add_argument('--draws', type=int, default=300, metavar='N', help='bootstrap draws of each test set')
-    parser.add_argument('--sizes', type=int, nargs='+', default=SIZES, metavar='N', help='images of a test set')
-    parser.add_argument('--designs', nargs='+', default=DESIGNS, choices=DESIGNS, metavar='DESIGN', help=f"of {', '.join(DESIGNS)}")
-    parser.add_argument('--sharpness', type=float, default=SHARPNESS, metavar='X', help='factor of the logits, 1: nearly calibrated')
-    parser.add_argument('--json', metavar='FILE', help='write all numbers to FILE, after each size and design')
+    parser.add_argument('--draws', type=int, default=300, metavar='N', help='bootstrap resamples of each test set')
+    parser.add_argument('--sizes', type=int, nargs='+', default=list(SIZES), metavar='N', help='sizes of the test sets, in images')
+    parser.add_argument('--designs', nargs='+', default=list(DESIGNS), choices=DESIGNS, metavar='DESIGN', help='designs of the test sets')
+    parser.add_argument('--sharpness', type=float, default=SHARPNESS, metavar='X', help='factor of the logits; 1 is nearly calibrated')
+    parser.add_argument('--json', metavar='FILE', help='write all numbers to FILE, updated after each size and design')
     return parser
 
 

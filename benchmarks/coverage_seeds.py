@@ -1,19 +1,24 @@
-"""Coverage of the intervals of methods with several seeds, by simulation with known truth.
+"""Simulate the coverage of intervals for methods trained with several seeds, with a known truth.
 
-Two methods of equal expected quality are trained with R seeds each and tested on the same images: five grades, long-tailed. A network's
-class means carry a random effect of its seed, the training noise; images have noise that all networks share, that those of a method share,
-and that each network has alone. For balanced accuracy the training noise is as large as the image noise ('equal'), or a fifth ('small').
+Two methods of equal expected quality are trained with R seeds each and tested on the same images of five long-tailed grades. The seed of a
+network adds a random effect to its class means: the training noise. The image noise has three parts: one shared by all networks, one
+shared by the networks of a method, and one for each network. For balanced accuracy, the training noise is as large as the image noise
+(`equal`) or a fifth of it (`small`).
 
-Prints Markdown, for a nominal 95 %: how often the interval of the difference excludes 0 (type I error, should be 5 % or less), how often
-that of a mean covers the expected value (should be 95 % or more), and how wide it is. WAYS lists the intervals that are compared.
+Prints Markdown tables for 95 % intervals. Type I error is how often the interval of the difference excludes 0; it should be at most 5 %.
+Coverage is how often the interval of a mean contains the expected value; it should be at least 95 %. The last table has the widths of
+these intervals.
 
-Example (300 repetitions: 10 minutes on two idle cores, with OMP_NUM_THREADS=1):
+An interval can resample the images alone (`images`), the images and the seeds (`seeds drawn`), or both with larger deviations of the seeds
+(`seeds drawn, widened`). `Satterthwaite` adds the variances of both instead. `default` is the interval that this project reports.
+
+Example (10 minutes on two idle cores, with OMP_NUM_THREADS=1):
 
   python -m benchmarks.coverage_seeds --processes 2 --json coverage_seeds.json
 """
 from utils.cli import tune_process
 
-tune_process()  # first of all
+tune_process()  # before torch is imported
 
 import json
 import os
@@ -32,18 +37,18 @@ from utils.statistics.folds import mean_of, mean_over_seeds
 from utils.statistics.tables import to_markdown
 from utils.statistics.weighted_metrics import WeightedMetrics
 
-SHARE = np.array([.5, .2, .15, .1, .05])  # of the images, for each of the grades
+SHARE = np.array([.5, .2, .15, .1, .05])  # of images, for each grade
 GRADES = np.arange(len(SHARE))
 CLASS_MEANS = -1.2 * np.abs(GRADES[:, None] - GRADES)  # logits, (label, grade)
-IMAGE_NOISE = {'all': .8, 'method': .3, 'network': .3}  # standard deviation of the logits, by which networks share it
-TRAINING_NOISE = {'equal': .17, 'small': .034}  # standard deviation of the class means at 600 test images
+IMAGE_NOISE = {'all': .8, 'method': .3, 'network': .3}  # standard deviation of the logits, by the networks that share it
+TRAINING_NOISE = {'equal': .17, 'small': .034}  # standard deviation of the class means, for 600 test images
 SIZES, SEEDS, MOST_SEEDS, DRAWS = (600, 5000), (2, 3, 5), 5, 300
 METRICS = ('bacc', 'mcc', 'kappa', 'f1', 'auc')
 NAMES = {'bacc': 'balanced accuracy', 'mcc': 'MCC', 'kappa': 'kappa', 'f1': 'macro-F1', 'auc': 'AUC'}
 
 
 def network_noise(effect, n, rng):
-    """-> what the seed of one network adds to the class means, (label, grade): the same share of the image noise for every n."""
+    """-> effect of one network's seed on the class means, (label, grade). Its ratio to the image noise is the same for every `n`."""
     return TRAINING_NOISE[effect] * np.sqrt(SIZES[0] / n) * rng.standard_normal(CLASS_MEANS.shape)
 
 
@@ -53,7 +58,7 @@ def table_of(labels, logits):
 
 
 def tables_of(effect, n, rng, n_seeds=MOST_SEEDS):
-    """-> for each of the two methods the tables of its seeds, all on the same `n` new images."""
+    """-> for each of the two methods, a prediction table per seed, all on the same `n` new images"""
     def noise(group):
         return IMAGE_NOISE[group] * rng.standard_normal((n, len(GRADES)))
 
@@ -66,8 +71,10 @@ def tables_of(effect, n, rng, n_seeds=MOST_SEEDS):
 
 
 def truth(effect, n, networks=600, n_images=4000):
-    """-> {metric: (expected value, standard deviation of networks, standard deviation of a network's value by `n` images)}, from
-    networks with two sets of images each."""
+    """-> {metric: (expected value, standard deviation between networks, standard deviation of a network's value on `n` images)}
+
+    Each simulated network is scored on two test sets, which separates the two kinds of noise.
+    """
     rng, values, ones = np.random.default_rng([1, n]), [], np.ones((n_images, 1))
     image_noise = np.sqrt(sum(sd ** 2 for sd in IMAGE_NOISE.values()))
     for _ in range(networks):
@@ -89,7 +96,7 @@ def _images(methods, signs, key):
 
 
 def _seeds_drawn(methods, signs, key, widen=False):
-    """Draws of images and of seeds; `widen`: the deviations of the runs from their mean times sqrt(R / (R - 1))."""
+    """Resample images and seeds. `widen`: multiply the deviations of the runs from their mean by sqrt(R / (R - 1))."""
     rng, total = np.random.default_rng(0), 0
     for sign, runs in zip(signs, methods, strict=True):
         values, draws = np.array([run.values[key] for run in runs]), np.array([run.draws[key] for run in runs])
@@ -104,7 +111,7 @@ def _seeds_widened(methods, signs, key):
 
 
 def _satterthwaite(methods, signs, key):
-    """Student's t of the variance of the image draws plus that of the seeds, with Satterthwaite's degrees of freedom."""
+    """Student's t interval with Satterthwaite's degrees of freedom. The variance is that of the image resamples plus that of the seeds."""
     total = combine([mean_of(runs) for runs in methods], signs)
     freedom = np.array([len(runs) - 1 for runs in methods])
     seeds = np.array([np.var([run.values[key] for run in runs], ddof=1) / len(runs) for runs in methods])
@@ -120,11 +127,11 @@ def _default(methods, signs, key):
 
 
 WAYS = {'images': _images, 'seeds drawn': _seeds_drawn, 'seeds drawn, widened': _seeds_widened, 'Satterthwaite': _satterthwaite,
-        'default': _default}  # name -> (runs of each method, signs, key) -> low, high; the last is that of the project
+        'default': _default}  # name -> function of (runs of each method, signs, key) -> low, high. `default` is what the project reports
 
 
 def repetition(effect, n, index):
-    """-> {(seeds, way, metric): low and high of the difference, low and high of the mean of the first method}"""
+    """-> {(seeds, way, metric): low and high of the difference, then low and high of the first method's mean}"""
     rng = np.random.default_rng([index, n, list(TRAINING_NOISE).index(effect)])
     first, second = tables_of(effect, n, rng)
     figures, found = bootstrap_figures([*first, *second], DRAWS, index, ordered=True), {}
@@ -135,7 +142,7 @@ def repetition(effect, n, index):
 
 
 def rates(found, expected):
-    """Intervals of all repetitions, as from `repetition`, and {metric: expected value} -> a row for each number of seeds, way, metric."""
+    """-> a row for each number of seeds, way and metric. `found`: results of `repetition`; `expected`: {metric: expected value}."""
     rows = []
     for r, way, name in found[0]:
         low, high, mean_low, mean_high = np.array([one[r, way, name] for one in found]).T
@@ -146,7 +153,7 @@ def rates(found, expected):
 
 
 def old_and_new(rows, figure):
-    """Rows with 'n' and 'effect' as well -> table of `figure` in percent: from images alone / by default."""
+    """-> Markdown table of `figure` in percent, images alone / default. `rows`: those of `rates`, with 'n' and 'effect' added."""
     table, value = [['test images', 'training noise', 'seeds', *NAMES.values()]], {}
     for row in rows:
         value.setdefault((row['n'], row['effect'], row['seeds']), {})[row['way'], row['metric']] = 100 * row[figure]
@@ -156,7 +163,7 @@ def old_and_new(rows, figure):
 
 
 def ways_markdown(rows, figure, scale=100, digits=1):
-    """The same of every way, as the mean over the metrics and numbers of test images."""
+    """-> Markdown table of `figure` for every way, as the mean over metrics and test set sizes"""
     columns = list(product(TRAINING_NOISE, SEEDS))
     table = [['interval', *(f'{effect} noise, {seeds} seeds' for effect, seeds in columns)]]
     for way in WAYS:
@@ -167,7 +174,7 @@ def ways_markdown(rows, figure, scale=100, digits=1):
 
 
 def report(truths, rows):
-    """{(n, effect): `truth`}, rows of `rates` -> Markdown."""
+    """-> Markdown report. `truths`: {(n, effect): result of `truth`}; `rows`: those of `rates`, with 'n' and 'effect' added."""
     widths = {(row['n'], row['effect'], row['seeds'], row['metric']): row['width_mean'] for row in rows if row['way'] == 'images'}
     relative = [row | {'width': row['width_mean'] / widths[row['n'], row['effect'], row['seeds'], row['metric']]} for row in rows]
     error, coverage = 'Type I error of the difference in percent, nominal 5', 'Coverage of the mean in percent, nominal 95'
@@ -190,17 +197,17 @@ def noise_markdown(truths):
 def get_parser():
     parser = script_parser(__doc__)
     parser.add_argument('--sets', type=int, default=300, metavar='N', help='repetitions, each with new images and new networks')
-    parser.add_argument('--processes', type=int, default=1, metavar='N', help='processes that share the repetitions')
-    parser.add_argument('--json', metavar='FILE', help='write the rates there as well, after every 20 repetitions')
+    parser.add_argument('--processes', type=int, default=1, metavar='N', help='number of worker processes')
+    parser.add_argument('--json', metavar='FILE', help='also write the rates to FILE, updated after every 20 repetitions')
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
     if args.sets < 1 or args.processes < 1:
-        raise InputError('--sets and --processes must be 1 or more')
+        raise InputError('--sets and --processes must be at least 1')
     if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
-        raise InputError(f'--json {args.json}: no such folder')
+        raise InputError(f'--json {args.json}: the folder does not exist')
     cells = list(product(SIZES, TRAINING_NOISE))
     jobs = [(effect, n, i) for i in range(args.sets) for n, effect in cells]
     found, rows = {cell: [] for cell in cells}, []

@@ -1,4 +1,4 @@
-"""The images that throughput is measured on."""
+"""Choose the images on which throughput is measured."""
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ from utils.get_loaders import ClassDataset
 
 
 def choose_data(args, folder):
-    """Fill in the csvs and the folder of the images. Changes `args`."""
+    """Set the csvs and image folders in `args` that were not given: real data from LT_REAL_DATA, else the demo set."""
     real = os.environ.get('LT_REAL_DATA')
     if args.csv_train is None and real:
         args.csv_train, args.csv_val, args.data_path = (
@@ -23,7 +23,7 @@ def choose_data(args, folder):
             os.path.join(folder, 'demo', name) for name in ('train_demo.csv', 'val_demo.csv', 'images'))
         args.n_classes = 5
     if args.csv_val is None or args.data_path is None:
-        raise InputError('--csv_train needs --csv_val and --data_path')
+        raise InputError('--csv_train also needs --csv_val and --data_path')
     args.csv_train, args.csv_val, args.data_path = map(os.path.abspath, (args.csv_train, args.csv_val, args.data_path))
     args.photographs = args.photographs or (os.path.join(real, 'eyepacs_sample') if real else args.data_path)
     if args.n_images:
@@ -31,7 +31,10 @@ def choose_data(args, folder):
 
 
 def repeat_images(args, folder):
-    """Give the set copies of its images until it has `args.n_images` for training, of all classes in their proportions. Changes `args`."""
+    """Copy the validation images, and `args.n_images` training images in the original class proportions, repeated as needed.
+
+    Changes `args` to use the copies.
+    """
     copies = os.path.join(folder, 'copies')
     os.makedirs(copies)
     for flag, n in (('csv_train', args.n_images), ('csv_val', None)):
@@ -48,8 +51,10 @@ def repeat_images(args, folder):
 
 
 def spread_classes(labels):
-    """An order (N,) of rows, each part of which, from the first row on, has the classes in about the proportions of `labels` (N,). It
-    begins with one row of each class: the first rows of a csv may be of one class alone."""
+    """-> order of rows (N,) in which any first part has about the class proportions of `labels` (N,)
+
+    It begins with one row of each class. In a sorted csv, the first rows would all have the same class.
+    """
     labels = pd.Series(np.asarray(labels))
     of_class = labels.groupby(labels)
     return (of_class.cumcount() / of_class.transform('size')).argsort(kind='stable').to_numpy()

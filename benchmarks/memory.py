@@ -1,4 +1,4 @@
-"""Peak memory of a training run and of the straightforward loop, and page faults of training steps, each in a process of its own."""
+"""Peak memory of a training run and of the straightforward loop, and page faults of training steps, each in a new process."""
 import os
 import subprocess
 import sys
@@ -15,7 +15,7 @@ a = sys.argv[1:]
 device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 ReferenceLoop(*a[:3], int(a[3]), a[4], (int(a[5]), int(a[6])), int(a[7]), int(a[8]), .2, device).epoch()
 '''
-# Five training steps, after the ones that first touch the memory.
+# Page faults of five training steps, after five that touch the memory for the first time.
 FAULTS = '''
 import resource
 import torch
@@ -36,26 +36,26 @@ print(peak(), torch.cuda.max_memory_allocated() / 2 ** 20 if torch.cuda.is_avail
 
 
 def peak():
-    """Peak of this process in MB. (`ru_maxrss` would count that of the parent.)"""
+    """-> peak memory of this process in MB. (`ru_maxrss` would include the parent process.)"""
     status = Path('/proc/self/status').read_text()
     return int(status.split('VmHWM:')[1].split()[0]) / 1024
 
 
 def run(code, argv, end=END):
-    """-> numbers in the last line that a process with `code` and `end` prints: its peak in MB, and that of the device"""
+    """Run `code` and then `end` in a new process. -> numbers in its last line of output: peak memory of the host and the device in MB"""
     out = subprocess.check_output([sys.executable, '-c', f'import sys\n{code}\n{end}', *map(str, argv)], text=True,
                                   env=os.environ | {'PYTHONPATH': str(ROOT)})
     return map(float, out.splitlines()[-1].split())
 
 
 def page_faults(first):
-    """-> page faults of a few training steps in a process that runs the code `first` before"""
+    """-> page faults of five training steps in a new process that first runs the code `first`"""
     faults, = run(first, [], end=FAULTS)
     return faults
 
 
 def rows(ours, args):
-    """-> rows (name, value, unit, ratio, of what)"""
+    """-> rows (name, value, unit, ratio, note)"""
     workers = min(args.num_workers, os.cpu_count() or 1)
     reference = (args.csv_train, args.csv_val, args.data_path, args.n_classes, args.model_name, *args.im_size, args.batch_size, workers)
     result = []
@@ -65,4 +65,4 @@ def rows(ours, args):
         if device:
             result.append((f'peak memory on the device, {name}', device, 'MB', None, ''))
     ours, plain = page_faults('from utils.cli import tune_process; tune_process()'), page_faults('')
-    return result + [('page faults of training steps', ours, '', ours / max(plain, 1), 'of those with the default settings of glibc')]
+    return result + [('page faults of training steps', ours, '', ours / max(plain, 1), 'of the number with the default settings of glibc')]

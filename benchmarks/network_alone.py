@@ -1,4 +1,4 @@
-"""The training step on one batch that stays on the device: no loop can be faster."""
+"""Training step on one batch that stays on the device: an upper limit for the speed of any training loop."""
 import time
 
 import torch
@@ -11,8 +11,11 @@ from utils.training.two_stage import train_mode
 
 
 class NetworkAlone:
-    """`args`: those of the train script, for a run without mixing; `accelerator`: its device and precision. Kernels are chosen as there;
-    with `trial` False, cuDNN chooses its convolutions without trying them."""
+    """Repeats the training step on the same batch.
+
+    `args`: arguments of the train script for a run without mixing. `accelerator`: device and precision. Kernels are chosen as in
+    training. With `trial=False`, cuDNN chooses its convolutions without benchmarking them.
+    """
 
     def __init__(self, args, accelerator, warm_up=10, trial=True):
         device = accelerator.device
@@ -27,7 +30,7 @@ class NetworkAlone:
         self.seconds(warm_up)
 
     def seconds(self, n_steps):
-        """-> seconds that `n_steps` steps take"""
+        """-> seconds of `n_steps` steps"""
         start = time.perf_counter()
         for _ in range(n_steps):
             loss = self.step()
@@ -35,7 +38,7 @@ class NetworkAlone:
         return time.perf_counter() - start
 
     def step(self):
-        """-> the loss, on the device"""
+        """Do one training step. -> its loss, on the device"""
         with self.accelerator.autocast():
             logits = self.model(self.inputs)
         loss = self.criterion(logits, self.targets)

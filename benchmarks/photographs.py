@@ -1,4 +1,4 @@
-"""Preparing full-size photographs: decoded in full, with draft, read from the cache."""
+"""Time to prepare full-size photographs: full decoding, decoding with Pillow's `draft`, and reading from the cache."""
 import os
 import statistics
 import time
@@ -12,7 +12,10 @@ from utils.data.image_cache import use_cache
 from utils.data.images import FORMATS
 from utils.get_loaders import ClassDataset
 
-SIZE, BATCH_SIZE, REPEATS, MOST = (512, 512), 8, 3, 20  # of the result; of a reading; of each photograph; photographs
+SIZE = 512, 512  # height, width of the decoded images
+BATCH_SIZE = 8  # images per read from the cache
+REPEATS = 3
+MOST = 20  # photographs
 
 
 def decode_in_full(path, size):
@@ -28,7 +31,7 @@ def milliseconds(function, *args):
 
 
 def forget(cache):
-    """Let the next reading come from the disk."""
+    """Drop the cache from memory, so that the next read comes from the disk."""
     cache.array = None
     with open(cache.path, 'rb') as f:
         os.fsync(f.fileno())
@@ -36,7 +39,7 @@ def forget(cache):
 
 
 def rows(folder, working_folder):
-    """-> rows (name, value, unit, ratio, of what): medians over repetitions of the mean over photographs"""
+    """-> rows (name, value, unit, ratio, note). Times are medians over REPEATS of the mean over the photographs."""
     names = sorted(os.listdir(folder))[:MOST]
     csv = os.path.join(working_folder, 'photographs.csv')
     pd.DataFrame({'image_id': names}).to_csv(csv, index=False)
@@ -55,8 +58,8 @@ def rows(folder, working_folder):
         difference.append(np.abs(decode_in_full(path, SIZE).astype(float) - data.decode(i).numpy()).mean())
     def row(name, values):
         ratio = statistics.median(p / v for p, v in zip(plain, values, strict=True))
-        return name, statistics.median(values), 'ms', ratio, 'times as fast as in full'
+        return name, statistics.median(values), 'ms', ratio, 'times as fast as decoding in full'
     return [(f'photograph to {SIZE[0]}x{SIZE[1]}, decoded in full', statistics.median(plain), 'ms', None, f'{len(names)} photographs'),
             row('the same, with draft', draft), row('the same, from the cache on disk', cold),
             row('the same, from the cache in memory', cache),
-            ('difference of draft', statistics.mean(difference), 'levels', None, 'mean absolute, of 256')]
+            ('difference of draft', statistics.mean(difference), 'levels', None, 'mean absolute difference, of 256 levels')]

@@ -1,6 +1,8 @@
-"""A straightforward training loop in the original's manner, to compare with: a PIL pipeline per image and float tensors from
-the workers, contiguous format, results taken from the device after every batch, the training set scored in a second pass,
-batches of one size everywhere, everything decoded anew in every epoch."""
+"""Straightforward training loop in the style of the original, for comparison.
+
+Workers run a PIL pipeline for each image and return float tensors in contiguous format. Results are copied from the device after every
+batch. The training set is scored in a second pass. All batches have the same size, and every epoch decodes all images again.
+"""
 import time
 
 import numpy as np
@@ -34,7 +36,7 @@ class Images(Dataset):
 
 
 class DecodedImages(Dataset):
-    """The images of a `ClassDataset`, decoded and resized already, through the same pipeline."""
+    """Images of a `ClassDataset`, already decoded and resized, with the same pipeline."""
 
     def __init__(self, data, transforms):
         self.data, self.labels, self.transforms = data, data.labels, transforms
@@ -48,7 +50,7 @@ class DecodedImages(Dataset):
 
 
 def pipelines(size, mean, std):
-    """The original's two pipelines: training and validation."""
+    """-> the original's pipelines for training and validation"""
     end = [T.ToTensor(), T.Normalize(mean, std)]
     jitter = T.ColorJitter(.25, .25, .25, .01)
     move = T.RandomChoice([T.RandomAffine(0, scale=(.95, 1.20)), T.RandomAffine(0, translate=(.05, 0)), T.RandomRotation(45)])
@@ -57,8 +59,10 @@ def pipelines(size, mean, std):
 
 
 class ReferenceLoop:
-    """Balanced-MixUp with parameter `alpha`; each call of `epoch` is one epoch. `decoded`: the training and the validation set as
-    `ClassDataset`s, in place of the csvs."""
+    """Training with Balanced-MixUp and its parameter `alpha`. Each call of `epoch` runs one epoch.
+
+    `decoded`: training and validation set as `ClassDataset`s, which replace the csvs.
+    """
 
     def __init__(self, csv_train, csv_val, data_path, n_classes, model_name, im_size, batch_size, num_workers, alpha, device, decoded=None):
         model, mean, std = get_arch(model_name, n_classes, im_size=im_size)
@@ -77,12 +81,12 @@ class ReferenceLoop:
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, mode='max', patience=2)
 
     def train_epoch(self):
-        """-> mean of the training loss"""
+        """Train for one epoch. -> mean training loss"""
         self.model.train()
         return sum(self.step(batch) for batch in self.combo) / len(self.combo)
 
     def step(self, batch):
-        """One step of training. -> its loss"""
+        """Do one training step. -> its loss"""
         (images, labels), (balanced_images, balanced_labels) = batch
         weight = np.random.beta(self.alpha, 1)
         images = (1 - weight) * images + weight * balanced_images
@@ -108,7 +112,7 @@ class ReferenceLoop:
         return evaluate_multi_cls(np.array(labels), probs.argmax(1), probs)
 
     def epoch(self):
-        """Training, then the training and the validation set scored. -> seconds of the training, of all"""
+        """Train for one epoch, then score the training and validation sets. -> seconds of training, seconds in total"""
         start = time.perf_counter()
         self.train_epoch()
         training = time.perf_counter() - start

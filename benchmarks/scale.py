@@ -1,7 +1,7 @@
-"""What a set costs beside its pixels: csv, checks, cache key, samplers and the loop over an epoch, from 1,000 to 1,000,000 rows.
+"""Cost of a data set apart from its pixels, from 1,000 to 1,000,000 rows: csv, checks, cache key, samplers and the loop over an epoch.
 
-The image files hold one byte (a million take 4 GB) and no pixel is read: an array of zeros that is not on disk stands in for the cache.
-Each measurement has a process of its own, so that the peak memory is its own.
+Each image file holds one byte (a million files take 4 GB). No pixels are read: zeros in memory replace the cache. Each measurement runs in
+a new process, so that peak memory is measured separately.
 """
 import contextlib
 import multiprocessing
@@ -24,7 +24,7 @@ ROWS, CLASSES, BATCH_SIZE = (1_000, 10_000, 100_000, 1_000_000), (5, 23, 1_000),
 
 
 def write_images(folder, n):
-    """`n` files of one byte: links to one file would be one image in several rows."""
+    """Write `n` files of one byte. Links to a single file would count as the same image in several rows."""
     os.makedirs(folder)
     for i in range(n):
         with open(os.path.join(folder, f'{i:07d}.png'), 'wb') as f:
@@ -32,7 +32,7 @@ def write_images(folder, n):
 
 
 def write_csv(path, n, n_classes):
-    """`n` rows, the classes long-tailed from 1 to 1/100, none left out."""
+    """Write `n` rows. Class frequencies fall from 1 to 1/100, and every class occurs."""
     share = .01 ** (np.arange(n_classes) / (n_classes - 1))
     labels = np.random.default_rng(0).choice(n_classes, n, p=share / share.sum())
     labels[:n_classes] = np.arange(n_classes)
@@ -40,14 +40,14 @@ def write_csv(path, n, n_classes):
 
 
 class Zeros:
-    """In place of the cache."""
+    """Replaces the cache: every image is zeros."""
 
     def read(self, indices):
         return torch.zeros(1, dtype=torch.uint8).expand(len(indices), 3, 8, 8)
 
 
 def steps(csv, folder, n_classes):
-    """-> seconds of each step for a training set of that csv"""
+    """-> {step: seconds} for the training set in `csv`"""
     seconds = {}
 
     @contextlib.contextmanager
@@ -76,12 +76,12 @@ def steps(csv, folder, n_classes):
 
 
 def _measure(*args):
-    before = peak()  # a forked process begins with what its parent has now
+    before = peak()  # a forked process starts with the memory of its parent
     return steps(*args), peak() - before
 
 
 def measure(rows=ROWS, classes=CLASSES):
-    """-> a list of dictionaries: rows, classes, seconds of each step, peak memory above that of the libraries in MB"""
+    """-> list of dictionaries: rows, classes, seconds of each step, and peak memory in MB above that of the libraries"""
     context, results = multiprocessing.get_context('fork'), []
     with tempfile.TemporaryDirectory() as folder:
         for n in rows:

@@ -1,10 +1,10 @@
-"""Tables of a study.
+"""Print the tables of a study.
 
-Reads METHOD/seed*/results_test.csv below the folder. Writes study.csv (a row for each method and seed) there, and prints Markdown:
-mean and standard deviation over the seeds, mean rank over the seeds and figures, and the difference to the baseline with a 95 %
-interval for other test images and other seeds.
+Reads METHOD/seed*/results_test.csv in the folder, and writes study.csv there with a row for each method and seed. Prints Markdown tables:
+the mean and standard deviation over seeds, the mean rank over seeds and scores, and the difference from the baseline. The 95 % interval
+of this difference covers other test images and other seeds.
 
-Example, after benchmarks.study with data in data/isic8:
+Example (after benchmarks.study with data in data/isic8):
 
   python -m benchmarks.study_report results/study --train_csv data/isic8/train_isic8_lt.csv
 """
@@ -36,15 +36,15 @@ GROUPS = ('many', 'medium', 'few')
 
 
 def read_study(folder, class_count, draws=1000):
-    """-> {method: {seed: BootstrapResult}}, in the order of METHODS; only seeds that the baseline has too."""
+    """-> {method: {seed: BootstrapResult}} in the order of METHODS, for the seeds that the baseline has"""
     found = {}
     for method in METHODS:
         for csv in sorted(glob.glob(os.path.join(glob.escape(folder), slug_of(method), 'seed*', 'results_test.csv'))):
             seed = int(os.path.basename(os.path.dirname(csv)).removeprefix('seed'))
-            figures = bootstrap_figures([read_labelled(csv)], draws, class_count=class_count)[0]  # the same draws in every file
+            figures = bootstrap_figures([read_labelled(csv)], draws, class_count=class_count)[0]  # the same resamples for every file
             found.setdefault(method, {})[seed] = figures
     if BASELINE not in found:
-        raise InputError(f'{folder} holds no tested run of {BASELINE}: run benchmarks.study first')
+        raise InputError(f'{folder} has no tested run of {BASELINE}: run benchmarks.study first')
     common = {method: {seed: f for seed, f in runs.items() if seed in found[BASELINE]} for method, runs in found.items()}
     return {method: runs for method, runs in common.items() if runs}
 
@@ -55,20 +55,20 @@ def value_of(figures, name):
 
 
 def table_of(study):
-    """DataFrame: a row for each method and seed, fractions."""
+    """-> DataFrame with a row for each method and seed; scores are fractions"""
     return pd.DataFrame([{'method': method, 'seed': seed} | {name: value_of(figures, name) for name in (*FIGURES, *GROUPS)}
                          for method, runs in study.items() for seed, figures in runs.items()])
 
 
 def mean_ranks(table):
-    """method -> rank, 1 the best, averaged over the FIGURES and the seeds that all methods have."""
+    """-> {method: mean rank} over FIGURES and the seeds that all methods have; 1 is the best"""
     complete = table.groupby('seed').filter(lambda rows: len(rows) == table.method.nunique())
     ranks = [complete.groupby('seed')[name].rank(ascending=name in SMALLER_IS_BETTER) for name in FIGURES]
     return pd.concat(ranks, axis=1).mean(axis=1).groupby(complete.method).mean()
 
 
 def difference(runs, baseline, name):
-    """-> (mean over the seeds of `runs` minus that of `baseline`, low, high): see `mean_over_seeds`."""
+    """-> (difference of the means over seeds, `runs` minus `baseline`; low; high), as in `mean_over_seeds`"""
     cell = mean_over_seeds([[list(runs.values())], [list(baseline.values())]], (1, -1)).cell(('metrics', name))
     return cell['value'], cell['low'], cell['high']
 
@@ -93,13 +93,13 @@ def markdown(study):
             value, low, high = (scale * v for v in difference(study[method], study[BASELINE], name))
             cells.append(f'{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]')
         differences.append([method, *cells])
-    return f'{to_markdown(rows)}\n\nDifference to {BASELINE}:\n\n{to_markdown(differences)}\n'
+    return f'{to_markdown(rows)}\n\nDifference from {BASELINE}:\n\n{to_markdown(differences)}\n'
 
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('folder', help='folder of the results, such as results/study')
-    parser.add_argument('--train_csv', required=True, metavar='CSV', help='training csv, whose counts make the groups many, medium, few')
+    parser.add_argument('folder', help='results folder of the study, such as results/study')
+    parser.add_argument('--train_csv', required=True, metavar='CSV', help='training csv, for the groups many, medium and few')
     return parser
 
 
@@ -111,7 +111,7 @@ def main(argv=None):
     study = read_study(args.folder, count)
     write_text(os.path.join(args.folder, 'study.csv'), table_of(study).round(5).to_csv(index=False))
     print(markdown(study))
-    say_next('see the runs as one page', 'python', '-m', 'tools.report', args.folder, file=sys.stderr)  # stdout has the tables alone
+    say_next('see all runs on one page', 'python', '-m', 'tools.report', args.folder, file=sys.stderr)  # stdout has only the tables
 
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
-r"""How near training comes to the network's own speed, and how far a straightforward loop is from it: one table, one
-JSON. With --scale instead: what a set costs beside its pixels, 1,000 to 1,000,000 rows.
+r"""Compare the speed of training with the network alone and with a straightforward loop.
 
-Rows are measured in turn, several times over, and every ratio is the median of ratios within one turn.
+The network alone is the training step on one batch that stays on the device. The straightforward loop trains in the style of the original
+(benchmarks/reference_loop.py). Each turn measures everything once. A ratio is the median of the ratios within each turn. With --scale,
+measure instead what a data set costs apart from its pixels, from 1,000 to 1,000,000 rows.
 
-Examples; without a csv the demo set is drawn:
+Examples (the demo set is used if neither --csv_train nor LT_REAL_DATA is given):
 
   python -m benchmarks.throughput --json speed.json
   python -m benchmarks.throughput --csv_train data/demo/train_demo.csv --csv_val data/demo/val_demo.csv \
@@ -45,25 +46,25 @@ def get_parser():
     parser = script_parser(__doc__)
     data = parser.add_argument_group('data')
     data.add_argument('--csv_train', metavar='CSV', help='training csv (default: isic8 in the folder LT_REAL_DATA, else the demo set)')
-    data.add_argument('--csv_val', metavar='CSV', help='validation csv, with --csv_train')
-    data.add_argument('--data_path', metavar='FOLDER', help='folder of the images, with --csv_train')
-    data.add_argument('--n_classes', type=int, default=8, metavar='K', help='number of classes of --csv_train')
+    data.add_argument('--csv_val', metavar='CSV', help='validation csv, required with --csv_train')
+    data.add_argument('--data_path', metavar='FOLDER', help='folder of the images, required with --csv_train')
+    data.add_argument('--n_classes', type=int, default=8, metavar='K', help='number of classes in --csv_train')
     data.add_argument('--n_images', type=int, metavar='N',
-                      help='training images, of all classes, repeated as needed: more for a fast device (default: those there are)')
+                      help='number of training images, repeated as needed; a fast device needs more (default: all)')
     data.add_argument('--photographs', metavar='FOLDER',
-                      help='full-size photographs for the decoding rows (default: eyepacs_sample in LT_REAL_DATA, else --data_path)')
+                      help='folder of full-size photographs to decode (default: eyepacs_sample in LT_REAL_DATA, else --data_path)')
     data.add_argument('--im_size', type=parse_im_size, default='128', metavar='PIXELS',
-                      help='what images are resized to: height,width or one number for both')
+                      help='size of the resized images: height,width or one number for both')
     training = parser.add_argument_group('training')
     training.add_argument('--model_name', default='mobilenetV2', metavar='NAME', help='network')
-    training.add_argument('--batch_size', type=int, default=8, metavar='N', help='images of a training step')
+    training.add_argument('--batch_size', type=int, default=8, metavar='N', help='images in a training step')
     training.add_argument('--num_workers', type=int, default=8, metavar='N',
-                          help='processes that decode images, as in training; the straightforward loop gets as many')
-    training.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='as in training')
+                          help='data loader workers, for training and for the straightforward loop')
+    training.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='precision, as for train_lt_mxp.py')
     measured = parser.add_argument_group('measurement')
-    measured.add_argument('--repeats', type=int, default=3, metavar='N', help='turns')
-    measured.add_argument('--scale', action='store_true', help='measure the size of the set instead')
-    measured.add_argument('--json', metavar='FILE', help='write the results there as well')
+    measured.add_argument('--repeats', type=int, default=3, metavar='N', help='number of turns')
+    measured.add_argument('--scale', action='store_true', help='measure the cost of large data sets instead')
+    measured.add_argument('--json', metavar='FILE', help='also write the results to FILE')
     return parser
 
 
@@ -77,7 +78,7 @@ def train_args(args, method):
 
 
 def train(args, method):
-    """-> images per second of the second epoch's training, seconds of the epoch with its evaluations"""
+    """Train two epochs. -> images per second of training in the second epoch, seconds of that epoch including evaluation"""
     with contextlib.redirect_stdout(io.StringIO()):
         train_lt_mxp.main(train_lt_mxp.get_parser().parse_args(train_args(args, method)))
     record = json.loads(Path('experiments', method, 'log.jsonl').read_text().splitlines()[-1])
@@ -85,7 +86,7 @@ def train(args, method):
 
 
 def measure(args):
-    """-> one dictionary per turn"""
+    """-> a dictionary of measurements for each turn"""
     accelerator = build_accelerator(precision=args.precision)
     workers = min(args.num_workers, os.cpu_count() or 1)
     reference = ReferenceLoop(args.csv_train, args.csv_val, args.data_path, args.n_classes, args.model_name, args.im_size,
@@ -107,7 +108,7 @@ def measure(args):
 
 
 def summary(turns, n_train, n_val):
-    """-> rows (name, value, unit, ratio, of what)"""
+    """-> rows (name, value, unit, ratio, note)"""
     def middle(name):
         return statistics.median(turn[name] for turn in turns)
 
@@ -156,7 +157,7 @@ def main(argv=None):
     if args.scale:
         say_next('measure the speed of training', 'python', '-m', 'benchmarks.throughput')
     else:
-        say_next('measure what a set costs beside its pixels', 'python', '-m', 'benchmarks.throughput', '--scale')
+        say_next('measure the cost of large data sets', 'python', '-m', 'benchmarks.throughput', '--scale')
 
 
 if __name__ == '__main__':

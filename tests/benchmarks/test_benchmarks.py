@@ -1,4 +1,4 @@
-"""The benchmark runs as it is, on a tiny set, and its ratios are those of its numbers."""
+"""Benchmarks of speed, memory and intervals, run on tiny data sets."""
 import itertools
 import json
 import statistics
@@ -28,7 +28,7 @@ def test_throughput(tiny, tmp_path, monkeypatch, capsys):
     rows = {row['name']: row for row in result['rows']}
     assert rows['training']['ratio'] == pytest.approx(statistics.median(turn['plain'] / turn['limit'] for turn in result['turns']))
     assert len(result['turns']) == 1 and all(value > 0 for turn in result['turns'] for value in turn.values())
-    assert rows['difference of draft']['value'] == 0  # images smaller than the target
+    assert rows['difference of draft']['value'] == 0  # the images are smaller than the target, so draft has no effect
     assert [path.name for path in tmp_path.iterdir()] == ['out.json'] and 'of the network alone' in capsys.readouterr().out
 
 
@@ -37,7 +37,7 @@ def test_summary():
             'mixup epoch': 12., 'reference epoch': 30.}
     rows = {name: (value, ratio) for name, value, _, ratio, _ in throughput.summary([turn, turn], n_train=800, n_val=100)}
     assert rows['training'] == (95, .95) and rows['epoch with evaluations, Balanced-MixUp'] == (12, 2.5)
-    # 12 s = 10 s of training and 2 s for the evaluation of twice 100 images
+    # 12 s = 10 s of training and 2 s to evaluate 2 x 100 images
     assert rows['EyePACS, 30 epochs, projected'][0] == pytest.approx(30 * (31613 / 80 + 2 * 35.13) / 60)
 
 
@@ -56,16 +56,16 @@ def test_repeated_images(tiny, tmp_path):
 SORTED = [0] * 80 + [1] * 16 + [2] * 4
 
 
-def test_the_first_images_are_one_of_each_class():
+def test_every_class_is_among_the_first_images():
     assert [SORTED[i] for i in spread_classes(SORTED)[:3]] == [0, 1, 2]
 
 
-def test_a_part_of_the_images_has_all_classes_in_proportion():
+def test_a_part_of_the_images_keeps_the_class_proportions():
     labels = np.array(SORTED)[spread_classes(SORTED)[:50]]
     np.testing.assert_allclose(np.bincount(labels), [40, 8, 2], atol=1)
 
 
-def test_every_image_has_its_place():
+def test_spreading_the_classes_keeps_every_image():
     assert sorted(spread_classes(SORTED)) == list(range(100))
 
 
@@ -101,7 +101,7 @@ def test_page_faults():
 
 
 def test_rates_of_simulated_intervals():
-    one, two = (-.1, .1, .4, .6), (.1, .2, .6, .7)  # low and high of a difference, low and high of a mean
+    one, two = (-.1, .1, .4, .6), (.1, .2, .6, .7)  # low and high of a difference, then of a mean
     row, = coverage_seeds.rates([{(2, 'images', 'bacc'): one}, {(2, 'images', 'bacc'): two}] * 2, {'bacc': .5})
     assert (row['sets'], row['type_1_error'], row['coverage'], row['width_mean']) == (4, .5, .5, pytest.approx(.15))
 
@@ -112,12 +112,12 @@ def test_every_way_gives_intervals():
     assert all(low <= high and mean_low <= mean_high for low, high, mean_low, mean_high in intervals.values())
 
 
-def test_training_noise_is_the_same_share_of_the_image_noise_for_each_size():
+def test_the_ratio_of_training_noise_to_image_noise_does_not_depend_on_the_size():
     noise = [coverage_seeds.network_noise('equal', n, np.random.default_rng(0)) * n ** .5 for n in coverage_seeds.SIZES]
     np.testing.assert_allclose(*noise)
 
 
-def test_the_report_sets_the_default_interval_beside_that_of_images():
+def test_the_report_compares_the_default_interval_with_that_of_images():
     rows = [{'n': n, 'effect': effect, 'seeds': seeds, 'way': way, 'metric': name, 'sets': 1, 'coverage': .95, 'width_mean': .1,
              'type_1_error': .25 if way == 'images' else .05}
             for n, effect, seeds, way, name in itertools.product(coverage_seeds.SIZES, coverage_seeds.TRAINING_NOISE, coverage_seeds.SEEDS,

@@ -1,4 +1,4 @@
-"""Intervals cover a known truth, and equal networks rarely differ: small simulations with fixed seeds and wide margins."""
+"""Small simulations, with fixed seeds and wide margins: intervals cover a known truth, and equal networks rarely seem to differ."""
 import json
 
 import numpy as np
@@ -24,7 +24,7 @@ def test_intervals_cover_at_600_images(of_600, figure):
     assert of_600['coverage'][figure][coverage.NOW] >= .85  # 95 % less three standard errors
 
 
-def test_percentiles_within_classes_would_not(of_600):
+def test_percentiles_within_classes_cover_less(of_600):
     assert of_600['coverage']['classwise ECE'][coverage.WITHIN] < .4
     assert of_600['coverage']['sensitivity at specificity .9, rarest class'][coverage.WITHIN] < .85
 
@@ -36,7 +36,7 @@ def test_intervals_of_patients_cover(true):
 
 
 def test_hundred_images(true):
-    """The rarest class has two: its recall is 0, 1/2 or 1 in nearly every set."""
+    """The rarest class has about two images, so its recall is 0, 1/2 or 1 in nearly every test set."""
     found = coverage.simulate(100, 'random', sets=60, draws=150, true=true)
     covers, type_i = found['coverage'], found['type_i']
     assert covers['recall, rarest class'][coverage.NOW] > .9 > .7 > covers['recall, rarest class'][coverage.WITHIN]
@@ -45,8 +45,8 @@ def test_hundred_images(true):
     assert type_i['balanced accuracy'][coverage.NOW] < type_i['balanced accuracy'][coverage.WITHIN]
 
 
-def test_population_is_that_of_the_formula():
-    """Without sharpening and noise the network is the posterior: no calibration error, and the accuracy of the Bayes rule."""
+def test_the_posterior_is_calibrated():
+    """Without sharpening and noise, the network returns the posterior. It is calibrated and as accurate as the Bayes rule."""
     rng = np.random.default_rng(0)
     labels = rng.choice(coverage.K, 100_000, p=coverage.PRIOR)
     posterior = np.exp(coverage.log_posterior(rng, labels))
@@ -57,7 +57,7 @@ def test_population_is_that_of_the_formula():
 
 
 @pytest.mark.parametrize('design', coverage.DESIGNS)
-def test_test_sets_hold_every_class(design):
+def test_test_sets_contain_every_class(design):
     labels, patients = coverage.draw_labels(np.random.default_rng(0), 600, design)
     assert set(labels) == set(range(coverage.K)) and (patients is None) == (design != 'patients')
     if design == 'fixed':
