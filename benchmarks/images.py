@@ -51,7 +51,7 @@ def repeat_images(args, folder):
 
 
 def spread_classes(labels):
-    """-> order of rows (N,) in which any first part has about the class proportions of `labels` (N,)
+    """-> order of rows (N,) in which every prefix has about the class proportions of `labels` (N,)
 
     It begins with one row of each class. In a sorted csv, the first rows would all have the same class.
     """

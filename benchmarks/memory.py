@@ -65,4 +65,4 @@ def rows(ours, args):
         if device:
             result.append((f'peak memory on the device, {name}', device, 'MB', None, ''))
     ours, plain = page_faults('from utils.cli import tune_process; tune_process()'), page_faults('')
-    return result + [('page faults of training steps', ours, '', ours / max(plain, 1), 'of the number with the default settings of glibc')]
+    return result + [('page faults of training steps', ours, '', ours / max(plain, 1), 'of the number with default glibc settings')]

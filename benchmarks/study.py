@@ -64,13 +64,13 @@ def get_parser():
     data.add_argument('--train', default='train_isic8_lt.csv', metavar='CSV', help='long-tailed training csv in DIR')
     data.add_argument('--val', default='val_isic8_lt.csv', metavar='CSV', help='validation csv in DIR')
     test = data.add_mutually_exclusive_group()
-    test.add_argument('--pool', default='train_isic8.csv', metavar='CSV', help='csv in DIR with all images, for a test set of unused ones')
+    test.add_argument('--pool', default='train_isic8.csv', metavar='CSV', help='csv in DIR with all images; unused ones form the test set')
     test.add_argument('--test', metavar='CSV', help='test csv in DIR, instead of --pool')
     data.add_argument('--im_size', default='128', metavar='PIXELS', help='size of the resized images: height,width or one number for both')
     network = parser.add_argument_group('network')
     network.add_argument('--model_name', default='mobilenetV2', metavar='NAME', help='network, as for train_lt_mxp.py')
     network.add_argument('--init', default='none', metavar='imagenet|none|PATH', help='initial weights, as for train_lt_mxp.py')
-    network.add_argument('--lr', type=float, default=.002, metavar='RATE', help='learning rate; fine-tuning in stage two uses a quarter')
+    network.add_argument('--lr', type=float, default=.002, metavar='RATE', help='learning rate; stage two fine-tunes with a quarter of it')
     runs = parser.add_argument_group('runs')
     runs.add_argument('--methods', nargs='+', choices=METHODS, metavar='METHOD', help='methods to run (default: all of them): '
                       + ', '.join(map(repr, METHODS)))
@@ -155,7 +155,7 @@ class Study:
                 raise
 
     def train(self, name, n_epochs, *flags):
-        """Train a run, but only once if several methods need it. -> its run folder"""
+        """Train a run once, even if several methods need it. -> its run folder"""
         run, a = os.path.join('experiments', self.args.name, name), self.args
         with self.lock:
             lock = self.locks.setdefault(run, threading.Lock())

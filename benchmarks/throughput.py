@@ -57,7 +57,7 @@ def get_parser():
                       help='size of the resized images: height,width or one number for both')
     training = parser.add_argument_group('training')
     training.add_argument('--model_name', default='mobilenetV2', metavar='NAME', help='network')
-    training.add_argument('--batch_size', type=int, default=8, metavar='N', help='images in a training step')
+    training.add_argument('--batch_size', type=int, default=8, metavar='N', help='batch size')
     training.add_argument('--num_workers', type=int, default=8, metavar='N',
                           help='data loader workers, for training and for the straightforward loop')
     training.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'), help='precision, as for train_lt_mxp.py')

@@ -1,7 +1,7 @@
 """Make synthetic data sets with EyePACS's class proportions, already decoded.
 
-The image files hold a little noise. The program's own image cache holds them enlarged, so no stage decodes or resizes images while it
-measures.
+The image files are small and contain noise. The program's own image cache holds them enlarged, so no stage decodes or resizes images
+while it measures.
 """
 import glob
 import os
@@ -64,7 +64,7 @@ def flags_of(stage: Stage, name: str, batch_size: int) -> list[str]:
     """-> flags of the train script for the set `name`. Raises `Skip` if the set does not exist."""
     folder, size = os.path.join(stage.data, name), im_size(stage)
     if not glob.glob(f'{glob.escape(folder)}/cache/*.npy'):
-        raise Skip(f'there are no synthetic images for {name}: run the stage data first, or see data.log')
+        raise Skip(f'there are no synthetic images for {name}: run the data stage first, or see data.log')
     flags = {'csv_train': f'{folder}/train.csv', 'csv_val': f'{folder}/val.csv', 'data_path': f'{folder}/images',
              'cache_dir': f'{folder}/cache', 'n_classes': N_CLASSES, 'im_size': size, 'batch_size': batch_size,
              'num_workers': 0 if stage.toy else n_workers(), 'init': 'none', 'metric': 'mcc', 'lr': .001}

@@ -82,8 +82,10 @@ def draw(path: str, size: tuple[int, int], seed: int) -> None:
 
 
 def duplicate(source, target):
-    """Make `target` a hard link to `source`, or a copy if the disk has no links. The system would write a gigabyte of copies to the disk
-    during the measurement."""
+    """Make `target` a hard link to `source`, or a copy if the disk has no links.
+
+    Copies would add up to a gigabyte of disk writes during the measurement.
+    """
     try:
         os.link(source, target)
     except OSError:

@@ -33,7 +33,7 @@ ALPHA = .2  # of Balanced-MixUp
 AIMS = {'plain': .85, 'Balanced-MixUp': .75}  # share of the network alone, on the cards in AIMED_AT
 AIMED_AT = ('H100', 'H200')
 REFERENCE_WORKERS = 8  # the original's default
-FIRST, LATER = 50, 30  # seconds of the network alone: with CUDA start-up and cuDNN benchmarking; for a later case
+FIRST, LATER = 50, 30  # expected seconds of the network alone: in the first case, with CUDA start-up; in a later case
 TRIAL = 12  # seconds to benchmark the evaluation batch sizes and to start workers
 DECODING = .05  # seconds per image and core in the straightforward loop
 
@@ -207,8 +207,10 @@ def evaluation(stage, case):
 
 
 def reference_seconds(case, alone):
-    """-> expected seconds of the straightforward loop: three batches from each worker of two loaders, then as many float32 training
-    steps at a third of the rate `alone`"""
+    """-> expected seconds of the straightforward loop
+
+    Each worker of two loaders prepares three batches. As many float32 steps follow, at a third of the rate `alone`.
+    """
     n_images = 3 * REFERENCE_WORKERS * case.batch_size
     return 5 + 2 * n_images * DECODING / min(len(os.sched_getaffinity(0)), 2 * REFERENCE_WORKERS) + 3 * n_images / alone
 
