@@ -1,10 +1,12 @@
-"""One page to look at and to send: report.html, a single file that needs no network, for one run or to compare several.
+r"""One page to look at and to send: report.html, a single file that needs no network, for one run or to compare several.
 
 Examples, after the demonstration (bash run_lt_experiments.sh):
 
   python -m tools.report experiments/demo/BSCE/seed0
   python -m tools.report results/demo --baseline instance
   python -m tools.report results/demo/BSCE/seed0 --with_images --data_path data/demo/images
+  python -m tools.report results/demo --title "Grading of retinopathy" --author "A. Author, B. University" \
+      --purpose "Choice of a loss for rare grades" --data "Drawn fundus images, five grades"
 """
 from utils.cli import tune_process
 
@@ -35,6 +37,11 @@ def get_parser():
     runs.add_argument('runs', nargs='+', metavar='RUN_OR_RESULTS',
                       help='run below experiments/, its folder below results/, a per-image csv, or a folder of many')
     runs.add_argument('--file', metavar='NAME', help='per-image csvs to read (default: results_test.csv, else results_val.csv)')
+    head = parser.add_argument_group('head of the page')
+    head.add_argument('--title', metavar='TEXT', help='title (default: name of the run, or number of runs)')
+    head.add_argument('--author', metavar='TEXT', help='who wrote the report')
+    head.add_argument('--purpose', metavar='TEXT', help='purpose of the report')
+    head.add_argument('--data', metavar='TEXT', help='description of the images and their source')
     content = parser.add_argument_group('content')
     content.add_argument('--baseline', metavar='METHOD', help='of several methods: show the paired difference of each to this one')
     content.add_argument('--ordered', action=argparse.BooleanOptionalAction,
@@ -72,7 +79,8 @@ def main(argv=None):
     keep_private(args.private, beside=os.path.dirname(out))
     check_writable(os.path.dirname(out))
     options = ReportOptions(data_path=args.data_path, draws=args.draws, baseline=args.baseline, ordered=args.ordered,
-                            stratified=args.stratified, folder=os.path.dirname(out) or os.curdir)
+                            stratified=args.stratified, folder=os.path.dirname(out) or os.curdir, title=args.title,
+                            author=args.author, purpose=args.purpose, data=args.data)
     write_text(out, build_report(runs, options))
     print(f"* Wrote {out}{', which holds images of patients' if args.with_images else ''}")
     say_next('open it in a browser', 'python', '-m', 'webbrowser', Path(out).resolve().as_uri())

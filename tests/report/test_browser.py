@@ -89,7 +89,7 @@ def test_a_table_that_scrolls_says_so(browser, reports):
     for width, hidden in ((400, True), (1200, False)):
         browser.open(reports['few'], width)
         found = browser.run(hint)
-        assert any(wide for wide, _ in found) == hidden and all(('scroll right' in content) == wide for wide, content in found)
+        assert any(wide for wide, _ in found) == hidden and all(('Scroll right' in content) == wide for wide, content in found)
 
 
 def test_what_is_hidden_has_a_shadow(browser, reports, tmp_path):

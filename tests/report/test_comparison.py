@@ -42,4 +42,4 @@ def test_runs_pooled_with_other_settings_are_named(tmp_path):
         config = write_run(tmp_path, f'set/plain/seed{seed}', ['a', 'b'], seed=seed) / 'config.cfg'
         config.write_text(json.dumps(json.loads(config.read_text()) | {'lr': rate}))
     text = Page(report(tmp_path / 'results')).text
-    assert 'plain pools runs whose settings differ: lr 0.01 (seed0) or 0.1 (seed1).' in text
+    assert 'plain pools runs whose settings differ: learning rate 0.01 (seed0) or 0.1 (seed1).' in text

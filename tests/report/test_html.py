@@ -36,7 +36,7 @@ def test_a_cell_tells_what_it_is_sorted_by():
 
 def test_a_value_that_a_template_lacks_is_an_error():
     with pytest.raises(UndefinedError, match='title'):
-        html.render('figure', svg='', text='')
+        html.render('figure', svg='', text='', wide=False)
 
 
 def test_a_path_that_is_not_utf_8_gets_question_marks():

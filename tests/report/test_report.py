@@ -17,10 +17,8 @@ from tools.evaluate_predictions import main as evaluate
 from tools.report import main
 from utils.common import InputError
 from utils.report.runs import find_runs
-from utils.report.training import MIXINGS, what_was_run
 from utils.statistics import plots
 from utils.statistics.text import show
-from utils.training.mixing import MIXING
 
 
 @pytest.mark.parametrize('k', [3, 23])
@@ -41,7 +39,7 @@ def test_one_run(tmp_path, k):
     assert len(pictures) == len(page.all('figure')) == len(page.all('figcaption')) == 9
     assert all(len(attributes['aria-label']) > 20 for attributes in pictures)
     assert [name for name in ('header', 'nav', 'main', 'footer') if len(page.all(name)) == 1] == ['header', 'nav', 'main', 'footer']
-    assert 'epoch kept2, the best by MCC' in page.text and f'{60 + 3 * k} images' in page.text
+    assert 'epoch kept2, the best by MCC on the validation images' in page.text and f'{60 + 3 * k} images' in page.text
     assert 'patient1' not in html  # no image, no name of one
 
 
@@ -52,7 +50,11 @@ def test_images_only_when_asked_for(tmp_path):
         Image.fromarray(np.full((300, 200, 3), i, np.uint8)).save(tmp_path / 'images' / f'patient{i}.jpg')
     page = Page(report(run, '--with_images', '--data_path', str(tmp_path / 'images')))
     pictures = page.all('img')
-    assert len(pictures) == 24 and all(re.match(r'patient\d+: .*, taken for ', picture['alt']) for picture in pictures)
+    assert len(pictures) == 24 and all(re.fullmatch(r'Image patient\d+', picture['alt']) for picture in pictures)
+    captions = re.findall(r'(patient\d+) True class: (.+)\. Predicted: (.+), confidence (\d+) %\.', page.text)
+    assert [f'Image {name}' for name, *_ in captions] == [picture['alt'] for picture in pictures]
+    assert all(truth != answer and {truth, answer} <= {'x', 'y', SCRIPT} for _, truth, answer, _ in captions)
+    assert len(page.all('figure')) == len(page.all('figcaption')) == 9 + 24
     assert 'holds images of patients' in page.text and len(page.all('script')) == 1
     for flags, message in ((['--with_images'], 'belong together'), (['--data_path', str(tmp_path)], 'belong together'),
                            (['--with_images', '--data_path', 'absent'], 'is no folder'),
@@ -90,51 +92,6 @@ def test_both_folders_and_the_stages_are_found(tmp_path, monkeypatch):
     assert 'stage 2' in report(second) and 'chose the epoch of this network' in report(second)
     monkeypatch.chdir(tmp_path)
     assert [run.name for run in find_runs(['results', 'experiments'])] == ['one/seed0', 'two/seed0']  # each once
-
-
-@pytest.fixture
-def settings(tmp_path):
-    """-> function(keys of config.cfg) -> {part: value} of the table of settings, of a run with these keys beside those of `write_run`"""
-    def read(**keys):
-        run = write_run(tmp_path, 'a', ['x', 'y'], tested=False)
-        config = json.loads((run / 'config.cfg').read_text())
-        (run / 'config.cfg').write_text(json.dumps(config | keys))
-        html = ''.join(what_was_run(find_runs([str(run)])[0]))
-        return dict(re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)</td>', html))
-    return read
-
-
-@pytest.mark.parametrize(('keys', 'part', 'value'), [
-    ({'mixing': 'cutmix', 'mix_alpha': 1.}, 'mixing', 'CutMix, alpha 1'),
-    ({'mixing': 'mixup', 'mix_alpha': .2, 'mixup_off_epochs': 2}, 'mixing', 'MixUp, alpha 0.2, not in the last 2 of 3 epochs'),
-    ({'mixing': 'balanced_mixup', 'mix_alpha': .3, 'do_mixup': .3}, 'mixing', 'Balanced-MixUp, alpha 0.3'),
-    ({'do_mixup': .1}, 'mixing', 'Balanced-MixUp, alpha 0.1'), ({}, 'mixing', 'none'),  # runs without --mixing
-    ({'loss_fn': 'VS', 'loss_params': {'gamma': .3, 'tau': 1.}}, 'loss', 'VS (gamma 0.3, tau 1)'), ({}, 'loss', 'CE'),
-    ({'defer': .6}, 'deferred re-balancing', 'begins after epoch 2 of 3'), ({'recipe': 'balanced'}, 'recipe', 'balanced'),
-    ({'augment': 'zoom'}, 'augmentation', 'zoom'), ({'ema': .998}, 'moving average of the weights', 'decay 0.998'),
-    ({'sampling': 'sqrt'}, 'sampling of training images', 'sqrt'),
-    ({'momentum': .9, 'wd': 1e-4}, 'optimisation',
-     'sgd, learning rate 0.01, momentum 0.9, weight decay 0.0001, 8 images a step, 3 of 3 epochs, seed 0'),
-    ({'schedule': 'onecycle', 'momentum': .5, 'min_lr': 1e-5, 'warmup': .3}, 'optimisation',
-     'sgd, learning rate 0.01, momentum 0.95 to 0.85 and back, 8 images a step, 3 of 3 epochs, seed 0'),
-    ({'schedule': 'plateau', 'patience': 2, 'min_lr': 1e-5, 'warmup': 0.}, 'learning-rate schedule', 'plateau, patience 2, minimum 1e-05'),
-    ({'schedule': 'onecycle', 'patience': 2, 'min_lr': 1e-5, 'warmup': .3}, 'learning-rate schedule',
-     'onecycle, warm-up in the first 30 % of the steps'),
-    ({'grow_from': .5}, 'network', 'mobilenetV2, input 96 x 96 pixels (height x width), growing from 50 % of it'),
-    ({'init': 'imagenet', 'initial_weights': 'resnet10t.c3_in1k of timm'}, 'starts from', 'resnet10t.c3_in1k of timm'),
-    ({'init': 'none', 'initial_weights': 'random'}, 'starts from', 'random weights'),
-    ({'init': 'imagenet'}, 'starts from', 'ImageNet weights')])
-def test_settings_of_a_run(settings, keys, part, value):
-    assert settings(**keys)[part] == value
-
-
-def test_settings_that_an_old_run_does_not_know_are_left_out(settings):
-    new = {'recipe', 'deferred re-balancing', 'augmentation', 'learning-rate schedule', 'moving average of the weights'}
-    assert not new & set(settings())
-
-
-def test_every_mixing_has_a_name():
-    assert set(MIXINGS) == set(MIXING)
 
 
 @pytest.mark.parametrize('line', ['Calibrated with temperature 2.000', 'Class prior changed to: uniform', 'Logit adjustment with tau 1',

@@ -27,6 +27,15 @@ class ReportOptions:
     ordered: bool | None = None  # the classes are grades; None: by their names and the --metric of the runs
     stratified: bool = False  # bootstrap within each class
     folder: str = os.curdir  # where the page will lie
+    title: str | None = None  # None: the name of the run, or how many are compared
+    author: str | None = None
+    purpose: str | None = None
+    data: str | None = None  # what the images are, in words
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What the author says about the page: name and text."""
+        return [(name.capitalize(), text) for name in ('author', 'purpose', 'data') if (text := getattr(self, name))]
 
 
 def lead(runs: list[Run]) -> str:
@@ -39,8 +48,10 @@ def lead(runs: list[Run]) -> str:
     return what + by + (f", measured on {' or '.join(f'{n:,}' for n in tested)} images." if tested else ', not tested yet.')
 
 
-def run_sections(run: Run, options: ReportOptions, ordered: bool, level: int = 2, prefix: str = '') -> list[Section]:
-    """The parts of one run, without those that it has no files for. `prefix`: of the ids on the page; `level`: of the headings."""
+def run_sections(run: Run, options: ReportOptions, ordered: bool, within: str | None = None) -> list[Section]:
+    """The parts of one run, without those that it has no files for. `within`: anchor of the section that holds them, if one does."""
+    prefix = f'{within}-' if within else ''
+
     def draw(name: str, drawn: Figure, alt: str) -> str:
         return to_svg(drawn, f'{prefix}{name}', alt)
 
@@ -60,7 +71,7 @@ def run_sections(run: Run, options: ReportOptions, ordered: bool, level: int = 2
                  ('mistakes', 'Most confident mistakes', mistakes(run.table, options.data_path))]
     else:
         parts = [('scores', 'Scores', [note('There are no labelled predictions of this run: test it first.')]), *described]
-    return [section(f'{prefix}{anchor}', title, content, level) for anchor, title, content in parts if content]
+    return [section(f'{prefix}{anchor}', title, content, within=within) for anchor, title, content in parts if content]
 
 
 def _several(runs: list[Run], options: ReportOptions, ordered: bool) -> list[Section]:
@@ -71,7 +82,7 @@ def _several(runs: list[Run], options: ReportOptions, ordered: bool) -> list[Sec
         return [*parts, section('one', 'Each run', [paragraph(text)])]
     with progress(len(runs), 'runs one by one', unit='run') as bar:
         for i, run in enumerate(runs):
-            inner = run_sections(run, options, ordered, level=3, prefix=f'run{i}-')
+            inner = run_sections(run, options, ordered, within=f'run{i}')
             parts.append(section(f'run{i}', run.name, [part.html for part in inner], heading=f'Run {run.name}'))
             bar.update()
     return parts
@@ -86,4 +97,4 @@ def build_report(runs: list[Run], options: ReportOptions | None = None) -> str:
     else:
         title, parts = f'Comparison of {len(runs)} runs', _several(runs, options, ordered)
     sources = source_lines([run.table.path for run in runs if run.table], options.folder)
-    return page(title, lead(runs), parts, f'{date.today():%d %B %Y}', sources=sources)
+    return page(options.title or title, lead(runs), parts, f'{date.today():%d %B %Y}', sources=sources, facts=options.facts)

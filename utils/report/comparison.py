@@ -6,17 +6,16 @@ from markupsafe import Markup
 
 from utils.common import InputError
 from utils.evaluation import MOST_CLASSES, SMALLER_IS_BETTER
+from utils.report import settings
 from utils.report.html import Cell, Section, figure, figures, note, section, table
 from utils.report.runs import Run, series
 from utils.report.scores import count, folded_kinds, percent, stacked
 from utils.statistics import plots
 from utils.statistics.comparison import SHOWN, MethodRuns, difference, find_csvs, load_methods, mean_ranks, settings_notes, summary
 from utils.statistics.many_classes import choose, extremes
+from utils.statistics.settings import describe_settings
 from utils.statistics.text import kinds_of, show
 from utils.statistics.weighted_metrics import METRIC_NAMES, mean_of_defined
-
-NOT_COMPARED = ('save_path', 'class_names', 'class_count', 'csv_sha256', 'parent', 'resume', 'overwrite', 'frozen', 'reinitialised',
-                'initial_weights')
 
 
 def methods_of(runs: list[Run], draws: int, ordered: bool | None = None, stratified: bool = False) -> list[MethodRuns]:
@@ -60,7 +59,7 @@ def _scores(methods, summaries):
                    ['method', 'runs', 'images', 'rank', *(METRIC_NAMES[name] for name in (*names, 'ece'))], rows, sortable=True)]
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         parts.append(note('Not all methods were tested on the same images: their scores are not comparable.'))
-    parts += [note(f'{line}.') for line in settings_notes(methods)]
+    parts += [note(f'{line}.') for line in settings_notes(methods, lambda found: describe_settings(settings.entries_in_words(found)))]
     overlap = Markup('<p>{} Methods may differ although their intervals overlap: the paired differences tell '
                      '(<code>--baseline METHOD</code>).</p>').format(_coverage(methods, summaries))
     return [*parts, overlap, _kinds(summaries, (*names, 'ece')), figures(*forests)]
@@ -129,12 +128,10 @@ def _recalls(methods, summaries):
 
 def _settings(runs):
     trained = [run for run in runs if run.config]
-    flags = [name for name in dict.fromkeys(name for run in trained for name in run.config) if name not in NOT_COMPARED]
-    values = {name: [run.config.get(name) for run in trained] for name in flags}
-    differing = [name for name in flags if any(value != values[name][0] for value in values[name])]
-    if not trained or not differing:
+    differing = settings.differing_parts([run.config for run in trained])
+    if not differing:
         return []
-    rows = [[run.name, *(str(values[name][i]) for name in differing)] for i, run in enumerate(trained)]
+    rows = [[run.name, *(words[i] for words in differing.values())] for i, run in enumerate(trained)]
     return [table('Settings that differ between the runs', ['run', *differing], rows, numbers=False)]
 
 

@@ -2,6 +2,7 @@
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+WIDE = 500  # points; wider figures scroll in a narrow window, others shrink to its width
 HERE = os.path.dirname(__file__)
 TEMPLATES = Environment(loader=FileSystemLoader(os.path.join(HERE, 'templates')), autoescape=True, undefined=StrictUndefined,
                         trim_blocks=True, lstrip_blocks=True)
@@ -34,9 +36,11 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(TEMPLATES.get_template(f'{template}.html').render(values))
 
 
-def section(anchor: str, title: str, parts: Iterable[Markup], level: int = 2, heading: str | None = None) -> Section:
-    """A part of the page below its heading (h2, h3, ...), which names it for screen readers. `heading`: `title` by default."""
-    html = render('section', anchor=anchor, heading=title if heading is None else heading, parts=parts, level=level)
+def section(anchor: str, title: str, parts: Iterable[Markup], heading: str | None = None, within: str | None = None) -> Section:
+    """A part of the page below its heading, which names it for screen readers. `heading`: `title` by default. `within`: anchor of the
+    section around it, whose heading is one level higher and comes first in the name."""
+    html = render('section', anchor=anchor, heading=title if heading is None else heading, parts=parts, level=3 if within else 2,
+                  within=within)
     return Section(anchor, title, html)
 
 
@@ -45,16 +49,19 @@ def table(caption: str, header: Sequence[object], rows: Iterable[Sequence[object
     """A table that scrolls by itself in a narrow window.
 
     `header` and each row hold one value per column. The first of a row names it; the others may be a `Cell`.
-    `sortable` makes the headings buttons, `numbers` aligns all columns but the first to the right.
+    `sortable` makes the headings buttons, `numbers` aligns all columns but the first to the right. Without numbers, long words of a
+    table with up to three columns are broken in a narrow window.
     """
-    classes = ' '.join(word for word, on in (('sortable', sortable), ('numbers', numbers)) if on)
+    kinds = {'sortable': sortable, 'numbers': numbers, 'words': not numbers and len(header) <= 3}
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
-    return render('table', caption=caption, header=header, rows=cells, sortable=sortable, classes=classes)
+    return render('table', caption=caption, header=header, rows=cells, sortable=sortable,
+                  classes=' '.join(name for name, on in kinds.items() if on))
 
 
 def figure(svg: str, title: str, text: str) -> Markup:
     """`svg`: an element as `plots.to_svg` writes it; it is not escaped. `text` says in a sentence or two how to read the figure."""
-    return render('figure', svg=Markup(svg), title=title, text=text)
+    points = re.search(r'width: (\d+)pt', svg)
+    return render('figure', svg=Markup(svg), title=title[:1].upper() + title[1:], text=text, wide=points and int(points[1]) > WIDE)
 
 
 def figures(*items: Markup) -> Markup:
@@ -71,6 +78,11 @@ def note(text: str) -> Markup:
     return Markup('<p class="note">{}</p>').format(text)
 
 
+def folded(heading: str, part: Markup) -> Markup:
+    """A part of the page that opens when its heading is pressed."""
+    return Markup('<details><summary>{}</summary>{}</details>').format(heading, part)
+
+
 def folded_list(heading: str, items: Iterable[str]) -> Markup:
     """A list that opens when its heading is pressed."""
     return render('folded_list', heading=heading, items=items)
@@ -81,14 +93,16 @@ def _read(name: str) -> str:
         return f.read()
 
 
-def page(title: str, lead: str, sections: Sequence[Section], date: str, sources: str = '') -> str:
+def page(title: str, lead: str, sections: Sequence[Section], date: str, *, sources: str = '',
+         facts: Sequence[tuple[str, str]] = ()) -> str:
     """The whole file.
 
     It loads nothing from anywhere and runs no script but its own. The browser enforces both, through the content security policy.
-    `sources`: the lines of `provenance.source_lines`, which tell later whether the page is outdated.
+    `facts`: name and text of what the author says about the page. `sources`: the lines of `provenance.source_lines`, which tell later
+    whether the page is outdated.
     """
     script = _read('report.js')
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = render('page', title=title, lead=lead, sections=sections, date=date, sources=sources, style=Markup(_read('report.css')),
-                  script=Markup(script), script_hash=script_hash)
+    text = render('page', title=title, lead=lead, sections=sections, date=date, sources=sources, facts=facts,
+                  style=Markup(_read('report.css')), script=Markup(script), script_hash=script_hash)
     return text.encode('utf-8', 'replace').decode() + '\n'  # paths that are not UTF-8 get question marks

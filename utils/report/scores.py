@@ -34,9 +34,9 @@ NUMBERED = 12  # letters of a class name, above which a table numbers its column
 SEEN_AS = {'val': 'chose the epoch of this network', 'train': 'trained this network'}
 
 
-def stacked(cell: dict) -> Cell:
-    """The percent with the interval below it, sorted by the value."""
-    value, _, interval = show(cell).partition(' ')
+def stacked(cell: dict, digits: int = 1, scale: float = 100) -> Cell:
+    """The value, in percent by default, with the interval below it; sorted by the value."""
+    value, _, interval = show(cell, digits, scale).partition(' ')
     return Cell(Markup('{} <small>{}</small>').format(value, interval) if interval else value, cell['value'])
 
 
@@ -79,7 +79,7 @@ def scores(table: PredictionTable, result: dict, seen_as: str | None) -> list[Ma
     shown = [name for name in METRIC_NAMES if metrics[name]['value'] is not None]
     cards = [_card(name, metrics[name], result['chance']) for name in CARDS
              if name in shown and not (name == 'mcc' and 'kappa' in shown)]
-    values = [show(metrics[name], 3, 1) if name in NOT_PERCENT else show(metrics[name]) for name in shown]
+    values = [stacked(metrics[name], *((3, 1) if name in NOT_PERCENT else (1, 100))).shown for name in shown]
     chance = {name: percent(value) for name, value in result['chance'].items()}
     rows = [[METRIC_NAMES[name], Markup('<span class="value">{}</span>').format(value), chance.get(name, '-'), MEANING[name]]
             for name, value in zip(shown, values, strict=True)]

@@ -1,96 +1,31 @@
 """One run -> what was run, on which images, and how its training went, as parts of the report."""
-import json
-
 import numpy as np
 from markupsafe import Markup
 
 from utils.evaluation import SMALLER_IS_BETTER
-from utils.report.html import Draw, figure, figures, table
+from utils.report import settings
+from utils.report.html import Draw, figure, figures, folded, table
 from utils.report.runs import Run, series
 from utils.runs.history import best_epoch
 from utils.statistics import plots
 from utils.statistics.many_classes import choose, extremes
 from utils.statistics.weighted_metrics import METRIC_NAMES, labels_of
 
-STARTS = {'random': 'random weights', 'none': 'random weights', 'imagenet': 'ImageNet weights'}
-MIXINGS = {'none': 'none', 'balanced_mixup': 'Balanced-MixUp', 'mixup': 'MixUp', 'cutmix': 'CutMix', 'remix': 'Remix'}
-
-
-def _loss(c):
-    parameters = ', '.join(f'{name} {value:g}' for name, value in (c.get('loss_params') or {}).items())
-    return c['loss_fn'] + (f' ({parameters})' if parameters else '')
-
-
-def _deferred(c):
-    n_deferred = round(c.get('defer', 0) * c['n_epochs'])
-    return f"begins after epoch {n_deferred} of {c['n_epochs']}" if n_deferred else None
-
-
-def _mixing(c):
-    if c['mixing'] == 'none':
-        return 'none'
-    off = c.get('mixup_off_epochs')
-    return (f"{MIXINGS.get(c['mixing'], c['mixing'])}, alpha {c['mix_alpha']:g}"
-            + (f', not in the last {off} of {c["n_epochs"]} epochs' if off else ''))
-
-
-def _schedule(c):
-    """What --schedule and the flags that it uses were."""
-    if 'schedule' not in c:
-        return None
-    parts = [c['schedule']]
-    parts += [f"patience {c['patience']}"] if c['schedule'] == 'plateau' else []
-    parts += [f"minimum {c['min_lr']:g}"] if c['schedule'] != 'onecycle' else []
-    parts += [f"warm-up in the first {100 * c['warmup']:g} % of the steps"] if c['warmup'] else []
-    return ', '.join(parts)
-
-
-def _optimisation(run):
-    c = run.config
-    parts = [c['optimizer'], f"learning rate {c['lr']:g}"]
-    if c['optimizer'] == 'sgd' and c.get('schedule') == 'onecycle':  # which sets the momentum itself
-        parts += ['momentum 0.95 to 0.85 and back']
-    elif c['optimizer'] == 'sgd' and c.get('momentum'):
-        parts += [f"momentum {c['momentum']:g}"]
-    parts += [f"weight decay {c['wd']:g}"] if c.get('wd') else []
-    return ', '.join([*parts, f"{c['batch_size']} images a step", f"{len(run.history)} of {c['n_epochs']} epochs", f"seed {c['seed']}"])
-
-
-def _network(c):
-    size = f"input {c['im_size'][0]} x {c['im_size'][1]} pixels (height x width)"
-    growing = f", growing from {100 * c['grow_from']:g} % of it" if c.get('grow_from', 1) < 1 else ''
-    return f"{c['model_name']}, {size}{growing}"
-
 
 def what_was_run(run: Run) -> list[Markup]:
-    c, rows = run.config, []
+    """The settings in words: the main ones, and all of them folded."""
+    c, rows, parts = run.config, [('run', run.name)], []
     if c is not None:
-        metric = METRIC_NAMES.get(c['metric'], c['metric'])
-        parent, start = c['parent'], c.get('initial_weights', c['init'])
-        rows = [
-            ('network', _network(c)),
-            ('starts from', f"{parent['path']}, its epoch {parent['epoch']}" if parent else STARTS.get(start, start)),
-            ('trained layers', {'all': 'all', 'classifier': 'the last one (frozen backbone)'}.get(c['trainable'], c['trainable'])),
-            ('recipe', c.get('recipe')),
-            ('loss', _loss(c)),
-            ('sampling of training images', c['sampling']),
-            ('deferred re-balancing', _deferred(c)),
-            ('mixing', _mixing(c)),
-            ('augmentation', c.get('augment')),
-            ('optimisation', _optimisation(run)),
-            ('learning-rate schedule', _schedule(c)),
-            ('moving average of the weights', f"decay {c['ema']:g}" if c.get('ema') else None),
-            ('epoch kept', f"{best_epoch(run.history, c['metric'])}, the best by {metric} on validation" if run.history else 'none yet'),
-            ('training images', f"{sum(c['class_count']):,} of {len(c['class_count'])} classes, {c['csv_train']}"),
-            ('validation images', c['csv_val']),
-            ('versions', f"PyTorch {c['torch']} on {c['device_type']}, mixed precision: {c['mixed_precision']}")]
-        rows = [(part, value) for part, value in rows if value is not None]  # off, or not known of an old run
+        words = {part.name: part.words(c) for part in settings.PARTS} | {'epochs': f"{len(run.history)} of {c['n_epochs']} trained"}
+        kept = f"{best_epoch(run.history, c['metric'])}, the best by {METRIC_NAMES.get(c['metric'], c['metric'])} on the validation images"
+        rows += [(name, value) for name, value in words.items() if value is not None]
+        rows.append(('epoch kept', kept if run.history else 'none yet'))
     if run.table:
         rows.append(('tested images', f'{len(run.table.preds):,}, {run.table.path}'))
-    parts = [table('Settings, data and versions', ['part', 'value'], rows + [('test', fact) for fact in run.facts], numbers=False)]
+    parts.append(table('Settings, data and versions', ['setting', 'value'], rows + [('test', fact) for fact in run.facts], numbers=False))
     if c is not None:
-        parts.append(Markup('<details><summary>Every setting (config.cfg)</summary><pre>{}</pre></details>').format(
-            json.dumps(c, indent=1, ensure_ascii=False)))
+        entries = [[name, value, Markup('<code>{}</code>').format(key)] for name, value, key in settings.every_entry(c)]
+        parts.append(folded('Every setting', table('Entries of config.cfg', ['setting', 'value', 'entry'], entries, numbers=False)))
     return parts
 
 

@@ -1,7 +1,7 @@
 """Comparison of methods over folds and seeds: means, standard deviations, intervals, ranks, and paired differences to a baseline."""
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,11 +116,11 @@ def load_methods(csvs: Csvs, draws: int = 1000, seed: int = 0, ordered: bool | N
     return methods
 
 
-def settings_notes(methods: Sequence[MethodRuns]) -> list[str]:
-    """Notes on pooled runs with different settings, predictions of checkpoints that have been replaced, identical csvs, and differences in
-    how the runs were tested."""
+def settings_notes(methods: Sequence[MethodRuns], describe: Callable[[Mapping], str] = describe_settings) -> list[str]:
+    """One line for each of the methods whose runs differ in more than they may, for each csv of a network that its run has replaced, for
+    copies of one file, and for differences in how the runs were tested."""
     differing = {method.name: differing_settings(method.csvs, method.image_sets) for method in methods}
-    pooled = [f'{name} pools runs whose settings differ: {describe_settings(found)}' for name, found in differing.items() if found]
+    pooled = [f'{name} pools runs whose settings differ: {describe(found)}' for name, found in differing.items() if found]
     replaced = filter(None, (replaced_network(csv) for method in methods for csv in method.csvs))
     csvs = {method.name: method.csvs for method in methods}
     return [*pooled, *replaced, *copies_note(csvs), *ways_note(csvs)]

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from utils.statistics.curves import Reliability
 
-FG, LINE = '#010203', '#a1a2a3'  # placeholders for the text and line colours of the page: see `to_svg`
+FG, LINE, HEAT = '#010203', '#a1a2a3', '#2b8ac7'  # stand for the text, line and heat map colours of the page: see `to_svg`
 BLUE = '#2b83ba'
 # Distinct for colour-blind readers, and readable on white and on black. With more than eight lines, the dashes differ.
 COLOURS = (BLUE, '#e08214', '#1b9e77', '#d6604d', '#c274b0', '#7a7a7a', '#a6761d', '#7570d3')
@@ -50,7 +50,7 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', '<g', svg)  # ids that are the same in every figure and never referenced
     width = float(re.findall(r'width="([\d.]+)pt"', svg)[0])
     head = f'<svg role="img" aria-label="{escape(alt)}" style="width: {width:.0f}pt; min-width: {.72 * width:.0f}pt"'
-    svg = svg.replace('<svg', head, 1).replace(FG, 'var(--fg)').replace(LINE, 'var(--line)')
+    svg = svg.replace('<svg', head, 1).replace(FG, 'var(--fg)').replace(LINE, 'var(--line)').replace(HEAT, 'var(--heat)')
     return re.sub(r'\n\s*', '\n', svg)
 
 
@@ -141,11 +141,10 @@ def heat_map(shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], xl
     figure = Figure((2.3 + cell * c, 1.9 + height * r), layout='constrained')
     ax = figure.subplots()
     colours = np.empty((r, c, 4))
-    colours[..., :3], colours[..., 3] = to_rgb('#0067a3'), np.nan_to_num(shares)
+    colours[..., :3], colours[..., 3] = to_rgb(HEAT), np.nan_to_num(shares)
     ax.pcolormesh(np.arange(c + 1) - .5, np.arange(r + 1) - .5, colours, edgecolors=LINE, linewidth=.3)
     for i, j in zip(*np.nonzero(np.nan_to_num(shares, nan=-1) > above), strict=True):
-        ax.text(j, i, f'{100 * shares[i, j]:.0f}', ha='center', va='center', fontsize=9 if c <= 10 else 7.5,
-                color='white' if shares[i, j] > .5 else FG)
+        ax.text(j, i, f'{100 * shares[i, j]:.0f}', ha='center', va='center', fontsize=9 if c <= 10 else 7.5, color=FG)
     ax.set_xticks(range(c), [short(name) for name in columns], rotation=90 if c > 10 else 45, ha='center' if c > 10 else 'right',
                   rotation_mode='default' if c > 10 else 'anchor')
     ax.set_yticks(range(r), [short(name) for name in rows])
