@@ -14,6 +14,7 @@ NARROW = ('document.documentElement.scrollWidth > innerWidth ? [...document.quer
           'e => e.getBoundingClientRect().right > innerWidth && !e.closest(".scroll")).map(e => e.outerHTML.slice(0, 99)).join() : ""')
 
 
+KEYS = {'Enter': ('Enter', 13, '\r'), ' ': ('Space', 32, ' '), 'Tab': ('Tab', 9, ''), 'ArrowRight': ('ArrowRight', 39, '')}
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
 
 
@@ -81,15 +82,17 @@ class Browser:
         return [other for other in urls if other != url and not other.startswith('data:')]
 
     def run(self, expression):
-        result = self.call('Runtime.evaluate', expression=expression, returnByValue=True)
+        """-> the value of a JavaScript expression, that of its promise if it is one. The security policy of the page does not apply."""
+        result = self.call('Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=True)
         if 'exceptionDetails' in result:
             raise RuntimeError(result['exceptionDetails']['exception']['description'])
         return result['result'].get('value')
 
     def press(self, key):
-        """'Enter' or ' ', as the keyboard sends it to what has the focus."""
-        facts = {'key': key, 'code': {'Enter': 'Enter', ' ': 'Space'}[key], 'windowsVirtualKeyCode': {'Enter': 13, ' ': 32}[key]}
-        self.call('Input.dispatchKeyEvent', type='keyDown', text={'Enter': '\r', ' ': ' '}[key], **facts)
+        """Press and release a key of KEYS; the element that has the focus gets it."""
+        code, number, text = KEYS[key]
+        facts = {'key': key, 'code': code, 'windowsVirtualKeyCode': number}
+        self.call('Input.dispatchKeyEvent', type='keyDown', **facts, **({'text': text} if text else {}))
         self.call('Input.dispatchKeyEvent', type='keyUp', **facts)
 
     def screenshot(self, path, whole=True):

@@ -19,7 +19,8 @@ from utils.training.optim import OPTIMIZERS, SCHEDULES
 
 PYTHON = re.compile(r"\b(None|True|False|null|nan|NaN|inf)\b|\{|\}|\['|\[\]|\(\)|<class|\d[eE][+-]?\d")
 FOLLOWING = {  # --csv_val, and what `run_config` adds to the flags
-    'csv_val': 'val.csv', 'format': 2, 'head': 'linear', 'initial_weights': 'random', 'class_column': 'grade', 'class_names': ['x', 'y'], 'class_count': [9, 3],
+    'csv_val': 'val.csv', 'format': 2, 'head': 'linear', 'initial_weights': 'random', 'class_column': 'grade',
+    'class_names': ['x', 'y'], 'class_count': [9, 3],
     'parent': None, 'frozen': [], 'reinitialised': [], 'csv_sha256': {'train': 'a' * 64, 'val': 'b' * 64}, 'decoder': 'Pillow',
     'torch': '2', 'device_type': 'cpu', 'mixed_precision': 'no'}
 PARENT = {'path': 'experiments/one/seed0/epoch_05_K_1.00', 'epoch': 5, 'metric': 'bacc', 'score': .5, 'loaded': 9, 'im_size': [64, 64]}
