@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from markupsafe import escape
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -41,6 +42,24 @@ def test_one_run(tmp_path, k):
     assert [name for name in ('header', 'nav', 'main', 'footer') if len(page.all(name)) == 1] == ['header', 'nav', 'main', 'footer']
     assert 'epoch kept2, the best by MCC on the validation images' in page.text and f'{60 + 3 * k} images' in page.text
     assert 'patient1' not in html  # no image, no name of one
+
+
+HEAD = {'title': 'Grades', 'author': 'A. Author', 'purpose': 'Choice of a loss', 'data': 'Drawn images'}
+
+
+@pytest.mark.parametrize('texts', [HEAD, {name: f'{name} {SCRIPT} "a" & \'b\' </title></dl>' for name in HEAD}, {'author': 'Ä. Ö'}])
+def test_head_of_the_page(tmp_path, texts):
+    html = report(write_run(tmp_path, 'a/b', ['x', 'y']), *(word for name, text in texts.items() for word in (f'--{name}', text)))
+    page = Page(html)
+    assert len(page.all('script')) == 1 and len(page.all('title')) == len(page.all('h1')) == 1
+    assert page.text.count(texts.get('title', 'a/b')) >= 2  # in the head and on the page
+    shown = dict(re.findall(r'<div><dt>(Author|Purpose|Data)</dt><dd>(.*?)</dd></div>', html))
+    assert shown == {name.capitalize(): str(escape(text)) for name, text in texts.items() if name != 'title'}
+
+
+def test_no_head_without_its_flags(tmp_path):
+    html = report(write_run(tmp_path, 'a/b', ['x', 'y']), '--author', '', '--title', ' ')
+    assert '<dl class="facts">' not in html and '<title>a/b</title>' in html and '<h1>a/b</h1>' in html
 
 
 def test_images_only_when_asked_for(tmp_path):

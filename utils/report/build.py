@@ -35,7 +35,7 @@ class ReportOptions:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """What the author says about the page: name and text."""
-        return [(name.capitalize(), text) for name in ('author', 'purpose', 'data') if (text := getattr(self, name))]
+        return [(name.capitalize(), text) for name in ('author', 'purpose', 'data') if (text := (getattr(self, name) or '').strip())]
 
 
 def lead(runs: list[Run]) -> str:
@@ -97,4 +97,4 @@ def build_report(runs: list[Run], options: ReportOptions | None = None) -> str:
     else:
         title, parts = f'Comparison of {len(runs)} runs', _several(runs, options, ordered)
     sources = source_lines([run.table.path for run in runs if run.table], options.folder)
-    return page(options.title or title, lead(runs), parts, f'{date.today():%d %B %Y}', sources=sources, facts=options.facts)
+    return page((options.title or '').strip() or title, lead(runs), parts, f'{date.today():%d %B %Y}', sources=sources, facts=options.facts)
