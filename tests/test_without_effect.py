@@ -173,7 +173,7 @@ def test_operating_points_without_effect(tmp_path, monkeypatch, capsys, n_files,
 @pytest.mark.parametrize(('n_runs', 'tested', 'flags', 'reason'), [
     (2, False, '--baseline a0', 'for runs that have not been tested'), (2, True, '--baseline a0', None),
     (2, False, '--with_images --data_path .', 'for runs that have not been tested'),
-    (7, True, '--with_images --data_path .', 'for more than 6 runs, which are not shown one by one')])
+    (7, True, '--with_images --data_path .', 'for more than 6 runs, which have no sections for single runs')])
 def test_flags_of_a_report_without_effect(tmp_path, capsys, n_runs, tested, flags, reason):
     runs = [str(write_run(tmp_path, f'a{i}', ['x', 'y'], seed=i, tested=tested)) for i in range(n_runs)]
     report.main([*runs, '--draws', '100'][:None if tested else -2] + flags.split())

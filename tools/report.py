@@ -1,4 +1,4 @@
-r"""One page to look at and to send: report.html, a single file that needs no network, for one run or to compare several.
+r"""Write a report on one run, or a comparison of several, as a single HTML file that needs no network.
 
 Examples, after the demonstration (bash run_lt_experiments.sh):
 
@@ -10,7 +10,7 @@ Examples, after the demonstration (bash run_lt_experiments.sh):
 """
 from utils.cli import tune_process
 
-tune_process()  # first of all
+tune_process()  # before the imports below
 
 import argparse
 import os
@@ -27,7 +27,7 @@ from utils.statistics.bootstrap import STRATIFIED
 WITHOUT_EFFECT = (
     *((flag, 'for runs that have not been tested', lambda a: not a.is_tested)
       for flag in ('draws', 'stratified', 'baseline', 'with_images')),
-    ('with_images', f'for more than {MOST_DETAILS} runs, which are not shown one by one', lambda a: a.n_runs > MOST_DETAILS),
+    ('with_images', f'for more than {MOST_DETAILS} runs, which have no sections for single runs', lambda a: a.n_runs > MOST_DETAILS),
 )
 
 
@@ -35,25 +35,25 @@ def get_parser():
     parser = script_parser(__doc__)
     runs = parser.add_argument_group('runs')
     runs.add_argument('runs', nargs='+', metavar='RUN_OR_RESULTS',
-                      help='run below experiments/, its folder below results/, a per-image csv, or a folder of many')
-    runs.add_argument('--file', metavar='NAME', help='per-image csvs to read (default: results_test.csv, else results_val.csv)')
+                      help='run folder below experiments/ or results/, per-image csv, or folder with several of them')
+    runs.add_argument('--file', metavar='NAME', help='name of the per-image csvs (default: results_test.csv, else results_val.csv)')
     head = parser.add_argument_group('head of the page')
     head.add_argument('--title', metavar='TEXT', help='title (default: name of the run, or number of runs)')
     head.add_argument('--author', metavar='TEXT', help='who wrote the report')
     head.add_argument('--purpose', metavar='TEXT', help='purpose of the report')
     head.add_argument('--data', metavar='TEXT', help='description of the images and their source')
     content = parser.add_argument_group('content')
-    content.add_argument('--baseline', metavar='METHOD', help='of several methods: show the paired difference of each to this one')
+    content.add_argument('--baseline', metavar='METHOD', help='method from which the paired difference of each other method is shown')
     content.add_argument('--ordered', action=argparse.BooleanOptionalAction,
-                         help='the classes are grades: kappa has a meaning (default: when they are called DR0, DR1, ... or grade 0, ..., '
-                              'or a run chose its epoch by kappa)')
+                         help='treat the classes as ordered grades and report kappa (default: if they are called DR0, DR1, ... or '
+                              'grade 0, ..., or if a run selected its epoch by kappa)')
     content.add_argument('--stratified', action='store_true', help=STRATIFIED)
-    content.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap draws, 100 or more')
+    content.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap resamples, 100 or more')
     content.add_argument('--with_images', action='store_true',
-                         help='show the most confident mistakes, with image names: the file then holds data of patients')
-    content.add_argument('--data_path', metavar='FOLDER', help='folder of the images, for --with_images')
+                         help='show the most confident mistakes with image names; the file then holds patient data')
+    content.add_argument('--data_path', metavar='FOLDER', help='folder of the images for --with_images')
     output = parser.add_argument_group('output')
-    output.add_argument('--out', metavar='FILE', help='file to write (default: report.html in the folder of the results)')
+    output.add_argument('--out', metavar='FILE', help='file to write (default: report.html in the results folder)')
     add_private_flag(output)
     return parser
 
@@ -64,17 +64,17 @@ def main(argv=None):
     if args.draws < 100:
         raise InputError('--draws must be 100 or more')
     if args.with_images != (args.data_path is not None):
-        raise InputError('--with_images and --data_path FOLDER belong together: images are shown only when both are given')
+        raise InputError('--with_images and --data_path FOLDER belong together: give both or neither')
     if args.data_path is not None and not os.path.isdir(args.data_path):
-        raise InputError(f'--data_path {args.data_path} is no folder')
+        raise InputError(f'--data_path {args.data_path} is not a folder')
     runs = find_runs(args.runs, args.file)
     warn_without_effect(parser, argv, args, WITHOUT_EFFECT, is_tested=any(run.table for run in runs), n_runs=len(runs))
     if args.file and not any(run.table for run in runs):
-        raise InputError(f'--file {args.file}: none of the runs has it, with labels')
+        raise InputError(f'--file {args.file}: no run has a file of this name with labels')
     if args.baseline and len(runs) == 1:
-        raise InputError('--baseline compares several runs: name more of them, or their common folder')
+        raise InputError('--baseline needs several runs: give more of them, or a folder that holds several')
     folders = [os.path.abspath(run.results or run.folder) for run in runs]
-    name = PAGES[args.with_images]  # the one to send does not become the one not to
+    name = PAGES[args.with_images]  # a page with images never replaces one without
     out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), name)
     keep_private(args.private, beside=os.path.dirname(out))
     check_writable(os.path.dirname(out))

@@ -13,7 +13,8 @@ from tools.report import main
 PAGES = ('run', 'comparison', 'images')
 FOCUSABLE = '[...document.querySelectorAll("a[href], button, summary, [tabindex=\'0\']")]'
 FOLDED = 'document.querySelectorAll("details").forEach(details => details.open = true)'
-SHADOWS = 'document.querySelectorAll(".scroll").forEach(box => box.style.background = "none")'  # axe cannot tell a contrast over gradients
+# axe cannot measure contrast over a gradient.
+SHADOWS = 'document.querySelectorAll(".scroll").forEach(box => box.style.background = "none")'
 
 
 @pytest.fixture(scope='module')

@@ -16,7 +16,7 @@ def test_comparison(tmp_path):
     write_run(tmp_path, 'set/new/seed0', ['DR0', 'DR1', 'DR2'], tested=False, epochs=0)
     page = Page(report(tmp_path / 'experiments'))
     assert 'Comparison of 4 runs' in page.text and 'Not all methods were tested' not in page.text
-    assert 'no labelled predictions of this run' in page.text and 'quadratic kappa' in page.text
+    assert 'no labelled predictions yet' in page.text and 'quadratic kappa' in page.text
     names = [attributes['id'] for name, attributes in page.elements if 'id' in attributes and name == 'h2']
     assert names == ['compare', 'recalls', 'settings', 'curves', 'run0', 'run1', 'run2', 'run3']
     assert 'compare-differences' not in page.text
@@ -28,8 +28,8 @@ def test_comparison(tmp_path):
     for name in ('mixup', 'two'):
         cells = difference(by_name[name], by_name['plain'])
         assert all(show(cells['metrics', metric], sign='+') in page.text for metric in SHOWN)
-    assert 'Difference to plain in points' in page.text
-    with pytest.raises(InputError, match='--baseline none: no such method; there are plain, mixup, two'):
+    assert 'Difference from plain in percentage points' in page.text
+    with pytest.raises(InputError, match=r'--baseline none: no such method \(there are: plain, mixup, two\)'):
         report(tmp_path / 'experiments', '--baseline', 'none')
     mixed = tmp_path / 'results' / 'set' / 'mixup' / 'seed0'
     (mixed / 'results_test.csv').rename(mixed / 'results_val.csv')

@@ -67,7 +67,7 @@ def table(html, caption):
 def test_one_run_says_what_it_shows(pages):
     text = Page(pages[0]).text
     notes = {f'{MOST_CLASSES} of {K} classes, the rarest and the most frequent.': 1,
-             f'{MOST_CLASSES} of {K} classes, those with the most wrong answers; answers of other classes are left out.': 1,
+             f'{MOST_CLASSES} of {K} classes, those with the most errors; predictions of other classes are left out.': 1,
              f'{MOST_CLASSES} of {K} classes, those with the lowest and those with the highest recall.': 1,
              f'{MOST_CURVES} of {K} classes, those with the lowest AUC and those with the most tested images.': 2}
     assert {note: text.count(f'Shown: {note}') for note in notes} == notes

@@ -76,7 +76,7 @@ def test_images_only_when_asked_for(tmp_path):
     assert len(page.all('figure')) == len(page.all('figcaption')) == 9 + 24
     assert 'holds images of patients' in page.text and len(page.all('script')) == 1
     for flags, message in ((['--with_images'], 'belong together'), (['--data_path', str(tmp_path)], 'belong together'),
-                           (['--with_images', '--data_path', 'absent'], 'is no folder'),
+                           (['--with_images', '--data_path', 'absent'], 'is not a folder'),
                            (['--with_images', '--data_path', str(tmp_path)], 'images to show are not in')):
         with pytest.raises(InputError, match=message):
             report(run, *flags)
@@ -91,7 +91,7 @@ def test_operating_points_are_those_of_the_evaluation(tmp_path):
     for of_name in points.values():
         for of_level in of_name.values():
             assert show(of_level['0.9']) in page.text and f"{of_level['0.9']['threshold']:.3f}" in page.text
-    with pytest.raises(InputError, match='--baseline compares several runs'):
+    with pytest.raises(InputError, match='--baseline needs several runs'):
         report(csv, '--baseline', 'a')
 
 
@@ -108,7 +108,7 @@ def test_both_folders_and_the_stages_are_found(tmp_path, monkeypatch):
         assert (run.name, run.folder, run.results) == ('two/seed0', str(second), str(results)) and len(run.table.labels) == 66
         assert [(name, len(records)) for name, records in run.stages] == [('one/seed0', 4), ('two/seed0', 3)]
         assert run.seen_as == 'val' and run.facts[0] == 'Calibrated with temperature 2.000'
-    assert 'stage 2' in report(second) and 'chose the epoch of this network' in report(second)
+    assert 'stage 2' in report(second) and 'used to select the epoch of this network' in report(second)
     monkeypatch.chdir(tmp_path)
     assert [run.name for run in find_runs(['results', 'experiments'])] == ['one/seed0', 'two/seed0']  # each once
 
@@ -155,7 +155,7 @@ def test_letters_that_the_font_lacks_are_no_warning(recwarn):
 def test_errors(tmp_path):
     run = write_run(tmp_path, 'a', ['x', 'y'])
     for args, message in ((['absent'], 'no such run or results: absent'), ([str(tmp_path / 'results'), '--draws', '9'], '--draws must be'),
-                          ([str(run), '--file', 'x.csv'], 'none of the runs has it')):
+                          ([str(run), '--file', 'x.csv'], 'no run has a file of this name')):
         with pytest.raises(InputError, match=message):
             main(args)
     (tmp_path / 'new').mkdir()

@@ -146,7 +146,7 @@ def test_a_text_report_is_not_taken_for_one_of_other_predictions(tested):
     for file in folder.glob('*.json'):
         file.unlink()
     assert way_of_test(str(folder / 'results_test.csv')) is None and way_of_test(str(folder / 'views.csv')) == '4 views'
-    assert 'performance_test.txt is of other predictions' in find_runs([str(folder)])[0].facts[0]
+    assert 'performance_test.txt is about other predictions' in find_runs([str(folder)])[0].facts[0]
 
 
 def test_each_predictions_file_keeps_its_results(tested):

@@ -1,7 +1,7 @@
-"""Runs and their figures to one HTML page that needs no network.
+"""The report: runs to one HTML page that needs no network.
 
-`runs` finds the files of a run, `build` puts the page together, `html` fills in the templates. Modules here import from every other room
-of `utils`; nothing in `utils` imports from here. To add a part of the page: write a function that returns a list of `Markup`, from
-`html.table`, `html.figure` or a template of its own in `templates/`, and name it with its anchor and title in `build.run_sections` or
-`comparison.comparison_sections`. Templates escape all text that is not `Markup`.
+`runs` finds the files of a run, `settings` puts its configuration into words, `build` assembles the page, and `html` fills in the
+templates. Modules here may import from every other room of `utils`; nothing in `utils` imports from here. To add a section, write a
+function that returns a list of `Markup`, made by `html.table`, `html.figure` or a new template in `templates/`. Then list it with its
+anchor and title in `build.run_sections` or `comparison.comparison_sections`. Templates escape all text that is not `Markup`.
 """

@@ -1,4 +1,4 @@
-"""Runs -> the text of report.html: the parts of one run, or the comparison of several and then each of them."""
+"""Runs -> the text of report.html: the sections of one run, or a comparison of several followed by each of them."""
 import os
 from dataclasses import dataclass
 from datetime import date
@@ -16,17 +16,17 @@ from utils.statistics.bootstrap import bootstrap_metrics
 from utils.statistics.plots import to_svg
 from utils.statistics.weighted_metrics import LEVEL, REFERABLE, is_ordered
 
-MOST_DETAILS = 6  # runs of a comparison that are also shown one by one
+MOST_DETAILS = 6  # a comparison of up to this many runs also has a section for each run
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    data_path: str | None = None  # folder of the images, to show the most confident mistakes
-    draws: int = 1000  # of the bootstrap
-    baseline: str | None = None  # method of a comparison that the others are compared with
-    ordered: bool | None = None  # the classes are grades; None: by their names and the --metric of the runs
-    stratified: bool = False  # bootstrap within each class
-    folder: str = os.curdir  # where the page will lie
+    data_path: str | None = None  # folder of the images; shows the most confident mistakes
+    draws: int = 1000  # bootstrap resamples
+    baseline: str | None = None  # method that the others of a comparison are compared with
+    ordered: bool | None = None  # the classes are grades; None: decided by their names and the --metric of the runs
+    stratified: bool = False  # resample within each class
+    folder: str = os.curdir  # folder of the page
     title: str | None = None  # None: the name of the run, or how many are compared
     author: str | None = None
     purpose: str | None = None
@@ -39,24 +39,25 @@ class ReportOptions:
 
 
 def lead(runs: list[Run]) -> str:
-    """What the page is about, in one sentence."""
+    """The subject of the page in one sentence."""
     classes = training.class_names_of(runs[0])
     networks = sorted({run.config['model_name'] for run in runs if run.config})
     tested = sorted({len(run.table.preds) for run in runs if run.table})
-    what = f"How well {'a network tells' if len(runs) == 1 else f'{len(runs)} networks tell'} {len(classes)} classes of images apart"
+    number = 'a network' if len(runs) == 1 else f'{len(runs)} networks'
     by = f" ({', '.join(networks)})" if networks else ''
-    return what + by + (f", measured on {' or '.join(f'{n:,}' for n in tested)} images." if tested else ', not tested yet.')
+    measured = f"measured on {' or '.join(f'{n:,}' for n in tested)} images" if tested else 'not tested yet'
+    return f"Performance of {number}{by} for {len(classes)} classes of images, {measured}."
 
 
 def run_sections(run: Run, options: ReportOptions, ordered: bool, within: str | None = None) -> list[Section]:
-    """The parts of one run, without those that it has no files for. `within`: anchor of the section that holds them, if one does."""
+    """The sections of one run; those without files are left out. `within`: anchor of the section around them, if any."""
     prefix = f'{within}-' if within else ''
 
     def draw(name: str, drawn: Figure, alt: str) -> str:
         return to_svg(drawn, f'{prefix}{name}', alt)
 
     count = run.config['class_count'] if run.config else None
-    described = [('run', 'What was run', training.what_was_run(run)),
+    described = [('run', 'Settings', training.what_was_run(run)),
                  ('data', 'Images of each class', training.images_of_classes(run, draw)),
                  ('training', 'Training', training.training(run, draw))]
     if run.table:
@@ -64,23 +65,23 @@ def run_sections(run: Run, options: ReportOptions, ordered: bool, within: str | 
                                    stratified=options.stratified)
         parts = [('scores', 'Scores', scores.scores(run.table, result, run.seen_as)),
                  *described,
-                 ('confusion', 'Right and wrong answers', scores.confusion(run.table, draw)),
-                 ('classes', 'Each class', scores.each_class(run.table, result, draw, count)),
-                 ('thresholds', 'Ranking and thresholds', scores.thresholds(run.table, result, draw)),
+                 ('confusion', 'Confusion matrix', scores.confusion(run.table, draw)),
+                 ('classes', 'Scores by class', scores.each_class(run.table, result, draw, count)),
+                 ('thresholds', 'ROC curves and thresholds', scores.thresholds(run.table, result, draw)),
                  ('trust', 'Can the probabilities be trusted?', scores.trust(run.table, result, draw)),
                  ('mistakes', 'Most confident mistakes', mistakes(run.table, options.data_path))]
     else:
-        parts = [('scores', 'Scores', [note('There are no labelled predictions of this run: test it first.')]), *described]
+        parts = [('scores', 'Scores', [note('This run has no labelled predictions yet: test it first.')]), *described]
     return [section(f'{prefix}{anchor}', title, content, within=within) for anchor, title, content in parts if content]
 
 
 def _several(runs: list[Run], options: ReportOptions, ordered: bool) -> list[Section]:
-    """The comparison, then each run of up to MOST_DETAILS."""
+    """The comparison, followed by a section for each of up to MOST_DETAILS runs."""
     parts = comparison_sections(runs, options.draws, options.baseline, options.ordered, stratified=options.stratified)
     if len(runs) > MOST_DETAILS:
-        text = f'More than {MOST_DETAILS} runs are not shown one by one: write the report of a single run for its figures.'
-        return [*parts, section('one', 'Each run', [paragraph(text)])]
-    with progress(len(runs), 'runs one by one', unit='run') as bar:
+        text = f'A comparison of more than {MOST_DETAILS} runs has no section for each run. The report of a single run shows its figures.'
+        return [*parts, section('one', 'Single runs', [paragraph(text)])]
+    with progress(len(runs), 'sections of single runs', unit='run') as bar:
         for i, run in enumerate(runs):
             inner = run_sections(run, options, ordered, within=f'run{i}')
             parts.append(section(f'run{i}', run.name, [part.html for part in inner], heading=f'Run {run.name}'))

@@ -1,4 +1,4 @@
-"""Parts of the page as markup, each from its template in `templates/`. Jinja escapes all text that is not `Markup`."""
+"""Parts of the page as markup, from the templates in `templates/`. Jinja escapes all text that is not `Markup`."""
 import base64
 import hashlib
 import os
@@ -19,7 +19,7 @@ Draw = Callable[[str, Figure, str], str]  # (name, figure, alternative text) -> 
 
 
 class Cell(NamedTuple):
-    """One cell of a table, with the number that its column is sorted by."""
+    """A cell of a table, with the number by which its column is sorted."""
     shown: object
     sort_by: float | None = None
 
@@ -32,13 +32,15 @@ class Section(NamedTuple):
 
 
 def render(template: str, **values: Any) -> Markup:
-    """Fill in `templates/<template>.html`. A name that the template uses and `values` lacks raises `jinja2.UndefinedError`."""
+    """Fill in `templates/<template>.html`. Raises `jinja2.UndefinedError` if `values` lacks a name that the template uses."""
     return Markup(TEMPLATES.get_template(f'{template}.html').render(values))
 
 
 def section(anchor: str, title: str, parts: Iterable[Markup], heading: str | None = None, within: str | None = None) -> Section:
-    """A part of the page below its heading, which names it for screen readers. `heading`: `title` by default. `within`: anchor of the
-    section around it, whose heading is one level higher and comes first in the name."""
+    """A section of the page. Its heading (default: `title`) is also its name for screen readers.
+
+    `within`: anchor of the section around it. Its heading is one level higher, and comes first in the name.
+    """
     html = render('section', anchor=anchor, heading=title if heading is None else heading, parts=parts, level=3 if within else 2,
                   within=within)
     return Section(anchor, title, html)
@@ -46,11 +48,11 @@ def section(anchor: str, title: str, parts: Iterable[Markup], heading: str | Non
 
 def table(caption: str, header: Sequence[object], rows: Iterable[Sequence[object]], sortable: bool = False,
           numbers: bool = True) -> Markup:
-    """A table that scrolls by itself in a narrow window.
+    """A table in a box that scrolls sideways if the window is too narrow.
 
-    `header` and each row hold one value per column. The first of a row names it; the others may be a `Cell`.
-    `sortable` makes the headings buttons, `numbers` aligns all columns but the first to the right. Without numbers, long words of a
-    table with up to three columns are broken in a narrow window.
+    `header` and each row hold one value per column. The first value of a row is its heading; the others may be a `Cell`. `sortable` turns
+    the column headings into buttons. `numbers` aligns all columns but the first to the right; without it, a table of up to three columns
+    breaks long words instead of scrolling.
     """
     kinds = {'sortable': sortable, 'numbers': numbers, 'words': not numbers and len(header) <= 3}
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
@@ -59,13 +61,14 @@ def table(caption: str, header: Sequence[object], rows: Iterable[Sequence[object
 
 
 def figure(svg: str, title: str, text: str) -> Markup:
-    """`svg`: an element as `plots.to_svg` writes it; it is not escaped. `text` says in a sentence or two how to read the figure."""
+    """A figure with its caption. `svg`: an element from `plots.to_svg`, which is not escaped. `text`: how to read the figure, in a sentence
+    or two."""
     points = re.search(r'width: (\d+)pt', svg)
     return render('figure', svg=Markup(svg), title=title[:1].upper() + title[1:], text=text, wide=points and int(points[1]) > WIDE)
 
 
 def figures(*items: Markup) -> Markup:
-    """Side by side where there is room."""
+    """Figures side by side, as far as the window is wide enough."""
     return Markup('<div class="figures">{}</div>').format(Markup().join(items))
 
 
@@ -74,17 +77,17 @@ def paragraph(text: str) -> Markup:
 
 
 def note(text: str) -> Markup:
-    """A paragraph that stands out."""
+    """A highlighted paragraph."""
     return Markup('<p class="note">{}</p>').format(text)
 
 
 def folded(heading: str, part: Markup) -> Markup:
-    """A part of the page that opens when its heading is pressed."""
+    """A part of the page that is hidden until its heading is clicked."""
     return Markup('<details><summary>{}</summary>{}</details>').format(heading, part)
 
 
 def folded_list(heading: str, items: Iterable[str]) -> Markup:
-    """A list that opens when its heading is pressed."""
+    """A list that is hidden until its heading is clicked."""
     return render('folded_list', heading=heading, items=items)
 
 
@@ -95,11 +98,10 @@ def _read(name: str) -> str:
 
 def page(title: str, lead: str, sections: Sequence[Section], date: str, *, sources: str = '',
          facts: Sequence[tuple[str, str]] = ()) -> str:
-    """The whole file.
+    """The whole HTML file.
 
-    It loads nothing from anywhere and runs no script but its own. The browser enforces both, through the content security policy.
-    `facts`: name and text of what the author says about the page. `sources`: the lines of `provenance.source_lines`, which tell later
-    whether the page is outdated.
+    It loads nothing and runs only its own script. The content security policy makes the browser enforce both. `facts`: (name, text) of
+    what the author states about the page. `sources`: the lines of `provenance.source_lines`, which later show whether the page is outdated.
     """
     script = _read('report.js')
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

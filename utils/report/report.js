@@ -1,4 +1,4 @@
-// Sorts a table by the column whose heading is pressed (mouse, Enter or Space); once more turns the order round.
+// Sort a table by the column whose heading is clicked (or pressed with Enter or Space). A second click reverses the order.
 'use strict';
 for (const button of document.querySelectorAll('table.sortable th button')) {
   button.addEventListener('click', () => {
@@ -21,7 +21,7 @@ for (const button of document.querySelectorAll('table.sortable th button')) {
   });
 }
 
-// What is too wide for the window scrolls by keyboard, too; what is not takes no part in the tab order.
+// A box that is wider than the window gets into the tab order, so that the keyboard can scroll it.
 const watcher = new ResizeObserver(entries => {
   for (const {target} of entries) {
     if (target.scrollWidth > target.clientWidth) target.tabIndex = 0; else target.removeAttribute('tabindex');

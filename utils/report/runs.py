@@ -1,4 +1,4 @@
-"""What a report is made from: a run folder below experiments/ and its folder below results/, found from either."""
+"""The files behind a report: a run folder below experiments/ and its folder below results/. Either of them leads to the other."""
 import os
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from utils.runs.provenance import replaced_network, results_of
 from utils.runs.text_reports import text_report_path
 from utils.statistics.bootstrap import check_classes
 
-CSVS = ('results_test.csv', 'results_val.csv')  # the first one that is there
+CSVS = ('results_test.csv', 'results_val.csv')  # the first one that exists
 
 
 class Run(NamedTuple):
@@ -23,14 +23,14 @@ class Run(NamedTuple):
     results: str | None  # results/NAME
     config: dict | None
     history: list[dict]  # records of log.jsonl
-    stages: list[tuple[str, list[dict]]]  # name and records, up to the epoch that the next stage starts from; the last is this run
+    stages: list[tuple[str, list[dict]]]  # name and records up to the epoch that the next stage starts from; the last one is this run
     table: PredictionTable | None  # with labels
-    facts: list[str]  # what is known of the test: corrections, checkpoint and csv, in sentences
-    seen_as: str | None  # 'train' or 'val' where the network saw the tested csv as that
+    facts: list[str]  # on the test: corrections, checkpoint and csv, as sentences
+    seen_as: str | None  # 'train' or 'val' if the tested csv was the training or validation csv of the network
 
 
 def _folders_below(path):
-    """Run folders and folders of results at or below `path`, sorted by name."""
+    """Run folders and results folders at or below `path`, sorted by name."""
     found = []
     for folder, below, files in os.walk(path):
         below[:] = [] if is_run(folder) else sorted(below)
@@ -40,16 +40,16 @@ def _folders_below(path):
 
 
 def _stages(folder, config, history):
-    """The records of this run after those of the runs that it started from, as far as their logs can be found. Raises `InputError` where
-    runs name each other as the one that they started from."""
+    """The records of the stages before this run, as far as their logs are found, followed by its own. Raises `InputError` if runs name
+    each other as stage one."""
     stages, parent, here = [(name_below(folder, 'experiments'), history)], config['parent'], folder
     visited = [os.path.realpath(folder)]
     while parent:
         before = without_checkpoint(parent['path'])
-        split = split_path(here, 'experiments')  # the working folder may be another one than in training
+        split = split_path(here, 'experiments')  # the working folder may have changed since the training
         beside = [os.path.join(split[0], 'experiments', name_below(before, 'experiments'))] if split else []
         found = next((run for run in (before, *beside) if is_run(run)), None)
-        if found is None or (found != before and os.path.realpath(found) in visited):  # a run that has the name of another one elsewhere
+        if found is None or (found != before and os.path.realpath(found) in visited):  # another run of the same name in another folder
             break
         if os.path.realpath(found) in visited:
             names = ' from '.join([*(name for name, _ in reversed(stages)), name_below(found, 'experiments')])
@@ -61,15 +61,15 @@ def _stages(folder, config, history):
 
 
 def _facts(csv, results):
-    """What is known of the test that wrote the per-image `csv`, in sentences."""
+    """Sentences on the test that wrote the per-image `csv`."""
     if results is None:
         path = text_report_path(csv)
-        return [f'{path} is of other predictions: checkpoint and csv of these are not known'] if os.path.isfile(path) else []
+        return [f'{path} is about other predictions: checkpoint and csv of these are unknown'] if os.path.isfile(path) else []
     return [*results.lines, *filter(None, [replaced_network(csv)])]
 
 
 def _seen_as(results, config):
-    """'train' or 'val' where the tested csv is that of the training with this `config`."""
+    """'train' or 'val' if the tested csv is that of the training with this `config`, otherwise None."""
     if results is None or results.csv is None or config is None:
         return None
     return next((role for role, digest in config['csv_sha256'].items() if digest == results.csv.sha256), None)
@@ -83,15 +83,15 @@ def _table(csv, config):
 
 
 def read_run(folder: str | None, results: str | None, file: str | None = None) -> Run:
-    """Read the run `folder` and its folder of `results`, of which one may be missing. `file`: see `find_runs`. Raises `InputError` for
-    unfit files, and where there is neither a run nor labelled predictions."""
+    """Read the run `folder` and its folder of `results`; one of them may be None. `file`: see `find_runs`. Raises `InputError` for invalid
+    files, and if there is neither a run nor a csv of labelled predictions."""
     config = read_config(folder) if folder else None
     csvs = [os.path.join(results, name) for name in ((file,) if file else CSVS)] if results else []
     csv = next((path for path in csvs if os.path.isfile(path)), None)
     tested = results_of(csv) if csv else None
     table = _table(csv, config) if csv else None
     if config is None and table is None:
-        raise InputError(f'{results} holds neither labelled predictions ({file or " or ".join(CSVS)}) nor belongs to a run with config.cfg')
+        raise InputError(f'{results} has neither labelled predictions ({file or " or ".join(CSVS)}) nor a run folder with config.cfg')
     history = read_log(folder) if folder else []
     return Run(name=name_below(folder, 'experiments') if folder else name_below(str(results), 'results'), folder=folder, results=results,
                config=config, history=history, stages=_stages(folder, config, history) if folder and config else [], table=table,
@@ -99,7 +99,7 @@ def read_run(folder: str | None, results: str | None, file: str | None = None) -
 
 
 def _run_and_results(found):
-    """`found`, a run folder or one of results, and its counterpart -> both; None for what does not exist."""
+    """The run folder and the results folder of which `found` is one; None for one that does not exist."""
     if is_run(found):
         return found, counterpart(found, 'experiments', 'results')
     folder = counterpart(found, 'results', 'experiments')
@@ -107,8 +107,8 @@ def _run_and_results(found):
 
 
 def find_runs(paths: Sequence[str], file: str | None = None) -> list[Run]:
-    """`paths`: run folders, folders of results, folders of many of them, or per-image csvs -> list of `Run`, each once.
-    `file`: name of the per-image csv to read, by default the first of CSVS."""
+    """-> list of `Run`, each run once. `paths`: run folders, results folders, folders that hold many of them, or per-image csvs. `file`:
+    name of the per-image csv to read (default: the first of CSVS that exists)."""
     pairs: dict[str, tuple[str | None, str | None, str | None]] = {}
     for path in paths:
         if not os.path.exists(path):
@@ -130,7 +130,7 @@ def find_runs(paths: Sequence[str], file: str | None = None) -> list[Run]:
 
 
 def series(records: Sequence[dict], *keys: str) -> np.ndarray:
-    """`series(history, 'val', 'mcc')` -> float64 (epochs,), NaN where the log has null, or no such value: version 0.1 logged no 'acc'."""
+    """`series(history, 'val', 'mcc')` -> float64 (epochs,). NaN for null and for a missing value: version 0.1 logged no 'acc'."""
     values = []
     for record in records:
         value: Any = record

@@ -1,4 +1,4 @@
-"""The most confident mistakes as small pictures; they show patients, so only where that was asked for."""
+"""Thumbnails of the most confident mistakes. They show patients, so they are on the page only on request."""
 import base64
 import io
 
@@ -15,8 +15,8 @@ SIZE = 192  # pixels of the longer side
 
 
 def thumbnail(path: str) -> bytes:
-    """JPEG bytes without any metadata of the original."""
-    from utils.data.images import open_rgb  # not above: it imports torch, which nothing else here needs
+    """The image as JPEG bytes, without the metadata of the original."""
+    from utils.data.images import open_rgb  # imported here because it imports torch
     buffer = io.BytesIO()
     try:
         image = open_rgb(path, (SIZE, SIZE))
@@ -29,23 +29,24 @@ def thumbnail(path: str) -> bytes:
 
 
 def mistakes(predictions: PredictionTable, data_path: str | None = None) -> list[Markup]:
-    """Without `data_path` a sentence on how to get them; with it the pictures and a table of the same images."""
+    """The thumbnails and a table of the same images; without `data_path`, a sentence on how to get them."""
     if data_path is None:
-        return [Markup('<p>No image and no image name is in this file, since they may identify patients. The mistakes that the network was '
-                       'surest of are shown with <code>--with_images</code> and <code>--data_path FOLDER</code>.</p>')]
+        return [Markup('<p>This file holds no images and no image names, because they may identify patients. To show the most confident '
+                       'mistakes, add <code>--with_images</code> and <code>--data_path FOLDER</code>.</p>')]
     rows = confident_mistakes(predictions)
     ids, names = [predictions.image_ids[i] for i in rows], predictions.class_names
     found = find_images(ids, data_path)
     paths = [path for path in found if path is not None]
     if missing := [name for name, path in zip(ids, found, strict=True) if path is None]:
-        raise InputError(f'{len(missing)} of {len(ids)} images to show are not in --data_path {data_path}, the first is {missing[0]}')
+        raise InputError(f'{len(missing)} of {len(ids)} images to show are not in --data_path {data_path}; the first is {missing[0]}')
     labels, preds, probs = labels_of(predictions), predictions.preds, predictions.probs
     facts = [(image, names[labels[i]], names[preds[i]], float(probs[i, preds[i]]), float(probs[i, labels[i]]))
              for image, i in zip(ids, rows, strict=True)]
     images = [{'name': image, 'truth': truth, 'answer': answer, 'percent': f'{100 * p:.0f}',
                'jpeg': base64.b64encode(thumbnail(path)).decode()} for path, (image, truth, answer, p, _) in zip(paths, facts, strict=True)]
     cells = [[image, truth, answer, Cell(f'{100 * p:.1f}', p), Cell(f'{100 * q:.1f}', q)] for image, truth, answer, p, q in facts]
-    return [note('This file holds images of patients and their names: share it only as you may share those.'),
+    return [note('This file holds images of patients and image names: share it only where you may share these.'),
             render('thumbnails', images=images),
-            table('The same images; press a heading to sort', ['image', 'truth', 'answer', 'probability of the answer (%)',
-                                                              'probability of the truth (%)'], cells, sortable=True, numbers=False)]
+            table('The same images. Click a heading to sort.',
+                  ['image', 'true class', 'predicted class', 'probability of the predicted class (%)',
+                   'probability of the true class (%)'], cells, sortable=True, numbers=False)]

@@ -1,4 +1,4 @@
-"""One run -> what was run, on which images, and how its training went, as parts of the report."""
+"""One run -> its settings, images per class and training curves, as parts of the report."""
 import numpy as np
 from markupsafe import Markup
 
@@ -13,7 +13,7 @@ from utils.statistics.weighted_metrics import METRIC_NAMES, labels_of
 
 
 def what_was_run(run: Run) -> list[Markup]:
-    """The settings in words: the main ones, and all of them folded."""
+    """The main settings in words, and a folded table of all settings."""
     c, rows, parts = run.config, [('run', run.name)], []
     if c is not None:
         words = {part.name: part.words(c) for part in settings.PARTS} | {'epochs': f"{len(run.history)} of {c['n_epochs']} trained"}
@@ -49,13 +49,13 @@ def images_of_classes(run: Run, draw: Draw) -> list[Markup]:
     drawn = plots.bars([plots.short(names[c]) for c in choice.classes],
                        {what: (n[choice.classes], None, None) for what, n in counts.items()}, 'images', labels)
     totals = ', '.join(f'{n.sum():,} {what}' for what, n in counts.items())
-    return [figure(draw('classes', drawn, f'Bars: images of each class. The most frequent is {names[first.argmax()]}, the rarest '
-                                          f'{names[first.argmin()]}.'),
-                   'Images of each class', f'How many images each class has: {totals}.{choice.note}')]
+    return [figure(draw('classes', drawn, f'Bars: images of each class. The most frequent is {names[first.argmax()]}, the '
+                                          f'rarest {names[first.argmin()]}.'),
+                   'Images of each class', f'Number of images in each class; in total {totals}.{choice.note}')]
 
 
 def stage_lines(run: Run, key: str, scale: int = 1) -> tuple[dict, list[tuple[float, str]]]:
-    """-> curves of validation and training over all stages whose log was found, and the boundaries between these."""
+    """-> the validation and training curves over all stages whose log was found, and the boundaries between the stages."""
     records = [record for _, of_stage in run.stages for record in of_stage]
     epochs, ends = range(1, len(records) + 1), np.cumsum([len(of_stage) for _, of_stage in run.stages])[:-1]
     curves = {label: (epochs, scale * series(records, split, key), plots.line_style(i))
@@ -65,7 +65,7 @@ def stage_lines(run: Run, key: str, scale: int = 1) -> tuple[dict, list[tuple[fl
 
 
 def training(run: Run, draw: Draw) -> list[Markup]:
-    """Nothing for a run without a finished epoch."""
+    """Figures of the metric, the loss and the learning rate by epoch; none for a run without a finished epoch."""
     if not run.history or run.config is None:
         return []
     metric = 'bacc' if run.config['metric'] in SMALLER_IS_BETTER else run.config['metric']
@@ -75,16 +75,15 @@ def training(run: Run, draw: Draw) -> list[Markup]:
     (scores, boundaries), (losses, _) = stage_lines(run, metric, 100), stage_lines(run, 'loss')
     rates = series([record for _, records in run.stages for record in records], 'lr')
     rate = {'learning rate': (range(1, len(rates) + 1), rates, plots.line_style(6))}
-    stages = (f' Left of the dotted line: {run.stages[-2][0]}, from which this run starts, up to the epoch that was taken.'
-              if boundaries else '')
+    stages = f' Left of the dotted line: {run.stages[-2][0]}, up to the epoch that this run starts from.' if boundaries else ''
     drawn = (plots.lines(scores, 'epoch', f'{name} (%)', [(before + best, at, 'epoch kept')], boundaries=boundaries),
              plots.lines(losses, 'epoch', 'cross-entropy', (), boundaries=boundaries),
              plots.lines(rate, 'epoch', 'learning rate', (), boundaries=boundaries, log=True))
     return [figures(
-        figure(draw('metric', drawn[0], f'Curves of {name} by epoch; the epoch kept, {best}, has {at:.1f} on validation.'),
+        figure(draw('metric', drawn[0], f'Curves of {name} by epoch. The epoch kept, {best}, has {at:.1f} on the validation set.'),
                f'{name} during training',
-               f'Higher is better; training far above validation means that the training images were learned by heart.{stages}'),
-        figure(draw('loss', drawn[1], f"Curves of the loss by epoch; validation ends at {series(run.history, 'val', 'loss')[-1]:.3f}."),
-               'Loss during training', 'Lower is better; where validation rises again, the network gets surer than it is right.'),
+               f'Higher is better. A training score far above the validation score is a sign of overfitting.{stages}'),
+        figure(draw('loss', drawn[1], f"Curves of the loss by epoch. Validation ends at {series(run.history, 'val', 'loss')[-1]:.3f}."),
+               'Loss during training', 'Lower is better. If the validation loss rises again, the network becomes overconfident.'),
         figure(draw('rate', drawn[2], f'Learning rate by epoch, from {rates[0]:g} to {rates[-1]:g}.'),
-               'Learning rate', 'The step size of the training, on a logarithmic scale; it falls when validation no longer improves.'))]
+               'Learning rate', 'Step size of the training, on a logarithmic scale.'))]
