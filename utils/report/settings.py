@@ -206,7 +206,7 @@ def _batch(c):
 
 
 def _training_images(c):
-    return f"{sum(c['class_count']):,} of {len(c['class_count']):,} classes, {c['csv_train']}"
+    return f"{sum(c['class_count']):,} in {len(c['class_count']):,} classes, {c['csv_train']}"
 
 
 def _versions(c):

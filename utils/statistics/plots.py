@@ -15,12 +15,13 @@ from matplotlib.ticker import MaxNLocator
 
 from utils.statistics.curves import Reliability
 
-FG, LINE, HEAT = '#010203', '#a1a2a3', '#2b8ac7'  # stand for the text, line and heat map colours of the page: see `to_svg`
+FG, LINE = '#010203', '#a1a2a3'  # stand for the text and line colour of the page: see `to_svg`
 BLUE = '#2b83ba'
 # Distinct for colour-blind readers, and readable on white and on black. With more than eight lines, the dashes differ.
 COLOURS = (BLUE, '#e08214', '#1b9e77', '#d6604d', '#c274b0', '#7a7a7a', '#a6761d', '#7570d3')
 DASHES = ('-', '--', '-.', ':')
 MOST_LINES = len(COLOURS)
+HEAT = '#2b8ac7'  # light enough for text in FG; stands for the heat map colour of the page
 STYLE: dict[Any, Any] = {
     'svg.fonttype': 'none', 'text.parse_math': False, 'text.usetex': False, 'font.family': 'DejaVu Sans', 'font.size': 9,
     'axes.titlesize': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'axes.axisbelow': True,
