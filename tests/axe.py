@@ -1,4 +1,4 @@
-"""axe-core, the accessibility checker, from npm: installed once into the user's cache, and run in a page of tests/browser.py."""
+"""Run axe-core, an accessibility checker from npm, in a page of tests/browser.py. It is downloaded once into the user's cache."""
 import hashlib
 import os
 import shutil
@@ -18,18 +18,18 @@ RUN = '''(async () => {
 
 
 def find_axe():
-    """-> the source of axe-core, and None; or None and the reason why it is missing."""
+    """-> (source of axe-core, None), or (None, reason) if it is missing"""
     file = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'axe-core' / VERSION / 'axe.min.js'
     if not file.is_file() and (reason := _install(file)):
         return None, reason
     source = file.read_bytes()
     if hashlib.sha256(source).hexdigest() != SHA256:
-        return None, f'{file} is not that of axe-core {VERSION}: delete it'
+        return None, f'{file} is not axe-core {VERSION} (SHA-256 differs): delete it'
     return source.decode(), None
 
 
 def _install(file):
-    """Write axe-core to `file`. -> None, or why that failed"""
+    """Download axe-core with npm and write it to `file`. -> None, or the reason for a failure"""
     npm = shutil.which('npm')
     if npm is None:
         return 'npm is missing (Debian: apt-get install npm)'
@@ -48,6 +48,6 @@ def _install(file):
 
 
 def problems(browser, source):
-    """-> a line for each element of the open page that breaks a rule of TAGS."""
+    """-> one line for each element of the open page that violates a rule of TAGS"""
     browser.run(source)
     return browser.run(RUN % list(TAGS))

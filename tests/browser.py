@@ -1,4 +1,4 @@
-"""Headless Chromium over its own pipe (DevTools protocol, no package, no port): what a browser test needs of it."""
+"""Drive headless Chromium through a pipe, with the DevTools protocol. Needs no package and no port."""
 import base64
 import fcntl
 import json
@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# Script: the elements that are wider than the window, '' if there are none.
+# JavaScript that returns the elements that extend beyond the window, '' if there are none.
 NARROW = ('document.documentElement.scrollWidth > innerWidth ? [...document.querySelectorAll("main *")].filter('
           'e => e.getBoundingClientRect().right > innerWidth && !e.closest(".scroll")).map(e => e.outerHTML.slice(0, 99)).join() : ""')
 
@@ -23,7 +23,7 @@ def find_chromium():
 
 
 class Browser:
-    """One page. `messages` collects what the page logs, throws, or is refused (console, exceptions, security policy)."""
+    """A browser with one page. `messages` collects console messages, exceptions and violations of the security policy."""
 
     def __init__(self, program):
         self.profile, self.number, self.messages, self.events, self.buffer = tempfile.mkdtemp(), 0, [], [], b''
@@ -32,7 +32,7 @@ class Browser:
         theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (to_browser, from_browser)]
         command = [program, '--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--remote-debugging-pipe',
                    f'--user-data-dir={self.profile}', '--hide-scrollbars', '--no-first-run', 'about:blank']
-        # It reads descriptor 3 and writes 4; the copies made there are inherited, unlike every other descriptor.
+        # Chromium reads from descriptor 3 and writes to 4. Only these copies are inherited.
         self.process = subprocess.Popen(command, close_fds=False, preexec_fn=lambda: [os.dup2(fd, i) for i, fd in enumerate(theirs, 3)],
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for fd in (*theirs, to_browser, from_browser):
@@ -69,7 +69,7 @@ class Browser:
         return answer['result']
 
     def open(self, path, width=1200, height=900, scheme='light'):
-        """Load the file in a window of `width` x `height` CSS pixels; -> requests that were made, the file itself left out."""
+        """Load a file in a window of `width` x `height` CSS pixels. -> the requests that the page made, except for the file itself"""
         self.messages.clear()
         self.events.clear()
         self.call('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -82,14 +82,14 @@ class Browser:
         return [other for other in urls if other != url and not other.startswith('data:')]
 
     def run(self, expression):
-        """-> the value of a JavaScript expression, that of its promise if it is one. The security policy of the page does not apply."""
+        """Evaluate a JavaScript expression, await a promise, and return the value. The security policy of the page does not apply."""
         result = self.call('Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=True)
         if 'exceptionDetails' in result:
             raise RuntimeError(result['exceptionDetails']['exception']['description'])
         return result['result'].get('value')
 
     def press(self, key):
-        """Press and release a key of KEYS; the element that has the focus gets it."""
+        """Press and release a key of KEYS. The element with the focus receives it."""
         code, number, text = KEYS[key]
         facts = {'key': key, 'code': code, 'windowsVirtualKeyCode': number}
         self.call('Input.dispatchKeyEvent', type='keyDown', **facts, **({'text': text} if text else {}))
@@ -107,5 +107,5 @@ class Browser:
         self.process.wait()
         os.close(self.write_end)
         os.close(self.read_end)
-        time.sleep(.1)  # its helpers still write to the profile
+        time.sleep(.1)  # helper processes still write to the profile
         shutil.rmtree(self.profile, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Files of runs to report on, and a reader of the page."""
+"""Files of runs for report tests, and a parser for the page."""
 import json
 from html.parser import HTMLParser
 
@@ -23,7 +23,7 @@ def write(path, table, rows=slice(None)):
 
 
 def write_run(root, name, class_names, parent=None, seed=0, epochs=3, tested=True):
-    """experiments/NAME and results/NAME below `root`, with random predictions. -> the run folder"""
+    """Write experiments/NAME and results/NAME below `root`, with random predictions. -> the run folder"""
     run, k = root / 'experiments' / name, len(class_names)
     run.mkdir(parents=True)
     config = {'model_name': 'mobilenetV2', 'im_size': [96, 96], 'init': 'none', 'trainable': 'all', 'loss_fn': 'CE', 'sampling': 'instance',
@@ -37,21 +37,21 @@ def write_run(root, name, class_names, parent=None, seed=0, epochs=3, tested=Tru
     (run / 'log.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in log))
     if tested:
         table, truth = (random_table(s, n=60 + 3 * k, names=class_names) for s in (seed, 0))
-        probs = np.roll(table.probs, -1, axis=1) if seed else table.probs  # of the same images, another network
+        probs = np.roll(table.probs, -1, axis=1) if seed else table.probs  # another network on the same images
         table = truth._replace(probs=probs, preds=probs.argmax(1))
         write(root / 'results' / name / 'results_test.csv', table._replace(image_ids=[f'patient{i}' for i in table.image_ids]))
     return run
 
 
 def report(path, *flags):
-    """The text of the page that `tools.report` makes of `path`."""
+    """Run `tools.report` on `path` and return the HTML of its page."""
     out = path / 'r.html' if path.is_dir() else path.parent / 'r.html'
     main([str(path), '--draws', '100', '--out', str(out), *flags])
     return out.read_text(encoding='utf-8')
 
 
 class Page(HTMLParser):
-    """Checks that elements nest, and collects them: (name, attributes), and all text but style and script."""
+    """Parse a page: check that its elements nest, and collect them as (name, attributes) along with the visible text."""
 
     def __init__(self, html):
         super().__init__()

@@ -43,7 +43,7 @@ def get_parser():
     head.add_argument('--purpose', metavar='TEXT', help='purpose of the report')
     head.add_argument('--data', metavar='TEXT', help='description of the images and their source')
     content = parser.add_argument_group('content')
-    content.add_argument('--baseline', metavar='METHOD', help='method from which the paired difference of each other method is shown')
+    content.add_argument('--baseline', metavar='METHOD', help='method to compare the others with, by paired differences')
     content.add_argument('--ordered', action=argparse.BooleanOptionalAction,
                          help='treat the classes as ordered grades and report kappa (default: if they are called DR0, DR1, ... or '
                               'grade 0, ..., or if a run selected its epoch by kappa)')

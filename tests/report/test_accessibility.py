@@ -1,4 +1,4 @@
-"""The report by keyboard and with axe-core: WCAG 2.1 A and AA, best practices, and a visible focus everywhere."""
+"""Accessibility of the report: axe-core (WCAG 2.1 A and AA, best practices), use by keyboard, and contrast in figures."""
 import re
 
 import numpy as np
@@ -64,7 +64,7 @@ def test_axe(browser, axe, pages, name, scheme, width):
 
 
 def test_axe_finds_a_fault(browser, axe, pages, tmp_path):
-    """A check of the check: images without a text, and light grey text in a table."""
+    """Images without alternative text and light grey text in a table are reported."""
     html = pages['images'].read_text(encoding='utf-8')
     (tmp_path / 'x.html').write_text(re.sub(r' alt="[^"]*"', '', html).replace('</style>', 'td { color: #bbb }</style>'), encoding='utf-8')
     browser.open(tmp_path / 'x.html')
@@ -94,7 +94,8 @@ def test_wide_tables_scroll_by_arrow_keys(browser, pages):
     browser.open(pages['comparison'], 400)
     browser.run('document.querySelector(".scroll[tabindex]").focus()')
     browser.press('ArrowRight')
-    moved = 'new Promise(done => setTimeout(() => done(document.querySelector(".scroll[tabindex]").scrollLeft), 300))'  # it moves smoothly
+    # Scrolling is animated.
+    moved = 'new Promise(done => setTimeout(() => done(document.querySelector(".scroll[tabindex]").scrollLeft), 300))'
     assert browser.run(moved) > 0
 
 
@@ -115,7 +116,7 @@ def test_figures_fit_a_narrow_window(browser, pages, name):
 
 
 def contrast(first, second):
-    """WCAG contrast of two colours (r, g, b) in 0..1."""
+    """Contrast ratio of two colours (r, g, b) in 0..1, as defined by WCAG."""
     light = [(c / 12.92 if c <= .04045 else ((c + .055) / 1.055) ** 2.4) for c in (*first, *second)]
     high, low = sorted((.2126 * r + .7152 * g + .0722 * b for r, g, b in (light[:3], light[3:])), reverse=True)
     return (high + .05) / (low + .05)
@@ -123,7 +124,7 @@ def contrast(first, second):
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_numbers_in_heat_maps_can_be_read(browser, pages, scheme):
-    """Their text colour on each strength of the cell colour; axe does not look at SVG."""
+    """The text has enough contrast for every strength of the cell colour. axe-core does not check SVG."""
     browser.open(pages['run'], scheme=scheme)
     names = browser.run('["--fg", "--bg", "--heat"].map(name => getComputedStyle(document.documentElement).getPropertyValue(name).trim())')
     text, ground, heat = ([int(c * (2 if len(name) == 4 else 1), 16) / 255 for c in re.findall('.' if len(name) == 4 else '..', name[1:])]

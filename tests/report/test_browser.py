@@ -1,4 +1,4 @@
-"""The report in headless Chromium: figures, sorting by keyboard, narrow windows, dark mode, print; nothing on the console."""
+"""The report in headless Chromium: figures, sorting by keyboard, narrow windows, dark mode and print, without console messages."""
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,7 +20,7 @@ def browser():
 
 @pytest.fixture(scope='module')
 def reports(tmp_path_factory):
-    """{name: file}: one run of 23 classes, one of them named as a script; a comparison."""
+    """{name: file} of a run with 23 classes, one of which is named like a script, and of a comparison."""
     root = tmp_path_factory.mktemp('reports')
     write_run(root, 'many/a', [SCRIPT, *(f'ulcerative-colitis-grade-{c}' for c in range(1, 23))])
     for seed, method in enumerate(('plain', 'mixup')):
@@ -34,7 +34,7 @@ def reports(tmp_path_factory):
 @pytest.mark.parametrize('name', ['many', 'few'])
 @pytest.mark.parametrize(('width', 'scheme'), [(1200, 'light'), (1200, 'dark'), (400, 'light'), (320, 'dark')])
 def test_page(browser, reports, name, width, scheme):
-    assert browser.open(reports[name], width, scheme=scheme) == []  # no request
+    assert browser.open(reports[name], width, scheme=scheme) == []  # no requests
     assert browser.messages == []
     assert browser.run(NARROW) == ''
     drawn = browser.run('[...document.querySelectorAll("figure")].map(f => f.querySelectorAll("svg[role=img] path").length)')
@@ -53,7 +53,7 @@ def test_a_class_name_stays_text(browser, reports):
 
 
 def test_injected_scripts_do_not_run(browser, reports, tmp_path):
-    """Even if the escaping failed: the page allows its own script alone."""
+    """The security policy of the page blocks other scripts even if escaping fails."""
     (tmp_path / 'x.html').write_text(reports['few'].read_text().replace('</h1>', '</h1><script>document.title = "owned"</script>', 1))
     browser.open(tmp_path / 'x.html')
     assert browser.run('document.title') == 'Comparison of 2 runs' and 'Content Security Policy' in str(browser.messages)
@@ -93,7 +93,7 @@ def test_a_table_that_scrolls_says_so(browser, reports):
 
 
 def test_what_is_hidden_has_a_shadow(browser, reports, tmp_path):
-    """The right edge of the first table is dark until it is scrolled to its end; then the left edge is."""
+    """The right edge of the first table is dark until the table is scrolled to its end. Then the left edge is dark."""
     edges = []
     browser.open(reports['few'], 400)
     for left in (0, 9999):

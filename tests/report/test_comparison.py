@@ -1,4 +1,4 @@
-"""Several runs on one page: side by side, and their paired differences."""
+"""Comparison of several runs on one page, with paired differences."""
 import json
 
 import pytest

@@ -1,4 +1,4 @@
-"""Text is escaped in every part of the page, and markup is not."""
+"""Every part of the page escapes text, but not markup."""
 import re
 
 import pytest

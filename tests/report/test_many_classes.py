@@ -1,4 +1,4 @@
-"""The report of many classes: figures of some, with a note of which, and the numbers of all in the tables."""
+"""The report for many classes: figures show some classes and say which; tables show all."""
 import re
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ NAMES = [f'lesion of the upper segment, variety {c}' for c in range(K)]
 
 @pytest.fixture(scope='module')
 def pages(tmp_path_factory):
-    """-> the html of one run, and of the comparison of two without the figures of each"""
+    """-> HTML of the report of one run, and of a comparison of two runs without their own sections"""
     root = tmp_path_factory.mktemp('many')
     for seed, method in enumerate(('plain', 'mixup')):
         write_run(root, f'set/{method}', NAMES, seed=seed)
@@ -39,7 +39,7 @@ def test_a_choice_takes_from_each_order_in_turn():
     k = MOST_CLASSES + 1
     choice = choose(k, 'the best', np.array([7, 5, 3, 1]), np.array([2, 7, 9]), most=5)
     assert choice.classes.tolist() == [2, 3, 5, 7, 9] and choice.note == f' Shown: 5 of {k} classes, the best.'
-    assert choose(k, 'the best', np.array([7]), most=5).note == f' Shown: 1 of {k} classes, the best.'  # no others are defined
+    assert choose(k, 'the best', np.array([7]), most=5).note == f' Shown: 1 of {k} classes, the best.'  # the other values are undefined
     assert len(choose(k, 'the best', np.arange(k)).classes) == MOST_CLASSES
 
 
@@ -60,7 +60,7 @@ def test_frequent_confusions():
 
 
 def table(html, caption):
-    """-> the part of the page that is the table with this beginning of its caption"""
+    """-> HTML of the table whose caption starts with `caption`"""
     return html.split(f'<caption><span>{caption}')[1].split('</table>')[0]
 
 
@@ -71,7 +71,7 @@ def test_one_run_says_what_it_shows(pages):
              f'{MOST_CLASSES} of {K} classes, those with the lowest and those with the highest recall.': 1,
              f'{MOST_CURVES} of {K} classes, those with the lowest AUC and those with the most tested images.': 2}
     assert {note: text.count(f'Shown: {note}') for note in notes} == notes
-    assert re.search(rf'Note: fewer than 30 images of \d+ of {K} classes: the intervals', text)  # not all their names
+    assert re.search(rf'Note: fewer than 30 images of \d+ of {K} classes: the intervals', text)  # without all their names
     for caption, rows in (('Each class in percent', K), ('Operating points', K), ('The most frequent confusions', MOST_CONFUSIONS)):
         found = table(pages[0], caption)
         assert found.count('<tr>') == rows + 1

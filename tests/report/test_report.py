@@ -1,4 +1,4 @@
-"""The page from the files of runs: what stands in it, what must not, and where the files are found."""
+"""The page for the files of runs: what it contains, what it must not contain, and how the files are found."""
 import json
 import re
 import subprocess
@@ -27,7 +27,7 @@ def test_one_run(tmp_path, k):
     names = [SCRIPT, '  & "quoted"', *(f'ulcerative-colitis-grade-{c}' for c in range(2, k))]
     before = dict(matplotlib.rcParams)
     html = report(write_run(tmp_path, 'a/b', names))
-    assert dict(matplotlib.rcParams) == before  # nobody else's figures change
+    assert dict(matplotlib.rcParams) == before  # other figures keep their style
     page = Page(html)
     assert len(html) < 3e6 and len(page.all('script')) == 1 and SCRIPT in page.text
     assert not re.search(r'(src|href)="(?!#|data:)', html) and 'url(http' not in html and '@import' not in html
@@ -40,8 +40,8 @@ def test_one_run(tmp_path, k):
     assert len(pictures) == len(page.all('figure')) == len(page.all('figcaption')) == 9
     assert all(len(attributes['aria-label']) > 20 for attributes in pictures)
     assert [name for name in ('header', 'nav', 'main', 'footer') if len(page.all(name)) == 1] == ['header', 'nav', 'main', 'footer']
-    assert 'epoch kept2, the best by MCC on the validation images' in page.text and f'{60 + 3 * k} images' in page.text
-    assert 'patient1' not in html  # no image, no name of one
+    assert 'best epoch2, by MCC on the validation set' in page.text and f'{60 + 3 * k} images' in page.text
+    assert 'patient1' not in html  # neither images nor their names
 
 
 HEAD = {'title': 'Grades', 'author': 'A. Author', 'purpose': 'Choice of a loss', 'data': 'Drawn images'}
@@ -52,7 +52,7 @@ def test_head_of_the_page(tmp_path, texts):
     html = report(write_run(tmp_path, 'a/b', ['x', 'y']), *(word for name, text in texts.items() for word in (f'--{name}', text)))
     page = Page(html)
     assert len(page.all('script')) == 1 and len(page.all('title')) == len(page.all('h1')) == 1
-    assert page.text.count(texts.get('title', 'a/b')) >= 2  # in the head and on the page
+    assert page.text.count(texts.get('title', 'a/b')) >= 2  # as the title of the window and as the heading
     shown = dict(re.findall(r'<div><dt>(Author|Purpose|Data)</dt><dd>(.*?)</dd></div>', html))
     assert shown == {name.capitalize(): str(escape(text)) for name, text in texts.items() if name != 'title'}
 
@@ -103,14 +103,14 @@ def test_both_folders_and_the_stages_are_found(tmp_path, monkeypatch):
     sha, config = 'f' * 64, json.loads((second / 'config.cfg').read_text())
     (second / 'config.cfg').write_text(json.dumps(config | {'csv_sha256': {'train': 'e' * 64, 'val': sha}}))
     (results / 'performance_test.txt').write_text(f'Calibrated with temperature 2\nCheckpoint c, epoch 3; csv x, SHA-256 {sha}\n')
-    for path in (second, results, results / 'results_test.csv'):  # from another working folder than that of the training
+    for path in (second, results, results / 'results_test.csv'):  # also if the working folder is not that of the training
         run, = find_runs([str(path)])
         assert (run.name, run.folder, run.results) == ('two/seed0', str(second), str(results)) and len(run.table.labels) == 66
         assert [(name, len(records)) for name, records in run.stages] == [('one/seed0', 4), ('two/seed0', 3)]
         assert run.seen_as == 'val' and run.facts[0] == 'Calibrated with temperature 2.000'
     assert 'stage 2' in report(second) and 'used to select the epoch of this network' in report(second)
     monkeypatch.chdir(tmp_path)
-    assert [run.name for run in find_runs(['results', 'experiments'])] == ['one/seed0', 'two/seed0']  # each once
+    assert [run.name for run in find_runs(['results', 'experiments'])] == ['one/seed0', 'two/seed0']  # each of them once
 
 
 @pytest.mark.parametrize('line', ['Calibrated with temperature 2.000', 'Class prior changed to: uniform', 'Logit adjustment with tau 1',

@@ -1,4 +1,4 @@
-"""The settings of runs in words: each entry has a name, and no value looks like Python."""
+"""The settings of runs in words: every entry has a name, and no value looks like Python code."""
 import json
 import re
 import typing
@@ -27,7 +27,7 @@ PARENT = {'path': 'experiments/one/seed0/epoch_05_K_1.00', 'epoch': 5, 'metric':
 
 
 def full_config(*flags, **keys):
-    """A configuration as a training with these flags writes it; `keys` win."""
+    """The configuration that a training with these flags writes; `keys` override its entries."""
     args = vars(get_parser().parse_args(list(flags)))
     if args['loss_fn'] in LOSSES:
         args['loss_params'] = loss_parameters(args['loss_fn']) | dict(args['loss_params'])
@@ -37,7 +37,7 @@ def full_config(*flags, **keys):
 
 @pytest.fixture
 def shown(tmp_path):
-    """-> function(config) -> {setting: value} of the tables of a run with this configuration, in a list"""
+    """-> function(config) -> list of {setting: value}, one for each table of a run with this configuration"""
     def read(config):
         run = write_run(tmp_path, 'a', ['x', 'y'], tested=False)
         (run / 'config.cfg').write_text(json.dumps(config(json.loads((run / 'config.cfg').read_text())) if callable(config) else config))
@@ -57,25 +57,25 @@ def shown(tmp_path):
     ({'loss_params': None}, 'loss', 'cross-entropy (CE)'),
     ({'loss_fn': 'LAS', 'loss_params': {'head': .3, 'tail': 0.}}, 'loss',
      'label-aware smoothing (LAS): smoothing of the most frequent class 0.3, smoothing of the rarest class 0'),
-    ({'loss_fn': 'MINE', 'loss_params': {'strength': 2}}, 'loss', 'MINE: strength 2'),  # of a version with another loss
+    ({'loss_fn': 'MINE', 'loss_params': {'strength': 2}}, 'loss', 'MINE: strength 2'),  # a loss of another version
     ({'defer': .6}, 'deferred re-balancing', 'begins after epoch 2 of 3'), ({'recipe': 'balanced'}, 'recipe', 'balanced'),
     ({'augment': 'randaugment'}, 'augmentation', 'RandAugment'), ({'augment': 'none'}, 'augmentation', 'none'),
     ({'ema': .998}, 'moving average of the weights', 'decay 0.998'),
-    ({'sampling': 'sqrt'}, 'sampling of training images', 'by the square root of the class size'),
+    ({'sampling': 'sqrt'}, 'sampling of training images', 'classes by the square root of their size'),
     ({'momentum': .9, 'wd': 1e-4}, 'optimiser', 'SGD, momentum 0.9, weight decay 0.0001'),
     ({'schedule': 'onecycle', 'momentum': .5}, 'optimiser', 'SGD, momentum 0.95 to 0.85 and back'),
     ({'optimizer': 'adamw', 'momentum': .5}, 'optimiser', 'AdamW'), ({}, 'learning rate', '0.01'), ({}, 'epochs', '3 of 3 trained'),
     ({'schedule': 'plateau', 'patience': 2, 'min_lr': 1e-5, 'warmup': 0.}, 'learning rate',
-     '0.01, divided by 10 when validation stops improving, patience 2 epochs, minimum 0.00001'),
+     '0.01, divided by 10 when the validation score stops improving, patience 2 epochs, minimum 0.00001'),
     ({'schedule': 'onecycle', 'patience': 2, 'min_lr': 1e-5, 'warmup': .3}, 'learning rate',
-     '0.01, one cycle, up and down, warm-up in the first 30 % of the steps'),
+     '0.01, one cycle (up, then down), warm-up in the first 30 % of the steps'),
     ({'grow_from': .5}, 'image size', '96 x 96 pixels (height x width), growing from 50 % of it'),
     ({'batch_size': 1024, 'accumulate': 4}, 'batch size', '1,024 images in 4 parts'),
     ({'init': 'imagenet', 'initial_weights': 'resnet10t.c3_in1k of timm'}, 'starts from', 'resnet10t.c3_in1k of timm'),
     ({'init': 'none', 'initial_weights': 'random'}, 'starts from', 'random weights'),
     ({'init': 'imagenet'}, 'starts from', 'ImageNet weights'), ({'parent': PARENT}, 'starts from', 'run one/seed0, epoch 5'),
     ({'trainable': 'classifier'}, 'trained layers', 'the last one (frozen backbone)'),
-    ({'mixed_precision': 'bf16', 'device_type': 'cuda', 'format': 2}, 'versions', 'PyTorch 2 on CUDA GPU, mixed with bfloat16')])
+    ({'mixed_precision': 'bf16', 'device_type': 'cuda', 'format': 2}, 'versions', 'PyTorch 2 on CUDA GPU, mixed precision (bfloat16)')])
 def test_settings_of_a_run(shown, keys, setting, value):
     assert shown(lambda config: config | keys)[0][setting] == value
 
@@ -134,7 +134,7 @@ def test_no_setting_looks_like_python(shown, name):
 
 
 def write_two(root, first, second):
-    """Two tested runs that differ in these entries, as one method of two seeds."""
+    """Write two tested runs that differ in these entries, as two seeds of one method."""
     for seed, keys in enumerate((first, second)):
         path = write_run(root, f'set/plain/seed{seed}', ['x', 'y'], seed=seed) / 'config.cfg'
         path.write_text(json.dumps(full_config(**json.loads(path.read_text()) | keys)))

@@ -72,7 +72,7 @@ def _coverage(methods, cells):
         covered.setdefault(of_method['metrics', 'bacc']['covers'], []).append(method.name)
     each = '; '.join(f"{what} ({', '.join(names)})" if len(covered) > 1 else what for what, names in covered.items())
     within = ', drawn within each class' if methods[0].drawn['within_classes'] else ''
-    return f"The intervals cover the sampling of {each} ({methods[0].drawn['draws']:,} bootstrap resamples{within})."
+    return f"The 95 % intervals account for the sampling of {each} ({methods[0].drawn['draws']:,} bootstrap resamples{within})."
 
 
 def _kinds(cells, names):

@@ -1,7 +1,7 @@
 """The settings of a run in words, from its config.cfg.
 
-`PARTS` are the rows of the table of settings, each of which may describe several entries of config.cfg. `ENTRIES` names every entry. The
-tables of methods (`LOSSES`, ...) have the keys of those that the training chooses from; importing these would import torch.
+`PARTS` are the rows of the main table; a row may combine several entries of config.cfg. `ENTRIES` has a name for every entry. The tables of
+methods (`LOSSES`, ...) repeat the keys of the tables in `utils.losses` and elsewhere, because importing those would import torch.
 """
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -18,35 +18,39 @@ LOSSES = {
     'LAS': 'label-aware smoothing', 'LADE': 'label distribution disentangling', 'SEQL': 'softmax equalisation', 'SEESAW': 'seesaw loss',
     'ORDINAL': 'cross-entropy with an ordinal cost'}
 PARAMETERS = {'epsilon': 'label smoothing', 'lam': 'lambda', 'max_m': 'largest margin', 's': 'scale',
-              'head': 'smoothing of the most frequent class', 'tail': 'smoothing of the rarest class'}  # others are called as in the papers
+              'head': 'smoothing of the most frequent class', 'tail': 'smoothing of the rarest class'}  # others keep their names
 SAMPLING = {
-    'instance': 'instance-balanced (each image once an epoch)', 'class': 'class-balanced (all classes equally often)',
-    'sqrt': 'by the square root of the class size', 'cbrt': 'by the cube root of the class size',
+    'instance': 'instance-balanced (each image once per epoch)', 'class': 'class-balanced (all classes equally often)',
+    'sqrt': 'classes by the square root of their size', 'cbrt': 'classes by the cube root of their size',
     'prog': 'progressive (from instance-balanced to class-balanced)'}
 MIXINGS = {'none': OFF, 'balanced_mixup': 'Balanced-MixUp', 'mixup': 'MixUp', 'cutmix': 'CutMix', 'remix': 'Remix'}
 AUGMENTATIONS = {
-    'none': OFF, 'original': 'flips, colour jitter, and a scale, shift or rotation up to 45 degrees',
-    'rotate': 'flips, colour jitter, scale, shift and rotation by any angle',
-    'zoom': 'flips, colour jitter, scale up to 1.7, shift and rotation by any angle', 'randaugment': 'RandAugment',
+    'none': OFF, 'original': 'flips, colour jitter, and scaling, shift or rotation by up to 45 degrees',
+    'rotate': 'flips, colour jitter, scaling, shift and rotation by any angle',
+    'zoom': 'flips, colour jitter, scaling by up to 1.7, shift and rotation by any angle', 'randaugment': 'RandAugment',
     'trivial': 'TrivialAugment'}
 OPTIMIZERS = {'sgd': 'SGD', 'adam': 'Adam', 'adamw': 'AdamW'}
-SCHEDULES = {'plateau': 'divided by 10 when validation stops improving', 'cosine': 'half a cosine', 'onecycle': 'one cycle, up and down'}
+SCHEDULES = {
+    'plateau': 'divided by 10 when the validation score stops improving', 'cosine': 'half a cosine (down)',
+    'onecycle': 'one cycle (up, then down)'}
 STARTS = {'random': 'random weights', 'none': 'random weights', 'imagenet': 'ImageNet weights'}
 TRAINABLE = {'all': 'all', 'classifier': 'the last one (frozen backbone)', 'scale': 'one factor per class (frozen network)'}
 HEADS = {'linear': 'linear', 'cosine': 'cosine similarity', 'scaled': 'linear, with one factor per class'}
 SCORED = {'sample': 'a fixed sample', 'full': 'all', 'off': OFF}
 DEVICES = {'auto': 'automatic', 'cpu': 'CPU', 'cuda': 'CUDA GPU', 'mps': 'Apple GPU'}
-PRECISIONS = {'auto': 'automatic', 'no': '32 bits', 'fp32': '32 bits', 'bf16': 'mixed with bfloat16', 'fp16': 'mixed with float16'}
+PRECISIONS = {
+    'auto': 'automatic', 'no': 'float32', 'fp32': 'float32', 'bf16': 'mixed precision (bfloat16)',
+    'fp16': 'mixed precision (float16)'}
 
 
 def number(value: float) -> str:
-    """The number without an exponent where that is readable: 2e-06 -> '0.000002'."""
+    """The number without an exponent, unless it is extremely small or large: 2e-06 -> '0.000002'."""
     text = f'{value:.9g}'
     return f'{Decimal(text):f}' if 1e-9 < abs(value) < 1e15 else text
 
 
 def in_words(value: Any) -> str:
-    """A value of JSON as a person writes it: null is 'none', true 'yes', a list its items with commas between them."""
+    """A JSON value in plain words: null -> 'none', true -> 'yes', [1, 2] -> '1, 2'."""
     if value is None or value in ('', [], {}, ()):
         return OFF
     if isinstance(value, bool):
@@ -65,7 +69,7 @@ def _percent(share):
 
 
 def _choice(table: Mapping[str, str], with_key: bool = False) -> Callable[[Any], str]:
-    """Look a value up in `table`. `with_key`: as 'balanced softmax (BSCE)', since both names are in use."""
+    """A function that looks a value up in `table`. `with_key`: append the key, as in 'balanced softmax (BSCE)'."""
     def words(value):
         known = table.get(value)
         return in_words(value) if known is None else f'{known} ({value})' if with_key else known
@@ -89,13 +93,13 @@ def _n_parameters(value):
 
 
 class Entry(NamedTuple):
-    """An entry of config.cfg."""
+    """An entry of config.cfg: its name in words, and a function that puts its value into words."""
     name: str
     words: Callable[[Any], str] = in_words
 
 
 ENTRIES = {
-    'csv_train': Entry('training csv'), 'csv_val': Entry('validation csv'), 'label_column': Entry('--label_column of the csv'),
+    'csv_train': Entry('training csv'), 'csv_val': Entry('validation csv'), 'label_column': Entry('label column (--label_column)'),
     'data_path': Entry('folder of the images'), 'n_classes': Entry('number of classes'), 'im_size': Entry('image size', _size),
     'num_workers': Entry('data loader workers'), 'cache_dir': Entry('folder of the image cache'), 'no_cache': Entry('image cache off'),
     'skip_bad_images': Entry('unreadable images skipped'), 'allow_outside_data_path': Entry('images outside the folder allowed'),
@@ -103,10 +107,10 @@ ENTRIES = {
     'mixing': Entry('mixing', _choice(MIXINGS)), 'mix_alpha': Entry('alpha of the mixing'),
     'mixup_off_epochs': Entry('last epochs without mixing'), 'augment': Entry('augmentation', _choice(AUGMENTATIONS)),
     'loss_fn': Entry('loss', _choice(LOSSES, with_key=True)), 'loss_params': Entry('parameters of the loss', _parameters),
-    'cdt_gamma': Entry('gamma of class-dependent temperature'), 'defer': Entry('epochs before re-balancing', _percent),
+    'cdt_gamma': Entry('gamma of class-dependent temperature'), 'defer': Entry('share of epochs before re-balancing', _percent),
     'pretrained_weights': Entry('weights of stage one'), 'trainable': Entry('trained layers', _choice(TRAINABLE)),
-    'model_name': Entry('network'), 'init': Entry('first weights', _choice(STARTS)), 'n_epochs': Entry('epochs'),
-    'batch_size': Entry('batch size'), 'accumulate': Entry('parts of a batch'), 'grow_from': Entry('first image size', _percent),
+    'model_name': Entry('network'), 'init': Entry('initial weights (--init)', _choice(STARTS)), 'n_epochs': Entry('epochs'),
+    'batch_size': Entry('batch size'), 'accumulate': Entry('parts of a batch'), 'grow_from': Entry('initial image size', _percent),
     'optimizer': Entry('optimiser', _choice(OPTIMIZERS)), 'lr': Entry('learning rate'),
     'schedule': Entry('learning-rate schedule', _choice(SCHEDULES)), 'warmup': Entry('warm-up', _percent),
     'min_lr': Entry('minimum learning rate'), 'patience': Entry('patience in epochs'), 'ema': Entry('moving average of the weights'),
@@ -117,7 +121,7 @@ ENTRIES = {
     'deterministic': Entry('deterministic algorithms'), 'save_path': Entry('run folder'), 'n_checkpoints': Entry('checkpoints kept'),
     'resume': Entry('resumed'), 'overwrite': Entry('older run overwritten'), 'do_not_save': Entry('nothing saved'),
     'tensorboard': Entry('TensorBoard files'), 'private': Entry('files for the owner only'), 'format': Entry('format of config.cfg'),
-    'head': Entry('last layer', _choice(HEADS)), 'initial_weights': Entry('loaded weights', _choice(STARTS)),
+    'head': Entry('last layer', _choice(HEADS)), 'initial_weights': Entry('initial weights', _choice(STARTS)),
     'class_column': Entry('class column'), 'class_names': Entry('classes'), 'class_count': Entry('training images of each class'),
     'parent': Entry('stage one', _parent), 'frozen': Entry('frozen', _n_parameters),
     'reinitialised': Entry('re-initialised', _n_parameters), 'csv_sha256': Entry('SHA-256 of the csvs'),
@@ -126,31 +130,31 @@ ENTRIES = {
 
 
 def entry(key: str, value: Any) -> tuple[str, str]:
-    """-> the name and the value of an entry of config.cfg in words. Entries of other versions keep their names."""
+    """-> name and value of an entry of config.cfg in words. An unknown entry, from another version, keeps its name."""
     name, words = ENTRIES.get(key, Entry(key.replace('_', ' ')))
     return name, OFF if value is None else words(value)
 
 
 def every_entry(config: dict) -> list[tuple[str, str, str]]:
-    """-> name, value in words and key of each entry of config.cfg."""
+    """-> (name, value in words, key) of each entry of config.cfg"""
     return [(*entry(key, value), key) for key, value in config.items()]
 
 
 def entries_in_words(differing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """{key: {csv: value}}, as `differing_settings` returns it -> the same in words."""
+    """Put the result of `differing_settings`, {key: {csv: value}}, into words."""
     return {entry(key, None)[0]: {csv: entry(key, value)[1] for csv, value in of_key.items()} for key, of_key in differing.items()}
 
 
 class Part(NamedTuple):
-    """A row of the table of settings. `words` of a configuration are None where the part is off, or where the version that wrote the
-    configuration did not know it."""
+    """A row of the table of settings. `words` returns None if the setting is off, or if an old version that did not know it wrote the
+    configuration."""
     name: str
-    keys: tuple[str, ...]  # entries of config.cfg that it describes
+    keys: tuple[str, ...]  # entries of config.cfg that it combines
     words: Callable[[dict], str | None]
 
 
 def _one(key):
-    """An entry by itself."""
+    """A row for a single entry."""
     return Part(ENTRIES[key].name, (key,), lambda c: None if c.get(key) is None else entry(key, c[key])[1])
 
 
@@ -183,7 +187,7 @@ def _mixing(c):
 
 def _optimizer(c):
     parts = [entry('optimizer', c['optimizer'])[1]]
-    if c['optimizer'] == 'sgd' and c.get('schedule') == 'onecycle':  # which sets the momentum itself
+    if c['optimizer'] == 'sgd' and c.get('schedule') == 'onecycle':  # this schedule sets the momentum
         parts.append('momentum 0.95 to 0.85 and back')
     elif c['optimizer'] == 'sgd' and c.get('momentum'):
         parts.append(f"momentum {number(c['momentum'])}")
@@ -191,7 +195,7 @@ def _optimizer(c):
 
 
 def _rate(c):
-    """The learning rate, and what its schedule uses of the other flags."""
+    """The learning rate and its schedule, with the flags that this schedule uses."""
     schedule, parts = c.get('schedule'), [number(c['lr'])]
     parts += [entry('schedule', schedule)[1]] if schedule else []
     parts += [f"patience {c['patience']} epochs"] if schedule == 'plateau' else []
@@ -224,12 +228,12 @@ PARTS = (
     Part('moving average of the weights', ('ema',), lambda c: f"decay {number(c['ema'])}" if c.get('ema') else None), _one('seed'),
     Part('training images', ('csv_train', 'class_count'), _training_images), _one('csv_val'),
     Part('versions', ('torch', 'device_type', 'mixed_precision', 'device', 'precision'), _versions))
-# Entries without an effect on the results, and those that follow from others
+# Entries that do not affect the results, or that follow from other entries
 NOT_COMPARED = ('save_path', 'class_names', 'csv_sha256', 'resume', 'overwrite', 'frozen', 'reinitialised', 'format', 'n_classes')
 
 
 def differing_parts(configs: Sequence[dict]) -> dict[str, list[str]]:
-    """{name: its words in each of `configs`} of the parts, and of the entries that no part describes, in which these differ."""
+    """-> {name: words for each of `configs`} of the settings in which these differ: PARTS, and the entries that no part combines"""
     described = {key for part in PARTS for key in part.keys}
     others = dict.fromkeys(key for c in configs for key in c if key not in described and key not in NOT_COMPARED)
     found = {}

@@ -17,9 +17,9 @@ def what_was_run(run: Run) -> list[Markup]:
     c, rows, parts = run.config, [('run', run.name)], []
     if c is not None:
         words = {part.name: part.words(c) for part in settings.PARTS} | {'epochs': f"{len(run.history)} of {c['n_epochs']} trained"}
-        kept = f"{best_epoch(run.history, c['metric'])}, the best by {METRIC_NAMES.get(c['metric'], c['metric'])} on the validation images"
+        kept = f"{best_epoch(run.history, c['metric'])}, by {METRIC_NAMES.get(c['metric'], c['metric'])} on the validation set"
         rows += [(name, value) for name, value in words.items() if value is not None]
-        rows.append(('epoch kept', kept if run.history else 'none yet'))
+        rows.append(('best epoch', kept if run.history else 'none yet'))
     if run.table:
         rows.append(('tested images', f'{len(run.table.preds):,}, {run.table.path}'))
     parts.append(table('Settings, data and versions', ['setting', 'value'], rows + [('test', fact) for fact in run.facts], numbers=False))
@@ -76,11 +76,11 @@ def training(run: Run, draw: Draw) -> list[Markup]:
     rates = series([record for _, records in run.stages for record in records], 'lr')
     rate = {'learning rate': (range(1, len(rates) + 1), rates, plots.line_style(6))}
     stages = f' Left of the dotted line: {run.stages[-2][0]}, up to the epoch that this run starts from.' if boundaries else ''
-    drawn = (plots.lines(scores, 'epoch', f'{name} (%)', [(before + best, at, 'epoch kept')], boundaries=boundaries),
+    drawn = (plots.lines(scores, 'epoch', f'{name} (%)', [(before + best, at, 'best epoch')], boundaries=boundaries),
              plots.lines(losses, 'epoch', 'cross-entropy', (), boundaries=boundaries),
              plots.lines(rate, 'epoch', 'learning rate', (), boundaries=boundaries, log=True))
     return [figures(
-        figure(draw('metric', drawn[0], f'Curves of {name} by epoch. The epoch kept, {best}, has {at:.1f} on the validation set.'),
+        figure(draw('metric', drawn[0], f'Curves of {name} by epoch. The best epoch, {best}, has {at:.1f} on the validation set.'),
                f'{name} during training',
                f'Higher is better. A training score far above the validation score is a sign of overfitting.{stages}'),
         figure(draw('loss', drawn[1], f"Curves of the loss by epoch. Validation ends at {series(run.history, 'val', 'loss')[-1]:.3f}."),
