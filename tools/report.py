@@ -35,8 +35,8 @@ def get_parser():
     parser = script_parser(__doc__)
     runs = parser.add_argument_group('runs')
     runs.add_argument('runs', nargs='+', metavar='RUN_OR_RESULTS',
-                      help='run folder below experiments/ or results/, per-image csv, or folder with several of them')
-    runs.add_argument('--file', metavar='NAME', help='name of the per-image csvs (default: results_test.csv, else results_val.csv)')
+                      help='run folder below experiments/ or results/, predictions csv, or folder with several of them')
+    runs.add_argument('--file', metavar='NAME', help='name of the predictions csvs (default: results_test.csv, else results_val.csv)')
     head = parser.add_argument_group('head of the page')
     head.add_argument('--title', metavar='TEXT', help='title (default: name of the run, or number of runs)')
     head.add_argument('--author', metavar='TEXT', help='who wrote the report')

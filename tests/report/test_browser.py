@@ -88,6 +88,8 @@ def test_a_table_that_scrolls_says_so(browser, reports):
     hint = '[...document.querySelectorAll(".scroll")].map(b => [b.scrollWidth > b.clientWidth, getComputedStyle(b, "::before").content])'
     for width, hidden in ((400, True), (1200, False)):
         browser.open(reports['few'], width)
+        browser.run('document.querySelectorAll("details").forEach(details => details.open = true)')
+        browser.run('new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))')  # until the page has noticed
         found = browser.run(hint)
         assert any(wide for wide, _ in found) == hidden and all(('Scroll right' in content) == wide for wide, content in found)
 

@@ -65,10 +65,10 @@ def shown(tmp_path):
     ({'momentum': .9, 'wd': 1e-4}, 'optimiser', 'SGD, momentum 0.9, weight decay 0.0001'),
     ({'schedule': 'onecycle', 'momentum': .5}, 'optimiser', 'SGD, momentum 0.95 to 0.85 and back'),
     ({'optimizer': 'adamw', 'momentum': .5}, 'optimiser', 'AdamW'), ({}, 'learning rate', '0.01'), ({}, 'epochs', '3 of 3 trained'),
-    ({'schedule': 'plateau', 'patience': 2, 'min_lr': 1e-5, 'warmup': 0.}, 'learning rate',
-     '0.01, divided by 10 when the validation score stops improving, patience 2 epochs, minimum 0.00001'),
-    ({'schedule': 'onecycle', 'patience': 2, 'min_lr': 1e-5, 'warmup': .3}, 'learning rate',
-     '0.01, one cycle (up, then down), warm-up in the first 30 % of the steps'),
+    ({'schedule': 'plateau', 'patience': 2, 'min_lr': 1e-5, 'warmup': 0.}, 'learning-rate schedule',
+     'divided by 10 when the validation score stops improving, patience 2 epochs, minimum 0.00001'),
+    ({'schedule': 'onecycle', 'patience': 2, 'min_lr': 1e-5, 'warmup': .3}, 'learning-rate schedule',
+     'one cycle (up, then down), warm-up in the first 30 % of the steps'),
     ({'grow_from': .5}, 'image size', '96 x 96 pixels (height x width), growing from 50 % of it'),
     ({'batch_size': 1024, 'accumulate': 4}, 'batch size', '1,024 images in 4 parts'),
     ({'init': 'imagenet', 'initial_weights': 'resnet10t.c3_in1k of timm'}, 'starts from', 'resnet10t.c3_in1k of timm'),
@@ -81,7 +81,7 @@ def test_settings_of_a_run(shown, keys, setting, value):
 
 
 def test_settings_that_an_old_run_does_not_know_are_left_out(shown):
-    new = {'recipe', 'deferred re-balancing', 'augmentation', 'moving average of the weights'}
+    new = {'recipe', 'deferred re-balancing', 'augmentation', 'learning-rate schedule', 'moving average of the weights'}
     assert not new & set(shown(lambda config: config)[0])
 
 

@@ -107,8 +107,8 @@ def _run_and_results(found):
 
 
 def find_runs(paths: Sequence[str], file: str | None = None) -> list[Run]:
-    """-> list of `Run`, each run once. `paths`: run folders, results folders, folders that hold many of them, or per-image csvs. `file`:
-    name of the per-image csv to read (default: the first of CSVS that exists)."""
+    """-> list of `Run`, each run once. `paths`: run folders, results folders, folders that hold many of them, or predictions csvs. `file`:
+    name of the predictions csv to read (default: the first of CSVS that exists)."""
     pairs: dict[str, tuple[str | None, str | None, str | None]] = {}
     for path in paths:
         if not os.path.exists(path):

@@ -98,7 +98,7 @@ class Entry(NamedTuple):
     words: Callable[[Any], str] = in_words
 
 
-ENTRIES = {
+ENTRIES: dict[str, Entry] = {
     'csv_train': Entry('training csv'), 'csv_val': Entry('validation csv'), 'label_column': Entry('label column (--label_column)'),
     'data_path': Entry('folder of the images'), 'n_classes': Entry('number of classes'), 'im_size': Entry('image size', _size),
     'num_workers': Entry('data loader workers'), 'cache_dir': Entry('folder of the image cache'), 'no_cache': Entry('image cache off'),
@@ -131,8 +131,8 @@ ENTRIES = {
 
 def entry(key: str, value: Any) -> tuple[str, str]:
     """-> name and value of an entry of config.cfg in words. An unknown entry, from another version, keeps its name."""
-    name, words = ENTRIES.get(key, Entry(key.replace('_', ' ')))
-    return name, OFF if value is None else words(value)
+    found = ENTRIES.get(key) or Entry(key.replace('_', ' '))
+    return found.name, OFF if value is None else found.words(value)
 
 
 def every_entry(config: dict) -> list[tuple[str, str, str]]:
@@ -155,7 +155,7 @@ class Part(NamedTuple):
 
 def _one(key):
     """A row for a single entry."""
-    return Part(ENTRIES[key].name, (key,), lambda c: None if c.get(key) is None else entry(key, c[key])[1])
+    return Part(entry(key, None)[0], (key,), lambda c: None if c.get(key) is None else entry(key, c[key])[1])
 
 
 def _image_size(c):
@@ -169,7 +169,7 @@ def _start(c):
 
 def _loss(c):
     parameters = {name: value for name, value in (c.get('loss_params') or {}).items() if (name, value) != ('epsilon', 0)}
-    return ': '.join(filter(None, [entry('loss_fn', c['loss_fn'])[1], parameters and _parameters(parameters)]))
+    return ': '.join(filter(None, [entry('loss_fn', c['loss_fn'])[1], _parameters(parameters) if parameters else '']))
 
 
 def _deferred(c):
@@ -194,14 +194,14 @@ def _optimizer(c):
     return ', '.join([*parts, *([f"weight decay {number(c['wd'])}"] if c.get('wd') else [])])
 
 
-def _rate(c):
-    """The learning rate and its schedule, with the flags that this schedule uses."""
-    schedule, parts = c.get('schedule'), [number(c['lr'])]
-    parts += [entry('schedule', schedule)[1]] if schedule else []
+def _schedule(c):
+    """The schedule with the flags that it uses."""
+    schedule = c.get('schedule')
+    parts = [entry('schedule', schedule)[1]] if schedule else []
     parts += [f"patience {c['patience']} epochs"] if schedule == 'plateau' else []
     parts += [f"minimum {number(c['min_lr'])}"] if schedule in ('plateau', 'cosine') else []
     parts += [f"warm-up in the first {_percent(c['warmup'])} of the steps"] if c.get('warmup') else []
-    return ', '.join(parts)
+    return ', '.join(parts) or None
 
 
 def _batch(c):
@@ -223,7 +223,7 @@ PARTS = (
     Part('loss', ('loss_fn', 'loss_params', 'cdt_gamma'), _loss), _one('sampling'), Part('deferred re-balancing', ('defer',), _deferred),
     Part('mixing', ('mixing', 'mix_alpha', 'mixup_off_epochs'), _mixing), _one('augment'),
     Part('optimiser', ('optimizer', 'momentum', 'wd'), _optimizer),
-    Part('learning rate', ('lr', 'schedule', 'patience', 'min_lr', 'warmup'), _rate),
+    _one('lr'), Part('learning-rate schedule', ('schedule', 'patience', 'min_lr', 'warmup'), _schedule),
     Part('batch size', ('batch_size', 'accumulate'), _batch), _one('n_epochs'),
     Part('moving average of the weights', ('ema',), lambda c: f"decay {number(c['ema'])}" if c.get('ema') else None), _one('seed'),
     Part('training images', ('csv_train', 'class_count'), _training_images), _one('csv_val'),
@@ -237,7 +237,7 @@ def differing_parts(configs: Sequence[dict]) -> dict[str, list[str]]:
     described = {key for part in PARTS for key in part.keys}
     others = dict.fromkeys(key for c in configs for key in c if key not in described and key not in NOT_COMPARED)
     found = {}
-    for part in (*PARTS, *(Part(entry(key, None)[0], (key,), lambda c, key=key: entry(key, c.get(key))[1]) for key in others)):
+    for part in (*PARTS, *map(_one, others)):
         words = [(part.words(c) or OFF) if part.keys[0] in c else UNKNOWN for c in configs]
         if len(set(words)) > 1:
             found[part.name] = words
