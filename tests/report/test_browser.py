@@ -46,7 +46,7 @@ def test_page(browser, reports, name, width, scheme):
     assert browser.run('getComputedStyle(document.querySelector("figure svg text")).fill == getComputedStyle(document.body).color')
 
 
-def test_a_class_name_stays_text(browser, reports):
+def test_class_names_are_escaped(browser, reports):
     browser.open(reports['many'])
     assert browser.run('document.title') == 'many/a' and browser.run('document.scripts.length') == 1
     assert browser.run(f'document.body.textContent.includes({SCRIPT!r})')
@@ -78,13 +78,13 @@ def test_sorting_by_keyboard(browser, reports):
     assert names[1:4] == [f'ulcerative-colitis-grade-{c}' for c in (1, 2, 3)] and browser.run(state)[3] == 'none'
 
 
-def test_wide_things_scroll_by_keyboard_in_a_narrow_window(browser, reports):
+def test_wide_boxes_can_be_focused_in_a_narrow_window(browser, reports):
     browser.open(reports['many'], 400)
     assert browser.run('[...document.querySelectorAll(".scroll")].every(b => (b.scrollWidth > b.clientWidth) == (b.tabIndex == 0))')
     assert browser.run('document.querySelector("#confusion").closest("section").querySelectorAll(".scroll[tabindex]").length') == 2
 
 
-def test_a_table_that_scrolls_says_so(browser, reports):
+def test_scrolling_boxes_show_a_hint(browser, reports):
     hint = '[...document.querySelectorAll(".scroll")].map(b => [b.scrollWidth > b.clientWidth, getComputedStyle(b, "::before").content])'
     for width, hidden in ((400, True), (1200, False)):
         browser.open(reports['few'], width)
@@ -94,7 +94,7 @@ def test_a_table_that_scrolls_says_so(browser, reports):
         assert any(wide for wide, _ in found) == hidden and all(('Scroll right' in content) == wide for wide, content in found)
 
 
-def test_what_is_hidden_has_a_shadow(browser, reports, tmp_path):
+def test_scrolling_boxes_have_shadows(browser, reports, tmp_path):
     """The right edge of the first table is dark until the table is scrolled to its end. Then the left edge is dark."""
     edges = []
     browser.open(reports['few'], 400)

@@ -37,7 +37,7 @@ def test_comparison(tmp_path):
         report(tmp_path / 'experiments')
 
 
-def test_runs_pooled_with_other_settings_are_named(tmp_path):
+def test_pooled_runs_with_different_settings_are_named(tmp_path):
     for seed, rate in enumerate((.01, .1)):
         config = write_run(tmp_path, f'set/plain/seed{seed}', ['a', 'b'], seed=seed) / 'config.cfg'
         config.write_text(json.dumps(json.loads(config.read_text()) | {'lr': rate}))

@@ -24,21 +24,21 @@ def test_text_is_escaped(part, times):
     assert part.count(ESCAPED) == times and TEXT not in part
 
 
-def test_markup_stays():
+def test_markup_is_not_escaped():
     assert '<td><small>1</small></td>' in html.table('a', ['b', 'c'], [['d', Markup('<small>1</small>')]])
     assert '<svg id="x"></svg>' in html.figure('<svg id="x"></svg>', 'a', 'b')
 
 
-def test_a_cell_tells_what_it_is_sorted_by():
+def test_cells_carry_their_sort_value():
     found = html.table('a', ['b', 'c', 'd', 'e'], [['f', Cell('50.0', .5), Cell('-', None), 'g']])
     assert '<th scope="row">f</th><td data-value="0.5">50.0</td><td>-</td><td>g</td></tr>' in found
 
 
-def test_a_value_that_a_template_lacks_is_an_error():
+def test_missing_template_values_raise_an_error():
     with pytest.raises(UndefinedError, match='title'):
         html.render('figure', svg='', text='', wide=False)
 
 
-def test_a_path_that_is_not_utf_8_gets_question_marks():
+def test_paths_that_are_not_utf_8_get_question_marks():
     text = html.page('a', 'b', [], date='today', sources='caf\udce9')
     assert re.search(r'<pre class="sources">caf\?</pre>', text)

@@ -64,7 +64,7 @@ def table(html, caption):
     return html.split(f'<caption><span>{caption}')[1].split('</table>')[0]
 
 
-def test_one_run_says_what_it_shows(pages):
+def test_report_says_which_classes_it_shows(pages):
     text = Page(pages[0]).text
     notes = {f'{MOST_CLASSES} of {K} classes, the rarest and the most frequent.': 1,
              f'{MOST_CLASSES} of {K} classes, those with the most errors; predictions of other classes are left out.': 1,

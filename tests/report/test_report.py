@@ -146,7 +146,7 @@ def test_plain_accuracy_is_on_a_card(tmp_path):
     assert f'accuracy{100 * np.mean(table.labels == table.preds):.1f} %' in Page(report(run)).text
 
 
-def test_letters_that_the_font_lacks_are_no_warning(recwarn):
+def test_missing_glyphs_raise_no_warning(recwarn):
     axes = Figure().subplots()
     axes.set_title('糖尿病 نرم 🩺')
     assert '糖尿病' in str(plots.to_svg(axes.figure, 'x', 'title')) and not recwarn.list
@@ -173,7 +173,7 @@ def test_errors(tmp_path):
         main([str(run)])
 
 
-def test_help_and_nothing_imported_that_it_does_not_need():
+def test_help_imports_neither_torch_nor_pyplot():
     code = "import sys; from tools.report import main; print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules]); main(['-h'])"
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith('[]') and '--with_images' in done.stdout, done.stderr

@@ -80,7 +80,7 @@ def test_settings_of_a_run(shown, keys, setting, value):
     assert shown(lambda config: config | keys)[0][setting] == value
 
 
-def test_settings_that_an_old_run_does_not_know_are_left_out(shown):
+def test_settings_unknown_to_an_old_run_are_left_out(shown):
     new = {'recipe', 'deferred re-balancing', 'augmentation', 'learning-rate schedule', 'moving average of the weights'}
     assert not new & set(shown(lambda config: config)[0])
 
