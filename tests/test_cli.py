@@ -177,7 +177,7 @@ def test_a_printed_command_is_one_line_that_a_shell_reads(word):
 
 
 def test_a_name_with_control_characters_is_refused():
-    with pytest.raises(InputError, match=r'^a.b: this name holds control characters: rename it$'):
+    with pytest.raises(InputError, match=r'^a.b: the name contains control characters: rename it$'):
         check_name('a\nb')
 
 

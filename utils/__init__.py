@@ -1,4 +1,6 @@
-"""The code behind the scripts. Eight files hold the method and what every script needs; the rest lies in rooms, each described in its
-`__init__.py`. Importing a file sets nothing."""
+"""Shared code of the scripts. Eight modules hold the method and the basics. The subpackages are described in their `__init__.py`.
+
+Importing a module changes no global state.
+"""
 
 __version__ = '0.2.0'

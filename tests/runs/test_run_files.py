@@ -98,7 +98,7 @@ def test_what_is_no_file_is_refused_without_waiting(run, refuses, file, read, ki
     (run / file).unlink()
     {'fifo': lambda path: os.mkfifo(path), 'device': lambda path: path.symlink_to('/dev/zero'), 'folder': lambda path: path.mkdir()}[kind](
         run / file)
-    refuses(read, f'{file} is no regular file')
+    refuses(read, f'{file} is not a regular file')
 
 
 @pytest.mark.parametrize(('old', 'new', 'message'), [
@@ -142,7 +142,7 @@ def test_a_parent_of_the_same_name_at_another_place_is_no_circle(run, tmp_path):
 def test_a_text_report_that_is_a_pipe_is_refused_without_waiting(tmp_path):
     run = write_run(tmp_path, 'b', ['x', 'y'])
     os.mkfifo(tmp_path / 'results' / 'b' / 'performance_test.txt')
-    with pytest.raises(InputError, match=r'performance_test\.txt is no regular file'):
+    with pytest.raises(InputError, match=r'performance_test\.txt is not a regular file'):
         find_runs([str(run)])
 
 
@@ -156,7 +156,7 @@ def test_a_page_that_is_a_pipe_is_left_alone(tmp_path):
 @pytest.mark.parametrize('name', FORGED)
 def test_a_folder_whose_name_holds_control_characters_is_refused(tmp_path, name):
     write_run(tmp_path, name, ['x', 'y'], tested=False)
-    with pytest.raises(InputError, match='this name holds control characters: rename it'):
+    with pytest.raises(InputError, match='the name contains control characters: rename it'):
         find_runs([str(tmp_path / 'experiments')])
 
 

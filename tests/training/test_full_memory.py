@@ -41,7 +41,7 @@ def raising(error):
     (MemoryError('Unable to allocate 72.8 TiB for an array with shape (7,)'), 'memory is full, 72.8 TiB more were needed'),
     (MemoryError(), 'memory is full')])
 def test_full_memory_is_one_line(error, message):
-    assert ending(raising(error)) == f'error: {message}: end other programs that use it, or take a machine that has more'
+    assert ending(raising(error)) == f'error: {message}: close other programs that use it, or use a machine with more memory'
 
 
 def test_out_of_memory_on_the_host_is_recognised():
