@@ -183,5 +183,5 @@ def test_a_name_with_control_characters_is_refused():
 
 @pytest.mark.parametrize('size', ['1000000000', '1,1000000000', '8193'])
 def test_an_absurd_size_of_images_is_refused(size):
-    with pytest.raises(argparse.ArgumentTypeError, match='are more than 67,108,864 pixels'):
+    with pytest.raises(argparse.ArgumentTypeError, match='exceeds 67,108,864 pixels'):
         parse_im_size(size)

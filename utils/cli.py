@@ -1,4 +1,4 @@
-"""What every script shares: its help, made from its docstring, its flags, their checks, and the command to run next."""
+"""Command-line code shared by the scripts: help made from docstrings, types and checks of flags, and the command to run next."""
 import argparse
 import ctypes
 import difflib
@@ -15,24 +15,23 @@ from utils.common import CONTROL, MAX_PIXELS
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ABSENT = object()
 Rule = tuple[str, str, Callable[[argparse.Namespace], Any]]  # flag, reason, condition; see `warn_without_effect`
-SPLIT_WORDS = {'val': ('val', 'valid', 'validation'), 'test': ('test', 'testing')}  # in the names of csvs
+SPLIT_WORDS = {'val': ('val', 'valid', 'validation'), 'test': ('test', 'testing')}  # words for the split in csv names
 
 
 def tune_process() -> None:
-    """Set how threads wait for each other and how freed memory is kept. Scripts call it first of all: torch reads the first when it is
-    imported."""
-    # PyTorch's OpenMP threads wait for each other by spinning for milliseconds. Where another program wants the same cores, that
-    # slows training more than tenfold. A shorter wait costs nothing on an idle machine.
+    """Tune OpenMP and malloc for training on a CPU. Call it before torch is imported, which reads the OpenMP setting."""
+    # PyTorch's OpenMP threads spin for milliseconds while they wait for each other. If another program uses the same cores, this makes
+    # training more than ten times slower. A shorter spin costs nothing on an idle machine.
     os.environ.setdefault('GOMP_SPINCOUNT', '20000')
-    # glibc returns large blocks to the kernel as soon as they are freed and takes them back, page by page, in the next training
-    # step: a quarter of the step on a CPU. M_MMAP_THRESHOLD (its maximum), M_TRIM_THRESHOLD and M_TOP_PAD keep them instead.
+    # glibc returns large freed blocks to the kernel at once and allocates them again, page by page, in the next training step. On a
+    # CPU this takes a quarter of the step. M_MMAP_THRESHOLD (its maximum), M_TRIM_THRESHOLD and M_TOP_PAD keep the blocks instead.
     if sys.platform == 'linux' and (mallopt := getattr(ctypes.CDLL(None), 'mallopt', None)):  # absent in musl
         for parameter, n_bytes in ((-3, 32 << 20), (-1, 1 << 30), (-2, 64 << 20)):
             mallopt(parameter, n_bytes)
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Fills paragraphs, keeps indented ones (commands) as they are, and shows defaults that are values."""
+    """Wraps paragraphs, leaves indented ones (commands) unchanged, and shows the default values of flags."""
 
     def _fill_text(self, text, width, indent):
         fill = super()._fill_text
@@ -45,14 +44,14 @@ class HelpFormatter(argparse.HelpFormatter):
         return f'{action.help} (default: {default:g})' if isinstance(default, float) else f'{action.help} (default: {default})'
 
     def _format_usage(self, usage, actions, groups, prefix):
-        """Of many flags only those that must be given: the line stands above every error, too."""
+        """Show only the required flags if there are many, because argparse prints the usage above every error."""
         if len(actions) <= 10:
             return super()._format_usage(usage, actions, groups, prefix)
         return super()._format_usage(usage, [action for action in actions if action.required], [], prefix).rstrip() + ' [flags]\n\n'
 
 
 class Parser(argparse.ArgumentParser):
-    """Asks whether the most similar flag was meant where one is unknown."""
+    """Suggests the most similar flag for an unknown one."""
 
     def parse_args(self, args=None, namespace=None):
         args, unknown = self.parse_known_args(args, namespace)
@@ -64,8 +63,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def script_parser(doc: str | None, parser_class: Any = Parser) -> Any:
-    """A parser whose help is the docstring `doc` of a script: first its text; below the flags its indented paragraphs, which are commands
-    as typed from the top of the repository, and the lines 'Example...:' above them."""
+    """Return a parser that shows the docstring `doc` of a script as its help.
+
+    Indented paragraphs, which are commands to run from the repository root, and the lines 'Example...:' above them go below the flags.
+    All other text goes above the flags.
+    """
     parts = [part.strip('\n') for part in (doc or '').split('\n\n')]
     words = next((part.split() for part in parts if part.startswith(' ')), [])
     return parser_class(prog=' '.join(words[:3 if '-m' in words else 2]) or None, formatter_class=HelpFormatter,
@@ -74,7 +76,7 @@ def script_parser(doc: str | None, parser_class: Any = Parser) -> Any:
 
 
 def python() -> str:
-    """What starts this interpreter from here: the name where that is enough, else a path, as for .venv when it is not activated."""
+    """Return the command for this interpreter: its name if the PATH finds it, else a path, as for a .venv that is not activated."""
     for name in ('python', 'python3'):
         if shutil.which(name) == sys.executable:
             return name
@@ -83,7 +85,7 @@ def python() -> str:
 
 
 def quoted(word: str) -> str:
-    """`word` for a shell, in one line: control characters, which would start a line or move the cursor, are written as in bash's $'...'."""
+    """Quote `word` for a shell, on one line. Control characters, which could start a line or move the cursor, become bash's $'...'."""
     if not CONTROL.search(word):
         return shlex.quote(word)
     escaped = word.replace('\\', r'\\').replace("'", r"\'")
@@ -91,8 +93,10 @@ def quoted(word: str) -> str:
 
 
 def next_line(what: str, *command: object) -> str:
-    """The line '* Next, `what`: `command`'. A first word 'python' stands for this interpreter. The command is written for the top of the
-    repository; where another folder is the working folder, it is changed so that it works from there."""
+    """Return the line '* Next, `what`: `command`'. A first word 'python' becomes the command for this interpreter.
+
+    The command is written for the repository root. If the working folder is another one, the command is adapted to run from there.
+    """
     words = [python() if command[0] == 'python' else str(command[0]), *map(str, command[1:])]
     below = words[2].replace('.', os.sep) + '.py' if words[1] == '-m' else words[1]
     variable = ''
@@ -105,13 +109,16 @@ def next_line(what: str, *command: object) -> str:
 
 
 def say_next(what: str, *command: object, file: TextIO | None = None) -> None:
-    """The line that a script ends with: a command to be pasted into a shell."""
+    """Print the last line of a script: a command to paste into a shell."""
     print(next_line(what, *command), file=file)
 
 
 def sibling_csv(csv: str, split: str) -> str:
-    """data/train_x.csv -> data/val_x.csv for `split` val, which may also be called valid or validation; `csv` itself where its name holds
-    no word train or training. A word ends where its letters do, so data/constrain_train.csv -> data/constrain_val.csv."""
+    """Return the csv of another split beside the training csv: data/train_x.csv -> data/val_x.csv for `split` val.
+
+    The validation csv may also be named with valid or validation. Returns `csv` itself if its name lacks the word train or training.
+    Words are runs of letters, so data/constrain_train.csv -> data/constrain_val.csv.
+    """
     folder, name = os.path.split(csv)
     word = re.search(r'(?<![^\W\d_])(train|training)(?![^\W\d_])', name, re.IGNORECASE)
     if not word:
@@ -124,7 +131,7 @@ def sibling_csv(csv: str, split: str) -> str:
 
 
 def own_network(model_name: str) -> tuple[str, str] | None:
-    """(file, function) of a --model_name path/to/file.py:function; None for the name of a known network."""
+    """Return (file, function) for a --model_name path/to/file.py:function, and None for the name of a known network."""
     file, _, function = model_name.rpartition(':')
     return (file, function) if file.endswith('.py') else None
 
@@ -132,16 +139,16 @@ def own_network(model_name: str) -> tuple[str, str] | None:
 def add_network_flag(group: argparse._ArgumentGroup) -> None:
     """Add --model_name to a script that loads a checkpoint."""
     group.add_argument('--model_name', metavar='FILE:FUNCTION',
-                       help='needed where the network comes from a file of yours, which this runs: path/to/file.py:function')
+                       help='required if the checkpoint has a network from your own file; runs that file: path/to/file.py:function')
 
 
 def network_flag(model_name: str | None) -> list[str]:
-    """The words of --model_name for a command that loads a checkpoint: needed if its network is built by a file of the user."""
+    """Return the words of --model_name for a command that loads a checkpoint; none unless its network comes from a file of the user."""
     return ['--model_name', model_name] if model_name and own_network(model_name) else []
 
 
 def label_flag(column: str | None) -> list[str]:
-    """The words of --label_column for a command; none where it was not given."""
+    """Return the words of --label_column for a command; none if the flag was not given."""
     return ['--label_column', column] if column else []
 
 
@@ -151,7 +158,7 @@ def to_train(csv_train: str, csv_val: str, data_path: str, n_classes: int, *flag
 
 
 def to_test(run: str, csv_train: str, csv_val: str, data_path: str) -> list[str]:
-    """-> what to do, and the command for it: on the test csv beside the training csv if there is one, else on the validation csv."""
+    """Return what to do and its command: test on the test csv beside the training csv if it exists, else on the validation csv."""
     csv_test = sibling_csv(csv_train, 'test')
     script, flag, csv, what = 'endo', '--csv_val', csv_val, 'test it on the validation csv (test_with_labels_eyepacs.py takes a --csv_test)'
     if os.path.isfile(csv_test) and csv_test != csv_train:
@@ -160,16 +167,16 @@ def to_test(run: str, csv_train: str, csv_val: str, data_path: str) -> list[str]
 
 
 def to_resume(argv: list[str], save_path: str) -> list[str]:
-    """The command line of a training, changed so that it continues the run that it started."""
+    """Return the command line of a training, changed so that it resumes the run."""
     kept = [word for word in argv if len(word) < 4 or not ('--overwrite'.startswith(word) or '--resume'.startswith(word))]
     named = any(word.split('=')[0] == '--save_path' for word in kept)
     return ['python', *kept, *([] if named else ['--save_path', save_path]), '--resume']
 
 
 def how_to_resume(argv: list[str] | None, save_path: str, world_size: int) -> str:
-    """What follows the message of an interruption. The launcher of several processes is not in `argv`; None: `argv` is not known."""
+    """Return the end of the message after an interruption. It has no full command if `argv` is None or lacks the multi-process launcher."""
     if argv is None or world_size > 1:
-        return f'; start it again with --save_path {quoted(save_path)} --resume and without --overwrite'
+        return f'; to resume, use --save_path {quoted(save_path)} --resume and leave out --overwrite'
     return '\n' + next_line('resume it', *to_resume(argv, save_path))
 
 
@@ -181,14 +188,14 @@ def duration(seconds: float) -> str:
 
 
 def str2bool(value: str | bool) -> bool:
-    """Flag values as the original's users type them: --do_not_save, --do_not_save True, --do_not_save no."""
+    """Parse a boolean flag in all forms that the original accepts: --do_not_save, --do_not_save True, --do_not_save no."""
     if isinstance(value, bool):
         return value
     if value.lower() in ('true', 'yes', '1'):
         return True
     if value.lower() in ('false', 'no', '0'):
         return False
-    raise argparse.ArgumentTypeError(f'true or false expected, not {value!r}')
+    raise argparse.ArgumentTypeError(f'expected true or false, not {value!r}')
 
 
 def parse_im_size(text: str) -> tuple[int, int]:
@@ -198,9 +205,9 @@ def parse_im_size(text: str) -> tuple[int, int]:
     except ValueError:
         size = []
     if len(size) not in (1, 2) or min(size) < 1:
-        raise argparse.ArgumentTypeError(f'one size or height,width in pixels expected, not {text!r}')
+        raise argparse.ArgumentTypeError(f'expected one size or height,width in pixels, not {text!r}')
     if size[0] * size[-1] > MAX_PIXELS:
-        raise argparse.ArgumentTypeError(f'{text} are more than {MAX_PIXELS:,} pixels')
+        raise argparse.ArgumentTypeError(f'{text} exceeds {MAX_PIXELS:,} pixels')
     return (size[0], size[-1])
 
 
@@ -210,18 +217,18 @@ def parse_parameter(text: str) -> tuple[str, float]:
     try:
         return name, float(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f'NAME=NUMBER expected, such as gamma=2, not {text!r}') from None
+        raise argparse.ArgumentTypeError(f'expected NAME=NUMBER, such as gamma=2, not {text!r}') from None
 
 
 def flags_given(parser: argparse.ArgumentParser, argv: Sequence[str] | None, args: argparse.Namespace) -> dict[str, Any]:
-    """{name: value} of the flags that the command line `argv` holds, from which `parser` made `args`. None stands for sys.argv."""
-    absent = argparse.Namespace(**dict.fromkeys(vars(args), _ABSENT))  # a default is filled in only where there is no value
+    """Return {name: value} of the flags on the command line `argv` (None: sys.argv), which `parser` parsed into `args`."""
+    absent = argparse.Namespace(**dict.fromkeys(vars(args), _ABSENT))  # argparse fills in a default only if the attribute is missing
     values = vars(parser.parse_known_args(argv, absent)[0])
     return {name: value for name, value in values.items() if value is not _ABSENT}
 
 
 def without_effect(given: dict[str, Any], args: argparse.Namespace, table: Sequence[Rule]) -> list[str]:
-    """One line for each flag of `given` (`flags_given`) that meets a condition of `table`; the first row that it meets counts."""
+    """Return a line for each flag of `given` (see `flags_given`) that meets a condition of `table`. The first matching row counts."""
     lines: dict[str, str] = {}
     args = argparse.Namespace(**vars(args), given=given)
     for flag, reason, condition in table:
@@ -235,11 +242,11 @@ def without_effect(given: dict[str, Any], args: argparse.Namespace, table: Seque
 
 def warn_without_effect(parser: argparse.ArgumentParser, argv: Sequence[str] | None, args: argparse.Namespace, table: Sequence[Rule],
                         **facts: Any) -> None:
-    """Print a warning for each flag of the command line `argv` that has no effect among the others.
+    """Print a warning for each flag on the command line `argv` that has no effect with the other flags.
 
-    `table` has the rows (flag, reason, condition): the flag has no effect where condition(args) is true. The reason may hold values, as in
-    'with --optimizer {optimizer}'. Conditions and reasons see `args`, the `facts`, and `given`, the flags of the command line. Defaults
-    and the flags of a --recipe are no reason for a warning.
+    `table` has rows (flag, reason, condition): the flag has no effect if condition(args) is true. A reason may contain values, as in
+    'with --optimizer {optimizer}'. Conditions and reasons can use `args`, `facts` and `given` (the flags on the command line). Defaults
+    and flags from a --recipe cause no warning.
     """
     known = argparse.Namespace(**vars(args) | facts)
     for line in without_effect(flags_given(parser, argv, args), known, table):

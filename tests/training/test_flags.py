@@ -27,8 +27,8 @@ def test_defaults_of_the_original():
 
 @pytest.mark.parametrize(('flags', 'message'), [
     ('--sampling calss', "invalid choice: 'calss'"), ('--weighting BCSE', "invalid choice: 'BCSE'"),
-    ('--metric accuracy', "invalid choice: 'accuracy'"), ('--im_size 512x512', "pixels expected, not '512x512'"),
-    ('--im_size 0', "pixels expected, not '0'"), ('--do_not_save maybe', "true or false expected, not 'maybe'"),
+    ('--metric accuracy', "invalid choice: 'accuracy'"), ('--im_size 512x512', "in pixels, not '512x512'"),
+    ('--im_size 0', "in pixels, not '0'"), ('--do_not_save maybe', "expected true or false, not 'maybe'"),
 ])
 def test_the_parser_rejects_typos(capsys, flags, message):
     with pytest.raises(SystemExit):

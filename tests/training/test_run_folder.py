@@ -125,7 +125,7 @@ def test_a_signal_within_an_epoch_loses_nothing(train, monkeypatch, capsys, flag
         monkeypatch.setattr(prepare, '__call__', strike)
     with pytest.raises(Interrupted) as stop:
         train(flags)
-    assert stop.value.number == signal.SIGTERM and 'everything is saved; start it again with --save_path run --resume' in stop.value.saved
+    assert stop.value.number == signal.SIGTERM and 'everything is saved; to resume, use --save_path run --resume' in stop.value.saved
     monkeypatch.undo()
     monkeypatch.chdir(whole.parent.parent)
     run = train(f'{flags} --resume')
