@@ -179,10 +179,10 @@ def test_deferred(batch):
 
 
 def test_bad_parameters():
-    for name, params, message in (('cdt', {'tau': 1}, r'loss CDT has no parameter tau \(it has: gamma\)'),
+    for name, params, message in (('cdt', {'tau': 1}, r'loss CDT has no parameter tau \(its parameters: gamma\)'),
                                   ('BCSE', {}, 'unknown loss BCSE'),
-                                  ('CB', {'beta': 1.}, r'beta must lie between 0 and 0\.9+, got 1'),
-                                  ('FOCAL', {'gamma': -1}, 'gamma must lie'), ('LDAM', {'s': np.nan}, 's must be a finite number'),
+                                  ('CB', {'beta': 1.}, r'beta must be between 0 and 0\.9+, got 1'),
+                                  ('FOCAL', {'gamma': -1}, 'gamma must be between'), ('LDAM', {'s': np.nan}, 's must be a finite number'),
                                   ('LA', {'tau': np.inf}, 'tau must be a finite')):
         with pytest.raises(InputError, match=message):
             get_loss_fn(name, [3, 2], **params)
@@ -212,7 +212,7 @@ def test_a_parameter_without_a_declared_range_takes_any_number(own_loss, batch):
 
 
 def test_a_range_that_the_class_declares_is_checked(own_loss):
-    with pytest.raises(InputError, match='loss POLY: reach must lie between 0 and 3, got 4'):
+    with pytest.raises(InputError, match='loss POLY: reach must be between 0 and 3, got 4'):
         get_loss_fn('POLY', COUNTS['tail'], reach=4)
 
 

@@ -1,9 +1,11 @@
-"""The training losses, table `LOSSES`.
+"""The training losses (table `LOSSES`).
 
-A loss adjusts the logits in training only. Predictions, metrics and the validation loss use raw logits.
+Losses adjust the logits in training only. Predictions, metrics and the validation loss use raw logits.
 
-To add a loss, write a subclass of `CrossEntropy` and put it into `LOSSES`. The arguments of its `__init__` after `class_count` are its
+To add a loss, write a subclass of `CrossEntropy` and add it to `LOSSES`. The arguments of its `__init__` after `class_count` are the
 parameters for --loss_params, and `ranges` holds their limits. See docs/architecture.md.
+
+Symbols: z logits, y target, K classes, n_c training images of class c, N their sum.
 """
 import inspect
 from typing import Any, ClassVar
@@ -22,16 +24,16 @@ Ranges = dict[str, tuple[float, float]]
 
 
 def log_prior(class_count: Counts) -> Array:
-    """log(n_c / N), float64 (K,); -inf for a class without training images."""
+    """Log class prior log(n_c / N), float64 (K,); -inf for a class without training images."""
     count = np.asarray(class_count, np.float64)
     with np.errstate(divide='ignore'):
         return np.log(count / count.sum())
 
 
 def effective_number_weights(class_count: Counts, beta: float = .9999) -> Array:
-    """(1 - beta) / (1 - beta^n_c), scaled to sum to K; float64 (K,). A class without training images gets weight 0.
+    """Class weights (1 - beta) / (1 - beta^n_c), the inverse effective number of samples, scaled to sum to K; float64 (K,).
 
-    Cui et al., CVPR 2019, equation 4 and section 5.
+    A class without training images gets weight 0. Cui et al., CVPR 2019, equation 4 and section 5.
     """
     count = np.asarray(class_count, np.float64)
     with np.errstate(divide='ignore'):
@@ -40,18 +42,18 @@ def effective_number_weights(class_count: Counts, beta: float = .9999) -> Array:
 
 
 class CrossEntropy(nn.Module):
-    """CE(z, (1 - epsilon) y + epsilon / K), with `epsilon` for label smoothing (Szegedy et al., CVPR 2016). Base of all losses.
+    """Cross-entropy with label smoothing: CE(z, (1 - epsilon) y + epsilon / K) (Szegedy et al., CVPR 2016). Base class of all losses.
 
-    class_count: TRAIN images of each class, (K,). `forward(logits (B, K), targets)` returns a scalar. Targets are hard (integers, (B,))
-    or soft (floats, (B, K)). float64 logits are computed in float64, all other types in float32.
+    class_count: training images of each class, (K,). `forward(logits (B, K), targets)` returns a scalar. Targets are hard (integers, (B,))
+    or soft (floats, (B, K)). The loss of float64 logits is computed in float64, that of all other types in float32.
 
-    Every loss is linear in its targets: sum_c y_c l_c(z), where l_c is the loss of the hard target c. Some multiply it by a class weight
-    w_c. The batch loss is the mean over the images, so the weight of an image does not depend on its neighbours.
+    Every loss is linear in its targets: sum_c y_c l_c(z), where l_c is the loss of the hard target c. Some losses multiply l_c by a class
+    weight w_c. The batch loss is the plain mean over images, so the weight of an image does not depend on the rest of the batch.
     """
-    drw: ClassVar[bool] = True  # with --defer: class weights start late (other losses start with equal counts instead)
-    corrects_prior: ClassVar[bool] = False  # corrects for class frequencies, so class-balanced sampling would do it twice
-    head: ClassVar[str] = 'linear'  # the kind of last layer it needs, a key of models.heads.HEADS
-    # Parameter of this class's __init__ -> (smallest, largest) value, both allowed. A parameter that is not listed takes any finite number.
+    drw: ClassVar[bool] = True  # with --defer, class weights start late; if False, the loss starts with equal class counts
+    corrects_prior: ClassVar[bool] = False  # corrects for class frequencies; class-balanced sampling would correct them twice
+    head: ClassVar[str] = 'linear'  # the classifier (last layer) that it needs, a key of models.heads.HEADS
+    # Parameter of this class's __init__ -> (smallest, largest) allowed value. Parameters that are not listed take any finite number.
     ranges: ClassVar[Ranges] = {'epsilon': (0, 1)}
 
     def __init__(self, class_count: Counts, epsilon: float = 0.) -> None:
@@ -62,15 +64,15 @@ class CrossEntropy(nn.Module):
         self.class_weight: torch.Tensor | None = None
 
     def constant(self, name: str, values: npt.ArrayLike) -> None:
-        """Register the per-class constant `name`, computed in float64, as a buffer of the type that the loss is computed in."""
+        """Register the constant `name` as a float32 buffer and keep its float64 values, which `in_precision` uses for float64 logits."""
         self.exact[name] = np.asarray(values, np.float64)
         self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     def in_precision(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The arguments of `forward` in the type that the loss is computed in, hard targets as int64.
+        """Return the arguments of `forward` in the dtype that the loss is computed in, with hard targets as int64.
 
-        Constants are made again from float64 when that type changes: float32 values are not exact enough for float64, and MPS has no
-        float64 buffers.
+        If this dtype has changed, convert the constants from their float64 values: float32 buffers are not exact enough for float64
+        logits, and MPS has no float64 buffers.
         """
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         for name, values in self.exact.items():
@@ -84,25 +86,25 @@ class CrossEntropy(nn.Module):
         self.constant('class_weight', values)
 
     def adjust(self, logits: torch.Tensor) -> torch.Tensor:
-        """The logits (B, K) that the loss sees."""
+        """Adjusted logits (B, K) for the softmax; the raw logits by default."""
         return logits
 
     def implied_prior(self, seen: Array) -> Array | None:
-        """The class prior that the raw logits carry at the optimum, up to a factor, (K,).
+        """Class prior contained in the raw logits at the optimum of the loss, up to a factor, (K,).
 
-        seen: share of each class in the training labels, (K,). None if the softmax of the optimal logits is no posterior: it then differs
-        from one by more than a prior.
+        seen: share of each class in the training labels, (K,). None if the softmax of the optimal logits is not a posterior under any
+        class prior.
         """
         if self.epsilon:
             return None
         return seen if self.class_weight is None else seen * self.class_weight.cpu().double().numpy()
 
     def class_losses(self, logits: torch.Tensor) -> torch.Tensor:
-        """The loss of each image for each class as its target, (B, K)."""
+        """Loss of each image for each class as its hard target, (B, K)."""
         return -self.adjust(logits).log_softmax(dim=1)
 
     def smooth(self, targets: torch.Tensor) -> torch.Tensor:
-        """Soft targets (B, K) with label smoothing."""
+        """Apply label smoothing to soft targets (B, K)."""
         return (1 - self.epsilon) * targets + self.epsilon / len(self.count) if self.epsilon else targets
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -115,24 +117,24 @@ class CrossEntropy(nn.Module):
                 return losses.gather(1, targets[:, None]).mean()
             targets = F.one_hot(targets, len(self.count)).to(losses)
         targets = self.smooth(targets)
-        # A class without training images may cost inf, which must not meet a target of 0 (0 * inf is NaN).
+        # The loss of a class without training images may be inf: mask it where the target is 0, since 0 * inf is NaN.
         return (targets * losses.masked_fill(targets == 0, 0)).sum(dim=1).mean()
 
 
 class TargetDependent(CrossEntropy):
-    """Softmax cross-entropy of logits that are adjusted differently for each target class."""
+    """Base class of losses that adjust the logits differently for each target class before the softmax cross-entropy."""
 
     def implied_prior(self, seen: Array) -> Array | None:
         return None
 
     def adjust_for(self, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """The logits (M, K) that the loss sees for the target classes `classes` (M,)."""
+        """Adjusted logits (M, K) for the target classes `classes` (M,)."""
         raise NotImplementedError
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits, targets = self.in_precision(logits, targets)
         weight = logits.new_full((len(logits),), 1 / len(logits))
-        if targets.is_floating_point():  # one row for each class with a share in the image's target
+        if targets.is_floating_point():  # one row for each image and class with a non-zero target
             rows, classes = targets.nonzero(as_tuple=True)
             weight, logits = weight[rows] * targets[rows, classes], logits[rows]
         else:
@@ -143,13 +145,13 @@ class TargetDependent(CrossEntropy):
         return (weight * losses).sum()
 
 
-# Class weights, hard images, costs
+# Class weights, hard examples, ordinal costs
 
 
 class WeightedCrossEntropy(CrossEntropy):
-    """w_y CE(z, y), w_c = (N / (K n_c))^gamma: inverse class frequency, smoothed with gamma .5.
+    """Weighted cross-entropy w_y CE(z, y), w_c = (N / (K n_c))^gamma.
 
-    A class without training images gets weight 0.
+    gamma 1 is the inverse class frequency, gamma .5 its square root. A class without training images gets weight 0.
     """
     drw = False
     corrects_prior = True
@@ -162,7 +164,7 @@ class WeightedCrossEntropy(CrossEntropy):
 
 
 class Focal(CrossEntropy):
-    """(1 - p_y)^gamma CE(z, y), p = softmax(z) (Lin et al., ICCV 2017, equation 4, softmax form). gamma 0 is CE."""
+    """Focal loss (1 - p_y)^gamma CE(z, y), p = softmax(z) (Lin et al., ICCV 2017, equation 4, softmax form). gamma 0 is CE."""
     ranges: ClassVar[Ranges] = {'gamma': (0, np.inf)}
 
     def __init__(self, class_count: Counts, gamma: float = 2.) -> None:
@@ -174,18 +176,18 @@ class Focal(CrossEntropy):
 
     def class_losses(self, logits: torch.Tensor) -> torch.Tensor:
         log_p = logits.log_softmax(dim=1)
-        # 1 - p without cancellation; kept above 0, where a fractional power has no finite gradient.
+        # 1 - p without cancellation, clamped above 0, where a fractional power has no finite gradient
         rest = (-log_p.expm1()).clamp_min(torch.finfo(log_p.dtype).tiny)
         return -rest ** self.gamma * log_p
 
 
-BETA_RANGE = (0, np.nextafter(1, 0))  # 1 itself would divide by 0
+BETA_RANGE = (0, np.nextafter(1, 0))  # beta 1 would divide by 0
 
 
 class ClassBalanced(CrossEntropy):
-    """w_y CE(z, y) with the weights of the effective number of samples, w_c = (1 - beta) / (1 - beta^n_c), scaled to sum to K.
+    """Class-balanced loss w_y CE(z, y), w_c = (1 - beta) / (1 - beta^n_c), scaled to sum to K (Cui et al., CVPR 2019, equation 4).
 
-    Cui et al., CVPR 2019, equation 4.
+    The weights are the inverse effective number of samples.
     """
     drw = False
     corrects_prior = True
@@ -197,7 +199,7 @@ class ClassBalanced(CrossEntropy):
 
 
 class ClassBalancedFocal(Focal):
-    """The focal loss with the weights of the effective number of samples (Cui et al., CVPR 2019, section 4)."""
+    """Class-balanced focal loss: the focal loss with the weights of `ClassBalanced` (Cui et al., CVPR 2019, section 4)."""
     drw = False
     corrects_prior = True
     ranges: ClassVar[Ranges] = {'beta': BETA_RANGE, 'gamma': (0, np.inf)}
@@ -208,7 +210,7 @@ class ClassBalancedFocal(Focal):
 
 
 class Ordinal(CrossEntropy):
-    """CE(z, y) + alpha sum_k p_k ((k - y) / (K - 1))^2, for ordered grades.
+    """Ordinal loss CE(z, y) + alpha sum_k p_k ((k - y) / (K - 1))^2, p = softmax(z), for ordered grades.
 
     The second term is the expected quadratic cost, as in the quadratically weighted kappa (Galdran et al., MICCAI 2020, cost-sensitive
     regularisation).
@@ -227,14 +229,15 @@ class Ordinal(CrossEntropy):
 
     def class_losses(self, logits: torch.Tensor) -> torch.Tensor:
         log_p = logits.log_softmax(dim=1)
-        # no matrix product, which autocast would compute in bfloat16
+        # no matrix product, because autocast would compute it in bfloat16
         return self.alpha * (log_p.exp()[:, None] * self.cost).sum(dim=2) - log_p
 
 
 class LabelAwareSmoothing(CrossEntropy):
-    """CE(z, (1 - e_y) onehot + e_y / K), e_c = tail + (head - tail) sin(u pi / 2), u = (n_c - N_min) / (N_max - N_min).
+    """Label-aware smoothing CE(z, (1 - e_y) onehot(y) + e_y / K) (Zhong et al., CVPR 2021, MiSLAS, equations 4 and 5, concave form).
 
-    The largest classes are smoothed most. Meant for stage two (Zhong et al., CVPR 2021, MiSLAS, equations 4 and 5, concave form).
+    e_c = tail + (head - tail) sin(u_c pi / 2), u_c = (n_c - N_min) / (N_max - N_min): the largest classes are smoothed most. Meant for
+    stage two.
     """
     drw = False
     ranges: ClassVar[Ranges] = {'head': (0, 1), 'tail': (0, 1)}
@@ -254,13 +257,13 @@ class LabelAwareSmoothing(CrossEntropy):
         return (1 - self.smoothing) * losses + self.smoothing * losses.mean(dim=1, keepdim=True)
 
 
-# Logits adjusted by class: priors, temperatures, margins
+# Logit adjustments: priors, temperatures, margins
 
 
 class LogitAdjustment(CrossEntropy):
-    """CE(z + tau log pi, y), pi_c = n_c / N (Menon et al., ICLR 2021, equation 10). tau 1 is balanced softmax.
+    """Logit adjustment CE(z + tau log pi, y), pi_c = n_c / N (Menon et al., ICLR 2021, equation 10).
 
-    A class without training images gets probability 0.
+    tau 1 is balanced softmax. A class without training images gets probability 0.
     """
     drw = False
     corrects_prior = True
@@ -280,9 +283,9 @@ class LogitAdjustment(CrossEntropy):
 
 
 class BalancedSoftmax(LogitAdjustment):
-    """CE(z + log n, y), the softmax with the training prior (Ren et al., NeurIPS 2020, equation 4).
+    """Balanced softmax CE(z + log n, y), which adds the training prior to the logits (Ren et al., NeurIPS 2020, equation 4).
 
-    Written with log(n_c / N), which gives the same softmax.
+    Computed with log(n_c / N), which gives the same softmax.
     """
 
     def __init__(self, class_count: Counts) -> None:
@@ -290,9 +293,10 @@ class BalancedSoftmax(LogitAdjustment):
 
 
 class VectorScaling(LogitAdjustment):
-    """CE(z / a + tau log pi, y), a_c = (N_max / n_c)^gamma: multiplicative and additive adjustment (Kini et al., NeurIPS 2021, equation 2).
+    """Vector scaling CE(z / a + tau log pi, y), a_c = (N_max / n_c)^gamma (Kini et al., NeurIPS 2021, equation 2).
 
-    gamma 0 is logit adjustment, tau 0 is CDT. A class without training images has a = inf.
+    It combines multiplicative and additive adjustment: gamma 0 is logit adjustment, tau 0 is CDT. A class without training images has
+    a = inf.
     """
     ranges: ClassVar[Ranges] = {'gamma': (0, np.inf), 'tau': (0, np.inf)}
     temperature: torch.Tensor  # (K,)
@@ -310,9 +314,9 @@ class VectorScaling(LogitAdjustment):
 
 
 class ClassDependentTemperature(VectorScaling):
-    """CE(z / a, y), a_c = (N_max / n_c)^gamma >= 1 (Ye et al., 2020, arXiv 2001.01385, equation 5). gamma 0 is CE.
+    """Class-dependent temperatures CE(z / a, y), a_c = (N_max / n_c)^gamma >= 1 (Ye et al., 2020, arXiv 2001.01385, equation 5).
 
-    a is largest for the rarest classes, so their decision values must grow.
+    a is largest for the rarest classes, so the network must learn larger decision values for them. gamma 0 is CE.
     """
     ranges: ClassVar[Ranges] = {'gamma': (0, np.inf)}
 
@@ -321,11 +325,11 @@ class ClassDependentTemperature(VectorScaling):
 
 
 class LDAM(TargetDependent):
-    """CE(s (z - m_y e_y), y) of cosines z, m_c ~ n_c^(-1/4), scaled to the largest margin `max_m` (Cao et al., NeurIPS 2019, equations 11
-    and 13).
+    """Label-distribution-aware margins CE(s (z - m_y e_y), y) for cosines z (Cao et al., NeurIPS 2019, equations 11 and 13).
 
-    It needs the cosine classifier, which returns s z without margins in evaluation mode. A class without training images has the largest
-    margin. With --defer it is LDAM-DRW: class weights of the effective number start late.
+    The margins m_c ~ n_c^(-1/4) are scaled so that the largest is `max_m`, which classes without training images also get. The loss needs
+    the cosine classifier, which returns s z without margins in evaluation mode. With --defer it is LDAM-DRW: class weights of the
+    effective number of samples start late.
     """
     head = 'cosine'
     ranges: ClassVar[Ranges] = {'max_m': (0, np.inf), 's': (0, np.inf)}
@@ -343,14 +347,14 @@ class LDAM(TargetDependent):
 
 
 class LADE(BalancedSoftmax):
-    """Balanced softmax + alpha LADER, a regulariser that makes the raw logits estimate log p(x|c) / p(x) (Hong et al., CVPR 2021, equations
-    9 to 11).
+    """Balanced softmax + alpha LADER (Hong et al., CVPR 2021, equations 9 to 11).
 
-    LADER = - sum_c pi_c (E_c - L_c - lam L_c^2). E_c is the mean of z_c over the batch's images of class c, weighted by soft targets, and 0
-    if there is none. L_c = log mean_i exp(z_ic + log(1/K) - log pi_c). Small batches make it noisy.
+    The regulariser LADER = - sum_c pi_c (E_c - L_c - lam L_c^2) makes the raw logits estimate log(p(x|c) / p(x)). E_c is the mean of z_c
+    over the images of class c in the batch, weighted by soft targets, or 0 if there are none. L_c = log mean_i exp(z_ic + log(1/K) -
+    log pi_c). LADER is noisy for small batches.
 
-    The term lam L_c^2 pulls z towards log p(c|x) + log K, the training posterior, and the cross-entropy does not. With both, the optimum is
-    close to log p(x|c) but no posterior. With lam 0 it is that of balanced softmax.
+    The term lam L_c^2 pulls z towards log p(c|x) + log K, the training posterior, while the cross-entropy does not. The optimum of both is
+    close to log p(x|c) but is not a posterior. With lam 0 it is the optimum of balanced softmax.
     """
     ranges: ClassVar[Ranges] = {'alpha': (0, np.inf), 'lam': (0, np.inf)}
     prior: torch.Tensor  # (K,)
@@ -377,13 +381,14 @@ class LADE(BalancedSoftmax):
         return super().forward(logits, targets) + self.alpha * regulariser
 
 
-# Gradients that rare classes receive from images of frequent ones
+# Smaller negative gradients for rare classes
 
 
 class Equalisation(TargetDependent):
-    """Softmax equalisation loss: the denominator leaves out class k != y with probability gamma if n_k / N < lam.
+    """Softmax equalisation loss (Tan et al., CVPR 2020, equations 8 and 9).
 
-    Tan et al., CVPR 2020, equations 8 and 9. gamma 0 is CE. The draws come from torch's global random stream.
+    The softmax denominator leaves out each rare class k != y (n_k / N < lam) with probability gamma. gamma 0 is CE. The random numbers
+    come from torch's global random stream.
     """
     drw = False
     ranges: ClassVar[Ranges] = {'gamma': (0, 1), 'lam': (0, np.inf)}
@@ -400,11 +405,11 @@ class Equalisation(TargetDependent):
 
 
 class Seesaw(TargetDependent):
-    """-log(e^z_y / sum_j S_yj e^z_j), S = M C (Wang et al., CVPR 2021, equations 4 to 8).
+    """Seesaw loss -log(e^z_y / sum_j S_yj e^z_j), S_yj = M_yj C_yj (Wang et al., CVPR 2021, equations 4 to 8).
 
-    Mitigation: M_yj = (n_j / n_y)^p where n_j < n_y, else 1, so rarer classes get smaller negative gradients. Compensation:
-    C_yj = (s_j / s_y)^q where s_j > s_y, else 1, with s = softmax(z) without gradient, so misclassified images get larger ones. n are the
-    training counts; the paper accumulates them during training. s_y is at least .01 and n at least 1, as in the authors' code.
+    Mitigation: M_yj = (n_j / n_y)^p if n_j < n_y, else 1, so rarer classes get smaller negative gradients. Compensation:
+    C_yj = (s_j / s_y)^q if s_j > s_y, else 1, so misclassified images get larger gradients. s = softmax(z), without gradient. n are the
+    training counts; the paper accumulates them during training. As in the authors' code, s_y is at least .01 and n at least 1.
     """
     drw = False
     ranges: ClassVar[Ranges] = {'p': (0, np.inf), 'q': (0, np.inf)}
@@ -431,40 +436,40 @@ LOSSES: dict[str, type[CrossEntropy]] = {
 
 
 def loss_parameters(name: str) -> dict[str, Any]:
-    """{parameter: published default} of the loss `name`, a key of LOSSES."""
+    """Return {parameter: published default} of the loss `name`, a key of LOSSES."""
     return {p.name: p.default for p in list(inspect.signature(LOSSES[name]).parameters.values())[1:]}
 
 
 def get_loss_fn(name: str, class_count: Counts, **params: float) -> CrossEntropy:
-    """The loss `name`, a key of LOSSES in upper or lower case, for the TRAIN counts `class_count` (K,).
+    """Build the loss `name`, a key of LOSSES in upper or lower case, for the training counts `class_count` (K,).
 
-    params: its parameters, with published defaults. Raises `InputError` for an unknown loss or parameter, for one without a value, and for
-    a value outside its range.
+    params: parameters of the loss (default: the published values). Raises `InputError` for an unknown loss or parameter, a parameter
+    without a value, and a value outside its range.
     """
     name = name.upper()
     if name not in LOSSES:
-        raise InputError(f"unknown loss {name} (there are: {', '.join(LOSSES)})")
+        raise InputError(f"unknown loss {name}: choose one of {', '.join(LOSSES)}")
     known = loss_parameters(name)
     unknown = [param for param in params if param not in known]
     if unknown:
-        raise InputError(f"loss {name} has no parameter {', '.join(unknown)} (it has: {', '.join(known) or 'none'})")
+        raise InputError(f"loss {name} has no parameter {', '.join(unknown)} (its parameters: {', '.join(known) or 'none'})")
     if missing := [param for param, default in known.items() if default is inspect.Parameter.empty and param not in params]:
         raise InputError(f"loss {name} needs a value for {', '.join(missing)}: --loss_params {missing[0]}=NUMBER")
     for param, value in params.items():
-        # Only the class's own ranges: its parameter may share its name with one of the base class.
+        # Only the ranges of the class itself: a parameter of its base class may have the same name.
         least, largest = vars(LOSSES[name]).get('ranges', {}).get(param, (-np.inf, np.inf))
         if not np.isfinite(value):
             raise InputError(f'loss {name}: {param} must be a finite number, got {value}')
         if not least <= value <= largest:
-            raise InputError(f'loss {name}: {param} must lie between {least:g} and {largest}, got {value}')
+            raise InputError(f'loss {name}: {param} must be between {least:g} and {largest}, got {value}')
     return LOSSES[name](class_count, **params)
 
 
 def get_deferred_loss_fns(name: str, class_count: Counts, rebalance: bool = True, **params: float) -> tuple[CrossEntropy, CrossEntropy]:
-    """The losses before and after the start of deferred re-balancing (Cao et al., NeurIPS 2019, algorithm 1).
+    """Return the losses before and after the start of deferred re-balancing (Cao et al., NeurIPS 2019, algorithm 1).
 
-    Losses without class weights of their own (CE, FOCAL, LDAM) get those of the effective number late (DRW), unless `rebalance` is False
-    because the sampler is deferred instead (DRS). Losses that depend on the counts start as if these were equal.
+    Losses without class weights (CE, FOCAL, LDAM) get those of the effective number of samples late (DRW), unless `rebalance` is False
+    because the sampler is deferred instead (DRS). Losses that depend on the class counts start with equal counts.
     """
     after = get_loss_fn(name, class_count, **params)
     if not after.drw:
