@@ -1,4 +1,4 @@
-"""name -> network with its normalisation. `ARCHS` has the paper's backbones; any other name is a timm model or a function in a file."""
+"""Build a network by name: one of the paper's backbones (`ARCHS`), a timm model, or a function in a file of the user."""
 import difflib
 import sys
 from collections.abc import Callable
@@ -27,11 +27,11 @@ def _torchvision(builder: Callable[..., nn.Module], classifier_name: str) -> Bui
 
 def _timm(name: str, zero_head: bool = False) -> Builder:
     def build(n_classes: int, pretrained: bool, im_size: tuple[int, int] | None) -> Arch:
-        import timm  # here, since it takes seconds and the torchvision backbones do without
+        import timm  # imported here because it takes seconds and torchvision backbones do not need it
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, [*ARCHS, *timm.list_models()], n=3, cutoff=0.4)
             if name.endswith('.py'):
-                raise InputError(f'--model_name {name}: name its function, too: {name}:FUNCTION')
+                raise InputError(f'--model_name {name} lacks the function: use {name}:FUNCTION')
             raise InputError(f"unknown --model_name {name}: did you mean {', '.join(near) or ', '.join(ARCHS)}?")
         published = timm.get_pretrained_cfg(name)
         if not isinstance(published.classifier, str):  # type: ignore[union-attr]
@@ -39,7 +39,7 @@ def _timm(name: str, zero_head: bool = False) -> Builder:
             raise InputError(f'--model_name {name} has {several}: choose a network with one')
         if pretrained:
             check_hub(published)
-        fixed = im_size and published.fixed_input_size  # type: ignore[union-attr]  # such as ViT: one size
+        fixed = im_size and published.fixed_input_size  # type: ignore[union-attr]  # one image size, as for ViT
         sizes: dict[str, Any] = {'img_size': im_size} if fixed else {}
         model = timm.create_model(name, pretrained=pretrained, num_classes=n_classes, **sizes)
         config = timm.data.resolve_model_data_config(model)
@@ -52,7 +52,7 @@ def _timm(name: str, zero_head: bool = False) -> Builder:
 
 def _resnet32(n_classes: int, pretrained: bool, im_size: tuple[int, int] | None) -> Arch:
     if pretrained:
-        raise InputError('resnet32 is for small images, trained from scratch: there are no ImageNet weights of it, give --init none')
+        raise InputError('resnet32 is for small images and has no ImageNet weights: use --init none to train it from scratch')
     return as_arch(ResNet32(n_classes), n_classes, 'fc', *CIFAR)
 
 
@@ -69,14 +69,14 @@ def get_arch(model_name: str, n_classes: int = 5, init: str = 'none', im_size: t
              head: str = 'linear') -> Arch:
     """Build the network `model_name` for `n_classes`.
 
-    model_name: a key of ARCHS, the name of a timm model, or path/to/file.py:function, see `own_builder`.
-    init: 'imagenet' (pretrained weights, downloaded or from the local cache), 'none' (random), or the path of a local state dict of this
-    network: .pth, read with weights_only=True, or .safetensors. Its last layer may have another number of classes.
+    model_name: a key of ARCHS, the name of a timm model, or path/to/file.py:function (see `own_builder`).
+    init: 'imagenet' (pretrained weights, downloaded or from the local cache), 'none' (random), or the path of a state dict of this
+    network: .pth, read with weights_only=True, or .safetensors. Its last layer may have a different number of classes.
     im_size: (height, width) of the input, for networks that are built for one size (default: timm's).
-    head: kind of the last layer, a key of models.heads.HEADS.
+    head: type of the last layer, a key of models.heads.HEADS.
 
-    The model's attribute `initial_weights` says what was loaded. Raises `InputError` for an unknown name, an image size that the network
-    refuses, and weights that cannot be loaded or do not fit.
+    The attribute `initial_weights` of the model describes the loaded weights. Raises `InputError` for an unknown name, an image size that
+    the network does not accept, and weights that cannot be loaded or do not fit.
     """
     build = ARCHS.get(model_name) or own_builder(model_name) or _timm(model_name)
     if init == 'imagenet':
@@ -95,7 +95,7 @@ def _untrained(build: Builder, model_name: str, n_classes: int, im_size: tuple[i
         arch = build(n_classes, False, im_size)
     except InputError:
         raise
-    except Exception as err:  # networks refuse an image size in ways of their own
+    except Exception as err:  # networks raise various errors for image sizes that they do not accept
         size = 'x'.join(map(str, im_size)) if im_size else 'its own size'
         raise InputError(f'--model_name {model_name} cannot be built for images of {size}: {err}') from err
     arch.model.initial_weights = arch.model.initial_weights or 'random'
@@ -108,12 +108,12 @@ def _pretrained(build: Builder, model_name: str, n_classes: int, im_size: tuple[
             arch = build(n_classes, True, im_size)
     except InputError:
         raise
-    except Exception as err:  # each hub client raises kinds of its own, for no network, a proxy, a full disk
+    except Exception as err:  # each hub client has its own error types for no network, a proxy or a full disk
         reason = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise InputError(f'the ImageNet weights of {model_name} cannot be loaded ({reason}): train from scratch with '
-                         '--init none, or give a local state dict with --init PATH') from err
+                         '--init none, or load a local state dict with --init PATH') from err
     if not arch.model.initial_weights:
-        raise InputError(f'--init imagenet: the builder of {model_name} names no weights that it loaded '
-                         "(as_arch(..., initial_weights='...')): train from scratch with --init none, or give a local state dict with "
+        raise InputError(f'--init imagenet: the builder of {model_name} does not report which weights it loaded '
+                         "(as_arch(..., initial_weights='...')): train from scratch with --init none, or load a local state dict with "
                          '--init PATH')
     return arch

@@ -1,4 +1,4 @@
-"""The last layer of a network, table `HEADS`: linear as built, a cosine classifier, or one with a learnt scale per class."""
+"""Classifiers (last layers), table `HEADS`: linear, cosine, or linear with a learnable scale per class."""
 from collections.abc import Callable
 from typing import cast
 
@@ -8,10 +8,10 @@ from torch import nn
 
 
 class CosineClassifier(nn.Module):
-    """(B, C) or (B, C, 1, 1) -> cosines of features and class vectors in training, `scale` times them in evaluation mode.
+    """Cosine classifier: (B, C) or (B, C, 1, 1) -> cosines of features and class vectors, times `scale` in evaluation mode, (B, K).
 
-    LDAM (Cao et al., NeurIPS 2019) subtracts its margins from cosines and scales inside the loss; without the scale the softmax at
-    test would be nearly uniform. It is a buffer, so the checkpoint holds it.
+    LDAM (Cao et al., NeurIPS 2019) subtracts its margins from the cosines and scales them inside the loss. In evaluation mode, the
+    softmax of unscaled cosines would be nearly uniform. `scale` is a buffer, so checkpoints contain it.
     """
     scale: torch.Tensor
 
@@ -31,7 +31,7 @@ class CosineClassifier(nn.Module):
 
 
 class ScaledClassifier(nn.Module):
-    """s_c (W x + b)_c: learnable weight scaling, LWS (Kang et al., ICLR 2020, section 4.2). Only s, from 1, is trained."""
+    """Learnable weight scaling (LWS) s_c (W x + b)_c (Kang et al., ICLR 2020, section 4.2). Only s is trained, starting from 1."""
 
     def __init__(self, classifier: nn.Module, n_classes: int) -> None:
         super().__init__()
@@ -50,17 +50,17 @@ def _cosine(classifier: nn.Module, n_classes: int) -> nn.Module:
     return CosineClassifier(cast(int, in_features), n_classes)
 
 
-# kind -> function of the present last layer and the number of classes
+# type -> function of the current last layer and the number of classes
 HEADS: dict[str, Callable[[nn.Module, int], nn.Module]] = {
     'linear': lambda classifier, n_classes: classifier, 'cosine': _cosine, 'scaled': ScaledClassifier}
 
 
 def get_head(model: nn.Module) -> nn.Module:
-    """The last layer of a network of `get_arch`."""
+    """Return the last layer of a network built by `get_arch`."""
     return model.get_submodule(cast(str, model.classifier_name))
 
 
 def set_head(model: nn.Module, kind: str) -> None:
-    """Replace the last layer of `model` by one of `kind`, a key of HEADS, made from the present one."""
+    """Replace the last layer of `model` with one of the type `kind`, a key of HEADS, built from the current one."""
     parent, _, child = cast(str, model.classifier_name).rpartition('.')
     setattr(model.get_submodule(parent), child, HEADS[kind](get_head(model), cast(int, model.n_classes)))

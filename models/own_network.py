@@ -1,4 +1,4 @@
-"""A network from a file of the user: --model_name path/to/file.py:function."""
+"""Networks from a file of the user: --model_name path/to/file.py:function."""
 import importlib.util
 import os
 import sys
@@ -13,11 +13,10 @@ from utils.common import InputError
 
 
 def own_builder(model_name: str) -> Builder | None:
-    """The builder of a `model_name` path/to/file.py:function; None for any other name.
+    """Return the builder for a `model_name` path/to/file.py:function, and None for any other name.
 
-    The function is called as `function(n_classes=K, pretrained=False, im_size=(height, width))` and returns a module, or `as_arch` of one.
-    The builder runs the file. It raises `InputError` if there is no such file or function, if one of them raises an error, or if the
-    function returns anything else.
+    The builder runs the file and calls `function(n_classes=K, pretrained=False, im_size=(height, width))`, which must return a module, or
+    `as_arch` of a module. It raises `InputError` if the file or function does not exist, raises an error, or returns anything else.
     """
     own = own_network(model_name)
     if own is None:
@@ -28,7 +27,7 @@ def own_builder(model_name: str) -> Builder | None:
             arch = _call(_read_function(*own), n_classes, pretrained, im_size)
         except InputError as err:
             raise InputError(f'--model_name {model_name}: {err}') from err.__cause__
-        if not pretrained and not arch.model.initial_weights:  # it may have loaded some without naming them
+        if not pretrained and not arch.model.initial_weights:  # it may have loaded weights without reporting them
             arch.model.initial_weights = f'as built by {model_name}'
         return arch
     return build
@@ -39,9 +38,9 @@ def _read_function(path: str, name: str) -> Callable[..., Any]:
         raise InputError(f'no such file {path}')
     module_name = 'own_network_' + os.path.splitext(os.path.basename(path))[0]
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None  # it ends in .py
+    assert spec is not None and spec.loader is not None  # because path ends in .py
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # where dataclasses look for it
+    sys.modules[module_name] = module  # dataclasses look the module up there
     try:
         spec.loader.exec_module(module)
     except Exception as err:
@@ -49,7 +48,7 @@ def _read_function(path: str, name: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
         own = [key for key, value in vars(module).items() if callable(value) and getattr(value, '__module__', '') == module_name]
-        raise InputError(f"{path} has no function '{name}' (it has: {', '.join(own) or 'none'})")
+        raise InputError(f"{path} has no function '{name}' (its functions: {', '.join(own) or 'none'})")
     return function
 
 
@@ -59,12 +58,12 @@ def _call(function: Callable[..., Any], n_classes: int, pretrained: bool, im_siz
     except InputError:
         raise
     except Exception as err:
-        raise InputError(f'{function.__name__}(n_classes={n_classes}, pretrained={pretrained}, im_size={im_size}) ended with '
+        raise InputError(f'{function.__name__}(n_classes={n_classes}, pretrained={pretrained}, im_size={im_size}) failed with '
                          f'{_reason(err)}') from err
     if isinstance(built, Arch):
         return built
     if not isinstance(built, nn.Module):
-        raise InputError(f'{function.__name__} must return a torch.nn.Module, or as_arch of one, not a {type(built).__name__}')
+        raise InputError(f'{function.__name__} must return a torch.nn.Module or as_arch(module, ...), not {type(built).__name__}')
     return as_arch(built, n_classes)
 
 

@@ -1,4 +1,4 @@
-"""ResNet-32 for images of 32 x 32 pixels, as results on CIFAR are published: networks for photographs shrink them to one position."""
+"""ResNet-32 for images of 32 x 32 pixels, the standard for CIFAR results. ImageNet networks would shrink such images to one position."""
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,13 +15,13 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        # The shortcut has no weights: every second pixel, and zeros for the channels that are new (option A).
+        # The shortcut has no weights: it takes every second pixel and pads the new channels with zeros (option A of the paper).
         shortcut = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.more, self.more))
         return F.relu(out + shortcut)
 
 
 class ResNet32(nn.Module):
-    """He et al., CVPR 2016, section 4.2, n = 5: three stages of five blocks with 16, 32 and 64 channels. (B, 3, H, W) -> (B, K)"""
+    """(B, 3, H, W) -> logits (B, K). Three stages of five blocks with 16, 32 and 64 channels (He et al., CVPR 2016, section 4.2)."""
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()

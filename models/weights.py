@@ -1,4 +1,4 @@
-"""Weights of a network: read from a file, copied if they fit, initialised again."""
+"""Weights of a network: read them from a file, check and copy them, re-initialise the classifier."""
 import contextlib
 import os
 import socket
@@ -11,12 +11,12 @@ from torch import nn
 from models.heads import CosineClassifier, get_head
 from utils.common import InputError
 
-PATIENCE = 20  # seconds that a server may take to answer
+PATIENCE = 20  # seconds to wait for an answer of a server
 
 
 @contextlib.contextmanager
 def short_waits() -> Iterator[None]:
-    """Time out connections opened in this block after PATIENCE seconds, such as those that a firewall drops."""
+    """Time out connections opened in this block after PATIENCE seconds, for example if a firewall drops them."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
@@ -26,9 +26,9 @@ def short_waits() -> Iterator[None]:
 
 
 def check_hub(published: Any) -> None:
-    """Ask Hugging Face's hub once for the weights of `published` (timm's pretrained_cfg) unless the local cache has them.
+    """Ask the Hugging Face hub once for the weights of `published` (timm's pretrained_cfg), unless the local cache has them.
 
-    Without a connection the library's error comes at once. The download itself would retry for 50 seconds and log each try.
+    Without a connection, this raises the library's error at once. The download itself would retry for 50 seconds and log each attempt.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
@@ -39,42 +39,43 @@ def check_hub(published: Any) -> None:
     names = [published.hf_hub_filename] if published.hf_hub_filename else ['model.safetensors', 'pytorch_model.bin']
     if any(isinstance(try_to_load_from_cache(repo, name, revision=revision or None), str) for name in names):
         return
-    with contextlib.suppress(EntryNotFoundError):  # the other of the two names may be there
+    with contextlib.suppress(EntryNotFoundError):  # the second of the two names may exist
         get_hf_file_metadata(hf_hub_url(repo, names[0], revision=revision or None), timeout=PATIENCE)
 
 
 def init_classifier(model: nn.Module) -> None:
-    """Initialise the last layer: torch's default, or zeros for BiT (Kolesnikov et al., ECCV 2020)."""
+    """Initialise the last layer with torch's default, or with zeros for BiT (Kolesnikov et al., ECCV 2020)."""
     head = cast(nn.Linear, get_head(model))
     head.reset_parameters()
-    if model.zero_head and not isinstance(head, CosineClassifier):  # a vector of zeros has no direction
+    if model.zero_head and not isinstance(head, CosineClassifier):  # a zero vector has no cosine
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
 
 
 def read_state_dict(path: str) -> dict[str, torch.Tensor]:
-    """The state dict in the file `path`, .safetensors or of torch.save. Raises `InputError` if it cannot be read or holds anything else."""
+    """Read a state dict from `path`, a .safetensors file or one of torch.save. Raises `InputError` if this is not possible."""
     if not os.path.isfile(path):
-        raise InputError(f'no such file of weights: {path} (--init takes imagenet, none or the path of a state dict)')
+        raise InputError(f'no such weights file: {path} (--init takes imagenet, none or the path of a state dict)')
     try:
         if path.endswith('.safetensors'):
             from safetensors.torch import load_file
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as err:  # a damaged file ends in one of many kinds of error
-        raise InputError(f'{path} cannot be read as a state dict: it is damaged, or no file of weights') from err
+    except Exception as err:  # a damaged file raises one of many types of errors
+        raise InputError(f'{path} cannot be read as a state dict: it is damaged, or not a weights file') from err
     for wrapper in ('state_dict', 'model'):
         state = state.get(wrapper, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f'{path} holds no state dict (a dictionary of tensors)')
+        raise InputError(f'{path} does not contain a state dict (a dictionary of tensors)')
     return {name.removeprefix('module.'): value for name, value in state.items()}
 
 
 def check_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str, skip_classifier_of_other_size: bool = False) -> list[str]:
-    """Check that every tensor of `state` fits `model`, except, if asked for, those of a classifier of another size.
+    """Check that every tensor of `state` fits `model`.
 
-    Returns the names of the tensors of `model` to leave as they are. Raises `InputError` with `source` and the first key that does not fit.
+    With `skip_classifier_of_other_size`, the tensors of the classifier may have other shapes. Returns the names of these tensors in
+    `model`, which must not be loaded. Raises `InputError` naming `source` and the first key that does not fit.
     """
     own, head = model.state_dict(), cast(str, model.classifier_name) + '.'
     skipped = [name for name in own if skip_classifier_of_other_size and name.startswith(head)
@@ -84,14 +85,14 @@ def check_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str,
     if wrong or strange:
         name = (wrong or strange)[0]
         what = ('is missing' if name not in state else 'is unknown to the network' if name not in own else
-                f'has shape {tuple(state[name].shape)}, the network needs {tuple(own[name].shape)}')
+                f'has shape {tuple(state[name].shape)} instead of {tuple(own[name].shape)}')
         raise InputError(f'{source} does not fit the network: {name} {what} ({len(wrong)} of its {len(own)} tensors '
                          f'do not fit, {len(strange)} of the {len(state)} in the file are unknown)')
     return skipped
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str, skip_classifier_of_other_size: bool = False) -> list[str]:
-    """Copy `state` into `model`, see `check_weights`. Returns the names of the tensors left as they were."""
+    """Copy `state` into `model` after `check_weights`. Returns the names of the tensors that were not loaded."""
     skipped = check_weights(model, state, source, skip_classifier_of_other_size)
     model.load_state_dict({name: state[name] for name in model.state_dict() if name not in skipped}, strict=False)
     return skipped

@@ -91,13 +91,13 @@ HUGE = {'expanded': lambda: torch.zeros(1).expand(10**11), 'meta': lambda: torch
 @pytest.mark.parametrize('kind', HUGE)
 def test_a_tensor_without_its_values_is_refused(tmp_path, kind):
     path = save(tmp_path, with_checksum=False, state_dict=OrderedDict(a=HUGE[kind]()))
-    refused(read_checkpoint, path, r"'state_dict' holds a tensor of (shape .* whose values are not all in the file|an unknown kind)")
+    refused(read_checkpoint, path, r"'state_dict' contains a tensor of (shape .* whose values are not all in the file|an unsupported type)")
 
 
 def test_many_tensors_of_one_memory_are_refused(tmp_path):
     memory = torch.zeros(10**6)
     path = save(tmp_path, with_checksum=False, state_dict={str(i): memory[:] for i in range(10)})
-    refused(read_checkpoint, path, 'bytes, its tensors more than')
+    refused(read_checkpoint, path, 'bytes, but its tensors have more than')
 
 
 def rewrite(path, kind=zipfile.ZIP_STORED, edit=lambda name, content: content):
@@ -151,14 +151,14 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path, kind, place):
     file = tmp_path / 'epoch_01_x' / FILE_NAME
     file.parent.mkdir()
     os.mkfifo(file) if kind == 'fifo' else file.symlink_to('/dev/zero')
-    refused(read_checkpoint, str({'file': file, 'folder': file.parent, 'run': tmp_path}[place]), 'is no regular file: name a checkpoint')
+    refused(read_checkpoint, str({'file': file, 'folder': file.parent, 'run': tmp_path}[place]), 'is not a regular file: give a checkpoint')
 
 
 def test_a_checkpoint_without_the_score_that_chooses_is_named(tmp_path):
     for name in ('epoch_01_x', 'epoch_02_x'):
         (tmp_path / name).mkdir()
         save(tmp_path / name, metrics={})
-    refused(read_checkpoint, str(tmp_path), "'metrics' lacks mcc, by which the best checkpoint is chosen")
+    refused(read_checkpoint, str(tmp_path), "'metrics' lacks mcc, so the best checkpoint cannot be chosen")
 
 
 def test_a_loaded_checkpoint_does_not_need_its_file(tmp_path):
@@ -187,7 +187,7 @@ def test_every_reader_of_checkpoints_refuses(tool, train, tiny, tmp_path):
         'export': lambda: export_model.main(['--load_path', path]),
         'stage two': lambda: train(f'--save_path two --pretrained_weights {path}'),
         'resume': lambda: train('--resume')}[tool]
-    with pytest.raises(InputError, match="'state_dict' holds a tensor of shape"):
+    with pytest.raises(InputError, match="'state_dict' contains a tensor of shape"):
         read()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 

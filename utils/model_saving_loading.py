@@ -1,4 +1,4 @@
-"""One checkpoint folder in and out: weights, and everything needed to use them without any flag."""
+"""Save and load checkpoints: the weights, and everything needed to use them without flags."""
 import glob
 import hashlib
 import os
@@ -32,7 +32,7 @@ from utils.runs.history import best_index
 
 FILE_NAME = 'model_checkpoint.pth'
 FIELDS = ('model_name', 'class_names', 'class_count', 'im_size', 'mean', 'std', 'epoch', 'metrics', 'config', 'state_dict')
-# Beside these, None in checkpoints of older versions: `image_hashes`, see `seen_images`.
+# Checkpoints also have `image_hashes` (see `seen_images`), which is None in those of older versions.
 
 
 def _are_tensors(value):
@@ -48,8 +48,8 @@ KINDS = {  # of FIELDS
     'model_name': TEXT, 'class_names': NAMES, 'class_count': COUNTS, 'im_size': SIZE, 'mean': CHANNELS, 'std': CHANNELS, 'epoch': COUNT,
     'metrics': SCORES, 'config': Kind('a dictionary', lambda value: isinstance(value, dict)),
     'state_dict': Kind('a dictionary of tensors', _are_tensors)}
-HASHES = {'image_hashes': Kind('an int64 tensor of two columns', _are_hashes)}
-SHARED = 4  # tensors that share their memory, such as tied weights, may add up to this many times the size of the file
+HASHES = {'image_hashes': Kind('an int64 tensor with two columns', _are_hashes)}
+SHARED = 4  # limit of the summed size of all tensors, in file sizes: tensors that share memory, such as tied weights, count several times
 
 
 class LoadedModel(NamedTuple):
@@ -59,8 +59,10 @@ class LoadedModel(NamedTuple):
 
 
 def digest(value: Any) -> str:
-    """The checksum of a checkpoint: SHA-256, hexadecimal, of plain values and tensors in nested dictionaries, lists and tuples. The order
-    of keys does not matter."""
+    """Return the checksum of a checkpoint: the hexadecimal SHA-256 of plain values and tensors in nested dictionaries, lists and tuples.
+
+    The order of keys does not matter.
+    """
     result = hashlib.sha256()
 
     def add(item):
@@ -83,44 +85,48 @@ def digest(value: Any) -> str:
 
 
 def save_model(folder: str, info: dict[str, Any]) -> None:
-    """Write `info` (plain Python values and tensors, FIELDS at least) with a checksum as `folder`/model_checkpoint.pth, whole or
-    not at all."""
+    """Write `info` with a checksum to `folder`/model_checkpoint.pth, atomically.
+
+    info: plain Python values and tensors, with at least FIELDS as keys.
+    """
     missing = [name for name in FIELDS if name not in info]
     if missing:
-        raise ValueError(f'a checkpoint needs {missing}')
+        raise ValueError(f'the checkpoint lacks {missing}')
     os.makedirs(folder, exist_ok=True)
     with whole_file(os.path.join(folder, FILE_NAME)) as f:
         try:
             info = info | {'format': FORMAT}
             torch.save(info | {'sha256': digest(info)}, f)
-        except RuntimeError as err:  # of torch's zip writer, which hides the error of the disk
+        except RuntimeError as err:  # torch's zip writer hides the error of the disk
             raise _os_error(err) or err from None
 
 
 def _os_error(error):
-    """The `OSError` during which `error` was raised, None where there is none."""
+    """Return the `OSError` that led to `error`, or None."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """The dictionary saved at `path`: a file, a checkpoint folder, or a run folder (then the best of its checkpoints). Raises `InputError`
-    for what is damaged, incomplete or of another kind, before it takes more memory than the file has bytes."""
+    """Return the dictionary saved at `path`, which is a file, a checkpoint folder, or a run folder (then its best checkpoint is read).
+
+    Raises `InputError` if the file is damaged, incomplete or not a checkpoint, before it uses more memory than the size of the file.
+    """
     check_name(path)
     file = path if os.path.exists(path) and not os.path.isdir(path) else os.path.join(path, FILE_NAME)
     if not os.path.exists(file):
         return _read_best(path)
     if not os.path.isfile(file):
-        raise InputError(f'{file} is no regular file: name a checkpoint')
+        raise InputError(f'{file} is not a regular file: give a checkpoint')
     info = _unpack(file)
     missing = [name for name in FIELDS if name not in info] if isinstance(info, dict) else FIELDS
     if missing:
-        raise InputError(f"{file} is no checkpoint of this project: it lacks {', '.join(missing)}")
+        raise InputError(f"{file} is not a checkpoint of this project: it lacks {', '.join(missing)}")
     _check_tensors(info, file)
     if info.pop('sha256', None) != digest(info):
-        raise InputError(f'{file} is damaged: its checksum differs from its content')
-    check_keys(info, file, KINDS)  # now that digest has read all of it
+        raise InputError(f'{file} is damaged: its checksum does not match its content')
+    check_keys(info, file, KINDS)  # only now, since digest has read the whole file
     info = upgrade(info, file)
     check_keys(info, file, HASHES)
     check_classes_agree(info, file)
@@ -129,7 +135,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def _unpack(file):
-    """The content of `file`, with tensors that stay on the disk until they are read."""
+    """Return the content of `file`. Its tensors are memory-mapped and stay on disk until they are read."""
     try:
         with zipfile.ZipFile(file) as archive:
             for record in archive.infolist():
@@ -139,12 +145,12 @@ def _unpack(file):
         return torch.load(file, map_location='cpu', weights_only=True, mmap=True)
     except InputError:
         raise
-    except Exception as err:  # a damaged file, or a pickle of other objects, which could run code: many kinds of error
-        raise InputError(f'{file} cannot be read as a checkpoint: it is damaged, or holds more than weights and plain values') from err
+    except Exception as err:  # damaged files, and pickles of other objects (which could run code), raise many types of errors
+        raise InputError(f'{file} cannot be read as a checkpoint: it is damaged, or contains more than weights and plain values') from err
 
 
 def _check_tensors(info, file):
-    """Raise `InputError` unless `info` holds plain values and tensors whose values are all in the `file`."""
+    """Raise `InputError` unless `info` contains only plain values, and tensors whose values are all stored in `file`."""
     total, limit = 0, SHARED * os.path.getsize(file)
 
     def is_whole(key, value):
@@ -152,19 +158,19 @@ def _check_tensors(info, file):
         if not isinstance(value, torch.Tensor):
             return False
         if value.is_nested or value.layout != torch.strided or value.device.type != 'cpu' or value.is_quantized:
-            raise InputError(f"{file}: '{key}' holds a tensor of an unknown kind")
+            raise InputError(f"{file}: '{key}' contains a tensor of an unsupported type")
         n_bytes = value.numel() * value.element_size()
-        if n_bytes > value.untyped_storage().nbytes():  # expanded: a few values stand for many
-            raise InputError(f"{file}: '{key}' holds a tensor of shape {tuple(value.shape)} whose values are not all in the file")
+        if n_bytes > value.untyped_storage().nbytes():  # an expanded tensor: a few stored values are repeated
+            raise InputError(f"{file}: '{key}' contains a tensor of shape {tuple(value.shape)} whose values are not all in the file")
         total += n_bytes
         if total > limit:
-            raise InputError(f'{file} has {limit // SHARED:,} bytes, its tensors more than {limit:,}')
+            raise InputError(f'{file} has {limit // SHARED:,} bytes, but its tensors have more than {limit:,}')
         return True
     check_values(info, file, is_whole)
 
 
 def _in_memory(value):
-    """`value` with copies of its tensors, which do not need the file any more."""
+    """Return `value` with its memory-mapped tensors copied to memory."""
     if isinstance(value, dict):
         return {key: _in_memory(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -177,31 +183,31 @@ def _read_best(run):
         raise InputError(f'no such checkpoint or run folder: {run}')
     found = [read_checkpoint(file) for file in sorted(glob.glob(os.path.join(glob.escape(run), 'epoch_*', FILE_NAME)))]
     if not found:
-        raise InputError(f'no checkpoint in {run}: it holds no epoch_*/{FILE_NAME}')
+        raise InputError(f'no checkpoint in {run}: there is no epoch_*/{FILE_NAME}')
     metric = found[0]['config']['metric']
     for info in found:
         if not isinstance(info['metrics'].get(metric), (int, float)):
-            raise InputError(f"{info['folder']}: 'metrics' lacks {metric}, by which the best checkpoint is chosen: name one of them")
+            raise InputError(f"{info['folder']}: 'metrics' lacks {metric}, so the best checkpoint cannot be chosen: give the path of one")
     return found[best_index([info['metrics'][metric] for info in found], metric)]
 
 
 def _confirmed(saved: str, given: str | None, folder: str) -> str:
-    """The network to build for a checkpoint that names `saved`, if --model_name is `given` on the command line."""
+    """Return the network to build for a checkpoint of the network `saved`. `given`: --model_name on the command line."""
     if own_network(saved):
         if given is None or not own_network(given):
-            raise InputError(f'{folder} was trained with a network from a file, {saved}, and loading it runs that file: if you trust it, '
-                             f'add --model_name {saved}, or where the file is here')
+            raise InputError(f'{folder} was trained with a network from a file, {saved}. Loading it runs that file: if you trust it, '
+                             f'add --model_name {saved}, with the path of the file on this machine')
         return given
     if given not in (None, saved):
-        raise InputError(f'--model_name {given} contradicts the checkpoint, which has {saved}: leave the flag out')
+        raise InputError(f'--model_name {given} contradicts the checkpoint, which has the network {saved}: leave out the flag')
     return saved
 
 
 def load_model(path: str, model_name: str | None = None) -> LoadedModel:
-    """Network (on the CPU) and facts of the checkpoint at `path`, see `read_checkpoint`. Downloads nothing.
+    """Load the checkpoint at `path` (see `read_checkpoint`): the network, on the CPU, and its metadata. Downloads nothing.
 
-    model_name: where the network was built by a file of the user, the file and function that build it here. A checkpoint never decides by
-    itself which code runs, so the user has to name them. Raises `InputError` before the network takes memory if the weights do not fit.
+    model_name: file.py:function of a network from a file of the user. It must be given for such a checkpoint, because a checkpoint alone
+    must not decide which code runs. Raises `InputError` before the network uses memory if the weights do not fit.
     """
     info = read_checkpoint(path)
     info['model_name'] = _confirmed(info['model_name'], model_name, info['folder'])
@@ -213,7 +219,7 @@ def load_model(path: str, model_name: str | None = None) -> LoadedModel:
         with torch.device('meta'):
             check_weights(build(), state, f"{folder}, a {info['model_name']} of {n_classes:,} classes,")
     except InputError as err:
-        if err.__cause__ is None:  # else this network cannot be built without memory
+        if err.__cause__ is None:  # otherwise the network cannot be built on the meta device
             raise InputError(str(err) if folder in str(err) else f'{folder}: {err}') from err
     model = build()
     load_weights(model, state, folder)

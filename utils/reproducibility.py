@@ -1,4 +1,4 @@
-"""Seeds, kernels, and the record of what else a result depends on."""
+"""Seeds, deterministic kernels, and a record of the environment that a result depends on."""
 import importlib.metadata
 import os
 import platform
@@ -16,8 +16,11 @@ PACKAGES = ('torch', 'torchvision', 'numpy', 'pandas', 'scikit-learn', 'scipy', 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def set_seeds(seed: int | Sequence[int], use_cuda: bool = True) -> None:
-    """Seed Python, NumPy and torch, on all devices. `seed` may be a sequence such as (seed, epoch): each epoch then has a random stream of
-    its own, so that a resumed run draws the numbers of an uninterrupted one. `use_cuda`, as in the original, makes no difference."""
+    """Seed Python, NumPy and torch on all devices.
+
+    seed: a number, or a sequence such as (seed, epoch). With a sequence, each epoch has a separate random stream, so a resumed run draws
+    the same numbers as an uninterrupted one. use_cuda: accepted for compatibility with the original, without effect.
+    """
     state = int(np.random.SeedSequence(seed).generate_state(1)[0])
     random.seed(state)
     np.random.seed(state)
@@ -25,7 +28,7 @@ def set_seeds(seed: int | Sequence[int], use_cuda: bool = True) -> None:
 
 
 def random_state() -> dict[str, torch.Tensor]:
-    """The state of torch's random streams, for `set_random_state`. Training draws from no other global stream."""
+    """Return the state of torch's random streams, for `set_random_state`. Training uses no other global stream."""
     return {'cpu': torch.get_rng_state()} | ({'cuda': torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
 
 
@@ -36,19 +39,19 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
 
 
 def set_backends(deterministic: bool, use_cuda: bool, one_size: bool = True) -> None:
-    """Choose the kernels of CUDA; on the CPU runs repeat bit for bit in any case.
+    """Choose the CUDA kernels. On the CPU, runs are always reproducible bit for bit.
 
-    With `deterministic`: only operations with the same result in every run (slower). Otherwise TF32 for what bf16 leaves in float32, and,
-    where all batches have `one_size`, the fastest convolutions by trial. A trial takes 10 to 30 s for each size (docs/performance.md).
-    Growing images have another size in nearly every epoch.
+    deterministic: use only operations that give the same result in every run (slower). Otherwise, use TF32 for the operations that bf16
+    leaves in float32. one_size: all batches have the same image size, so let cuDNN benchmark find the fastest convolutions. It takes 10
+    to 30 s for each size (docs/performance.md), too long for --grow_from, where the size changes in nearly every epoch.
     """
     if not use_cuda:
         return
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
     torch.backends.cudnn.benchmark = one_size and not deterministic
     if deterministic:
-        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # without it cuBLAS refuses
-        torch.use_deterministic_algorithms(True, warn_only=True)  # resampling has no deterministic backward, and needs none here
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS requires it
+        torch.use_deterministic_algorithms(True, warn_only=True)  # resampling has no deterministic backward pass, but none is needed here
 
 
 def _git(*arguments):
@@ -60,8 +63,10 @@ def _git(*arguments):
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """What a result depends on beside the flags, for environment.json: versions, device, state of the code. No name of host or user, no
-    absolute path. `git_dirty`: whether files differ from the commit."""
+    """Describe what a result depends on besides the flags, for environment.json: versions, device and commit.
+
+    Contains no host name, user name or absolute path. `git_dirty`: whether tracked files differ from the commit.
+    """
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:

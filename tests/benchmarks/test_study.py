@@ -149,7 +149,7 @@ def test_results_from_other_flags_are_an_error(tiny, tmp_path, monkeypatch):
 
 def test_an_error_of_a_run_names_its_log(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r'^train_lt_mxp\.py failed, see results/study/CE/seed0/train\.log: no such file of weights'):
+    with pytest.raises(InputError, match=r'^train_lt_mxp\.py failed, see results/study/CE/seed0/train\.log: no such weights file'):
         tiny_study(tiny, '--test test.csv --init nowhere').predictions('CE', 0)
 
 

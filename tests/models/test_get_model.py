@@ -66,7 +66,7 @@ def test_init_from_file(tmp_path, form):
 
 
 def test_init_errors(tmp_path):
-    with pytest.raises(InputError, match='no such file of weights'):
+    with pytest.raises(InputError, match='no such weights file'):
         get_arch('mobilenetV2', 4, init=str(tmp_path / 'absent.pth'))
     (tmp_path / 'text.pth').write_text('hello')
     with pytest.raises(InputError, match=r'text\.pth cannot be read as a state dict'):
@@ -78,7 +78,7 @@ def test_init_errors(tmp_path):
     # The last layer, weight and bias, may be of another size.
     assert f'({n_own - 2} of its {n_own} tensors do not fit, {n_other} of the {n_other} in the file are unknown)' in str(error.value)
     torch.save([1, 2], tmp_path / 'list.pth')
-    with pytest.raises(InputError, match='holds no state dict'):
+    with pytest.raises(InputError, match='does not contain a state dict'):
         get_arch('mobilenetV2', 4, init=str(tmp_path / 'list.pth'))
 
 
@@ -124,7 +124,7 @@ def own_builder(loaded):
 
 def test_imagenet_is_refused_for_a_builder_that_loads_nothing(monkeypatch):
     monkeypatch.setitem(ARCHS, 'own', own_builder(''))
-    with pytest.raises(InputError, match=r'^--init imagenet: the builder of own names no weights .*--init none, .*--init PATH$'):
+    with pytest.raises(InputError, match=r'^--init imagenet: the builder of own does not report .*--init none, .*--init PATH$'):
         get_arch('own', 3, 'imagenet')
 
 

@@ -84,11 +84,11 @@ def test_other_kinds_of_last_layer(file, head):
 
 @pytest.mark.parametrize(('name', 'init', 'message'), [
     ('nets/absent.py:build', 'none', 'no such file nets/absent.py'),
-    ('nets/mine.py:absent', 'none', r"nets/mine.py has no function 'absent' \(it has: build, own_facts, "),
-    ('nets/mine.py:nothing', 'none', 'nothing must return a torch.nn.Module, or as_arch of one, not a NoneType'),
-    ('nets/mine.py:wrong_signature', 'none', 'ended with TypeError: wrong_signature.. got an unexpected keyword argument'),
+    ('nets/mine.py:absent', 'none', r"nets/mine.py has no function 'absent' \(its functions: build, own_facts, "),
+    ('nets/mine.py:nothing', 'none', r'nothing must return a torch.nn.Module or as_arch\(module, ...\), not NoneType'),
+    ('nets/mine.py:wrong_signature', 'none', 'failed with TypeError: wrong_signature.. got an unexpected keyword argument'),
     ('nets/mine.py:unnamed_layer', 'none', "the network has no layer 'fc' with weights: name the last layer with as_arch"),
-    ('nets/mine.py:head_first', 'none', "layer 'stem' has 4 outputs instead of 5, one a class: name the last layer with as_arch"),
+    ('nets/mine.py:head_first', 'none', "layer 'stem' has 4 outputs instead of 5, one per class: name the last layer with as_arch"),
     ('nets/broken.py:build', 'none', r'nets/broken.py cannot be run \(SyntaxError: '),
 ])
 def test_what_is_wrong_is_said_in_one_line(file, tmp_path, name, init, message):
@@ -99,12 +99,12 @@ def test_what_is_wrong_is_said_in_one_line(file, tmp_path, name, init, message):
 
 
 def test_a_file_without_a_function(file):
-    with pytest.raises(InputError, match=r'--model_name nets/mine\.py: name its function, too: nets/mine\.py:FUNCTION'):
+    with pytest.raises(InputError, match=r'--model_name nets/mine\.py lacks the function: use nets/mine\.py:FUNCTION'):
         get_arch(file, 5)
 
 
 def test_imagenet_is_refused_for_a_function_that_names_no_weights(file):
-    with pytest.raises(InputError, match=r"--init imagenet: the builder of nets/mine\.py:build names no weights"):
+    with pytest.raises(InputError, match=r"--init imagenet: the builder of nets/mine\.py:build does not report which weights"):
         get_arch(f'{file}:build', 5, 'imagenet')
 
 
@@ -134,7 +134,7 @@ def test_a_network_with_another_number_of_logits_is_refused(file, train):
 
 def test_a_checkpoint_does_not_run_a_file_by_itself(run, tmp_path):
     (tmp_path / 'nets' / 'mine.py').write_text('raise SystemExit("this file was run")')
-    with pytest.raises(InputError, match=r'network from a file, nets/mine\.py:build, and loading it runs that file: if you trust it, '
+    with pytest.raises(InputError, match=r'network from a file, nets/mine\.py:build\. Loading it runs that file: if you trust it, '
                                          r'add --model_name nets/mine\.py:build'):
         load_model(str(run))
 
@@ -162,7 +162,7 @@ def test_a_missing_file_is_named(run, tmp_path):
 
 def test_another_network_than_that_of_the_checkpoint_is_refused(train, file):
     run = train()
-    with pytest.raises(InputError, match=r'--model_name nets/mine\.py:build contradicts the checkpoint, which has tiny_test'):
+    with pytest.raises(InputError, match=r'--model_name nets/mine\.py:build contradicts the checkpoint, which has the network tiny_test'):
         load_model(str(run), f'{file}:build')
 
 

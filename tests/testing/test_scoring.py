@@ -150,7 +150,7 @@ def test_without_labels(test, tmp_path, capsys, content, first):
 
 
 @pytest.mark.parametrize(('flags', 'message'), [
-    ('--model_name resnet_50', '--model_name resnet_50 contradicts the checkpoint, which has tiny_test'),
+    ('--model_name resnet_50', '--model_name resnet_50 contradicts the checkpoint, which has the network tiny_test'),
     ('--n_classes 5', '--n_classes 5 contradicts'), ('--im_size 64', r'--im_size \(64, 64\) contradicts'),
     ('--dihedral_tta -1', 'must not be negative'), ('--zoom_tta 1 0.5', '--zoom_tta 1 0.5: factors must differ and be at least 1'),
     ('--zoom_tta 1 nan', '--zoom_tta 1 nan'), ('--zoom_tta 2 2', '--zoom_tta 2 2'), ('--csv_out_val a/b.csv', 'name no folder'),

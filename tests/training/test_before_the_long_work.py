@@ -47,7 +47,7 @@ def test_a_save_path_outside_experiments(refused, path):
 
 
 def test_missing_weights_file(refused):
-    assert refused('--init absent.pth').startswith('no such file of weights: absent.pth')
+    assert refused('--init absent.pth').startswith('no such weights file: absent.pth')
 
 
 def test_missing_stage_one(refused):

@@ -98,7 +98,7 @@ def test_classifier_alone(train, monkeypatch, capsys, network, mixup, n_frozen):
 
 @pytest.mark.parametrize(('path', 'flags', 'message'), [
     ('absent/run', '', 'no such checkpoint or run folder: absent/run'),
-    ('.', '', r'no checkpoint in \.: it holds no epoch_'),
+    ('.', '', r'no checkpoint in \.: there is no epoch_'),
     ('experiments/one', '--model_name resnet10t', 'was trained with --model_name tiny_test, this run has resnet10t'),
     ('experiments/one', '--n_classes 2 --csv_train two_train.csv', 'was trained with --n_classes 3, this run has 2'),
 ])
