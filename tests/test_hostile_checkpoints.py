@@ -41,7 +41,7 @@ def refused(load, path, message):
     ('config', checkpoint_config() | {'format': 'x'}, "'format' must be"), ('state_dict', {'a': 1}, "'state_dict' must be"),
     ('state_dict', [], "'state_dict' must be"), ('image_hashes', torch.zeros(3), "'image_hashes' must be"),
     ('model_name', 7, "'model_name' must be"),
-    ('optimizer', {1, 2}, "'optimizer' is or holds a set"), ('total', 10**400, "'total' is or holds a number of more than 1,024 bits"),
+    ('optimizer', {1, 2}, "'optimizer' contains a set"), ('total', 10**400, "'total' contains a number of more than 1,024 bits"),
 ])
 def test_an_unfit_field_is_named(tmp_path, field, value, message):
     refused(read_checkpoint, save(tmp_path, **{field: value}), f'{FILE_NAME}.*: .*{message}|{FILE_NAME}, {message}')
@@ -63,14 +63,14 @@ def test_too_many_classes_are_refused(tmp_path):
 def test_values_that_hold_each_other_are_refused(tmp_path):
     own = []
     own.append(own)
-    refused(read_checkpoint, save(tmp_path, with_checksum=False, metrics=own), 'more than 10 lists within each other')
+    refused(read_checkpoint, save(tmp_path, with_checksum=False, metrics=own), 'more than 10 levels of nested lists')
 
 
 def test_a_small_file_of_many_values_is_refused(tmp_path):
     many = [0] * 1000
     for _ in range(3):
         many = [many] * 1000
-    refused(read_checkpoint, save(tmp_path, with_checksum=False, metrics=many), 'holds more than 5,000,000 values')
+    refused(read_checkpoint, save(tmp_path, with_checksum=False, metrics=many), 'contains more than 5,000,000 values')
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -151,7 +151,8 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path, kind, place):
     file = tmp_path / 'epoch_01_x' / FILE_NAME
     file.parent.mkdir()
     os.mkfifo(file) if kind == 'fifo' else file.symlink_to('/dev/zero')
-    refused(read_checkpoint, str({'file': file, 'folder': file.parent, 'run': tmp_path}[place]), 'is not a regular file: give a checkpoint')
+    path = {'file': file, 'folder': file.parent, 'run': tmp_path}[place]
+    refused(read_checkpoint, str(path), 'is not a regular file: give the path of a checkpoint')
 
 
 def test_a_checkpoint_without_the_score_that_chooses_is_named(tmp_path):

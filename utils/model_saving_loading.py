@@ -118,7 +118,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if not os.path.exists(file):
         return _read_best(path)
     if not os.path.isfile(file):
-        raise InputError(f'{file} is not a regular file: give a checkpoint')
+        raise InputError(f'{file} is not a regular file: give the path of a checkpoint')
     info = _unpack(file)
     missing = [name for name in FIELDS if name not in info] if isinstance(info, dict) else FIELDS
     if missing:

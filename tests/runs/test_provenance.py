@@ -47,9 +47,9 @@ def test_pages_beside_and_above_are_marked(results, capsys):
     rewrite(results / 'mix & match' / 'results_test.csv', .001)
     assert outdated(results) == ['.', 'mix & match']
     out = capsys.readouterr().out
-    assert ("* Note: results/set/mix & match/report.html shows other predictions than results_test.csv now holds: "
-            "make it again with python -m tools.report 'results/set/mix & match'\n") in out
-    assert 'report.html shows other predictions than mix & match/results_test.csv' in out
+    assert ("* Note: results/set/mix & match/report.html does not show the current predictions in results_test.csv: "
+            "update it with python -m tools.report 'results/set/mix & match'\n") in out
+    assert 'report.html does not show the current predictions in mix & match/results_test.csv' in out
 
 
 def test_a_page_is_marked_once(results):
@@ -152,7 +152,7 @@ def test_a_text_report_is_not_taken_for_one_of_other_predictions(tested):
 def test_each_predictions_file_keeps_its_results(tested):
     folder = tested()
     tested('--dihedral_tta 2 --csv_out_test views.csv')
-    assert [way_of_test(str(folder / name)) for name in ('results_test.csv', 'views.csv')] == ['nothing more', '4 views']
+    assert [way_of_test(str(folder / name)) for name in ('results_test.csv', 'views.csv')] == ['plain forward pass', '4 views']
 
 
 def test_text_reports_of_version_0_1_are_removed_with_their_predictions(tmp_path):
@@ -172,8 +172,8 @@ def test_predictions_of_a_network_that_was_trained_again_are_named(tested, train
     assert replaced_network(csv) is None
     train('--save_path a --overwrite --n_epochs 2 --lr 0.2 --seed 3 --metric loss')
     line = replaced_network(csv)
-    assert re.fullmatch(rf'{re.escape(csv)} was predicted by epoch_01_K_\S+, which \S+experiments/a no longer holds: if that was trained '
-                        'again, test it again', line)
+    assert re.fullmatch(rf'{re.escape(csv)} was predicted by epoch_01_K_\S+, which is no longer in \S+experiments/a: if you trained '
+                        'the run again, test it again', line)
     capsys.readouterr()
     for main in (evaluate, compare):
         main([csv if main is evaluate else str(folder), '--draws', '100'])

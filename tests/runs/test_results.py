@@ -89,10 +89,10 @@ def test_a_text_report_of_an_older_version_says_the_same(csv, correction, temper
 
 
 @pytest.mark.parametrize(('text', 'lines', 'way'), [
-    ('K=1.00\n', [], 'nothing more'),
+    ('K=1.00\n', [], 'plain forward pass'),
     ('Calibrated with temperature 1.250, fitted on the 9 images of val.csv: ECE 9.00 -> nan\n',
      ['Calibrated with temperature 1.250, fitted on the 9 images of val.csv; the predicted classes are the same'], 'calibrated'),
-    ('Class prior changed to: train\n  class  learnt %  expected %\n', ['Class prior changed to: train'], 'another prior')])
+    ('Class prior changed to: train\n  class  learnt %  expected %\n', ['Class prior changed to: train'], 'changed prior')])
 def test_a_text_report_with_less_in_it(text, lines, way):
     found = upgrade_text(text)
     assert found.lines == lines and found.way == way
@@ -158,7 +158,7 @@ def test_the_file_of_another_program_is_left_alone(csv, text):
     Path(results_path(csv)).write_text(text)
     mark_outdated(csv)
     assert read_results_file(csv) is None and Path(results_path(csv)).read_text() == text
-    with pytest.raises(InputError, match=r'results_test\.json was not written by a test, and would be replaced'):
+    with pytest.raises(InputError, match=r'results_test\.json would be overwritten, but was not written by a test'):
         check_replaceable(csv)
 
 

@@ -44,15 +44,15 @@ def refuses(run):
     ('class_count', [1, 2, 3], "'class_names' has 2 classes, 'class_count' has 3"), ('n_classes', 3, "'n_classes' is 3"),
     ('class_count', 'many', "'class_count' must be a list of whole numbers, not 'many'"),
     ('lr', float('nan'), "'lr' must be a number, not nan"),
-    ('lr', 10**999, "'lr' is or holds a number of more than 1,024 bits"), ('lr', '0.1', "'lr' must be a number"),
-    ('im_size', [10**9, 10**9], "'im_size' must be \\[height, width\\] in pixels, 67,108,864 at most in all"),
+    ('lr', 10**999, "'lr' contains a number of more than 1,024 bits"), ('lr', '0.1', "'lr' must be a number"),
+    ('im_size', [10**9, 10**9], "'im_size' must be \\[height, width\\] with at most 67,108,864 pixels"),
     ('im_size', [0, 8], "'im_size' must be"), ('im_size', 8, "'im_size' must be"), ('metric', 'x', "'metric' must be one of auc"),
     ('parent', 'a', "'parent' must be a dictionary"), ('parent', {'path': 'b'}, "'parent' must be a dictionary"),
-    ('csv_sha256', [], "'csv_sha256' must be a dictionary of text"), ('loss_params', {'gamma': 'x'}, "'loss_params' must be"),
+    ('csv_sha256', [], "'csv_sha256' must be a dictionary of strings"), ('loss_params', {'gamma': 'x'}, "'loss_params' must be"),
     ('head', 'x', "'head' must be one of linear, cosine, scaled"), ('format', 'x', "'format' must be a whole number"),
     ('do_mixup', 'x', "'do_mixup' must be a number, not 'x'"),
-    ('unknown', [[[[[[[[[[[1]]]]]]]]]]], "'unknown' is or holds more than 10 lists within each other"),
-    ('unknown', 'x' * 10**6, "'unknown' is or holds a text with 1,000,000 characters"),
+    ('unknown', [[[[[[[[[[[1]]]]]]]]]]], "'unknown' contains more than 10 levels of nested lists"),
+    ('unknown', 'x' * 10**6, "'unknown' contains a string with 1,000,000 characters"),
 ])
 def test_an_unfit_value_of_a_config_names_its_key(run, refuses, key, value, message):
     change(run, **{key: value})
@@ -76,8 +76,8 @@ def test_control_characters_in_a_config_are_refused(run, refuses, keys, name):
 
 
 @pytest.mark.parametrize(('content', 'message'), [
-    (NESTED.encode(), 'cannot be read as JSON: too many lists'), (b'{"a": ' * 100_000, 'cannot be read as JSON: too many lists'),
-    (b'\xff\xfe', r'is not UTF-8 text \(byte 1\)'), (b'{', 'cannot be read as JSON'), (b'[1]', 'holds no dictionary'),
+    (NESTED.encode(), 'cannot be read as JSON: lists are nested'), (b'{"a": ' * 100_000, 'cannot be read as JSON: lists are nested'),
+    (b'\xff\xfe', r'is not UTF-8 text \(byte 1\)'), (b'{', 'cannot be read as JSON'), (b'[1]', 'does not contain a dictionary'),
     (b'{"lr": ' + b'1' * 5000 + b'}', 'cannot be read as JSON'),
 ])
 @pytest.mark.parametrize(('file', 'read'), [('config.cfg', read_config), ('log.jsonl', read_log)])

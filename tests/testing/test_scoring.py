@@ -45,7 +45,7 @@ def test_report_and_predictions(test, tiny, capsys):
     assert f'many=none - medium=none - few={100 * recalls.mean():.2f}' in text
     out = capsys.readouterr().out
     assert re.search(r'^Test - mAUC: [\d.]+ - MCC: -?[\d.]+ - F1: [\d.]+ - BalAcc: [\d.]+ - Acc: [\d.]+ - n: 8$', out, re.M)
-    assert 'optimistic' not in out and way_of_test(folder / 'results_test.csv') == 'nothing more'
+    assert 'optimistic' not in out and way_of_test(folder / 'results_test.csv') == 'plain forward pass'
     assert way_of_test(test('--dihedral_tta 2') / 'results_test.csv') == '4 views'
     assert way_of_test(test('--dihedral_tta 2 --zoom_tta 1 1.25') / 'results_test.csv') == '8 views at zoom 1 1.25'
     assert way_of_test(test('--zoom_tta 1.25') / 'results_test.csv') == '1 view at zoom 1.25'
@@ -111,7 +111,7 @@ def test_an_unrelated_file_is_not_replaced(test, tmp_path):
     folder = tmp_path / 'results' / 'tiny' / 'mobilenet'
     folder.mkdir(parents=True)
     (folder / 'model.json').write_text('{"model_name": "mobilenetV2"}')
-    with pytest.raises(InputError, match=r'model\.json was not written by a test, and would be replaced: move it'):
+    with pytest.raises(InputError, match=r'model\.json would be overwritten, but was not written by a test: move it'):
         test('--csv_out_test model.csv')
     assert not (folder / 'model.csv').exists()
 

@@ -1,8 +1,12 @@
-"""What runs and tests leave on disk, and where it lies.
+"""The files of runs and tests: their formats, and where they are.
 
-formats: the checks of config.cfg, log.jsonl and checkpoints, and the upgrade of what older versions wrote; paths: experiments/NAME and
-results/NAME; history: the best epoch; results: a test as data, beside its per-image csv; text_reports: what older versions wrote in its
-place; provenance: which test wrote a csv, and which reports are outdated. May import common and evaluation, and needs no torch. To add a
-value to a file: write it, give it a `Kind` in OPTIONAL of its table (formats or results), and in `upgrade` the value that stands for what
-was done before; raise FORMAT only where older code would misread the file.
+- formats: check config.cfg, log.jsonl and checkpoints, and upgrade those of older versions
+- paths: the folders experiments/NAME and results/NAME
+- history: find the best epoch
+- results: the results file of a test, NAME.json beside the predictions csv
+- text_reports: read the text reports of older versions, which had no results files
+- provenance: find the test that wrote a csv, and mark outdated reports
+
+May import common and evaluation, and needs no torch. To add a value to a file, write it and add its `Kind` to OPTIONAL (in formats or
+results). Add its value for older files to `upgrade`. Raise FORMAT only if older code would misread the file.
 """

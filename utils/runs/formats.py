@@ -1,4 +1,4 @@
-"""The format of what this project saves, the checks of what is read back, and the upgrade of what older versions saved."""
+"""File formats: check files as they are read, and upgrade those of older versions."""
 import json
 import math
 import os
@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 from utils.common import CONTROL, MAX_PIXELS, InputError, check_name, printable, read_text
 from utils.evaluation import METRICS
 
-# Of config.cfg, and so of a run folder, and of checkpoints. Version 0.1 wrote no number, which counts as 0; before format 2, the alpha of
-# Balanced-MixUp was in 'do_mixup', and often in 'mix_alpha' as well.
+# Format of run folders (stored in config.cfg) and checkpoints. Files of version 0.1 have no number, which counts as 0. Before format 2,
+# the alpha of Balanced-MixUp was in 'do_mixup', and often in 'mix_alpha' as well.
 FORMAT = 2
-# Flags that came later than format 0, each with the value that stands for what was done before.
+# Flags added after format 0, each with the value that corresponds to the behaviour of older versions
 ADDED_FLAGS = {'grow_from': 1., 'label_column': None, 'private': False}
-PUBLISHED_ALPHAS = {'balanced_mixup': .2, 'mixup': 1., 'cutmix': 1., 'remix': 1.}  # where an older configuration holds none
-MAX_CLASSES, MAX_NAME, MAX_STRING = 10**6, 1000, 10**5  # of a list; characters of a class name and of any other text
-HEADS = ('linear', 'cosine', 'scaled')  # the keys of models.heads.HEADS, which needs torch
-MAX_DEPTH, MAX_VALUES = 10, 5 * 10**6  # of lists and dictionaries within each other; of all values in them
+PUBLISHED_ALPHAS = {'balanced_mixup': .2, 'mixup': 1., 'cutmix': 1., 'remix': 1.}  # used if an older configuration has no alpha
+MAX_CLASSES, MAX_NAME, MAX_STRING = 10**6, 1000, 10**5  # length of a list; characters of a class name, and of any other string
+HEADS = ('linear', 'cosine', 'scaled')  # the keys of models.heads.HEADS, copied because importing it needs torch
+MAX_DEPTH, MAX_VALUES = 10, 5 * 10**6  # nesting of lists and dictionaries; number of all values in them
 
 
 class Kind(NamedTuple):
-    """What the value of a key must be."""
-    what: str  # for a message
+    """The type that the value of a key must have."""
+    what: str  # description for error messages
     fits: Callable[[Any], bool]
 
 
@@ -32,7 +32,7 @@ def _is_number(value):
 
 
 def _is_score(value):
-    return value is None or isinstance(value, float) or _is_number(value)  # null and NaN: undefined
+    return value is None or isinstance(value, float) or _is_number(value)  # null and NaN mean undefined
 
 
 def _is_count(value):
@@ -44,7 +44,7 @@ def _is_text(value):
 
 
 def _is_name(value):
-    return _is_text(value) and len(value) <= MAX_NAME and not re.search('[\ud800-\udfff]', value)  # which no file can hold
+    return _is_text(value) and len(value) <= MAX_NAME and not re.search('[\ud800-\udfff]', value)  # surrogates cannot be written as UTF-8
 
 
 def _is_dictionary_of(fits, value):
@@ -56,7 +56,7 @@ def _is_size(value):
 
 
 def are(fits: Callable[[Any], bool], n: int | None = None) -> Callable[[Any], bool]:
-    """Return a check for lists and tuples of `n` (default: 1 to MAX_CLASSES) values that fit."""
+    """Return a check for lists and tuples of `n` (default: 1 to MAX_CLASSES) values that all pass `fits`."""
     def all_fit(value):
         fits_length = isinstance(value, (list, tuple)) and (0 < len(value) <= MAX_CLASSES if n is None else len(value) == n)
         return fits_length and all(map(fits, value))
@@ -81,7 +81,7 @@ TEXT, FLAG = Kind('text', _is_text), Kind('true or false', lambda value: isinsta
 NUMBER, SCORE = Kind('a number', _is_number), Kind('a number or null', _is_score)
 COUNT = Kind('a whole number, 0 or more', _is_count)
 SCORES = Kind('a dictionary of scores', _are_scores)
-SIZE = Kind(f'[height, width] in pixels, {MAX_PIXELS:,} at most in all', _is_size)
+SIZE = Kind(f'[height, width] with at most {MAX_PIXELS:,} pixels', _is_size)
 HEAD = Kind(f"one of {', '.join(HEADS)}", lambda value: value in HEADS)
 METRIC = Kind(f"one of {', '.join(METRICS)}", lambda value: value in METRICS)
 NAMES = Kind(f'1 to {MAX_CLASSES:,} names of at most {MAX_NAME:,} characters', are(_is_name))
@@ -90,14 +90,14 @@ COUNTS = Kind('a list of whole numbers', are(_is_count))
 CHANNELS = Kind('three numbers', are(_is_number, 3))
 PARENT = {'path': TEXT, 'epoch': COUNT, 'metric': METRIC, 'score': SCORE, 'im_size': SIZE}
 
-# The keys of config.cfg that are read back. A run of any version has those of REQUIRED.
+# The keys of config.cfg that are read. Runs of all versions have the keys in REQUIRED.
 REQUIRED = {
     'model_name': TEXT, 'im_size': SIZE, 'init': TEXT, 'trainable': TEXT, 'loss_fn': TEXT, 'sampling': TEXT, 'mixing': TEXT,
     'optimizer': TEXT, 'lr': NUMBER, 'batch_size': COUNT, 'n_epochs': COUNT, 'seed': COUNT, 'metric': METRIC, 'csv_train': TEXT,
     'csv_val': TEXT, 'data_path': TEXT, 'class_names': NAMES, 'class_count': COUNTS, 'torch': TEXT, 'device_type': TEXT,
     'mixed_precision': TEXT,
     'parent': or_null(Kind("a dictionary with 'path' and 'epoch' of the run that stage two started from", _is_parent)),
-    'csv_sha256': Kind('a dictionary of text', lambda value: _is_dictionary_of(_is_text, value)),
+    'csv_sha256': Kind('a dictionary of strings', lambda value: _is_dictionary_of(_is_text, value)),
 }
 OPTIONAL = {
     'n_classes': COUNT, 'accumulate': PARTS, 'label_column': or_null(TEXT), 'class_column': or_null(TEXT), 'head': HEAD,
@@ -107,25 +107,28 @@ OPTIONAL = {
     'momentum': NUMBER, 'wd': NUMBER, 'grow_from': NUMBER,
     'loss_params': or_null(Kind('a dictionary of numbers', lambda value: _is_dictionary_of(_is_number, value))),
 }
-RECORD = {'epoch': COUNT, 'lr': SCORE, 'train': SCORES, 'val': SCORES}  # of log.jsonl
-TIMES = {'seconds': NUMBER, 'images_per_second': NUMBER, 'training_loss': SCORE}  # of log.jsonl, too
+RECORD = {'epoch': COUNT, 'lr': SCORE, 'train': SCORES, 'val': SCORES}  # keys of log.jsonl
+TIMES = {'seconds': NUMBER, 'images_per_second': NUMBER, 'training_loss': SCORE}  # optional keys of log.jsonl
 
 
 def check_values(saved: dict, source: str, is_leaf: Callable[[str, Any], bool] = lambda key, value: False) -> None:
-    """Raise `InputError` that names `source` and the key unless `saved` holds plain values only: numbers, text without control characters,
-    and lists and dictionaries of them, MAX_DEPTH deep at most. `is_leaf(key, value)`: whether a value of another type is known."""
+    """Raise `InputError` naming `source` and the key unless `saved` contains only plain values.
+
+    Plain values are numbers, strings without control characters, and lists and dictionaries of them, nested at most MAX_DEPTH deep.
+    `is_leaf(key, value)`: whether a value of another type is allowed.
+    """
     stack, n_values = [('', saved, 0)], 0
 
     def refuse(key, problem):
-        raise InputError(f"{source}: '{printable(key)}' is or holds {problem}")
+        raise InputError(f"{source}: '{printable(key)}' contains {problem}")
     while stack:
         key, value, depth = stack.pop()
         n_values += 1
         if n_values > MAX_VALUES:
-            raise InputError(f'{source} holds more than {MAX_VALUES:,} values')
+            raise InputError(f'{source} contains more than {MAX_VALUES:,} values')
         if isinstance(value, (dict, list, tuple)):
             if depth == MAX_DEPTH:
-                refuse(key, f'more than {MAX_DEPTH} lists within each other')
+                refuse(key, f'more than {MAX_DEPTH} levels of nested lists')
             if isinstance(value, dict):
                 stack += [(key or str(name)[:60], part, depth + 1) for pair in value.items() for name in pair[:1] for part in pair]
             else:
@@ -133,16 +136,16 @@ def check_values(saved: dict, source: str, is_leaf: Callable[[str, Any], bool] =
         elif isinstance(value, str):
             if len(value) > MAX_STRING or CONTROL.search(value):
                 problem = f'{len(value):,}' if len(value) > MAX_STRING else 'control'
-                refuse(key, f'a text with {problem} characters: {printable(value[:60])}')
+                refuse(key, f'a string with {problem} characters: {printable(value[:60])}')
         elif isinstance(value, int):
             if value.bit_length() > 1024:
                 refuse(key, 'a number of more than 1,024 bits')
         elif not (value is None or isinstance(value, float) or is_leaf(key, value)):
-            refuse(key, f'a {type(value).__name__}, which is no plain value')
+            refuse(key, f'a {type(value).__name__}, which is not a plain value')
 
 
 def check_keys(saved: dict, source: str, required: dict, optional: dict | None = None) -> None:
-    """Raise `InputError` that names `source` and the first key that is missing, or whose value is not of its `Kind`."""
+    """Raise `InputError` naming `source` if a key is missing, or if a value is not of its `Kind`."""
     for key, kind in (required | (optional or {})).items():
         if key in saved and not kind.fits(saved[key]):
             raise InputError(f"{source}: '{key}' must be {kind.what}, not {printable(reprlib.repr(saved[key]))}")
@@ -151,7 +154,7 @@ def check_keys(saved: dict, source: str, required: dict, optional: dict | None =
 
 
 def check_classes_agree(saved: dict, source: str) -> None:
-    """Raise `InputError` unless `saved`, a configuration or a checkpoint, counts the images of as many classes as it names."""
+    """Raise `InputError` unless the numbers of classes in `saved`, a configuration or a checkpoint, agree."""
     n_names, n_counts = len(saved['class_names']), len(saved['class_count'])
     if n_counts != n_names or saved.get('n_classes', n_names) != n_names:
         raise InputError(f"{source}: 'class_names' has {n_names} classes, " + (
@@ -159,8 +162,7 @@ def check_classes_agree(saved: dict, source: str) -> None:
 
 
 def check_config(config: dict, source: str) -> dict:
-    """`config`, the content of a config.cfg in the present format. Raises `InputError` naming `source` and the key that is missing or
-    unfit."""
+    """Return `config`, a config.cfg in the current format. Raises `InputError` naming `source` and the key that is missing or invalid."""
     check_keys(config, source, REQUIRED, OPTIONAL)
     if config['mixing'] != 'none':
         check_keys(config, source, {'mix_alpha': NUMBER})
@@ -169,8 +171,10 @@ def check_config(config: dict, source: str) -> dict:
 
 
 def check_format(saved: dict, source: str, latest: int = FORMAT) -> int:
-    """Return the format number of `saved`, 0 where it has none. Raises `InputError` naming the file `source` if the number is unfit, or
-    larger than `latest`: a newer version of this project wrote the file."""
+    """Return the format number of `saved`, or 0 if it has none.
+
+    Raises `InputError` naming the file `source` if the number is invalid, or larger than `latest`, as in a file of a newer version.
+    """
     number = saved.get('format', 0)
     if not _is_count(number):
         raise InputError(f"{source}: 'format' must be {COUNT.what}, not {printable(reprlib.repr(number))}")
@@ -181,18 +185,20 @@ def check_format(saved: dict, source: str, latest: int = FORMAT) -> int:
 
 
 def upgrade(saved: dict, source: str) -> dict:
-    """Bring `saved`, the content of a config.cfg or of a checkpoint, to the present format. Raises `InputError` naming the file `source`
-    if a newer version of this project wrote it."""
+    """Convert `saved`, the content of a config.cfg or a checkpoint, to the current format.
+
+    Raises `InputError` naming the file `source` if a newer version of this project wrote it.
+    """
     number = check_format(saved, source)
-    if 'config' in saved:  # a checkpoint, with the configuration of its run inside
+    if 'config' in saved:  # a checkpoint, which contains the configuration of its run
         return {'image_hashes': None} | saved | {'format': FORMAT, 'config': upgrade(saved['config'], source)}
-    if number == 0:  # where `device` was what the run was trained on, and no flag
+    if number == 0:  # `device` was the device of the training, not a flag
         saved = saved | {'device': 'auto', 'device_type': saved.get('device', 'cpu')}
     return ADDED_FLAGS | _without_do_mixup(saved, source) | {'format': FORMAT}
 
 
 def _without_do_mixup(config, source):
-    """`config` with --do_mixup ALPHA as what it stands for: --mixing balanced_mixup --mix_alpha ALPHA."""
+    """Return `config` with --do_mixup ALPHA replaced by its equivalent, --mixing balanced_mixup --mix_alpha ALPHA."""
     if 'do_mixup' not in config:
         return config
     check_keys(config, source, {'do_mixup': NUMBER})
@@ -207,7 +213,7 @@ def _without_do_mixup(config, source):
 
 
 def nan_to_null(value: Any) -> Any:
-    """`value`, of dictionaries and lists, with None for each NaN, which JSON does not have; tuples become lists."""
+    """Return `value`, nested dictionaries and lists, with None for each NaN, which JSON lacks. Tuples become lists."""
     if isinstance(value, dict):
         return {key: nan_to_null(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -216,7 +222,7 @@ def nan_to_null(value: Any) -> Any:
 
 
 def null_to_nan(value: Any) -> Any:
-    """`value`, scores in dictionaries and lists as read from JSON, with NaN for each None: the reverse of `nan_to_null`."""
+    """Return `value`, scores in dictionaries and lists read from JSON, with NaN for each None. Reverses `nan_to_null`."""
     if isinstance(value, dict):
         return {key: null_to_nan(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -225,33 +231,38 @@ def null_to_nan(value: Any) -> Any:
 
 
 def parse_json(text: str, source: str) -> dict:
-    """Return the dictionary of plain values that `text` holds. Raises `InputError` naming `source`."""
+    """Parse `text`, a JSON dictionary of plain values. Raises `InputError` naming `source`."""
     try:
         saved = json.loads(text)
     except RecursionError as err:
-        raise InputError(f'{source} cannot be read as JSON: too many lists within each other') from err
-    except ValueError as err:  # a number of thousands of digits among them
+        raise InputError(f'{source} cannot be read as JSON: lists are nested too deeply') from err
+    except ValueError as err:  # also raised for a number with thousands of digits
         raise InputError(f'{source} cannot be read as JSON: {err}') from err
     if not isinstance(saved, dict):
-        raise InputError(f'{source} holds no dictionary')
+        raise InputError(f'{source} does not contain a dictionary')
     check_values(saved, source)
     return saved
 
 
 def read_config(folder: str) -> dict:
-    """The content of `folder`/config.cfg, brought to the present format (`upgrade`) and checked. Raises `InputError` where there is no
-    run, or something in the file is unfit."""
+    """Read and check `folder`/config.cfg and convert it to the current format (`upgrade`).
+
+    Raises `InputError` if `folder` is not a run folder, or if a value in the file is invalid.
+    """
     check_name(folder)
     path = os.path.join(folder, 'config.cfg')
     try:
         text = read_text(path)
     except FileNotFoundError as err:
-        raise InputError(f'{folder} is no run folder: it has no config.cfg') from err
+        raise InputError(f'{folder} is not a run folder: it has no config.cfg') from err
     return check_config(upgrade(parse_json(text, path), path), path)
 
 
 def read_log(folder: str) -> list:
-    """The records of `folder`/log.jsonl, one an epoch; none where there is no such file. Raises `InputError` naming file, line and key."""
+    """Return the records of `folder`/log.jsonl, one per epoch; empty if the file does not exist.
+
+    Raises `InputError` naming file, line and key.
+    """
     path = os.path.join(folder, 'log.jsonl')
     try:
         lines = read_text(path).split('\n')

@@ -1,4 +1,4 @@
-"""Which epoch of a run is the best: its records in log.jsonl, or the scores of its checkpoints, by the metric of the run."""
+"""Find the best epoch or checkpoint of a run by the metric of the run."""
 import math
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from utils.evaluation import is_better
 
 
 def best_index(scores: Sequence[float | None], metric: str) -> int:
-    """Return the index of the best of one or more `scores`, the earliest of equals. None and NaN are undefined: any number beats them."""
+    """Return the index of the best of one or more `scores`, the first of equals. Any number beats None and NaN (undefined)."""
     values = [math.nan if score is None else score for score in scores]
     best = 0
     for i, value in enumerate(values):
@@ -16,5 +16,5 @@ def best_index(scores: Sequence[float | None], metric: str) -> int:
 
 
 def best_epoch(history: Sequence[dict], metric: str) -> int:
-    """Return the best epoch by validation `metric`, counted from 1. `history`: the records of one or more epochs, as in log.jsonl."""
+    """Return the best epoch by validation `metric`, counted from 1. `history`: the records of log.jsonl, at least one."""
     return best_index([record['val'].get(metric) for record in history], metric) + 1

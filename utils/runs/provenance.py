@@ -1,4 +1,4 @@
-"""Which test wrote the predictions in a file, and whether reports are about these or about those that the file held before."""
+"""Provenance of predictions: which test wrote a csv, and whether reports on it are outdated."""
 import contextlib
 import glob
 import html
@@ -14,17 +14,19 @@ from utils.runs.results import Results, read_results_file, remove_outdated
 from utils.runs.text_reports import text_reports, upgrade_text
 
 PAGES = ('report.html', 'report_with_images.html')
-SOURCES = re.compile(r'<pre class="sources">(.*?)</pre>', re.S)  # in a page, lines as of sha256sum
+SOURCES = re.compile(r'<pre class="sources">(.*?)</pre>', re.S)  # part of a page with the format of sha256sum
 
 
 def source_lines(csvs: Sequence[str], folder: str) -> str:
-    """Return what a page in `folder` says, within SOURCES, about the per-image `csvs` that it was made from."""
+    """Return the content of SOURCES for a page in `folder` that was made from the predictions `csvs`."""
     return '\n'.join(f'{file_sha256(csv)}  {Path(os.path.relpath(csv, folder)).as_posix()}' for csv in csvs)
 
 
 def results_of(csv: str) -> Results | None:
-    """Return what is known of the test that wrote the per-image `csv`: from its results file, or from the text report of an older version.
-    None where nothing is beside it, or only what is about other predictions. Raises `InputError` for an unfit results file."""
+    """Return the results of the test that wrote the predictions `csv`, from its results file or the text report of an older version.
+
+    None if neither exists, or if both are about other predictions. Raises `InputError` for an invalid results file.
+    """
     digest, results = file_sha256(csv), read_results_file(csv)
     if results and results.predictions and results.predictions.sha256 == digest:
         return results
@@ -32,8 +34,10 @@ def results_of(csv: str) -> Results | None:
 
 
 def replaced_network(csv: str) -> str | None:
-    """Return a line where the per-image `csv` is of a checkpoint that its run does not hold, as after a training with --overwrite; None
-    otherwise, also where that cannot be told, since nothing about the test is known or the checkpoints of the run are not here."""
+    """Return a warning if the predictions `csv` come from a checkpoint that its run no longer has, as after training with --overwrite.
+
+    None otherwise. Also None if this cannot be checked, because the test is unknown or the checkpoints of the run are not here.
+    """
     results = results_of(csv)
     if not results or not results.checkpoint:
         return None
@@ -42,12 +46,15 @@ def replaced_network(csv: str) -> str | None:
     kept = glob.glob(os.path.join(glob.escape(folder), 'epoch_*', ''))
     if not is_run(folder) or not kept or os.path.isdir(os.path.join(folder, checkpoint)):
         return None
-    return f'{csv} was predicted by {checkpoint}, which {folder} no longer holds: if that was trained again, test it again'
+    return f'{csv} was predicted by {checkpoint}, which is no longer in {folder}: if you trained the run again, test it again'
 
 
 def mark_outdated(csv: str | os.PathLike) -> None:
-    """The per-image `csv` has just been written: remove its results file and text report if they are about other predictions, and mark
-    such pages of tools.report beside and above it."""
+    """Call this after writing the predictions `csv`: remove or mark what is about its previous content.
+
+    Removes its results file and text report if they are about other predictions. Marks such pages of tools.report in its folder and all
+    parent folders as outdated.
+    """
     csv = os.path.abspath(csv)
     digest = file_sha256(csv)
     remove_outdated(csv, digest)
@@ -56,12 +63,12 @@ def mark_outdated(csv: str | os.PathLike) -> None:
             os.remove(path)
     for folder in Path(csv).parents:
         for page in (folder / name for name in PAGES):
-            with contextlib.suppress(OSError):  # a page that is not there, or not ours
+            with contextlib.suppress(OSError):  # the page does not exist or cannot be changed
                 _mark(page, Path(csv).relative_to(folder).as_posix(), digest)
 
 
 def _mark(page, name, digest):
-    """Put a note on the `page` if it was made from the csv `name`, relative to its folder, with another content than `digest` tells."""
+    """Put a note on `page` if it was made from the csv `name` (relative to its folder) when the csv had another SHA-256 than `digest`."""
     if not page.is_file():
         return
     text = page.read_text(encoding='utf-8', errors='replace')
@@ -70,9 +77,9 @@ def _mark(page, name, digest):
     if made_from.get(name, digest) == digest:
         return
     folder = os.path.relpath(page.parent)
-    print(f'* Note: {os.path.join(folder, page.name)} shows other predictions than {name} now holds: '
-          f'make it again with python -m tools.report {shlex.quote(folder)}')
+    print(f'* Note: {os.path.join(folder, page.name)} does not show the current predictions in {name}: '
+          f'update it with python -m tools.report {shlex.quote(folder)}')
     if 'class="note outdated"' not in text:
-        note = (f'<p class="note outdated">This page is outdated: {html.escape(name)} holds other predictions now. '
-                'Make the page again with <code>python -m tools.report</code>.</p>')
+        note = (f'<p class="note outdated">This page is outdated: the predictions in {html.escape(name)} have changed. '
+                'Update the page with <code>python -m tools.report</code>.</p>')
         write_text(page, text.replace('</header>', f'</header>{note}', 1))

@@ -1,4 +1,4 @@
-"""How the per-image predictions of a test came about, as data: NAME.json beside NAME.csv, and the sentences that reports make of it."""
+"""The results file of a test, NAME.json beside the predictions NAME.csv, and the sentences about it in reports."""
 import contextlib
 import dataclasses
 import json
@@ -27,9 +27,9 @@ from utils.runs.formats import (
 )
 
 FORMAT = 1
-CALIBRATED = {'ECE': 'ece', 'classwise ECE': 'classwise_ece', 'macro AUC': 'auc'}  # in percent, before and after the temperature
+CALIBRATED = {'ECE': 'ece', 'classwise ECE': 'classwise_ece', 'macro AUC': 'auc'}  # shown in percent, before and after temperature scaling
 TITLES = {'tau_norm': 'Tau-normalisation', 'logit_adjust': 'Logit adjustment', 'target_prior': 'Class prior changed'}
-WORDS = {'tau_norm': 'tau-normalisation', 'logit_adjust': 'logit adjustment', 'target_prior': 'another prior'}
+WORDS = {'tau_norm': 'tau-normalisation', 'logit_adjust': 'logit adjustment', 'target_prior': 'changed prior'}
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class SourceCsv:
-    """The csv that was tested."""
+    """The csv of the tested images."""
     path: str
     sha256: str
 
 
 @dataclass(frozen=True)
 class PredictionsFile:
-    """The per-image csv."""
-    file: str  # without its folder
+    """The predictions csv."""
+    file: str  # file name without the folder
     sha256: str
 
 
 @dataclass(frozen=True)
 class Views:
-    """Test-time augmentation: `dihedral` rotations, each with and without a flip (0: none), at each of the magnifications `zoom`."""
+    """Test-time augmentation (TTA): `dihedral` rotations (0: none), each with and without a flip, at each magnification in `zoom`."""
     dihedral: int = 0
     zoom: tuple[float, ...] = (1.,)
 
@@ -64,7 +64,7 @@ class Views:
 
     @property
     def words(self) -> str:
-        """'24 views at zoom 1 1.2 1.4'; '' for the image as it is"""
+        """Description such as '24 views at zoom 1 1.2 1.4'; empty without TTA."""
         if self == Views():
             return ''
         zooms = '' if self.zoom == (1,) else f" at zoom {' '.join(f'{zoom:g}' for zoom in self.zoom)}"
@@ -73,7 +73,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Choice:
-    """The images on which a strength was chosen, and the balanced accuracy there without and with the correction."""
+    """The csv on which a strength was chosen, and the balanced accuracy on it without and with the correction."""
     csv: str
     bacc_before: float
     bacc_after: float
@@ -81,13 +81,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Correction:
-    """A correction for the class frequencies, by a strength (tau_norm, logit_adjust) or by a prior (target_prior)."""
+    """A post-hoc correction for class frequencies, with a strength (tau_norm, logit_adjust) or a class prior (target_prior)."""
     name: str
     strength: float | None = None  # tau
     chosen: Choice | None = None  # None: the strength was given
     prior: str | None = None  # train, uniform or a csv
-    learnt: tuple[float, ...] | None = None  # class prior (K,) of the network, of sum 1
-    expected: tuple[float, ...] | None = None  # the one that `prior` stands for
+    learnt: tuple[float, ...] | None = None  # class prior (K,) that the network learnt, sums to 1
+    expected: tuple[float, ...] | None = None  # class prior (K,) described by `prior`
 
     @property
     def line(self) -> str:
@@ -102,12 +102,14 @@ class Correction:
 
 @dataclass(frozen=True)
 class Temperature:
-    """Temperature scaling, fitted on `n_images` of `csv`. `before`, `after`: scores of the tested images without and with it, those of
-    CALIBRATED and 'nll'; None where these images have no labels."""
+    """Temperature scaling, fitted on `n_images` of `csv`.
+
+    before, after: scores of the tested images without and with it, namely CALIBRATED and 'nll'; None if these images have no labels.
+    """
     value: float
-    n_images: int | None = None  # None: not known, from a text report that is not whole
+    n_images: int | None = None  # None: unknown, because a text report is incomplete
     csv: str | None = None
-    comes_first: bool = False  # before the correction for the class frequencies, otherwise after it
+    comes_first: bool = False  # applied before the correction for class frequencies, otherwise after it
     before: dict[str, float] | None = None
     after: dict[str, float] | None = None
 
@@ -127,7 +129,7 @@ class Temperature:
 
 @dataclass(frozen=True)
 class Results:
-    """What is known of a test. None: not known, in what an older version wrote; without labels, `metrics` are None as well."""
+    """The results of a test. None means unknown, as in files of older versions. `metrics` is also None without labels."""
     checkpoint: Checkpoint | None
     csv: SourceCsv | None
     predictions: PredictionsFile | None
@@ -135,9 +137,9 @@ class Results:
     correction: Correction | None = None
     temperature: Temperature | None = None
     class_names: list[str] | None = None
-    metrics: dict[str, Any] | None = None  # fractions: `Metrics` and 'loss', NaN where undefined
+    metrics: dict[str, Any] | None = None  # `Metrics` as fractions, and 'loss'; NaN if undefined
     n_images: int | None = None
-    n_left_out: int | None = None  # images that cannot be read (--skip_bad_images)
+    n_left_out: int | None = None  # unreadable images that were skipped (--skip_bad_images)
 
     @property
     def checkpoint_line(self) -> str:
@@ -153,22 +155,22 @@ class Results:
 
     @property
     def lines(self) -> list[str]:
-        """Corrections, checkpoint and csv in sentences."""
+        """Sentences on the corrections, the checkpoint and the csv."""
         return [line for line in (self.correction and self.correction.line, self.temperature and self.temperature.line,
                                   self.checkpoint_line) if line]
 
     @property
     def way(self) -> str:
-        """What the test had beyond a plain forward pass: '8 views, calibrated', or 'nothing more'."""
+        """How the test differs from a plain forward pass: '8 views, calibrated', or 'plain forward pass'."""
         found = [self.tta.words, 'calibrated' if self.temperature else '', WORDS[self.correction.name] if self.correction else '']
-        return ', '.join(filter(None, found)) or 'nothing more'
+        return ', '.join(filter(None, found)) or 'plain forward pass'
 
 
 def _percent(value):
     return f'{100 * value:.2f}'
 
 
-# What a results file holds; a part that is null was not done.
+# The keys of a results file. A part is null if the test did not do it.
 DIGEST = Kind('a SHA-256', lambda value: isinstance(value, str) and bool(re.fullmatch('[0-9a-f]{64}', value)))
 POSITIVE = Kind('a positive number', lambda value: NUMBER.fits(value) and value > 0)
 NUMBERS = Kind('a list of numbers', are(NUMBER.fits))
@@ -190,33 +192,33 @@ TEMPERATURE = {'value': POSITIVE, 'n_images': COUNT, 'csv': TEXT, 'comes_first':
 
 
 def results_path(csv: str) -> str:
-    """results_test.csv -> results_test.json beside it, whatever the csv is called."""
+    """results_test.csv -> results_test.json in the same folder, for any name of the csv."""
     return os.path.splitext(csv)[0] + '.json'
 
 
 def write_results(results: Results, csv: str) -> None:
-    """Write `results` beside the per-image `csv`, whole or not at all."""
+    """Write `results` beside the predictions `csv`, atomically."""
     saved = {'format': FORMAT} | nan_to_null(dataclasses.asdict(results))
     saved['tta']['n_views'] = results.tta.n_views
     write_text(results_path(csv), json.dumps(saved, indent=1) + '\n')
 
 
 def is_results_file(path: str) -> bool:
-    """Whether a test wrote the file at `path`; False where there is none, or it cannot be read as such."""
+    """Return whether `path` is a results file; False if it does not exist or cannot be read."""
     with contextlib.suppress(OSError, InputError):
         return 'format' in parse_json(read_text(path), path)
     return False
 
 
 def check_replaceable(csv: str) -> None:
-    """Raise `InputError` if the results of a test that writes the per-image `csv` would replace the file of something else."""
+    """Raise `InputError` if the results file for the predictions `csv` would overwrite a file that no test wrote."""
     path = results_path(csv)
     if os.path.lexists(path) and not is_results_file(path):
-        raise InputError(f'{path} was not written by a test, and would be replaced: move it, or choose another --csv_out_*')
+        raise InputError(f'{path} would be overwritten, but was not written by a test: move it, or choose another --csv_out_*')
 
 
 def remove_outdated(csv: str, sha256: str) -> None:
-    """Remove the results file beside the per-image `csv` if it is about other predictions than those with this SHA-256."""
+    """Remove the results file beside the predictions `csv` unless it is about the predictions with this SHA-256."""
     path = results_path(csv)
     if is_results_file(path):
         predictions = parse_json(read_text(path), path).get('predictions')
@@ -225,8 +227,10 @@ def remove_outdated(csv: str, sha256: str) -> None:
 
 
 def read_results_file(csv: str) -> Results | None:
-    """Return what the results file beside the per-image `csv` holds, which may be about predictions that `csv` held before; None where
-    there is none, or another program's file of that name. Raises `InputError` naming file and key for what is unfit."""
+    """Read the results file beside the predictions `csv`. It may be about predictions that `csv` contained before.
+
+    None if it does not exist or belongs to another program. Raises `InputError` naming file and key if it is invalid.
+    """
     path = results_path(csv)
     if not os.path.exists(path):
         return None
@@ -243,7 +247,7 @@ def read_results_file(csv: str) -> Results | None:
 
 
 def _part(saved, name, kinds, source):
-    """The entries `kinds` of the dictionary saved[name], checked, with tuples for lists."""
+    """Return the entries `kinds` of the dictionary saved[name], checked, with lists converted to tuples."""
     check_keys(saved[name], f"{source}, '{name}'", kinds)
     return {key: tuple(value) if isinstance(value := saved[name][key], list) else value for key in kinds}
 

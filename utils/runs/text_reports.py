@@ -1,6 +1,6 @@
-"""Text reports of tests, performance_*.txt: which predictions they are about, and what those of older versions say, as data.
+"""Text reports of tests, performance_*.txt: find those of a predictions csv, and convert them to `Results`.
 
-Older versions wrote nothing else about a test. What the test scripts write today is in the results file (`utils.runs.results`) as well.
+Older versions wrote no other file about a test. Current versions also write a results file (`utils.runs.results`).
 """
 import glob
 import os
@@ -25,17 +25,17 @@ CHANGE = re.compile(r'([A-Za-z ]+) ([\d.]+|nan) -> ([\d.]+|nan)')
 class TextReport(NamedTuple):
     path: str
     text: str
-    sha256: str | None  # of the predictions that it is about; version 0.1 did not say
+    sha256: str | None  # of the predictions that the report is about; version 0.1 did not store it
 
 
 def text_report_path(csv: str) -> str:
-    """results_test.csv -> performance_test.txt beside it, where version 0.1 wrote the text report of the test."""
+    """results_test.csv -> performance_test.txt in the same folder, the text report of version 0.1."""
     folder, name = os.path.split(csv)
     return os.path.join(folder, name.replace('results_', 'performance_', 1).removesuffix('.csv') + '.txt')
 
 
 def text_reports(csv: str) -> Iterator[TextReport]:
-    """Yield the text reports about the file name of the per-image `csv`, whatever it held then."""
+    """Yield the text reports that name the predictions `csv`, also those about its previous content."""
     for path in sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(csv)), 'performance_*.txt'))):
         text = '\n'.join(map(printable, read_text(path).split('\n')))
         named = PREDICTIONS.search(text)
@@ -44,7 +44,7 @@ def text_reports(csv: str) -> Iterator[TextReport]:
 
 
 def upgrade_text(text: str) -> Results:
-    """Return what the text report of a test says, as the test scripts write it to the results file today. What the text lacks is None."""
+    """Convert the text report of a test to `Results`. What the text lacks is None."""
     checkpoint, csv, views = None, None, Views()
     if found := CHECKPOINT.search(text):
         folder, epoch, path, sha256, n_views, zooms = found.groups()
