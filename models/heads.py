@@ -8,7 +8,7 @@ from torch import nn
 
 
 class CosineClassifier(nn.Module):
-    """Cosine classifier: (B, C) or (B, C, 1, 1) -> cosines of features and class vectors, times `scale` in evaluation mode, (B, K).
+    """Cosine classifier: (B, C) or (B, C, 1, 1) -> cosines of features and class vectors (B, K), times `scale` in evaluation mode.
 
     LDAM (Cao et al., NeurIPS 2019) subtracts its margins from the cosines and scales them inside the loss. In evaluation mode, the
     softmax of unscaled cosines would be nearly uniform. `scale` is a buffer, so checkpoints contain it.

@@ -11,7 +11,7 @@ from torch import nn
 from models.heads import CosineClassifier, get_head
 from utils.common import InputError
 
-PATIENCE = 20  # seconds to wait for an answer of a server
+PATIENCE = 20  # seconds to wait for a server to answer
 
 
 @contextlib.contextmanager
@@ -47,7 +47,7 @@ def init_classifier(model: nn.Module) -> None:
     """Initialise the last layer with torch's default, or with zeros for BiT (Kolesnikov et al., ECCV 2020)."""
     head = cast(nn.Linear, get_head(model))
     head.reset_parameters()
-    if model.zero_head and not isinstance(head, CosineClassifier):  # a zero vector has no cosine
+    if model.zero_head and not isinstance(head, CosineClassifier):  # a zero vector has no direction
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
 

@@ -1,8 +1,8 @@
 """Check that two checkouts of this repository give the same results, bit for bit.
 
-Each checkout trains and tests networks on a toy set, with the same commands. Checkpoints, logs, configurations, reports and predictions
-must be equal, except for times. The exit status is 1 if any command differs or fails. Some differences are shown but are no error: in the
-console output, in the number of the format, keys of config.cfg that only one checkout writes, and results_*.json that only NEW writes.
+Each checkout trains and tests networks on a toy data set with the same commands. Checkpoints, logs, configurations, reports and
+predictions must be equal, except for times. The exit status is 1 if any command differs or fails. Four differences are shown but are not
+errors: console output, the format number, keys of config.cfg that only one checkout writes, and results_*.json files that only NEW writes.
 
 Example:
 
@@ -47,7 +47,7 @@ RUNS = {  # name -> flags
     'metric_loss': '--metric loss', 'no_cache': '--no_cache', 'recipe': '--recipe balanced --n_epochs 3 --mixup_off_epochs 1',
     'stage_two_la': f'{STAGE_TWO} all --loss_fn LA', 'stage_two_crt': f'{STAGE_TWO} classifier --sampling class',
     'stage_two_lws': f'{STAGE_TWO} scale --sampling class', 'stage_two_features': f'{STAGE_TWO} classifier --augment none'}
-STOPPED = {  # name -> flags, and where the run gets SIGTERM: after a step (there are five in an epoch), or in the evaluation after it
+STOPPED = {  # name -> flags, and when the run gets SIGTERM: after this step (an epoch has five), or in the evaluation after it
     'stop_step': ('--n_epochs 3 --loss_fn LA --ema 0.9 --schedule onecycle --optimizer adamw --augment trivial', 'step', 8),
     'stop_first_epoch': ('--mixing remix --schedule cosine', 'step', 2),
     'stop_evaluation': ('--n_epochs 4 --momentum 0.9 --sampling prog --do_mixup 0.2 --patience 0', 'evaluation', 10),
@@ -56,11 +56,11 @@ TESTS = {  # name -> run and flags
     'test': 'ce', 'test_adjusted': 'ce --calibrate --logit_adjust', 'test_prior': 'loss_BSCE --target_prior uniform',
     'test_tau_norm': 'ce --tau_norm 0.5', 'test_lws': 'stage_two_lws --salt secret', 'test_views': 'bf16 --dihedral_tta 4 --zoom_tta 1 1.2',
     'test_val': 'ldam_sqrt_deferred --csv_val data/val.csv --calibrate'}
-# name -> script with flags, SIGTERM or nothing, run to copy first and what to leave out of the copy, or nothing
+# name -> script with flags; when to send SIGTERM, if at all; run to copy first and what to leave out of the copy, if any
 COMMANDS = {name: (f'{TRAIN} {flags} --save_path {name}', (), ()) for name, flags in RUNS.items()}
 for name, (flags, *stop) in STOPPED.items():
     COMMANDS[name] = f'{TRAIN} {flags} --save_path {name}', stop, ()
-    for again, left_out in ((f'{name}_resumed', ''), (f'{name}_killed', 'interrupted')):  # a kill leaves last/ alone
+    for again, left_out in ((f'{name}_resumed', ''), (f'{name}_killed', 'interrupted')):  # a killed run has last/, but no interrupted/
         COMMANDS[again] = f'{TRAIN} {flags} --save_path {again} --resume', (), (name, left_out)
 COMMANDS |= {name: (f'{TEST}{flags} --results_path results/{name}', (), ()) for name, flags in TESTS.items()}
 IGNORED_KEYS = ('sha256', 'seconds', 'images_per_second', 'git_commit')
@@ -68,7 +68,7 @@ TIMES = re.compile(r'Training time: .*|[\d.,]+ img/s|[\d.]+ (s|min|h|GB free)\b'
 
 
 def run_commands(checkout):
-    """Run all commands in the working folder, with the code of `checkout`, and write their exit statuses to statuses.json."""
+    """Run all commands in the working folder with the code of `checkout`, and write their exit statuses to statuses.json."""
     from accelerate.state import AcceleratorState
     state, statuses = {}, {}
 
@@ -100,7 +100,7 @@ def run_commands(checkout):
 
 
 def write_set(folder):
-    """Write images of one colour per class, with noise, and the csvs."""
+    """Write noisy images of one colour per class, and the csvs."""
     (folder / 'images').mkdir(parents=True)
     rng = np.random.default_rng(0)
     for split, counts in {'train': (12, 6, 4), 'val': (4, 3, 2), 'test': (3, 2, 2)}.items():
@@ -113,7 +113,7 @@ def write_set(folder):
 
 
 def start(checkout, folder):
-    """Start a process that runs all commands of one checkout in `folder`."""
+    """Start a process that runs all commands with one checkout in `folder`."""
     (folder / 'console').mkdir()
     code = f'import runpy; runpy.run_path({__file__!r}, run_name="run_commands")'
     variables = {'PYTHONPATH': checkout, 'OMP_NUM_THREADS': '1', 'PYTHONHASHSEED': '0', 'COLUMNS': '80', 'CUDA_VISIBLE_DEVICES': ''}
@@ -122,7 +122,7 @@ def start(checkout, folder):
 
 
 def masked(text, paths):
-    """`text` without times and without the `paths` of its side."""
+    """Return `text` with times and the `paths` of its side masked."""
     return TIMES.sub('TIME', text.replace(str(paths[0]), 'FOLDER').replace(str(paths[1]), 'CHECKOUT'))
 
 
@@ -134,8 +134,10 @@ def content(path):
 
 
 def compare(old, new, place, sides):
-    """Yield (place and difference, whether it is allowed) of plain values and tensors. Keys of a configuration may come and go,
-    and the number of the format may change."""
+    """Yield (place and difference, whether it is allowed) for plain values and tensors.
+
+    Keys of a configuration may be added or removed, and the format number may change.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for key in (key for key in old | new if key not in IGNORED_KEYS):
             if key in old and key in new:
@@ -148,7 +150,7 @@ def compare(old, new, place, sides):
     elif isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor):
         pair = [tensor.reshape(-1).contiguous().view(torch.uint8) for tensor in (old, new)]
         if (old.dtype, old.shape) != (new.dtype, new.shape) or not torch.equal(*pair):
-            yield f'{place}: other values', False
+            yield f'{place}: different values', False
     else:  # NaN is equal to NaN
         old, new = (masked(repr(value), paths) for value, paths in zip((old, new), sides, strict=True))
         if old != new:
@@ -157,7 +159,7 @@ def compare(old, new, place, sides):
 
 
 def compare_command(name, paths, sides):
-    """Yield (difference, whether it is allowed) of one command, which wrote `paths`."""
+    """Yield (difference, whether it is allowed) for one command, which wrote the files `paths`."""
     expected = 143 if name in STOPPED else 0
     for folder, _ in sides:
         if (status := json.loads((folder / 'statuses.json').read_bytes()).get(name)) != expected and name in COMMANDS:
@@ -171,7 +173,7 @@ def compare_command(name, paths, sides):
 
 
 def compare_all(sides, whole_console):
-    """Print what differs, command by command. `sides`: (working folder, checkout) of both. -> names of the commands that differ"""
+    """Print the differences of each command. `sides`: (working folder, checkout) of both. -> names of the commands that differ"""
     files, differing = {name: set() for name in COMMANDS}, []
     for path in {path.relative_to(folder) for folder, _ in sides for path in folder.rglob('*') if path.is_file()}:
         if path.parts[0] in ('experiments', 'results') and path.name not in ('environment.json', '.lock'):
@@ -194,7 +196,7 @@ def get_parser():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('old', metavar='OLD', help='folder of the first checkout')
     parser.add_argument('new', metavar='NEW', help='folder of the second checkout')
-    parser.add_argument('--console', action='store_true', help='show all differences in the console output, not only two lines a command')
+    parser.add_argument('--console', action='store_true', help='show all differences in the console output, not only two lines per command')
     return parser
 
 

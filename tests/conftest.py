@@ -1,4 +1,4 @@
-from tests import environment  # noqa: F401  first of all: it cleans what the imports below read
+from tests import environment  # noqa: F401  first, because it sets variables that the imports below read
 
 # isort: split
 import os
@@ -15,7 +15,7 @@ from train_lt_mxp import main as train_main
 
 torch.set_num_threads(1)
 tiny_network.register()
-# A suite started in the background ignores Ctrl-C, and so would the scripts that it starts and interrupts.
+# A test suite that was started in the background ignores SIGINT, and the scripts that it starts would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -27,7 +27,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def train(tiny, tmp_path, monkeypatch):
-    """Runs the real entry point on the tiny set, in an empty working folder; flags as on the command line."""
+    """Run the real training script on the tiny set in an empty working folder, with command-line flags."""
     monkeypatch.chdir(tmp_path)
 
     def run(flags=''):
@@ -45,7 +45,7 @@ def images(tiny, tmp_path):
 
 @pytest.fixture
 def scripts(tmp_path):
-    """A folder with the shell scripts alone: in the checkout there may be runs, which they would leave out."""
+    """A folder with only the shell scripts. The checkout may contain finished runs, which they would skip."""
     shutil.copy(ROOT / 'run_lt_experiments.sh', tmp_path)
     shutil.copytree(ROOT / 'tools', tmp_path / 'tools', ignore=lambda folder, names: [name for name in names if not name.endswith('.sh')])
     return tmp_path
@@ -55,5 +55,5 @@ def scripts(tmp_path):
 def real_data():
     folder = os.environ.get('LT_REAL_DATA')
     if not folder:
-        pytest.skip('LT_REAL_DATA names no folder with the real images')
+        pytest.skip('needs LT_REAL_DATA=FOLDER with the real images')
     return folder

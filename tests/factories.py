@@ -1,5 +1,5 @@
-"""What several tests are made from: small sets of images, tables of predictions, checkpoints, batches."""
-from tests import environment  # noqa: F401  first of all: it cleans what the imports below read
+"""Shared test data: small image sets, tables of predictions, checkpoints, batches."""
+from tests import environment  # noqa: F401  first, because it sets variables that the imports below read
 
 # isort: split
 import contextlib
@@ -21,8 +21,8 @@ from utils.data.image_cache import use_cache
 from utils.get_loaders import ClassDataset
 from utils.prediction.predictions import PredictionTable
 
-ROOT = Path(__file__).parent.parent  # of the checkout
-COUNTS = {'train': (12, 6, 4), 'val': (4, 3, 2), 'test': (3, 3, 2)}  # images of each class of the tiny set
+ROOT = Path(__file__).parent.parent  # the repository root
+COUNTS = {'train': (12, 6, 4), 'val': (4, 3, 2), 'test': (3, 3, 2)}  # images per class of the tiny set
 GRADES = [f'DR{c}' for c in range(5)]
 CACHE_SIZE = (12, 20)
 MEAN, STD = (.5, .4, .3), (.2, .25, .3)
@@ -30,7 +30,7 @@ IMAGES_PER_FINDING, N_FINDINGS = 10, 23
 
 
 def write_images(folder, counts=None, size=28, seed=0):
-    """A set in the contract: one colour per class, with noise; train/val/test csvs and images/."""
+    """Write a data set of noisy images with one colour per class: train/val/test csvs and images/."""
     rng = np.random.default_rng(seed)
     os.makedirs(folder / 'images', exist_ok=True)
     for split, per_class in (counts or COUNTS).items():
@@ -48,14 +48,14 @@ def write_images(folder, counts=None, size=28, seed=0):
 
 
 def train_flags(tiny, flags=''):
-    """Flags of a short run with the tiny network on the tiny set; `flags` win."""
+    """Flags of a short run with the tiny network on the tiny set. `flags` override them."""
     return (f'--csv_train {tiny}/train.csv --data_path {tiny}/images --n_classes 3 --im_size 32 --model_name tiny_test --init none '
             f'--batch_size 4 --n_epochs 1 --num_workers 0 --metric mcc --save_path run --cache_dir {tiny}/cache {flags}').split()
 
 
 @contextlib.contextmanager
 def new_accelerator():
-    """For a block that trains on another device or in another precision: `accelerate` keeps the first ones of a process."""
+    """Let a block train with another device or precision. `accelerate` otherwise keeps the first ones of the process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -68,7 +68,7 @@ def experiment_lines(scripts, *arguments):
 
 
 def picture(seed, size=(120, 160)):
-    """Smooth random colours, as photographs are at this scale."""
+    """An image of smooth random colours, similar to a photograph."""
     small = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
@@ -123,9 +123,11 @@ def same_pixels(cached_sets, plain_sets):
 
 
 def write_endo_zip(path, damage=None, labels=lambda text: text, method=zipfile.ZIP_STORED, more=()):
-    """labeled-images/<tract>/<class>/<finding>/*.jpg and image-labels.csv, whose 'Video file' has no extension.
+    """Write an archive like that of the endoscopic images: labeled-images/<tract>/<class>/<finding>/*.jpg and image-labels.csv.
 
-    labels: text of the csv -> text, bytes or, for no csv, None; more: (name, content) of further files."""
+    The column 'Video file' has names without extension. labels: function that changes the text of the csv; it returns text, bytes, or
+    None for no csv. more: (name, content) of further files.
+    """
     rng, rows = np.random.default_rng(0), []
     with zipfile.ZipFile(path, 'w', method) as archive:
         for f in range(N_FINDINGS):

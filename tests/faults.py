@@ -1,9 +1,9 @@
-"""Kills a training and what follows it at many moments, goes on and compares with the undisturbed one.
+"""Kill training, test and report at many moments, resume, and compare with an uninterrupted run.
 
-Not part of the test suite, which does a few of these. A run is killed with SIGKILL in the middle of writing the image cache or a
-checkpoint, in the evaluation (see tests/halt.py), or at any moment (then perhaps ended with SIGTERM, as a cluster does), resumed, killed
-again, and so on; finished, its weights, metrics and log lines must be the same, bit for bit. Then its test is killed while it writes
-the predictions, and the report while it is written: the files from before must stay, and running again must write the same.
+A training is killed with SIGKILL while it writes the image cache or a checkpoint, in the evaluation (see tests/halt.py), or at any moment
+(there also with SIGTERM, as a cluster does). It is resumed and killed again. At the end its weights, metrics and log must equal those of
+an uninterrupted run bit for bit. The test is then killed while it writes the predictions, and the report while it writes the page. The old
+files must stay, and a second run must write the same files. The test suite runs only a few of these kills.
 
 Example:
 
@@ -28,7 +28,7 @@ CASES = (
     '--grow_from 0.5',
     '--pretrained_weights experiments/one --trainable scale --sampling class --ema 0.5 --augment rotate',
 )
-# What kill number 0, 1, ... aims at; as many as have no common factor with the number of cases, so that each meets each.
+# Targets of kill number 0, 1, ... Their number has no common factor with the number of cases, so every case meets every target.
 AIMS = ('any moment', 'cache', 'checkpoint', 'evaluation', 'checkpoint', 'results', 'report')
 N_EPOCHS = 4
 
@@ -45,7 +45,7 @@ REPORT = ['tools/report.py', 'experiments/cut', '--draws', '100']
 
 
 def torture_training(folder, flags, aims, rng):
-    """Kill one run once for each of `aims`, in this order; one that gets to its end starts anew. -> list of what was hit"""
+    """Kill one run once for each of `aims`, in this order; restart it if it finishes before. -> list of what was hit"""
     run, cache = folder / 'experiments' / 'cut', folder / 'data' / 'cache'
     for path in (run, cache):
         shutil.rmtree(path, ignore_errors=True)
@@ -64,7 +64,7 @@ def torture_training(folder, flags, aims, rng):
         if aim == 'cache':
             shutil.rmtree(cache, ignore_errors=True)
         n = rng.randint(1, max(1, passed[aim] // (1 if aim == 'cache' else N_EPOCHS)))
-        # Where the last epoch has no such moment any more, the run ends, and the next try starts anew.
+        # If no such moment is left, the run finishes, and the second attempt starts from the beginning.
         assert kill_in(folder, command(), aim, n) or kill_in(folder, command(), aim, n)
         hits.append(aim)
     if not (run / 'val_metrics.txt').exists():
@@ -75,7 +75,7 @@ def torture_training(folder, flags, aims, rng):
 
 
 def torture_results(folder, aims, rng):
-    """Kill the test of the run `cut` and the report on it, once for each of `aims`. -> list of what was hit"""
+    """Kill the test of the run `cut` or its report, once for each of `aims`. -> list of what was hit"""
     hits = []
     finish(folder, TEST)
     for aim in aims:
@@ -92,8 +92,8 @@ def torture_results(folder, aims, rng):
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('--kills', type=int, default=28, metavar='N', help='kills, over all cases')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of their moments and kinds')
+    parser.add_argument('--kills', type=int, default=28, metavar='N', help='number of kills, over all cases')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed for the moments and signals')
     return parser
 
 
@@ -108,9 +108,9 @@ def main(argv=None):
             after = [aim for aim in aims if aim in ('results', 'report')]
             of_case = torture_training(folder, flags, [aim for aim in aims if aim not in after], rng)
             of_case += torture_results(folder, after, rng)
-            print(f"{flags}: {', '.join(of_case)}: the same in the end", flush=True)
+            print(f"{flags}: {', '.join(of_case)}: same result", flush=True)
             hits.update(of_case)
-    print(f"{args.kills} kills: {'; '.join(f'{n} {what}' for what, n in hits.items())}; everything is the same")
+    print(f"{args.kills} kills: {'; '.join(f'{n} {what}' for what, n in hits.items())}; all results are the same")
     say_next('run all tests', 'bash', 'tests/run.sh')
 
 

@@ -1,4 +1,4 @@
-"""Damaged JPEGs: thousands of mutations of good ones, each of which is read or ends in the one error that the project raises.
+"""Fuzz the JPEG reader: each of thousands of damaged images must be read or raise the one error of the project.
 
 Example (about ten seconds):
 
@@ -22,7 +22,7 @@ from utils.data.near_duplicates import scan_image
 
 
 def seeds(folder, n=20, seed=0):
-    """Contents of `n` images of `folder`, or of generated ones."""
+    """Return the bytes of `n` images of `folder`, or of generated images."""
     rng = np.random.default_rng(seed)
     files = sorted(glob.glob(os.path.join(glob.escape(folder), '**', '*.jp*g'), recursive=True)) if folder else []
     if files:
@@ -42,7 +42,7 @@ def seeds(folder, n=20, seed=0):
 
 
 def mutate(content, rng):
-    """One to eight changes: bytes, bits, a cut, a block lost, repeated or filled; half of them in the headers, where parsers live."""
+    """Make one to eight changes: a byte, a bit, a truncation, or a block deleted, repeated or filled. Half of them hit the headers."""
     data = bytearray(content)
     for _ in range(rng.integers(1, 9)):
         if not data:
@@ -66,7 +66,7 @@ def mutate(content, rng):
 
 
 def fuzz(contents, n, folder, seed=0):
-    """-> Counter of outcomes, and the tracebacks of what should not happen"""
+    """-> Counter of outcomes, and the tracebacks of unexpected errors"""
     rng, outcomes, crashes = np.random.default_rng(seed), Counter(), []
     path = os.path.join(folder, 'mutant.jpg')
     for i in range(n):
@@ -86,15 +86,15 @@ def fuzz(contents, n, folder, seed=0):
         except Exception:
             crashes.append(f'{i}: {traceback.format_exc()}')
         if i % 10 == 0 and scan_image(path).problem is None:
-            outcomes['looked at'] += 1
+            outcomes['scanned'] += 1
     return outcomes, crashes
 
 
 def get_parser():
     parser = script_parser(__doc__)
     parser.add_argument('--n', type=int, default=10_000, metavar='N', help='damaged images to try')
-    parser.add_argument('--data', metavar='FOLDER', help='folder with JPEGs to damage (default: LT_REAL_DATA, else generated images)')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the damages')
+    parser.add_argument('--data', metavar='FOLDER', help='folder with JPEGs to damage (default: $LT_REAL_DATA, else generated images)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed')
     return parser
 
 

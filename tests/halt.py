@@ -1,7 +1,7 @@
-"""Runs a script that holds still in the middle of a phase until it is killed: for the tests that kill.
+"""Run a script and pause it in the middle of a phase, so that a test can kill it there.
 
-A phase of FILES: half of the N-th write to such a file is done; `evaluation`: its N-th batch is done. With N 0 nothing is held up,
-and the last line on stderr, as the one of a script that holds still, is a JSON object: how often each phase was passed.
+In a phase of FILES, it pauses after half of the N-th write to such a file; in `evaluation`, after the N-th batch. With N 0 it does not
+pause. When it pauses or ends, the last line on stderr is a JSON object with the number of times each phase was reached.
 
 Example:
 
@@ -34,7 +34,7 @@ class Halt:
         self.plain, inference.progress = inference.progress, self.progress
 
     def arrive(self, phase):
-        """-> whether this is where to hold still"""
+        """-> whether to pause here"""
         self.passed[phase] += 1
         return phase == self.phase and self.passed[phase] == self.n
 
@@ -65,9 +65,9 @@ class Halt:
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('phase', metavar='PHASE', help=f"{', '.join(FILES)}, evaluation, or another word for none")
-    parser.add_argument('n', type=int, metavar='N', help='which time')
-    parser.add_argument('script', metavar='SCRIPT', help='file to run')
+    parser.add_argument('phase', metavar='PHASE', help=f"{', '.join(FILES)}, evaluation, or any other word for no phase")
+    parser.add_argument('n', type=int, metavar='N', help='pause at the N-th time')
+    parser.add_argument('script', metavar='SCRIPT', help='script to run')
     parser.add_argument('flags', nargs=argparse.REMAINDER, metavar='...', help='its flags')
     return parser
 

@@ -1,4 +1,4 @@
-"""Scripts that are started to be killed, and runs that are compared."""
+"""Start scripts, kill them, and compare the runs that result."""
 import json
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ from tests.factories import ROOT
 from utils.model_saving_loading import read_checkpoint
 
 STATUSES = {-9: 'SIGKILL at any moment', 143: 'SIGTERM within the training loop', -15: 'SIGTERM before it', None: 'after the end'}
-# A process that has imported everything and done nothing else. Scripts are forked from it: each import again would take far longer.
+# A process that has imported everything. Scripts are forked from it, since importing again for each script takes much longer.
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['tests.halt', 'train_lt_mxp', 'tools.report', 'utils.testing.scoring'])
 
@@ -28,7 +28,7 @@ def _run(folder, out, err, *args):
 
 
 class Script:
-    """A script in a process of its own; `out` and `err` are what it writes."""
+    """A script in a separate process. `out` and `err` are its output streams."""
 
     def __init__(self, folder, command, phase='none', n=0):
         (out, to_out), (err, to_err) = (SERVER.Pipe(duplex=False) for _ in range(2))
@@ -41,7 +41,7 @@ class Script:
         self.out, self.err = (open(os.dup(pipe.fileno()), encoding='utf-8') for pipe in (out, err))  # noqa: SIM115
 
     def end(self):
-        """-> exit status and what is left to read of stderr"""
+        """-> exit status and the rest of stderr"""
         self.out.read()
         err = self.err.read()
         self.process.join()
@@ -49,15 +49,17 @@ class Script:
 
 
 def finish(folder, command):
-    """-> Counter: how often each phase was passed"""
+    """-> Counter: how often each phase was reached"""
     status, err = Script(folder, command).end()
     assert status == 0, err
     return Counter(json.loads(err.splitlines()[-1]))
 
 
 def kill_in(folder, command, phase, n):
-    """SIGKILL at the `n`-th moment of a phase, proven by the process that holds still there and by its half file. -> False where the
-    script ended before"""
+    """Send SIGKILL at the `n`-th time of a phase, after checking for the paused process and its half-written file.
+
+    -> False if the script ended before
+    """
     script = Script(folder, command, phase, n)
     line = next((line for line in script.err if line.startswith('{')), None)
     assert line, 'the script failed'
@@ -71,7 +73,7 @@ def kill_in(folder, command, phase, n):
 
 
 def kill_at(folder, command, number, seconds):
-    """Send `number` so many `seconds` after the network was built, just before the training loop. -> exit status, a key of STATUSES"""
+    """Send the signal `number` some `seconds` after the network was built, just before the training loop. -> exit status, see STATUSES"""
     script = Script(folder, command)
     for line in script.out:
         if 'trainable parameters' in line:

@@ -1,4 +1,4 @@
-"""List every text of the project, file by file, for proofreading: docstrings, comments and strings of the code, shell scripts, templates.
+"""List all texts of the project for proofreading: docstrings, comments and strings of the code, shell scripts and templates.
 
 Examples:
 
@@ -17,11 +17,11 @@ from utils.cli import script_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ['utils', 'models', 'tools', 'benchmarks', 'tests']
-KINDS = ('docstring', 'comment', 'message')  # a message is any other string of several words
+KINDS = ('docstring', 'comment', 'message')  # a message is any other string with several words
 
 
 def string_text(node: ast.Constant | ast.JoinedStr) -> str:
-    """-> the string as it is read, with `{}` for each value of an f-string"""
+    """-> the text of the string, with `{}` for each value of an f-string"""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else ''
     return ''.join(part.value if isinstance(part, ast.Constant) else '{}' for part in node.values)
@@ -49,7 +49,7 @@ def python_texts(source: str) -> Iterator[tuple[int, str, str]]:
 
 
 def other_texts(source: str, suffix: str) -> Iterator[tuple[int, str, str]]:
-    """-> (line, kind, text) of each comment and message of a shell script (.sh), and of each line with words of a template"""
+    """-> (line, kind, text) of each comment and message of a shell script (.sh), or of each line of a template that has words"""
     for number, line in enumerate(source.splitlines(), 1):
         if suffix != '.sh':
             if text := re.sub(r'{[{%#].*?[}%#]}|<[^>]*>', ' ', line).strip():
@@ -63,7 +63,7 @@ def other_texts(source: str, suffix: str) -> Iterator[tuple[int, str, str]]:
 
 
 def find_files(names: list[str]) -> list[Path]:
-    """-> the files among `names`, and all below the folders among them"""
+    """-> the files among `names`, and all files in the folders among them"""
     paths = [ROOT / name for name in names]
     return sorted(path for name in paths for path in ([name] if name.is_file() else name.rglob('*'))
                   if path.suffix in ('.py', '.sh', '.html', '.js'))
@@ -71,9 +71,8 @@ def find_files(names: list[str]) -> list[Path]:
 
 def get_parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
-    parser.add_argument('files', nargs='*', metavar='FILE', help='files and folders (default: all of the project)')
-    parser.add_argument('--kinds', nargs='+', choices=KINDS, default=KINDS, metavar='KIND',
-                        help=f'kinds of text: {", ".join(KINDS)} (default: all)')
+    parser.add_argument('files', nargs='*', metavar='FILE', help='files and folders to list (default: the whole project)')
+    parser.add_argument('--kinds', nargs='+', choices=KINDS, default=[*KINDS], metavar='KIND', help='kinds of text to list')
     return parser
 
 

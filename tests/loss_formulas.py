@@ -1,4 +1,4 @@
-"""The formulas of the papers in float64, loop by loop: what the losses are tested against."""
+"""Reference losses: the formulas of the papers in float64, written as loops."""
 import numpy as np
 
 
@@ -9,7 +9,7 @@ def log_softmax(z):
 
 def per_class(name, z, scores, n, gamma=None, tau=1., beta=.9999, max_m=.5, s=30., head=.3, tail=0., lam=.1, alpha=1., p=.8, q=2.,
               epsilon=0.):
-    """(K,) losses of one image with logits z for each target class; `scores` are the logits for what has no gradient."""
+    """Losses (K,) of one image with logits z for each target class. `scores` are the logits for the terms without gradient."""
     big, log_p, k = n.max(), log_softmax(z), len(n)
     with np.errstate(divide='ignore', invalid='ignore'):
         log_pi, weight = np.log(n / n.sum()), (1 - beta) / (1 - beta ** n)
@@ -34,7 +34,7 @@ def per_class(name, z, scores, n, gamma=None, tau=1., beta=.9999, max_m=.5, s=30
         return -(1 - e) * log_p - e * log_p.mean()
     if name == 'ORDINAL':
         return np.array([-log_p[y] + alpha * sum(np.exp(log_p[j]) * ((j - y) / (k - 1)) ** 2 for j in range(k)) for y in range(k)])
-    rows = np.empty((k, k))  # logits as seen for target y
+    rows = np.empty((k, k))  # row y: adjusted logits for target y
     for y in range(k):
         if name == 'LDAM':
             m = np.where(n > 0, n, n[n > 0].min()) ** -.25

@@ -1,7 +1,7 @@
-"""Make run folders with the present code, so that later code can prove that it still loads and resumes them.
+"""Make run folders with the current code, to test that later versions can load and resume them.
 
-The archive holds data/, experiments/ and results/. Runs: `finished`, with its test results; `after_epoch`, stopped after its second epoch;
-`within_epoch`, stopped after three batches of its second epoch; `after_epoch_whole` and `within_epoch_whole`, the same without the stop.
+The archive contains data/, experiments/ and results/ with these runs: `finished`, with its test results; `after_epoch`, stopped after its
+second epoch; `within_epoch`, stopped after three batches of its second epoch; `after_epoch_whole` and `within_epoch_whole`, not stopped.
 
 Example:
 

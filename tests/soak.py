@@ -1,8 +1,8 @@
-"""Many epochs in one process: what a training holds must not grow.
+"""Soak test: train many epochs in one process and check that its resources do not grow.
 
-A tiny generated set, the real train function; after each epoch the resident memory, open files, threads and child processes of the
-process are noted. Fails where the last fifth of the epochs holds more than the epochs from a tenth to three tenths, by the median:
-any more files, threads or children, or more than 2 % and 8 MB of memory.
+It trains on a tiny generated data set with the real train function. After each epoch it records the memory, open files, threads and child
+processes. It compares the medians over the last fifth of the epochs with those over the epochs from a tenth to three tenths. It fails if
+memory grows by more than 2 % and 8 MB, or anything else grows at all.
 
 Examples:
 
@@ -24,7 +24,7 @@ from train_lt_mxp import main as train_main
 from utils.cli import say_next, script_parser
 from utils.training.run_folder import RunFolder
 
-MEMORY = 1.02, 8.  # growth that is noise of the allocator: as a factor, and in MB
+MEMORY = 1.02, 8.  # growth within the noise of the allocator: factor, and MB
 
 
 class Held(NamedTuple):
@@ -35,8 +35,11 @@ class Held(NamedTuple):
 
 
 def held():
-    """What this process holds now. Memory: resident, that of its children included, without pages of files, which come and go as the
-    system likes; pages that a child has from its parent count in both."""
+    """Return the resources of this process and its children.
+
+    Memory is the resident memory without file pages, which the system evicts at will. Pages that a child shares with its parent count
+    in both.
+    """
     process = psutil.Process()
     children = process.children(recursive=True)
     memory = [each.memory_info() for each in (process, *children)]
@@ -45,7 +48,7 @@ def held():
 
 @contextlib.contextmanager
 def noted_epochs(also=lambda epoch: None):
-    """-> list that gets one `Held` at the end of each epoch of a training; `also` is called before, with the epoch."""
+    """-> list that gets one `Held` at the end of each training epoch. `also(epoch)` is called before."""
     samples, end_epoch = [], RunFolder.end_epoch
 
     def noted(run, *args):
@@ -60,7 +63,7 @@ def noted_epochs(also=lambda epoch: None):
 
 
 def growth(samples):
-    """-> list of texts: what grew."""
+    """-> list of the resources that grew, as text"""
     n = len(samples)
     early, late = (np.median(part, axis=0) for part in (samples[n // 10:3 * n // 10], samples[-(n // 5):]))
     grown = [late[0] > max(early[0] * MEMORY[0], early[0] + MEMORY[1]), *(late[1:] > early[1:])]
@@ -68,7 +71,7 @@ def growth(samples):
 
 
 def soak(folder, n_epochs, flags='', also=lambda epoch: None):
-    """Train in `folder`, an empty one. -> list of `Held`, one an epoch"""
+    """Train in the empty `folder`. -> list of `Held`, one per epoch"""
     write_images(folder / 'set')
     with contextlib.chdir(folder), noted_epochs(also) as samples, contextlib.redirect_stdout(io.StringIO()):
         flags = f'--do_mixup 0.2 --sampling prog --ema 0.9 --patience {n_epochs} {flags} --n_epochs {n_epochs}'
@@ -78,8 +81,8 @@ def soak(folder, n_epochs, flags='', also=lambda epoch: None):
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('--epochs', type=int, default=200, metavar='N', help='epochs of the one training')
-    parser.add_argument('--flags', default='', metavar='"..."', help='further flags of the train script, in quotes')
+    parser.add_argument('--epochs', type=int, default=200, metavar='N', help='number of epochs')
+    parser.add_argument('--flags', default='', metavar='"..."', help='more flags for the training script, in quotes')
     return parser
 
 
@@ -91,7 +94,7 @@ def main(argv=None):
         f'{i + 1:5d}  {s.memory_mb:9.1f}  {s.files:5d}  {s.threads:7d}  {s.children:8d}' for i, s in enumerate(samples)
         if i in (0, len(samples) - 1) or (i + 1) % (len(samples) // 10 or 1) == 0)]))
     grown = growth(samples)
-    print(f"{len(samples)} epochs: {'; '.join(grown) if grown else 'nothing grows'}")
+    print(f"{len(samples)} epochs: {'; '.join(grown) if grown else 'no growth'}")
     if grown:
         raise SystemExit(1)
     say_next('run all tests', 'bash', 'tests/run.sh')

@@ -1,4 +1,4 @@
-"""docs/architecture.md: the order of imports, what each room says of itself, and the steps for adding things."""
+"""Check docs/architecture.md: the order of imports, the docstring of each room, and the steps of "Adding things"."""
 import ast
 import functools
 import json
@@ -13,14 +13,14 @@ from tests.factories import ROOT
 
 ORDER = ('utils', 'common', 'cli', 'data', 'datasets',
          'evaluation losses models reproducibility combo_loader', 'get_loaders', 'runs', 'model_saving_loading', 'prediction', 'statistics',
-         'training', 'testing', 'report', 'tools', 'scripts', 'benchmarks')  # lowest first; rooms of one level do not import each other
+         'training', 'testing', 'report', 'tools', 'scripts', 'benchmarks')  # lowest first; rooms on one level do not import each other
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
 CODE = [path for pattern in ('*.py', 'utils/**/*.py', 'models/**/*.py', 'tools/**/*.py', 'benchmarks/**/*.py')
         for path in ROOT.glob(pattern)]
 
 
 def room_of(module):
-    """The room of a dotted module name, None for a library."""
+    """Return the room of a dotted module name, None for a library."""
     first, *rest = module.split('.')
     if first == 'utils':
         return rest[0] if rest and ((ROOT / 'utils' / rest[0]).is_dir() or (ROOT / 'utils' / f'{rest[0]}.py').exists()) else 'utils'
@@ -28,7 +28,7 @@ def room_of(module):
 
 
 def imports_of(path):
-    """Dotted names of the modules that a file imports, inside functions, too; imports of its own package by a dot are left out."""
+    """Yield the dotted names of all modules that a file imports, also inside functions. Relative imports are left out."""
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -46,7 +46,7 @@ def test_no_room_imports_upwards():
 
 
 def test_no_call_has_more_than_four_positional_arguments():
-    """Of functions and classes of the project; those that take any number of arguments, such as the words of a command, do not count."""
+    """Checks calls of functions and classes of the project, except those with *args."""
     own, calls = {}, []
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
@@ -64,7 +64,7 @@ def test_no_test_file_imports_another():
 
 @pytest.mark.parametrize('folder', [path.parent for path in [ROOT / 'models/__init__.py', *(ROOT / 'utils').glob('*/__init__.py')]],
                          ids=lambda folder: folder.name)
-def test_every_room_says_what_it_holds(folder):
+def test_every_room_has_a_docstring(folder):
     text = ast.get_docstring(ast.parse((folder / '__init__.py').read_text(encoding='utf-8'))) or ''
     assert len(text.split()) > 15
 
@@ -75,14 +75,14 @@ TITLES = ('Dataset', 'Backbone', 'Loss', 'Sampler', 'Metric')
 
 
 def blocks_of(title, language):
-    """The code blocks of a language below a heading of the page."""
+    """Return the code blocks in `language` below a heading of the page."""
     page = (ROOT / 'docs/architecture.md').read_text(encoding='utf-8')
     section = re.search(rf'^### {title}\n(.*?)(?=^##)', page, re.S | re.M).group(1)
     return re.findall(rf'^```{language}\n(.*?)^```$', section, re.S | re.M)
 
 
 def apply(diff, root):
-    """Do to a file below `root` what a block of the page says."""
+    """Apply a diff block of the page to a file below `root`."""
     first, *lines = diff.splitlines()
     path = root / first.removeprefix('+++ ')
     path.parent.mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ def apply(diff, root):
     for hunk in '\n'.join(lines).split('\n...\n'):
         marks, present = [line[:1] for line in hunk.splitlines()], [line[1:] for line in hunk.splitlines() if line[0] != '+']
         found = re.findall('^' + '\n'.join(re.escape(line).replace(r'\.\.\.', '.*') for line in present) + '$', text, re.M)
-        assert len(found) == 1 or not text, f'{path.name} has {len(found)} places for:\n{hunk}'
+        assert len(found) == 1 or not text, f'{path.name} has {len(found)} matches for:\n{hunk}'
         old, added, result = iter(found[0].split('\n') if present else ()), [line[1:] for line in hunk.splitlines() if line[0] == '+'], []
         for mark in marks:
             line = added.pop(0) if mark == '+' else next(old)
@@ -101,7 +101,7 @@ def apply(diff, root):
 
 @pytest.fixture(scope='module')
 def house(tmp_path_factory):
-    """A copy of the code with everything added, and a function that runs the commands of a section there."""
+    """A copy of the code with all additions. -> function that runs the commands of a section there"""
     root = tmp_path_factory.mktemp('house')
     for path in CODE:
         (root / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def test_steps_are_short(title):
 
 
 @pytest.mark.parametrize('title', CONFIGURED)
-def test_what_is_added_trains(house, title):
+def test_additions_train(house, title):
     run = house(title) / 'experiments' / title.lower()
     key, value = CONFIGURED[title]
     assert json.loads((run / 'config.cfg').read_text())[key] == value

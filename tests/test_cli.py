@@ -1,4 +1,4 @@
-"""Any console, shell and working folder."""
+"""Scripts work with any console, shell and working folder."""
 import argparse
 import os
 import shlex
@@ -21,25 +21,25 @@ def python(code, **variables):
 
 
 @pytest.mark.parametrize('encoding', ['cp1252', 'ascii'])
-def test_a_character_that_the_console_lacks_is_replaced(encoding):
+def test_characters_that_the_console_cannot_print_are_replaced(encoding):
     done = python('run_script(lambda: print("class \u3042"))', PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stdout, done.stderr) == (0, b'class ?\n', b'')
 
 
-def test_a_character_of_an_error_that_the_console_lacks_is_replaced():
+def test_characters_of_an_error_that_the_console_cannot_print_are_replaced():
     code = 'from utils.common import InputError\ndef main(): raise InputError("\u3042")\nrun_script(main)'
     done = python(code, PYTHONIOENCODING='cp1252')
     assert (done.returncode, done.stderr) == (1, b'error: ?\n')
 
 
-def test_a_reader_that_has_gone_ends_the_script_quietly():
+def test_a_closed_pipe_ends_the_script_quietly():
     code = 'from utils.common import run_script\nrun_script(lambda: [print(i) for i in range(100000)])'
     command = f'{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -n 1; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(['bash', '-c', command], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ('0\n141\n', '')
 
 
-def test_a_worker_process_that_dies_is_one_line():
+def test_a_dead_worker_process_gives_one_line():
     def main():
         raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. It is possible\nthat ...')
     with pytest.raises(SystemExit, match=r'^error: DataLoader worker \(pid 7\) is killed by signal: Bus error.*--num_workers 0$'):
@@ -67,7 +67,7 @@ def test_the_next_command_is_short_at_the_top_of_the_repository(monkeypatch):
     assert next_line('test it', 'bash', 'tests/run.sh') == '* Next, test it: bash tests/run.sh'
 
 
-def test_the_next_command_keeps_a_program_that_is_not_ours(tmp_path, monkeypatch):
+def test_the_next_command_does_not_change_other_programs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert 'PYTHONPATH' not in next_line('open it', 'python', '-m', 'webbrowser', 'file:///x')
 
@@ -84,7 +84,7 @@ def test_the_validation_csv_beside_a_training_csv(tmp_path, monkeypatch, csv, ex
 
 
 @pytest.mark.parametrize('name', ['validation_set.csv', 'valid_set.csv'])
-def test_the_validation_csv_that_exists_is_taken(tmp_path, name):
+def test_an_existing_validation_csv_is_preferred(tmp_path, name):
     (tmp_path / name).touch()
     assert sibling_csv(f'{tmp_path}/training_set.csv', 'val') == f'{tmp_path}/{name}'
 
@@ -102,7 +102,7 @@ def test_scripts_start_in_every_shell(script, shell, tmp_path):
 
 
 def test_process_substitution_works_in_posix_mode(tmp_path):
-    shutil.copy(ROOT / 'run_lt_experiments.sh', tmp_path)  # in a copy: finished runs of the checkout would be left out
+    shutil.copy(ROOT / 'run_lt_experiments.sh', tmp_path)  # in a copy, because the script skips finished runs
     shutil.copytree(ROOT / 'tools', tmp_path / 'tools')
     done = subprocess.run(['bash', '--posix', 'run_lt_experiments.sh', 'endo', '--dry_run'], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and 'train_lt_mxp.py' in done.stdout
@@ -140,7 +140,7 @@ def test_a_printable_name_is_one_line_without_control_characters(name):
 
 
 @pytest.mark.parametrize('name', ['Größe', '増殖網膜症', '\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645', 'a b', 'a\tb', '👩\u200d⚕️'])
-def test_names_in_any_language_are_printed_as_they_are(name):
+def test_names_in_any_language_are_printed_unchanged(name):
     assert printable(name) == name
 
 
@@ -154,7 +154,7 @@ def test_an_error_cannot_forge_a_line(name):
     assert first.isprintable() and all(line.isprintable() and line.startswith('  ') for line in more)
 
 
-def test_an_error_of_a_file_cannot_forge_a_line(tmp_path):
+def test_an_os_error_cannot_forge_a_line(tmp_path):
     with pytest.raises(SystemExit) as end:
         run_script((tmp_path / '\n* Next: rm -rf ~').read_text)
     assert str(end.value).isprintable()
@@ -182,6 +182,6 @@ def test_a_name_with_control_characters_is_refused():
 
 
 @pytest.mark.parametrize('size', ['1000000000', '1,1000000000', '8193'])
-def test_an_absurd_size_of_images_is_refused(size):
+def test_a_huge_image_size_is_refused(size):
     with pytest.raises(argparse.ArgumentTypeError, match='exceeds 67,108,864 pixels'):
         parse_im_size(size)

@@ -1,7 +1,7 @@
-"""The program on a GPU: it computes there what it computes on the CPU, and what only a GPU has works.
+"""GPU tests: results must match those of the CPU, and features that only a GPU has must work.
 
-LT_TEST_DEVICE=cuda runs these tests on it; LT_TEST_DEVICE=cpu rehearses them on the CPU. The figure of each test is its property 'figure'.
-With pytest -n 4 --dist loadscope each class has a process, so that what its tests share is made once.
+LT_TEST_DEVICE=cuda runs these tests on the GPU, and LT_TEST_DEVICE=cpu rehearses them on the CPU. Each test reports its measured value as
+the property 'figure'. With pytest -n 4 --dist loadscope, each class runs in one process and creates its shared fixtures only once.
 """
 import gc
 import json
@@ -45,7 +45,7 @@ from utils.training.state import TrainState
 if DEVICE is None:
     pytest.skip('needs a GPU: LT_TEST_DEVICE=cuda python -m pytest tests/test_cuda.py', allow_module_level=True)
 if DEVICE == 'cuda' and not torch.cuda.is_available():
-    pytest.skip('PyTorch finds no CUDA device; LT_TEST_DEVICE=cpu python -m pytest tests/test_cuda.py rehearses on the CPU',
+    pytest.skip('PyTorch finds no CUDA device; to rehearse on the CPU: LT_TEST_DEVICE=cpu python -m pytest tests/test_cuda.py',
                 allow_module_level=True)
 
 TOLERANCE = 1e-4
@@ -53,7 +53,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(autouse=True)
 def full_precision():
-    """No TF32, no convolutions chosen by trial, and an accelerator of its own for each test."""
+    """Disable TF32 and the cuDNN benchmark, and give each test a new accelerator."""
     flags = [(torch.backends.cudnn, 'benchmark'), (torch.backends.cudnn, 'allow_tf32'), (torch.backends.cuda.matmul, 'allow_tf32')]
     before = [getattr(owner, name) for owner, name in flags]
     for owner, name in flags:
@@ -70,7 +70,7 @@ def figure(record_property):
 
 
 def train_in(folder, tiny, flags):
-    """Run the train script's main in `folder`. -> the run folder"""
+    """Run the training script in `folder`. -> the run folder"""
     with pytest.MonkeyPatch.context() as m, new_accelerator():
         m.chdir(folder)
         args = get_parser().parse_args(train_flags(tiny, f'--device {DEVICE} {flags}'))
@@ -87,14 +87,14 @@ def weights_of(run):
 
 
 def largest_difference(a, b):
-    """Of two dictionaries of tensors with the same keys."""
+    """-> largest absolute difference between two dictionaries of tensors with the same keys"""
     assert a.keys() == b.keys()
     return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
 
 
-# What the program does in processes of its own. They are started at once, since each takes long to start.
+# Runs in separate processes. They all start at the beginning, because starting takes long.
 
-# argv: the flags of one run after the other; 'stop' before them sends SIGTERM in the third batch of the second epoch.
+# argv: the flags of each run. The prefix 'stop' sends SIGTERM in the third batch of the second epoch.
 CODE = '''
 import signal, sys
 from tests import tiny_network
@@ -120,13 +120,13 @@ for flags in sys.argv[1:]:
         print('stopped by', end)
 print('backend', torch.distributed.get_backend() if torch.distributed.is_initialized() else None)
 '''
-LIMIT = 90 if DEVICE == 'cuda' else None  # seconds: benchmarks/gpu_check.sh gives the whole file two minutes
+LIMIT = 90 if DEVICE == 'cuda' else None  # seconds; benchmarks/gpu_check.sh allows two minutes for the whole file
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '1']
 DETERMINISTIC = '--deterministic --model_name mobilenetV2 --n_epochs 2 --do_mixup 0.2 --ema 0.9 --momentum 0.9'
 
 
 class Started:
-    """A process that has been started; `output()` waits for its end."""
+    """A running process. `output()` waits until it ends."""
 
     def __init__(self, folder, tiny, launcher, *lines):
         (folder / 'code.py').write_text(CODE)
@@ -141,7 +141,7 @@ class Started:
             try:
                 self.text = self.process.communicate(timeout=LIMIT)[0]
             except subprocess.TimeoutExpired:
-                pytest.fail(f'it had not ended after {LIMIT} s')
+                pytest.fail(f'the process did not end within {LIMIT} s')
             print(self.text)
         errors = re.findall(r'.*[Ee]rror: .*', self.text)
         assert self.process.returncode == 0, (errors or ['see its output'])[0]
@@ -156,17 +156,17 @@ def started(tiny, tmp_path_factory):
     if DEVICE == 'cuda':
         begun = {'torchrun': Started(folder, tiny, TORCHRUN, '--save_path torchrun'), 'first': Started(folder, tiny, [], first),
                  'second': Started(folder, tiny, [], *more)}
-    else:  # a rehearsal, for which starting them all takes too long
+    else:  # one process for all, because in a rehearsal starting three takes too long
         begun = dict.fromkeys(('torchrun', 'first', 'second'), Started(folder, tiny, TORCHRUN, '--save_path torchrun', first, *more))
     yield folder / 'experiments', begun
-    for each in begun.values():  # none is left where a test has failed; torchrun ends its own when it is asked to
+    for each in begun.values():  # leave no process behind if a test fails; torchrun ends its children
         each.process.terminate()
         each.process.wait()
         each.process.stdout.close()
 
 
 def check_same(a, b):
-    """Weights, moving average, state of optimizer and schedule, and log of two runs are bit for bit the same."""
+    """Check that weights, moving average, optimizer and schedule state, and log of two runs are identical bit for bit."""
     def content(run):
         state = read_checkpoint(str(run / 'last'))
         log = [{key: value for key, value in record.items() if key not in ('seconds', 'images_per_second')} for record in log_of(run)]
@@ -176,12 +176,12 @@ def check_same(a, b):
 
 @pytest.fixture(scope='module', autouse=True)
 def start_early(request):
-    """Without pytest-xdist, the other tests run while the processes start."""
+    """Start the processes first, so that without pytest-xdist they start while other tests run."""
     if not hasattr(request.config, 'workerinput') and any('started' in item.fixturenames for item in request.session.items):
         request.getfixturevalue('started')
 
 
-# One training step on the device and on the CPU, from the same weights and images.
+# One training step on the device and on the CPU, with the same weights and images.
 
 @pytest.fixture(scope='module')
 def eight(tmp_path_factory):
@@ -196,7 +196,7 @@ def args_of(data, flags):
 
 
 def parts_of(args, device):
-    """-> accelerator, network and plan of a training on `device`. There is no dropout, whose random numbers differ."""
+    """-> accelerator, network and plan of a training on `device`, without dropout, because its random numbers depend on the device"""
     accelerator = build_accelerator(device, 'fp32')
     set_seeds(args.seed)
     network = build_network(args, accelerator)
@@ -209,7 +209,7 @@ def parts_of(args, device):
 
 
 def one_step(args, device):
-    """-> loss of the batch, parameters before the step, parameters and statistics of BatchNorm after it"""
+    """-> loss of the batch, parameters before the step, parameters and BatchNorm statistics after it"""
     with new_accelerator():
         accelerator, network, plan = parts_of(args, device)
         state = TrainState(args, network, accelerator, plan.n_steps)
@@ -218,18 +218,18 @@ def one_step(args, device):
         return stats['training_loss'], before, {name: value.cpu() for name, value in network.model.state_dict().items()}
 
 
-LOSS_FLAGS = {'SEQL': '--loss_params lam=0.3 gamma=1',  # leaves out two of the classes, and draws nothing
-              'LDAM': '--lr 0.05'}  # a step as large as those of the others
+LOSS_FLAGS = {'SEQL': '--loss_params lam=0.3 gamma=1',  # always leaves out two classes, without random numbers
+              'LDAM': '--lr 0.05'}  # gives a step of the same size as the others
 STEPS = {f'{loss}, {mixing}': f'--loss_fn {loss} --mixing {mixing} {LOSS_FLAGS.get(loss, "")}'
          for loss in LOSSES for mixing in ('none', 'balanced_mixup')}
 STEPS |= {f'CE, {mixing}': f'--mixing {mixing}' for mixing in MIXING}
-# With this seed, no image is rounded to bytes after an operation whose last digit differs between devices: it would be another image.
+# Devices differ in the last digit, and rounding to bytes can amplify this. With this seed it does not happen.
 SEEDS = {'randaugment': '--seed 78'}
 STEPS |= {f'augment {name}': f'--augment {name} {SEEDS.get(name, "")}' for name in AUGMENT}
 
 
 class TestSteps:
-    """One training step, and the batch it is given."""
+    """One training step and its batch."""
 
     @pytest.mark.parametrize('flags', STEPS.values(), ids=STEPS)
     def test_a_training_step_equals_the_cpus(self, eight, figure, flags):
@@ -244,14 +244,14 @@ class TestSteps:
     @pytest.mark.parametrize('flags', [*(f'--augment {name}' for name in AUGMENT), '--mixing balanced_mixup'])
     def test_preparing_a_batch_waits_for_the_device_nowhere(self, eight, figure, flags):
         if DEVICE == 'cpu':
-            pytest.skip('the CPU has nothing to wait for')
+            pytest.skip('the CPU has no device to wait for')
         epoch = parts_of(args_of(eight, flags), DEVICE)[2].epoch(0)
         prepare, batch = epoch.transform, next(iter(epoch.loader))
         assert batch[0][0].is_pinned()
         prepare(batch)  # loads the kernels
         torch.cuda.set_sync_debug_mode('error')
         try:
-            for number in range(20):  # other operations are drawn in each
+            for number in range(20):  # each draws other operations
                 prepare.set_epoch(number)
                 prepare(batch)
         finally:
@@ -259,7 +259,7 @@ class TestSteps:
         figure('20 batches')
 
 
-# What a run on the device makes is used on the CPU, and the other way round.
+# Use runs of the device on the CPU, and the other way round.
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -277,7 +277,7 @@ def stage_two(tiny, folder, stage_one):
 
 
 def predictions_of(load_path, tiny, folder, device):
-    """Run the test script's main on `device`. -> the per-image predictions, and what it wrote beside them"""
+    """Run the test script on `device`. -> the predictions, and the folder of its results"""
     with new_accelerator():
         scoring.main('', **DEFAULTS, argv=f'--load_path {load_path} --csv_test {tiny}/test.csv --data_path {tiny}/images --num_workers 0 '
                                            f'--device {device} --results_path {folder / device}'.split())
@@ -311,7 +311,7 @@ class TestRuns:
         assert best > .7
 
     def test_frozen_features_give_the_result_of_the_images(self, tiny, folder, stage_one, monkeypatch, capsys, figure):
-        monkeypatch.setattr(train_lt_mxp, 'set_backends', lambda *args, **kwargs: None)  # which would switch TF32 on
+        monkeypatch.setattr(train_lt_mxp, 'set_backends', lambda *args, **kwargs: None)  # set_backends would enable TF32
         flags = (f'--pretrained_weights {stage_one} --trainable classifier --augment none --n_epochs 2 --lr 0.1 --momentum 0.9 '
                  '--precision fp32')
         fast = train_in(folder, tiny, f'{flags} --save_path fast')
@@ -334,7 +334,7 @@ class TestRuns:
                 raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has no more.')
             gc.collect()
             torch.cuda.empty_cache()
-            torch.cuda.set_per_process_memory_fraction(0.)  # the batch is larger than what is cached
+            torch.cuda.set_per_process_memory_fraction(0.)  # fails, since the batch is larger than the cached memory
             return train_one_epoch(*args)
         train_one_epoch = train_lt_mxp.train_one_epoch
         monkeypatch.setattr(train_lt_mxp, 'train_one_epoch', starved)
@@ -351,7 +351,7 @@ class TestRuns:
 
 @pytest.fixture(scope='module', params=['tiny_test', 'mobilenetV2'])
 def checkpoint(request, tiny, tmp_path_factory):
-    """A run of the CPU. Its BatchNorm follows the few batches at once, or its predictions would be the same for every image."""
+    """A run on the CPU. A large BatchNorm momentum adapts its statistics in a few batches; otherwise all predictions would be equal."""
     def build(*args):
         arch = original(*args)
         for module in arch.model.modules():
@@ -364,7 +364,7 @@ def checkpoint(request, tiny, tmp_path_factory):
 
 
 class TestComparisons:
-    """What is made of a network or of images, on the device and on the CPU."""
+    """Predictions, heat maps and duplicates on the device and on the CPU."""
 
     def test_predictions_equal_the_cpus(self, checkpoint, tiny, tmp_path, figure):
         ours, expected = (predictions_of(checkpoint, tiny, tmp_path, device)[0].select_dtypes('float') for device in (DEVICE, 'cpu'))
@@ -406,7 +406,7 @@ class TestComparisons:
 
 
 class TestProcesses:
-    """Runs in processes of their own."""
+    """Runs in separate processes."""
 
     def test_a_deterministic_run_repeats_bit_for_bit(self, started, figure):
         experiments, begun = started

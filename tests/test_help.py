@@ -1,4 +1,4 @@
-"""--help of every script, found by glob: what it does, every flag explained, and examples that its own parser accepts."""
+"""Check --help of every script: it describes the script and every flag, and its parser accepts the examples."""
 import re
 import runpy
 import shlex
@@ -11,22 +11,22 @@ from tests.factories import ROOT
 from tests.next_steps import module_of
 from utils.cli import HelpFormatter, duration, python, script_parser, to_resume
 
-FOLDERS = ('utils', 'models', 'tools', 'benchmarks', 'tests')  # what else lies in the checkout is not the project's
+FOLDERS = ('utils', 'models', 'tools', 'benchmarks', 'tests')  # other folders in the checkout do not belong to the project
 
 
 def found(ending):
     return sorted([*ROOT.glob(f'*{ending}'), *(path for folder in FOLDERS for path in (ROOT / folder).rglob(f'*{ending}'))])
 
 
-# tests/tiny_network.py passes all its flags on to another script.
+# tests/tiny_network.py passes all its flags to another script.
 SCRIPTS = [str(path.relative_to(ROOT)) for path in found('.py')
            if re.search(r'^if __name__ ==', path.read_text(encoding='utf-8'), re.M) and path.name != 'tiny_network.py']
 SHELL = [str(path.relative_to(ROOT)) for path in found('.sh') if path.read_text(encoding='utf-8').startswith('#!')]
-MANY = 6  # flags that need no groups
+MANY = 6  # scripts with more flags must group them
 
 
 def examples(text):
-    """Commands of the indented lines below 'Example', as lists of words."""
+    """Return the commands in the indented lines below 'Example', as lists of words."""
     below = re.split(r'^Example', text, flags=re.M)[1]
     lines = [line for line in below.replace('\\\n', ' ').splitlines() if line.startswith('  ')]
     return [shlex.split(line.split(' > ')[0]) for line in lines]
@@ -42,7 +42,7 @@ def test_a_mistyped_flag(capsys):
     assert capsys.readouterr().err.endswith('error: unrecognized arguments: --xyzzy a\n')
 
 
-def test_all_are_found():
+def test_all_scripts_are_found():
     assert {'train_lt_mxp.py', 'tools/report.py', 'benchmarks/study.py', 'tests/faults.py'} <= set(SCRIPTS)
     assert SHELL == ['benchmarks/gpu_check.sh', 'get_endo_data.sh', 'run_lt_experiments.sh', 'tests/run.sh']
 
@@ -73,7 +73,7 @@ def test_help(script, monkeypatch, capsys):
 @pytest.mark.parametrize('script', SHELL)
 @pytest.mark.parametrize('below', [True, False])
 def test_help_of_shell_scripts(script, below):
-    """From the top of the repository and from elsewhere."""
+    """Run them from the repository root and from its parent folder."""
     path, cwd = (script, ROOT) if below else (f'{ROOT.name}/{script}', ROOT.parent)
     done = subprocess.run(['bash', path, '--help'], cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith(f'Usage: bash {script}') and not done.stderr

@@ -1,4 +1,4 @@
-"""A checkpoint made to hurt is refused in one line, before it takes more memory than its file."""
+"""Malicious checkpoints are refused with one line, before they use more memory than the size of the file."""
 import os
 import resource
 import zipfile
@@ -18,7 +18,7 @@ NAMES = ['\n* Next: rm -rf ~', '\x1b[2J', 'a\u202eb', 'a\u2066b', 'a\x9bb', 'a\u
 
 
 def save(tmp_path, with_checksum=True, **changes):
-    """-> path of a checkpoint that an attacker wrote, with a right checksum"""
+    """-> path of a malicious checkpoint with a valid checksum"""
     saved = checkpoint(**changes)
     torch.save(saved | ({'sha256': digest(saved)} if with_checksum else {}), tmp_path / FILE_NAME)
     return str(tmp_path / FILE_NAME)
@@ -43,7 +43,7 @@ def refused(load, path, message):
     ('model_name', 7, "'model_name' must be"),
     ('optimizer', {1, 2}, "'optimizer' contains a set"), ('total', 10**400, "'total' contains a number of more than 1,024 bits"),
 ])
-def test_an_unfit_field_is_named(tmp_path, field, value, message):
+def test_an_invalid_field_is_named(tmp_path, field, value, message):
     refused(read_checkpoint, save(tmp_path, **{field: value}), f'{FILE_NAME}.*: .*{message}|{FILE_NAME}, {message}')
 
 
@@ -60,13 +60,13 @@ def test_too_many_classes_are_refused(tmp_path):
     refused(read_checkpoint, path, "'class_names' must be 1 to 1,000,000 names")
 
 
-def test_values_that_hold_each_other_are_refused(tmp_path):
+def test_deeply_nested_values_are_refused(tmp_path):
     own = []
     own.append(own)
     refused(read_checkpoint, save(tmp_path, with_checksum=False, metrics=own), 'more than 10 levels of nested lists')
 
 
-def test_a_small_file_of_many_values_is_refused(tmp_path):
+def test_a_small_file_with_many_values_is_refused(tmp_path):
     many = [0] * 1000
     for _ in range(3):
         many = [many] * 1000
@@ -94,14 +94,14 @@ def test_a_tensor_without_its_values_is_refused(tmp_path, kind):
     refused(read_checkpoint, path, r"'state_dict' contains a tensor of (shape .* whose values are not all in the file|an unsupported type)")
 
 
-def test_many_tensors_of_one_memory_are_refused(tmp_path):
+def test_many_tensors_that_share_memory_are_refused(tmp_path):
     memory = torch.zeros(10**6)
     path = save(tmp_path, with_checksum=False, state_dict={str(i): memory[:] for i in range(10)})
     refused(read_checkpoint, path, 'bytes, but its tensors have more than')
 
 
 def rewrite(path, kind=zipfile.ZIP_STORED, edit=lambda name, content: content):
-    """Write the zip at `path` again with `kind` of compression and its records changed by `edit`."""
+    """Rewrite the zip at `path` with the compression `kind`, and with its records changed by `edit`."""
     with zipfile.ZipFile(path) as archive:
         records = [(name, edit(name, archive.read(name))) for name in archive.namelist()]
     with zipfile.ZipFile(path, 'w', kind) as archive:
@@ -115,10 +115,10 @@ def test_a_compressed_file_is_refused(tmp_path):
     refused(read_checkpoint, path, 'is refused: .* bytes when unpacked')
 
 
-def test_a_memory_that_claims_more_than_the_file_has_is_refused(tmp_path):
+def test_a_tensor_larger_than_the_file_is_refused(tmp_path):
     path = save(tmp_path, with_checksum=False, state_dict={'a': torch.zeros(70_000)})
 
-    def claim(name, content):  # pickle writes 70,000 as I, four bytes
+    def claim(name, content):  # pickle writes 70,000 as four bytes
         return content.replace((70_000).to_bytes(4, 'little'), (2**31 - 1).to_bytes(4, 'little')) if name.endswith('.pkl') else content
     rewrite(path, edit=claim)
     refused(read_checkpoint, path, 'cannot be read as a checkpoint')
@@ -147,7 +147,7 @@ def test_an_unknown_network_names_the_checkpoint(tmp_path):
 
 @pytest.mark.parametrize('kind', ['fifo', 'device'])
 @pytest.mark.parametrize('place', ['file', 'folder', 'run'])
-def test_what_is_no_file_is_refused_without_waiting(tmp_path, kind, place):
+def test_special_files_are_refused_without_blocking(tmp_path, kind, place):
     file = tmp_path / 'epoch_01_x' / FILE_NAME
     file.parent.mkdir()
     os.mkfifo(file) if kind == 'fifo' else file.symlink_to('/dev/zero')
@@ -155,7 +155,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path, kind, place):
     refused(read_checkpoint, str(path), 'is not a regular file: give the path of a checkpoint')
 
 
-def test_a_checkpoint_without_the_score_that_chooses_is_named(tmp_path):
+def test_a_checkpoint_without_the_metric_of_the_run_is_named(tmp_path):
     for name in ('epoch_01_x', 'epoch_02_x'):
         (tmp_path / name).mkdir()
         save(tmp_path / name, metrics={})
@@ -193,8 +193,8 @@ def test_every_reader_of_checkpoints_refuses(tool, train, tiny, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
-@pytest.mark.parametrize(('part', 'message'), [('optimizer', 'the optimizer state does not fit'), ('schedule', 'does not fit')])
-def test_a_state_that_does_not_fit_is_no_traceback(train, part, message):
+@pytest.mark.parametrize(('part', 'message'), [('optimizer', 'the state of the optimizer does not fit'), ('schedule', 'does not fit')])
+def test_a_state_that_does_not_fit_gives_no_traceback(train, part, message):
     run = train('--n_epochs 1')
     (run / 'val_metrics.txt').unlink()
     saved = torch.load(run / 'last' / FILE_NAME, weights_only=True) | {part: {}}
@@ -206,7 +206,7 @@ def test_a_state_that_does_not_fit_is_no_traceback(train, part, message):
 
 @pytest.mark.parametrize(('cut', 'message'), [(lambda text: '', 'has 0 epochs, but last/ has 1'),
                                               (lambda text: text.replace('"seconds"', '"s"'), 'line 1 is incomplete: it lacks seconds')])
-def test_a_log_that_lacks_what_a_resumed_run_needs(train, cut, message):
+def test_a_log_that_is_incomplete_is_not_resumed(train, cut, message):
     run = train('--n_epochs 1')
     (run / 'val_metrics.txt').unlink()
     (run / 'log.jsonl').write_text(cut((run / 'log.jsonl').read_text()))

@@ -1,4 +1,4 @@
-"""What holds for every loss on any logits, counts and targets (hypothesis); the values are tested in test_losses.py."""
+"""Properties that every loss has for any logits, counts and targets (hypothesis). test_losses.py tests the values."""
 import numpy as np
 import pytest
 import torch
@@ -10,13 +10,13 @@ from hypothesis.extra import numpy as arrays
 from utils.losses import LOSSES, get_loss_fn
 
 QUICK = settings(max_examples=20, deadline=None, derandomize=True)
-PARAMS = {'SEQL': {'gamma': 1.}}  # without chance; test_losses.py tests the draws
+PARAMS = {'SEQL': {'gamma': 1.}}  # deterministic; test_losses.py tests the random numbers
 every_loss = pytest.mark.parametrize('name', LOSSES)
 
 
 @st.composite
 def batches(draw):
-    """-> counts (K,), logits (B, K), hard targets (B,), soft targets (B, K); targets are classes that have training images."""
+    """-> counts (K,), logits (B, K), hard targets (B,), soft targets (B, K); all targets have training images"""
     counts = draw(st.lists(st.one_of(st.just(0), st.integers(1, 10), st.integers(1, 100_000)), min_size=2, max_size=6).filter(any))
     size, present = draw(st.integers(1, 6)), np.flatnonzero(counts)
     logits = draw(arrays.arrays(np.float32, (size, len(counts)), elements=st.floats(-90, 90, width=32)))
@@ -38,7 +38,7 @@ def test_loss_and_gradient_are_finite(name, batch):
         loss = get_loss_fn(name, counts)(z, targets)
         loss.backward()
         assert loss.isfinite() and z.grad.isfinite().all()
-        assert loss >= -1e-4 or name == 'LADE'  # whose regulariser has no sign
+        assert loss >= -1e-4 or name == 'LADE'  # its regulariser may be negative
 
 
 @every_loss

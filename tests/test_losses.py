@@ -1,4 +1,4 @@
-"""Losses against float64 formulas of the papers: values, and gradients by central differences."""
+"""Compare losses with the float64 formulas of the papers: values, and gradients by central differences."""
 import numpy as np
 import pytest
 import torch
@@ -10,13 +10,13 @@ from utils.losses import LOSSES, CrossEntropy, get_deferred_loss_fns, get_loss_f
 
 COUNTS = {'tail': [1000, 300, 90, 27, 8], 'eyepacs': [25810, 2443, 5292, 873, 708], 'uniform': [7] * 5, 'zero': [50, 9, 0, 4, 30]}
 PARAMS = {'CE': {'epsilon': .1}, 'SEQL': {'gamma': 1., 'lam': .05}, 'WCE': {'gamma': .7}, 'FOCAL': {'gamma': .5}, 'LA': {'tau': 1.3},
-          'CB': {'beta': .99}, 'LDAM': {'s': 4.}}  # other than the defaults; SEQL without chance
+          'CB': {'beta': .99}, 'LDAM': {'s': 4.}}  # not the defaults; SEQL is deterministic with gamma 1
 
 
 CASES = ['random', 'extreme', 'batch of one', 'soft']
 
 
-# Every pair of a loss, counts and a case.
+# All pairs of a loss and counts, each with one case
 @pytest.mark.parametrize(('name', 'counts', 'case'), [
     (name, counts, CASES[(i + j) % len(CASES)]) for i, name in enumerate(LOSSES) for j, counts in enumerate(COUNTS)])
 def test_value_and_gradient(name, counts, case):
@@ -57,12 +57,12 @@ def without_chance(name):
 
 
 def soft_targets(y):
-    return .75 * F.one_hot(y, 5).double() + .05  # exact in float64 alone
+    return .75 * F.one_hot(y, 5).double() + .05  # exact only in float64
 
 
 @every_loss
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_logits_are_computed_with_in_float32(name, dtype, batch):
+def test_half_precision_logits_are_computed_in_float32(name, dtype, batch):
     z, y = batch
     loss = without_chance(name)
     torch.testing.assert_close(loss(z.to(dtype), y), loss(z.to(dtype).float(), y))
@@ -92,7 +92,7 @@ def test_float64_logits_give_the_formula_in_float64(name, targets, batch):
 @pytest.mark.parametrize('targets', ['hard', 'soft'])
 def test_gradient_in_float64(name, targets, batch):
     z, y = batch[0].double().requires_grad_(), batch[1]
-    loss = get_loss_fn(name, COUNTS['tail'], **{'SEQL': {'gamma': 1.}, 'SEESAW': {'q': 0.}}.get(name, {}))  # no chance, no detached part
+    loss = get_loss_fn(name, COUNTS['tail'], **{'SEQL': {'gamma': 1.}, 'SEESAW': {'q': 0.}}.get(name, {}))  # nothing random or detached
     assert torch.autograd.gradcheck(lambda logits: loss(logits, y if targets == 'hard' else soft_targets(y)), z)
 
 
@@ -148,7 +148,7 @@ def test_identities(batch):
 
 
 def test_direction_of_cdt():
-    """The tail has the largest temperature, so that at equal logits it needs larger decision values (a mistake of the original)."""
+    """The rarest class has the largest temperature, so it needs larger decision values (reversed in the original)."""
     temperature = get_loss_fn('CDT', COUNTS['tail']).temperature
     assert temperature[0] == 1 and (temperature.diff() > 0).all()
 
@@ -161,7 +161,7 @@ def test_equalisation_draws_with_the_given_probability():
 
 
 def test_deferred(batch):
-    """DRW: class weights late, on top of CE and of LDAM's margins; other losses start as if the counts were equal."""
+    """With DRW, class weights start late, in addition to CE or LDAM's margins. Other losses start with equal counts."""
     z, y = batch
     tail = COUNTS['tail']
     before, after = get_deferred_loss_fns('CE', tail)
@@ -189,7 +189,7 @@ def test_bad_parameters():
 
 
 class Poly(CrossEntropy):
-    """A loss with parameters of its own, as a user would add it."""
+    """A loss with its own parameters, as a user would add it."""
     ranges = {'reach': (0, 3)}  # noqa: RUF012
 
     def __init__(self, class_count, power=-1., reach=1.):
@@ -216,7 +216,7 @@ def test_a_range_that_the_class_declares_is_checked(own_loss):
         get_loss_fn('POLY', COUNTS['tail'], reach=4)
 
 
-def test_an_own_parameter_called_like_one_of_the_base_has_its_own_range(monkeypatch, batch):
+def test_a_parameter_named_like_one_of_the_base_has_its_own_range(monkeypatch, batch):
     class Own(CrossEntropy):
         def __init__(self, class_count, epsilon=2.):
             super().__init__(class_count)
@@ -224,7 +224,7 @@ def test_an_own_parameter_called_like_one_of_the_base_has_its_own_range(monkeypa
     torch.testing.assert_close(get_loss_fn('OWN', COUNTS['tail'], epsilon=3.)(*batch), F.cross_entropy(*batch))
 
 
-def test_an_own_parameter_without_a_default_is_asked_for(monkeypatch):
+def test_a_parameter_without_a_default_is_required(monkeypatch):
     class Own(CrossEntropy):
         def __init__(self, class_count, power):
             super().__init__(class_count)
@@ -234,6 +234,6 @@ def test_an_own_parameter_without_a_default_is_asked_for(monkeypatch):
 
 
 @every_loss
-def test_every_declared_range_holds_the_default(name):
+def test_every_range_contains_the_default(name):
     defaults, ranges = loss_parameters(name), LOSSES[name].ranges
     assert all(ranges[param][0] <= value <= ranges[param][1] for param, value in defaults.items())

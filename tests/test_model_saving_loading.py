@@ -22,7 +22,7 @@ def test_round_trip_in_evaluation(tmp_path):
 
 
 @pytest.mark.parametrize(('metric', 'best'), [('mcc', 'epoch_02_x'), ('loss', 'epoch_03_x')])
-def test_a_run_folder_means_its_best(tmp_path, metric, best):
+def test_a_run_folder_stands_for_its_best_checkpoint(tmp_path, metric, best):
     for epoch, value in ((1, .4), (2, .9), (3, -.3)):
         save_model(tmp_path / f'epoch_{epoch:02d}_x', checkpoint(epoch=epoch, metrics={metric: value}, config=checkpoint_config(metric)))
     assert os.path.basename(read_checkpoint(str(tmp_path))['folder']) == best
@@ -38,7 +38,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
-def test_damaged_and_strange_files(tmp_path):
+def test_damaged_and_foreign_files(tmp_path):
     save_model(tmp_path / 'whole', checkpoint())
     content = (tmp_path / 'whole' / FILE_NAME).read_bytes()
     for name, text in (('half', content[:len(content) // 2]), ('empty', b''), ('text', b'hello')):
@@ -68,7 +68,7 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
 
 def test_a_changed_weight_is_noticed(tmp_path):
-    """A file that is whole, but not what was saved."""
+    """The file can be read, but its content has changed."""
     save_model(tmp_path, checkpoint())
     saved = torch.load(tmp_path / FILE_NAME, weights_only=True)
     next(iter(saved['state_dict'].values())).view(-1)[0] += 1

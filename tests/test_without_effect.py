@@ -1,4 +1,4 @@
-"""Flags that have no effect among the others are named, and no other flags are."""
+"""Flags that have no effect with the other flags are named, and no others."""
 import argparse
 from pathlib import Path
 
@@ -115,14 +115,14 @@ def run_training(train, tiny, tmp_path):
     return run
 
 
-def test_training_prints_the_warning_and_goes_on(run_training, capsys):
+def test_training_prints_the_warning_and_continues(run_training, capsys):
     run = run_training('--patience 3 --schedule onecycle')
     assert '* Warning: --patience 3 has no effect with --schedule onecycle\n' in capsys.readouterr().out
     assert (run / 'val_metrics.txt').exists()
 
 
 def test_a_run_with_a_flag_without_effect_resumes(run_training, capsys):
-    (run_training('--cdt_gamma 0.3') / 'val_metrics.txt').unlink()  # as if it had been stopped before its end
+    (run_training('--cdt_gamma 0.3') / 'val_metrics.txt').unlink()  # as if the run was stopped before its end
     assert (run_training('--cdt_gamma 0.3 --resume') / 'val_metrics.txt').exists()
     assert capsys.readouterr().out.count('* Warning: --cdt_gamma 0.3 has no effect with --loss_fn CE\n') == 2
 

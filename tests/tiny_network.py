@@ -1,6 +1,6 @@
-"""A network of about 1,500 weights for tests that are not about networks: `--model_name tiny_test`.
+"""A network with about 1,500 weights for tests that are not about networks: `--model_name tiny_test`.
 
-Run a script with it in a process of its own:
+Run a script with it in a separate process:
 
   python -m tests.tiny_network train_lt_mxp.py --model_name tiny_test --init none ...
 """
@@ -16,8 +16,10 @@ NAME = 'tiny_test'
 
 
 class TinyNetwork(nn.Module):
-    """Two convolutions with BatchNorm, global mean, dropout and a linear layer: all kinds of state that a run has to keep. Its modules have
-    MobileNetV2's names. (B, 3, H, W) -> (B, K)"""
+    """(B, 3, H, W) -> logits (B, K): two convolutions with BatchNorm, global mean, dropout and a linear layer.
+
+    It has all types of state that a run must save. Its modules have the names of MobileNetV2's.
+    """
 
     def __init__(self, n_classes):
         super().__init__()
@@ -31,7 +33,7 @@ class TinyNetwork(nn.Module):
 
 def _build(n_classes, pretrained, im_size):
     if pretrained:
-        raise InputError(f'{NAME} has no ImageNet weights: give --init none')
+        raise InputError(f'{NAME} has no ImageNet weights: use --init none')
     return as_arch(TinyNetwork(n_classes), n_classes, 'classifier.1')
 
 

@@ -1,4 +1,4 @@
-"""Between a program and its disk: what a test does at a write."""
+"""Intercept the writes of a program to disk."""
 import builtins
 import errno
 import io
@@ -7,8 +7,11 @@ from fnmatch import fnmatch
 
 
 def watched_open(pattern, strike):
-    """-> a substitute of `open` in which `strike(raw, data)` is called before each write that reaches the operating system (a buffer
-    is full, flushed or closed) of a file whose path matches `pattern`; it may raise, as a disk does. `raw`: an `io.FileIO`."""
+    """-> a substitute for `open` that calls `strike(raw, data)` before each write to a file whose path matches `pattern`
+
+    A write is one that reaches the operating system, when a buffer is full, flushed or closed. `strike` may raise an error, like a full
+    disk. `raw` is an `io.FileIO`.
+    """
     plain = builtins.open
 
     class Raw(io.FileIO):
@@ -25,7 +28,7 @@ def watched_open(pattern, strike):
 
 
 class FullDisk:
-    """A disk on which the `room` first writes succeed, and all after them fail; without `room` all succeed. `paths` of all writes."""
+    """A disk on which all writes after the first `room` fail; without `room` all succeed. `paths`: the files of all writes."""
 
     def __init__(self, monkeypatch, pattern, room=None):
         self.room, self.paths = room, []

@@ -76,7 +76,7 @@ def script_parser(doc: str | None, parser_class: Any = Parser) -> Any:
 
 
 def python() -> str:
-    """Return the command for this interpreter: its name if the PATH finds it, else a path, as for a .venv that is not activated."""
+    """Return the command for this interpreter: its name if it is on the PATH, else a path, as for a .venv that is not activated."""
     for name in ('python', 'python3'):
         if shutil.which(name) == sys.executable:
             return name
@@ -139,7 +139,7 @@ def own_network(model_name: str) -> tuple[str, str] | None:
 def add_network_flag(group: argparse._ArgumentGroup) -> None:
     """Add --model_name to a script that loads a checkpoint."""
     group.add_argument('--model_name', metavar='FILE:FUNCTION',
-                       help='required if the checkpoint has a network from your own file; runs that file: path/to/file.py:function')
+                       help='path/to/file.py:function of a custom network, required if the checkpoint has one; runs the file')
 
 
 def network_flag(model_name: str | None) -> list[str]:
@@ -174,7 +174,7 @@ def to_resume(argv: list[str], save_path: str) -> list[str]:
 
 
 def how_to_resume(argv: list[str] | None, save_path: str, world_size: int) -> str:
-    """Return the end of the message after an interruption. It has no full command if `argv` is None or lacks the multi-process launcher."""
+    """Return the end of an interruption message: the command to resume, or only its flags if `argv` is unknown or lacks the launcher."""
     if argv is None or world_size > 1:
         return f'; to resume, use --save_path {quoted(save_path)} --resume and leave out --overwrite'
     return '\n' + next_line('resume it', *to_resume(argv, save_path))

@@ -68,7 +68,7 @@ def _message(error):
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """Return which memory is full (GPU or host) and how much was requested; None if `error` is no out-of-memory error."""
+    """Return which memory is full (GPU or host) and how much was requested; None for any other `error`."""
     text = str(error)
     if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and NO_MEMORY.search(text)):
         return None
@@ -193,8 +193,8 @@ def check_writable(folder: str) -> None:
 def read_limited(path: str | os.PathLike, limit: int = MAX_TEXT) -> bytes:
     """Return the content of the file at `path`.
 
-    Raises `InputError` if it has more than `limit` bytes, or if it is a folder, or a device or pipe, on which reading could block for
-    ever. Raises `FileNotFoundError` if it does not exist.
+    Raises `InputError` if it has more than `limit` bytes, or if it is a folder, a device or a pipe, where reading could block for ever.
+    Raises `FileNotFoundError` if it does not exist.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f'{path} is not a regular file: remove it, or replace it with a file')

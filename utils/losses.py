@@ -353,8 +353,8 @@ class LADE(BalancedSoftmax):
     over the images of class c in the batch, weighted by soft targets, or 0 if there are none. L_c = log mean_i exp(z_ic + log(1/K) -
     log pi_c). LADER is noisy for small batches.
 
-    The term lam L_c^2 pulls z towards log p(c|x) + log K, the training posterior, while the cross-entropy does not. The optimum of both is
-    close to log p(x|c) but is not a posterior. With lam 0 it is the optimum of balanced softmax.
+    The term lam L_c^2 pulls z towards log p(c|x) + log K, the training posterior, while the cross-entropy does not. With both
+    terms, the optimum is close to log p(x|c) but is not a posterior. With lam 0, the optimum is that of balanced softmax.
     """
     ranges: ClassVar[Ranges] = {'alpha': (0, np.inf), 'lam': (0, np.inf)}
     prior: torch.Tensor  # (K,)

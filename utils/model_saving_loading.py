@@ -44,12 +44,12 @@ def _are_hashes(value):
                              and len(value) > 0)
 
 
-KINDS = {  # of FIELDS
+KINDS = {  # types of FIELDS
     'model_name': TEXT, 'class_names': NAMES, 'class_count': COUNTS, 'im_size': SIZE, 'mean': CHANNELS, 'std': CHANNELS, 'epoch': COUNT,
     'metrics': SCORES, 'config': Kind('a dictionary', lambda value: isinstance(value, dict)),
     'state_dict': Kind('a dictionary of tensors', _are_tensors)}
 HASHES = {'image_hashes': Kind('an int64 tensor with two columns', _are_hashes)}
-SHARED = 4  # limit of the summed size of all tensors, in file sizes: tensors that share memory, such as tied weights, count several times
+SHARED = 4  # limit of the total size of all tensors, in file sizes; tied weights share memory, but each tensor counts
 
 
 class LoadedModel(NamedTuple):

@@ -42,8 +42,8 @@ def set_backends(deterministic: bool, use_cuda: bool, one_size: bool = True) -> 
     """Choose the CUDA kernels. On the CPU, runs are always reproducible bit for bit.
 
     deterministic: use only operations that give the same result in every run (slower). Otherwise, use TF32 for the operations that bf16
-    leaves in float32. one_size: all batches have the same image size, so let cuDNN benchmark find the fastest convolutions. It takes 10
-    to 30 s for each size (docs/performance.md), too long for --grow_from, where the size changes in nearly every epoch.
+    leaves in float32. one_size: whether all batches have the same image size. If so, cuDNN benchmarks the convolutions and picks the
+    fastest. This takes 10 to 30 s for each size (docs/performance.md), too long if the size changes in nearly every epoch.
     """
     if not use_cuda:
         return

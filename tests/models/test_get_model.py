@@ -23,7 +23,7 @@ def test_arch(name):
 
 
 def test_resnet32():
-    """0.46 million weights (He et al., CVPR 2016, table 6) and a map of 8 x 8 positions; the shortcut keeps the old channels."""
+    """It has 0.46 million weights (He et al., CVPR 2016, table 6) and an 8 x 8 feature map; the shortcut keeps the channels."""
     model = get_arch('resnet32', 10).model.eval()
     assert sum(p.numel() for p in model.parameters()) == 464_154
     x = torch.rand(2, 3, 32, 32)
@@ -50,7 +50,7 @@ def test_unknown_name():
 
 @pytest.mark.parametrize('form', ['plain', 'wrapped', 'safetensors'])
 def test_init_from_file(tmp_path, form):
-    """A local state dict with another number of classes gives the backbone; the head stays random."""
+    """The backbone is loaded from a state dict with another number of classes; the last layer stays random."""
     source = get_arch('mobilenetV2', 1000).model
     state, path = source.state_dict(), str(tmp_path / 'weights.pth')
     if form == 'safetensors':
@@ -75,7 +75,7 @@ def test_init_errors(tmp_path):
     with pytest.raises(InputError, match=r'other\.pth does not fit the network: features\.0\.0\.weight is missing') as error:
         get_arch('mobilenetV2', 4, init=str(tmp_path / 'other.pth'))
     n_own, n_other = (len(get_arch(name, 4).model.state_dict()) for name in ('mobilenetV2', 'resnet10t'))
-    # The last layer, weight and bias, may be of another size.
+    # Weight and bias of the last layer may have other shapes.
     assert f'({n_own - 2} of its {n_own} tensors do not fit, {n_other} of the {n_other} in the file are unknown)' in str(error.value)
     torch.save([1, 2], tmp_path / 'list.pth')
     with pytest.raises(InputError, match='does not contain a state dict'):
@@ -83,7 +83,7 @@ def test_init_errors(tmp_path):
 
 
 def test_imagenet_without_network(monkeypatch):
-    """One line that says how to go on, whatever the hub's client raises."""
+    """One line tells how to continue, whatever error the hub client raises."""
     def offline(*args, **kwargs):
         raise OSError('<urlopen error [Errno -3] Temporary failure in name resolution>\nmore')
     monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', offline)
@@ -94,7 +94,7 @@ def test_imagenet_without_network(monkeypatch):
 
 
 def test_imagenet_weights_are_used(monkeypatch):
-    """With --init imagenet the backbone gets what the hub returns; here a state dict of the same form."""
+    """With --init imagenet, the backbone gets the weights of the hub. Here the hub returns random weights."""
     from torchvision.models import mobilenet_v2
     state = mobilenet_v2().state_dict()
     monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', lambda *args, **kwargs: state)
@@ -104,13 +104,13 @@ def test_imagenet_weights_are_used(monkeypatch):
     assert all(torch.equal(own[name], state[name]) for name in own if not name.startswith('classifier'))
 
 
-def test_random_weights_are_called_random():
+def test_random_weights_are_reported_as_random():
     assert get_arch(NAME, 3).model.initial_weights == 'random'
 
 
 @pytest.mark.parametrize(('n_classes', 'head', 'addition'), [
     (3, 'linear', ''), (4, 'linear', ', but a new last layer'), (3, 'cosine', ', but a new last layer')])
-def test_a_file_is_named_as_the_initial_weights(tmp_path, n_classes, head, addition):
+def test_a_file_is_reported_as_the_initial_weights(tmp_path, n_classes, head, addition):
     path = str(tmp_path / 'w.pth')
     torch.save(get_arch(NAME, 3).model.state_dict(), path)
     assert get_arch(NAME, n_classes, path, head=head).model.initial_weights == path + addition
@@ -122,19 +122,19 @@ def own_builder(loaded):
     return build
 
 
-def test_imagenet_is_refused_for_a_builder_that_loads_nothing(monkeypatch):
+def test_imagenet_is_refused_for_a_builder_that_loads_no_weights(monkeypatch):
     monkeypatch.setitem(ARCHS, 'own', own_builder(''))
     with pytest.raises(InputError, match=r'^--init imagenet: the builder of own does not report .*--init none, .*--init PATH$'):
         get_arch('own', 3, 'imagenet')
 
 
-def test_a_builder_names_what_it_loaded(monkeypatch):
+def test_a_builder_reports_its_weights(monkeypatch):
     monkeypatch.setitem(ARCHS, 'own', own_builder('RETFound'))
     assert get_arch('own', 3, 'imagenet').model.initial_weights == 'RETFound'
 
 
-def test_timm_weights_are_called_by_their_tag(monkeypatch):
-    """Such as those of ImageNet-21k, which are not ImageNet-1k."""
+def test_timm_weights_are_reported_by_their_tag(monkeypatch):
+    """The tag tells, for example, ImageNet-21k from ImageNet-1k."""
     import timm
     create = timm.create_model
     monkeypatch.setattr(timm, 'create_model', lambda name, pretrained, **kwargs: create(name, **kwargs))

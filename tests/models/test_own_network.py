@@ -1,4 +1,4 @@
-"""--model_name path/to/file.py:function: a network from a file of the user."""
+"""Networks from a file of the user: --model_name path/to/file.py:function."""
 import json
 
 import pytest
@@ -51,7 +51,7 @@ def file(tmp_path, monkeypatch):
     return 'nets/mine.py'
 
 
-def test_a_module_gets_the_last_layer_and_the_normalisation_of_imagenet(file):
+def test_a_module_gets_its_last_layer_and_imagenet_normalisation(file):
     model, mean, std = get_arch(f'{file}:build', 7, im_size=(32, 32))
     assert model.classifier_name == '4' and model.n_classes == 7 and (mean, std) == IMAGENET
     assert model.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 7)
@@ -62,15 +62,15 @@ def test_a_function_may_name_last_layer_normalisation_and_weights(file):
     assert (model.classifier_name, model.initial_weights, mean, std) == ('fc', 'RETFound', (.1, .2, .3), (.4, .5, .6))
 
 
-def test_a_function_may_take_the_number_of_classes_alone(file):
+def test_a_function_may_use_only_the_number_of_classes(file):
     assert get_arch(f'{file}:n_classes_only', 4).model.n_classes == 4
 
 
-def test_weights_that_the_function_does_not_name_are_not_called_random(file):
+def test_weights_that_the_function_does_not_report_are_not_called_random(file):
     assert get_arch(f'{file}:build', 3).model.initial_weights == f'as built by {file}:build'
 
 
-def test_a_state_dict_is_loaded_and_named(file, tmp_path):
+def test_a_state_dict_is_loaded_and_reported(file, tmp_path):
     state = get_arch(f'{file}:build', 3).model.state_dict()
     torch.save(state, tmp_path / 'w.pth')
     model = get_arch(f'{file}:build', 3, 'w.pth').model
@@ -78,7 +78,7 @@ def test_a_state_dict_is_loaded_and_named(file, tmp_path):
 
 
 @pytest.mark.parametrize('head', ['cosine', 'scaled'])
-def test_other_kinds_of_last_layer(file, head):
+def test_other_types_of_last_layer(file, head):
     assert get_arch(f'{file}:build', 3, head=head).model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
 
 
@@ -91,7 +91,7 @@ def test_other_kinds_of_last_layer(file, head):
     ('nets/mine.py:head_first', 'none', "layer 'stem' has 4 outputs instead of 5, one per class: name the last layer with as_arch"),
     ('nets/broken.py:build', 'none', r'nets/broken.py cannot be run \(SyntaxError: '),
 ])
-def test_what_is_wrong_is_said_in_one_line(file, tmp_path, name, init, message):
+def test_errors_are_one_line(file, tmp_path, name, init, message):
     (tmp_path / 'nets' / 'broken.py').write_text('def build(:')
     with pytest.raises(InputError, match=f'^--model_name {name}: .*{message}') as error:
         get_arch(name, 5, init)
@@ -103,7 +103,7 @@ def test_a_file_without_a_function(file):
         get_arch(file, 5)
 
 
-def test_imagenet_is_refused_for_a_function_that_names_no_weights(file):
+def test_imagenet_is_refused_for_a_function_that_reports_no_weights(file):
     with pytest.raises(InputError, match=r"--init imagenet: the builder of nets/mine\.py:build does not report which weights"):
         get_arch(f'{file}:build', 5, 'imagenet')
 
@@ -139,7 +139,7 @@ def test_a_checkpoint_does_not_run_a_file_by_itself(run, tmp_path):
         load_model(str(run))
 
 
-def test_a_known_network_named_instead_is_no_confirmation(run):
+def test_the_name_of_a_known_network_is_no_confirmation(run):
     with pytest.raises(InputError, match='add --model_name'):
         load_model(str(run), 'mobilenetV2')
 
@@ -149,7 +149,7 @@ def test_a_confirmed_checkpoint_gives_the_same_network(run):
     assert loaded.model.n_classes == 3 and loaded.info['model_name'] == 'nets/mine.py:build'
 
 
-def test_the_file_may_lie_elsewhere(run, tmp_path):
+def test_the_file_may_be_elsewhere(run, tmp_path):
     (tmp_path / 'nets' / 'mine.py').rename(tmp_path / 'moved.py')
     assert load_model(str(run), 'moved.py:build').info['model_name'] == 'moved.py:build'
 
@@ -160,7 +160,7 @@ def test_a_missing_file_is_named(run, tmp_path):
         load_model('experiments/run', 'nets/mine.py:build')
 
 
-def test_another_network_than_that_of_the_checkpoint_is_refused(train, file):
+def test_a_network_that_differs_from_the_checkpoint_is_refused(train, file):
     run = train()
     with pytest.raises(InputError, match=r'--model_name nets/mine\.py:build contradicts the checkpoint, which has the network tiny_test'):
         load_model(str(run), f'{file}:build')

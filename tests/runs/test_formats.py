@@ -1,4 +1,4 @@
-"""What version 0.1 saved is loaded, tested and resumed by the present code."""
+"""The current code loads, tests and resumes runs of version 0.1."""
 import json
 import re
 import shutil
@@ -27,7 +27,7 @@ ARCHIVE = ROOT / 'tests' / 'fixtures' / 'runs_0.1.zip'
 
 @pytest.fixture
 def old_runs(tmp_path, monkeypatch):
-    """The working folder is that of the runs of version 0.1."""
+    """Unpack the runs of version 0.1 into the working folder."""
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -38,14 +38,14 @@ def train(name, flags):
 
 
 @pytest.mark.parametrize('name', ['after_epoch', 'within_epoch'])
-def test_an_old_run_resumes_to_the_uninterrupted_one(old_runs, name):
+def test_a_resumed_old_run_equals_the_uninterrupted_one(old_runs, name):
     train(name, '--resume')
     resumed, whole = (read_checkpoint(f'experiments/{run}/last')['state_dict'] for run in (name, f'{name}_whole'))
     for key, tensor in whole.items():
-        torch.testing.assert_close(resumed[key], tensor, rtol=1e-3, atol=1e-4)  # another CPU sums in another order
+        torch.testing.assert_close(resumed[key], tensor, rtol=1e-3, atol=1e-4)  # other CPUs sum in a different order
 
 
-def test_a_resumed_old_run_has_the_present_format(old_runs):
+def test_a_resumed_old_run_has_the_current_format(old_runs):
     train('after_epoch', '--resume')
     assert json.loads(Path('experiments/after_epoch/config.cfg').read_text())['format'] == FORMAT
 
@@ -63,7 +63,7 @@ def test_stage_two_starts_from_an_old_run(old_runs):
     assert torch.equal(kept, parent)
 
 
-def test_stage_two_says_that_an_old_run_does_not_know_its_images(old_runs, capsys):
+def test_stage_two_notes_that_an_old_run_does_not_list_its_images(old_runs, capsys):
     train('finished', '--save_path two --pretrained_weights experiments/finished')
     assert '* Note: stage one has no list of its training images' in capsys.readouterr().out
 
@@ -80,11 +80,11 @@ def test_old_runs_are_reported_side_by_side(old_runs):
     assert 'accuracy' in Path('page.html').read_text(encoding='utf-8')
 
 
-def test_a_flag_that_an_old_run_does_not_know_has_the_old_behaviour():
+def test_a_flag_that_an_old_run_lacks_gets_the_old_behaviour():
     assert upgrade({'lr': .1}, 'config.cfg')['grow_from'] == 1
 
 
-def test_a_flag_that_an_old_run_knows_stays():
+def test_a_flag_that_an_old_run_has_stays():
     assert upgrade({'grow_from': .5}, 'config.cfg')['grow_from'] == .5
 
 
@@ -92,7 +92,7 @@ def test_a_flag_that_an_old_run_knows_stays():
     ({'do_mixup': 0.}, 'none', None), ({'do_mixup': .2}, 'balanced_mixup', .2), ({'do_mixup': .2, 'mixing': 'none'}, 'balanced_mixup', .2),
     ({'do_mixup': .2, 'mixing': 'balanced_mixup', 'mix_alpha': .2}, 'balanced_mixup', .2),
     ({'do_mixup': 0., 'mixing': 'cutmix', 'mix_alpha': 1.}, 'cutmix', 1.), ({'do_mixup': 0., 'mixing': 'remix'}, 'remix', 1.)])
-def test_do_mixup_of_an_old_run_is_a_mixing(old, mixing, alpha):
+def test_do_mixup_of_an_old_run_becomes_mixing(old, mixing, alpha):
     new = upgrade(old, 'config.cfg')
     assert (new['mixing'], new.get('mix_alpha'), 'do_mixup' in new) == (mixing, alpha, False)
 
@@ -131,7 +131,7 @@ def test_the_version_is_the_same_everywhere():
     assert cited.group(1) == released.group(1) == utils.__version__
 
 
-def test_the_test_of_an_old_run_says_that_its_images_are_not_known(old_runs, capsys):
+def test_the_test_of_an_old_run_notes_that_its_images_are_unknown(old_runs, capsys):
     scoring.main('', {'test': 'data/test.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])
     assert '* Note: this checkpoint has no list of its training images, ' in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""The names and places of a run."""
+"""Names and paths of a run."""
 import os
 
 import pytest

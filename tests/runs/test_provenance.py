@@ -1,4 +1,4 @@
-"""Predictions that are written again: reports of those before are removed, marked, or not taken for reports of these."""
+"""When predictions are overwritten, reports on the old ones are removed, marked as outdated, or ignored."""
 import re
 
 import numpy as np
@@ -24,7 +24,7 @@ NOTE = 'This page is outdated: '
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """Two runs with predictions, a page for each and one for both. -> results/set"""
+    """Two runs with predictions, a report on each and one on both. -> results/set"""
     monkeypatch.chdir(tmp_path)
     for seed, method in enumerate(('plain', 'mix & match')):
         write_run(tmp_path, f'set/{method}', ['x', 'y'], seed=seed)
@@ -43,7 +43,7 @@ def rewrite(csv, change=0.):
     write_predictions(str(csv), table._replace(probs=probs), table.class_names)
 
 
-def test_pages_beside_and_above_are_marked(results, capsys):
+def test_pages_in_the_same_folder_and_its_parents_are_marked(results, capsys):
     rewrite(results / 'mix & match' / 'results_test.csv', .001)
     assert outdated(results) == ['.', 'mix & match']
     out = capsys.readouterr().out
@@ -110,27 +110,27 @@ def test_the_text_report_names_its_predictions(tested):
     assert line in (folder / 'performance_test.txt').read_text()
 
 
-def test_calibration_marks_the_page_of_before(tested, tiny):
+def test_calibration_marks_the_old_page(tested, tiny):
     folder = tested()
     report([str(folder), '--draws', '100'])
     tested(f'--calibrate --csv_tune {tiny}/val.csv')
     assert NOTE in (folder / 'report.html').read_text()
 
 
-def test_a_test_without_labels_removes_the_scores_of_before(tested, tiny, tmp_path):
+def test_a_test_without_labels_removes_the_old_scores(tested, tiny, tmp_path):
     folder = tested()
     pd.read_csv(tiny / 'test.csv')[['image_id']].to_csv(tmp_path / 'new.csv', index=False)
     tested(f'--csv_test {tmp_path}/new.csv')
     assert (folder / 'results_test.csv').exists() and not (folder / 'performance_test.txt').exists()
 
 
-def test_predictions_of_single_images_remove_the_scores_of_before(tested, tiny):
+def test_predictions_of_single_images_remove_the_old_scores(tested, tiny):
     folder = tested()
     predict(['--load_path', 'experiments/a', '--num_workers', '0', '--csv_out', 'results_test.csv', str(tiny / 'images')])
     assert not (folder / 'performance_test.txt').exists()
 
 
-def test_an_ensemble_removes_the_scores_of_before(tested, tmp_path):
+def test_an_ensemble_removes_the_old_scores(tested, tmp_path):
     folder = tested()
     table = read_predictions(str(folder / 'results_test.csv'))
     other = write(tmp_path / 'other.csv', table._replace(probs=np.roll(table.probs, 1, axis=1)))
@@ -138,9 +138,9 @@ def test_an_ensemble_removes_the_scores_of_before(tested, tmp_path):
     assert not (folder / 'performance_test.txt').exists()
 
 
-def test_a_text_report_is_not_taken_for_one_of_other_predictions(tested):
-    """A second test writes its predictions under another name, but its text report in the place of the first one's. Without results files,
-    as in older versions."""
+def test_a_text_report_on_other_predictions_is_ignored(tested):
+    """A second test writes its predictions to another file, but overwrites the text report of the first. There are no results files, as in
+    older versions."""
     folder = tested()
     tested('--dihedral_tta 2 --csv_out_test views.csv')
     for file in folder.glob('*.json'):
@@ -160,13 +160,13 @@ def test_text_reports_of_version_0_1_are_removed_with_their_predictions(tmp_path
     text.write_text('K=1\n')
     (tmp_path / 'results_val.csv').touch()
     mark_outdated(tmp_path / 'results_val.csv')
-    assert text.exists()  # that of another csv
+    assert text.exists()  # the report on another csv
     (tmp_path / 'results_test.csv').touch()
     mark_outdated(tmp_path / 'results_test.csv')
     assert not text.exists()
 
 
-def test_predictions_of_a_network_that_was_trained_again_are_named(tested, train, tiny, capsys):
+def test_predictions_of_an_overwritten_run_are_named(tested, train, tiny, capsys):
     folder = tested()
     csv = str(folder / 'results_test.csv')
     assert replaced_network(csv) is None

@@ -1,4 +1,4 @@
-"""The results file of a test: written, read back, checked, and made from the text reports of older versions."""
+"""The results file of a test: write it, read and check it, and convert text reports of older versions."""
 import dataclasses
 import json
 import math
@@ -36,7 +36,7 @@ CSV = 'image_id,label,pred,p_a,p_b\n0,0,0,0.75,0.25\n1,1,0,0.75,0.25\n'
 
 @pytest.fixture
 def csv(tmp_path):
-    """The per-image csv of a test."""
+    """The predictions csv of a test."""
     path = tmp_path / 'results' / 'run' / 'results_test.csv'
     path.parent.mkdir(parents=True)
     path.write_text(CSV)
@@ -53,13 +53,13 @@ def results(csv, **changes):
 @pytest.mark.parametrize('correction', CORRECTIONS)
 @pytest.mark.parametrize('temperature', [*TEMPERATURES, Temperature(1.5, 9, 'val.csv')])
 @pytest.mark.parametrize('views', VIEWS)
-def test_what_is_written_is_read_back(csv, correction, temperature, views):
+def test_results_are_read_as_written(csv, correction, temperature, views):
     written = results(csv, correction=correction, temperature=temperature, tta=views)
     write_results(written, csv)
     assert results_of(csv) == written
 
 
-def test_the_file_lies_beside_the_csv_under_its_name():
+def test_the_file_is_beside_the_csv_and_has_its_name():
     assert [results_path(csv) for csv in ('a/results_test.csv', 'views.csv')] == ['a/results_test.json', 'views.json']
 
 
@@ -79,7 +79,7 @@ def test_results_without_labels_have_no_metrics(csv):
 @pytest.mark.parametrize('correction', CORRECTIONS)
 @pytest.mark.parametrize('temperature', TEMPERATURES)
 @pytest.mark.parametrize('views', VIEWS)
-def test_a_text_report_of_an_older_version_says_the_same(csv, correction, temperature, views):
+def test_a_text_report_of_an_older_version_gives_the_same_results(csv, correction, temperature, views):
     new = results(csv, correction=correction, temperature=temperature, tta=views)
     old = upgrade_text('\n'.join(['K=1.00', *new.lines, new.predictions_line, '']))
     if correction == PRIOR:
@@ -93,7 +93,7 @@ def test_a_text_report_of_an_older_version_says_the_same(csv, correction, temper
     ('Calibrated with temperature 1.250, fitted on the 9 images of val.csv: ECE 9.00 -> nan\n',
      ['Calibrated with temperature 1.250, fitted on the 9 images of val.csv; the predicted classes are the same'], 'calibrated'),
     ('Class prior changed to: train\n  class  learnt %  expected %\n', ['Class prior changed to: train'], 'changed prior')])
-def test_a_text_report_with_less_in_it(text, lines, way):
+def test_an_incomplete_text_report(text, lines, way):
     found = upgrade_text(text)
     assert found.lines == lines and found.way == way
 
@@ -105,7 +105,7 @@ def test_views_in_words(views, words):
     assert views.words == words
 
 
-def test_the_way_of_a_test_names_all_that_was_done(csv):
+def test_the_way_of_a_test_names_all_its_options(csv):
     found = results(csv, correction=CORRECTIONS[2], temperature=TEMPERATURES[1], tta=Views(4))
     assert found.way == '8 views, calibrated, logit adjustment'
 
@@ -128,7 +128,7 @@ def change(csv, *keys, value):
     (('temperature', 'value'), 0, "'value' must be a positive number"), (('temperature', 'before'), {'ece': 1}, "'before' must be a dict"),
     (('n_images',), 1.5, "'n_images' must be"), (('format',), 9, 'was written by a newer version of this project'),
     (('class_names',), ['a\x1b[2J'], 'control characters'), (('format',), 'x', "'format' must be a whole number")])
-def test_a_damaged_file_is_one_line_with_file_and_key(csv, keys, value, message):
+def test_a_damaged_file_gives_one_line_with_file_and_key(csv, keys, value, message):
     write_results(results(csv, correction=CORRECTIONS[2], temperature=TEMPERATURES[1]), csv)
     change(csv, *keys, value=value)
     with pytest.raises(InputError, match=rf'results_test\.json.*{message}') as error:
@@ -162,19 +162,19 @@ def test_the_file_of_another_program_is_left_alone(csv, text):
         check_replaceable(csv)
 
 
-def test_the_results_of_a_test_before_are_replaced(csv):
-    check_replaceable(csv)  # where there are none
+def test_the_results_of_an_earlier_test_are_replaced(csv):
+    check_replaceable(csv)  # if the csv has no results file
     write_results(results(csv), csv)
     check_replaceable(csv)
 
 
-def test_results_of_other_predictions_count_for_nothing(csv):
+def test_results_of_other_predictions_are_ignored(csv):
     write_results(results(csv), csv)
     Path(csv).write_text(CSV.replace('0.75', '0.80').replace('0.25', '0.20'))
     assert results_of(csv) is None
 
 
-def test_results_of_other_predictions_are_removed_where_predictions_are_written(csv):
+def test_writing_predictions_removes_results_of_other_predictions(csv):
     write_results(results(csv), csv)
     mark_outdated(csv)
     assert Path(results_path(csv)).exists()
@@ -191,7 +191,7 @@ def test_csv_and_results_may_be_renamed_together(csv):
     assert results_of(other) == results(other, predictions=PredictionsFile('results_test.csv', file_sha256(other)))
 
 
-def test_a_text_report_counts_where_there_is_no_results_file(csv):
+def test_a_text_report_is_read_if_there_is_no_results_file(csv):
     (Path(csv).parent / 'performance_test.txt').write_text('\n'.join(results(csv, tta=Views(4)).lines))
     assert results_of(csv).way == '8 views'
     write_results(results(csv, tta=Views(2)), csv)

@@ -1,4 +1,4 @@
-"""What a run folder holds is checked as it is read: each fault of config.cfg, log.jsonl and the reports is one line."""
+"""The files of a run are checked as they are read: each error in config.cfg, log.jsonl or a report gives one line."""
 import json
 import os
 import re
@@ -29,7 +29,7 @@ def change(run, **keys):
 
 @pytest.fixture
 def refuses(run):
-    """-> function(read, message): `read` of the run folder ends in one line that matches `message`"""
+    """-> function(read, message) that checks that reading the run folder gives a one-line error that matches `message`"""
     def check(read, message):
         with pytest.raises(InputError, match=message) as error:
             read(str(run))
@@ -54,7 +54,7 @@ def refuses(run):
     ('unknown', [[[[[[[[[[[1]]]]]]]]]]], "'unknown' contains more than 10 levels of nested lists"),
     ('unknown', 'x' * 10**6, "'unknown' contains a string with 1,000,000 characters"),
 ])
-def test_an_unfit_value_of_a_config_names_its_key(run, refuses, key, value, message):
+def test_an_invalid_config_value_names_its_key(run, refuses, key, value, message):
     change(run, **{key: value})
     refuses(read_config, f'config.cfg.* .*{message}')
 
@@ -81,20 +81,20 @@ def test_control_characters_in_a_config_are_refused(run, refuses, keys, name):
     (b'{"lr": ' + b'1' * 5000 + b'}', 'cannot be read as JSON'),
 ])
 @pytest.mark.parametrize(('file', 'read'), [('config.cfg', read_config), ('log.jsonl', read_log)])
-def test_a_file_that_is_no_dictionary(run, refuses, file, read, content, message):
+def test_a_file_that_is_not_a_dictionary(run, refuses, file, read, content, message):
     (run / file).write_bytes(content)
     refuses(read, f'{file}.* {message}')
 
 
 @pytest.mark.parametrize(('file', 'read'), [('config.cfg', read_config), ('log.jsonl', read_log)])
 def test_a_huge_file_is_refused_before_it_is_read(run, refuses, file, read):
-    os.truncate(run / file, 100 * MAX_TEXT)  # takes no room
+    os.truncate(run / file, 100 * MAX_TEXT)  # a sparse file, which uses no disk space
     refuses(read, f'{file} has .* bytes, more than')
 
 
 @pytest.mark.parametrize('kind', ['fifo', 'device', 'folder'])
 @pytest.mark.parametrize(('file', 'read'), [('config.cfg', read_config), ('log.jsonl', read_log)])
-def test_what_is_no_file_is_refused_without_waiting(run, refuses, file, read, kind):
+def test_special_files_are_refused_without_blocking(run, refuses, file, read, kind):
     (run / file).unlink()
     {'fifo': lambda path: os.mkfifo(path), 'device': lambda path: path.symlink_to('/dev/zero'), 'folder': lambda path: path.mkdir()}[kind](
         run / file)
@@ -107,14 +107,14 @@ def test_what_is_no_file_is_refused_without_waiting(run, refuses, file, read, ki
     ('"mcc": 0.2', '"mcc": [0.2]', "'val' must be"), ('"lr": 0.01', '"lr": "x"', "'lr' must be a number or null"),
     ('"train": {', '"train": [', 'cannot be read as JSON'), ('"mcc": 0.2', '"mcc": ' + '9' * 400, 'more than 1,024 bits'),
 ])
-def test_an_unfit_line_of_a_log_is_named(run, refuses, old, new, message):
+def test_an_invalid_log_line_is_named(run, refuses, old, new, message):
     lines = (run / 'log.jsonl').read_text().splitlines()
     lines[1] = lines[1].replace(old, new)
     (run / 'log.jsonl').write_text('\n'.join(lines))
     refuses(read_log, f'log.jsonl, line 2.* {message}')
 
 
-def test_a_log_may_hold_undefined_scores(run):
+def test_a_log_may_contain_undefined_scores(run):
     text = (run / 'log.jsonl').read_text()
     (run / 'log.jsonl').write_text(text.replace('"mcc": 0.2', '"mcc": NaN').replace('"loss": 1.0', '"loss": Infinity'))
     assert read_log(str(run))[0]['val']['loss'] == float('inf')
@@ -134,12 +134,12 @@ def test_runs_that_start_from_each_other_are_named(tmp_path, names, circle):
         find_runs([str(tmp_path / 'experiments' / 'a')])
 
 
-def test_a_parent_of_the_same_name_at_another_place_is_no_circle(run, tmp_path):
+def test_a_parent_with_the_same_name_in_another_folder_is_no_circle(run, tmp_path):
     change(run, parent={'path': '/elsewhere/experiments/a/epoch_01_x', 'epoch': 1})
     assert [name for name, _ in find_runs([str(run)])[0].stages] == ['a']
 
 
-def test_a_text_report_that_is_a_pipe_is_refused_without_waiting(tmp_path):
+def test_a_text_report_that_is_a_pipe_is_refused_without_blocking(tmp_path):
     run = write_run(tmp_path, 'b', ['x', 'y'])
     os.mkfifo(tmp_path / 'results' / 'b' / 'performance_test.txt')
     with pytest.raises(InputError, match=r'performance_test\.txt is not a regular file'):
@@ -154,7 +154,7 @@ def test_a_page_that_is_a_pipe_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize('name', FORGED)
-def test_a_folder_whose_name_holds_control_characters_is_refused(tmp_path, name):
+def test_a_folder_name_with_control_characters_is_refused(tmp_path, name):
     write_run(tmp_path, name, ['x', 'y'], tested=False)
     with pytest.raises(InputError, match='the name contains control characters: rename it'):
         find_runs([str(tmp_path / 'experiments')])
@@ -166,11 +166,11 @@ def test_a_path_that_is_not_utf8_is_shown_with_question_marks(run, tmp_path):
     assert 'caf?.csv' in (tmp_path / 'page.html').read_text(encoding='utf-8')
 
 
-def test_the_kinds_of_last_layers_are_those_of_the_networks():
+def test_the_types_of_last_layers_match_the_networks():
     assert set(formats.HEADS) == set(HEADS)
 
 
-def test_no_message_holds_the_value_of_a_huge_key(run, refuses):
+def test_no_message_contains_the_value_of_a_huge_key(run, refuses):
     change(run, n_epochs=['x' * 1000] * 1000)
     with pytest.raises(InputError) as error:
         read_config(str(run))

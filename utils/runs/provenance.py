@@ -50,10 +50,10 @@ def replaced_network(csv: str) -> str | None:
 
 
 def mark_outdated(csv: str | os.PathLike) -> None:
-    """Call this after writing the predictions `csv`: remove or mark what is about its previous content.
+    """Remove or mark reports on earlier predictions in `csv`. Call this after writing `csv`.
 
-    Removes its results file and text report if they are about other predictions. Marks such pages of tools.report in its folder and all
-    parent folders as outdated.
+    Removes its results file and text report if they are about other predictions. Marks such pages of tools.report as outdated, in the
+    folder of `csv` and in all parent folders.
     """
     csv = os.path.abspath(csv)
     digest = file_sha256(csv)
