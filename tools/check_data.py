@@ -1,7 +1,8 @@
-"""Check csvs and images before training: labels, files, every image decoded, duplicates, what splits share. Exit status 1 when
-something is wrong.
+"""Check csvs and images before training: labels, files, decoding of every image, duplicates, overlap between splits.
 
-Example, with the demo set (python -m tools.prepare_demo_data makes it):
+The exit status is 1 if there are problems.
+
+Example, with the demo set (created by python -m tools.prepare_demo_data):
 
   python -m tools.check_data data/demo/train_demo.csv data/demo/val_demo.csv data/demo/test_demo.csv --data_path data/demo/images
 """
@@ -33,23 +34,23 @@ def file_problems(data, scans):
     for path, row in zip(data.paths, data.rows, strict=True):
         if path in scans and scans[path].note:
             notes[scans[path].note].append(f'{path} (row {row})')
-    return ([f"{counted(len(bad), 'image')} cannot be read (--skip_bad_images leaves them out): {preview(bad)}"] if bad else [],
+    return ([f"{counted(len(bad), 'image')} cannot be read (--skip_bad_images skips them): {preview(bad)}"] if bad else [],
             [f"{counted(len(files), 'image')}: {note}: {preview(files)}" for note, files in notes.items()])
 
 
 def shared_lines(sets):
-    """Lines about what two of the csvs share but must not, and about classes that they name differently."""
+    """Describe images and patients that two csvs share, and classes that they name differently."""
     for i, a in enumerate(sets):
         for b in sets[i + 1:]:
             for line in find_name_conflicts(a, b):
                 yield f'{a.csv_path} and {b.csv_path}: {line}'
             for what, both in find_shared(a, b).items():
                 if both:
-                    yield f'{counted(len(both), what, "stand")} in {a.csv_path} and in {b.csv_path}: {preview(both)}'
+                    yield f'{counted(len(both), what, "appear")} in both {a.csv_path} and {b.csv_path}: {preview(both)}'
 
 
 def report(title, problems, notes):
-    print('\n'.join([title, *(f'  wrong: {line}' for line in problems), *(f'  note: {line}' for line in notes)]))
+    print('\n'.join([title, *(f'  problem: {line}' for line in problems), *(f'  note: {line}' for line in notes)]))
 
 
 def get_parser():
@@ -59,18 +60,18 @@ def get_parser():
     data.add_argument('--data_path', default='data/images', metavar='FOLDER', help='folder of the images')
     data.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
     data.add_argument('--n_classes', type=int, metavar='K', help='number of classes (default: the largest label of all csvs + 1)')
-    data.add_argument('--allow_outside_data_path', action='store_true', help='csvs may name images outside of --data_path')
+    data.add_argument('--allow_outside_data_path', action='store_true', help='allow csvs to name images outside of --data_path')
     search = parser.add_argument_group('checks and output')
     search.add_argument('--similarity', type=float, default=SIMILARITY, metavar='S',
-                        help='correlation, 0.5 to 1, from which two pictures are the same; 1: only equal files')
-    search.add_argument('--out', metavar='FILE', help='write all pairs of duplicates to this csv')
+                        help='correlation (0.5 to 1) from which two pictures count as the same; 1: identical files only')
+    search.add_argument('--out', metavar='FILE', help='csv to write all pairs of duplicates to')
     add_private_flag(search)
     search.add_argument('--num_workers', type=int, default=os.cpu_count(), metavar='N', help='processes that decode images')
     return parser
 
 
 def next_step(sets, args, n_classes):
-    """-> what to do with csvs that are good, and the command for it"""
+    """Return what to do next with csvs that have no problems, and its command."""
     csvs = [data.csv_path for data in sets if data.has_labels and len(data)]
     if not csvs:
         return 'predict these images', 'python', '-m', 'tools.predict', '--help'
@@ -86,7 +87,7 @@ def next_step(sets, args, n_classes):
 def main(argv=None):
     args = get_parser().parse_args(argv)
     if not .5 <= args.similarity <= 1:
-        raise InputError('--similarity must lie in 0.5..1')
+        raise InputError(f'--similarity must be between 0.5 and 1, not {args.similarity:g}')
     if args.n_classes is not None and args.n_classes < 1:
         raise InputError(f'--n_classes must be positive, not {args.n_classes}')
     if args.out:
@@ -94,10 +95,10 @@ def main(argv=None):
         check_writable(os.path.dirname(args.out))
     sets: list = []
     for path in dict.fromkeys(args.csv):
-        label_column = args.label_column or next((data.label_column for data in sets), None)  # the first csv is that of training
+        label_column = args.label_column or next((data.label_column for data in sets), None)  # of the first csv, the training csv
         sets.append(ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path, label_column=label_column))
     n_classes = args.n_classes or 1 + max((int(data.labels.max()) for data in sets if len(data)), default=0)
-    outside = {data.paths[i] for data in sets for i in find_outside_rows(data)}  # not even opened
+    outside = {data.paths[i] for data in sets for i in find_outside_rows(data)}  # must not be opened
     paths = list(dict.fromkeys(path for data in sets for path in data.paths if path is not None and path not in outside))
     scans, owners, n_problems = dict(zip(paths, scan_images(paths, args.num_workers), strict=True)), defaultdict(dict), 0
     for data in sets:
@@ -105,7 +106,8 @@ def main(argv=None):
         problems = [problem.text for problem in check_data({'csv': data}, n_classes)] + problems
         print(describe_label_column(data.csv_path, data.label_column))
         counts = np.bincount(data.labels[data.labels >= 0], minlength=n_classes) if data.has_labels else []
-        classes = f" of classes {' / '.join(map(str, counts))}" if len(counts) else ', no valid label' if data.has_labels else ', no labels'
+        no_classes = ', no valid labels' if data.has_labels else ', no labels'
+        classes = f" ({' / '.join(map(str, counts))} per class)" if len(counts) else no_classes
         report(f"{data.csv_path}: {counted(len(data), 'image')}{classes}", problems, notes)
         n_problems += len(problems)
         for path, label in zip(data.paths, data.labels, strict=True):
@@ -113,16 +115,16 @@ def main(argv=None):
     pairs = find_pairs(scans, args.similarity)
     wrong, notes = describe_pairs(pairs, owners)
     wrong += shared_lines(sets)
-    report(f"all of {counted(len(scans), 'image file')}", wrong, [*notes, *patient_notes(sets)])
+    report(f"all csvs together: {counted(len(scans), 'image file')}", wrong, [*notes, *patient_notes(sets)])
     if args.out:
         write_text(args.out, csv_text(pairs))
-        print(f"* Wrote {counted(len(pairs), 'pair')} to {args.out}")
+        print(f"* Wrote {counted(len(pairs), 'pair')} of duplicates to {args.out}")
     n_problems += len(wrong)
-    print(f"* {counted(n_problems, 'problem')}" if n_problems else '* Nothing wrong')
+    print(f"* Found {counted(n_problems, 'problem')}" if n_problems else '* Found no problems')
     if not n_problems:
         say_next(*next_step(sets, args, n_classes))
     sys.exit(n_problems > 0)
 
 
 if __name__ == '__main__':
-    run_script(main, 'end other programs that use it, or search for equal files only: --similarity 1')
+    run_script(main, 'close other programs that use it, or search for identical files only: --similarity 1')

@@ -1,6 +1,6 @@
-"""A picture of a csv's images, one row per class: look at your data before training on it.
+"""Draw the images of a csv in one picture, one row per class, to look at your data before training on it.
 
-Example, with the demo set (python -m tools.prepare_demo_data makes it):
+Example, with the demo set (created by python -m tools.prepare_demo_data):
 
   python -m tools.contact_sheet data/demo/train_demo.csv --data_path data/demo/images
 """
@@ -23,7 +23,7 @@ from utils.get_loaders import ClassDataset
 
 
 def contact_sheet(data, n_classes, columns=8, border=4):
-    """One row for each class with its first `columns` images. -> RGB Pillow image"""
+    """Return an RGB Pillow image with one row per class, which shows the first `columns` images of the class."""
     height, width = data.im_size
     names = data.class_names(n_classes)
     label_width = 12 + 7 * max(len(name) for name in names)
@@ -43,8 +43,8 @@ def get_parser():
     data.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
     data.add_argument('--data_path', default='data/images', metavar='FOLDER', help='folder of the images')
     output = parser.add_argument_group('output')
-    output.add_argument('--out', default='contact_sheet.png', metavar='FILE', help='picture to write')
-    output.add_argument('--columns', type=int, default=8, metavar='N', help='images of each class')
+    output.add_argument('--out', default='contact_sheet.png', metavar='FILE', help='image file to write')
+    output.add_argument('--columns', type=int, default=8, metavar='N', help='images per class')
     output.add_argument('--size', type=int, default=96, metavar='PIXELS', help='height and width of each image')
     add_private_flag(output)
     return parser
@@ -56,11 +56,11 @@ def main(argv=None):
         raise InputError('--columns and --size must be positive')
     kind = Image.registered_extensions().get(os.path.splitext(args.out)[1].lower())
     if kind not in Image.SAVE:
-        raise InputError(f'--out {args.out}: name of a picture expected, such as contact_sheet.png')
+        raise InputError(f'--out {args.out} is not the name of an image file such as contact_sheet.png')
     data = ClassDataset(args.csv, args.data_path, (args.size, args.size), label_column=args.label_column)
     print(describe_label_column(args.csv, data.label_column))
     if not data.has_labels or not len(data):
-        raise InputError(f'{args.csv} has no labelled images: the class must stand in the last column, or --label_column must name it')
+        raise InputError(f'{args.csv} has no labelled images: put the class in the last column, or select its column with --label_column')
     refuse_problems(check_data({'csv': data}, int(data.labels.max()) + 1))
     keep_private(args.private, beside=os.path.dirname(args.out))
     with whole_file(args.out) as f:

@@ -1,4 +1,4 @@
-"""Dirty data: each kind of image and csv is handled right, or ends in one line that names file, row and fix."""
+"""Unusual and damaged images: they are read correctly, or the error names file, row and fix."""
 import io
 import os
 import struct
@@ -29,7 +29,7 @@ def plain(mode='RGB', size=(40, 30)):
 
 
 def png_header(width, height):
-    """A PNG that claims to be of this size: what a decompression bomb looks like before it is unpacked."""
+    """Build a PNG whose header claims this size, like a decompression bomb."""
     def chunk(kind, data):
         return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
@@ -59,23 +59,23 @@ def test_good_image(tmp_path, content, colour, recwarn):
         assert np.abs(image.numpy().astype(int).mean((1, 2)) - colour).max() < 12
 
 
-def test_exif_turns_the_image(tmp_path):
+def test_exif_rotates_the_image(tmp_path):
     pixels, exif = np.zeros((20, 40, 3), np.uint8), Image.Exif()
     pixels[:, 20:] = 255
-    exif[0x0112] = 6  # the camera was held on its side: the right half is below
+    exif[0x0112] = 6  # the camera was rotated: the right half belongs at the bottom
     Image.fromarray(pixels).save(tmp_path / 'a.jpg', exif=exif, quality=95)
     image = read_image(tmp_path / 'a.jpg', (40, 20)).numpy()
     assert image[:, :15].max() < 60 and image[:, 25:].min() > 200
 
 
-BAD = {'truncated': (JPEG[:len(JPEG) // 2], 'truncated'), 'empty': (b'', 'the file is empty'), 'text': (b'not an image', 'no image'),
+BAD = {'truncated': (JPEG[:len(JPEG) // 2], 'truncated'), 'empty': (b'', 'the file is empty'), 'text': (b'not an image', 'not an image'),
        'bomb': (png_header(30000, 30000), 'exceeds limit .* could be decompression bomb'), 'broken_png': (png_header(40, 40), '.'),
-       'no_range': (encoded(Image.fromarray(np.ones((9, 9), np.float32)), 'TIFF'), 'no known range')}
+       'no_range': (encoded(Image.fromarray(np.ones((9, 9), np.float32)), 'TIFF'), 'unknown range')}
 
 
 @pytest.fixture
 def dirty(tiny, tmp_path):
-    """The tiny set with two bad training images; flags for the train script."""
+    """Copy the tiny set with one damaged and one missing training image; return flags for train_lt_mxp.py and the ids."""
     def make(content):
         (tmp_path / 'images').mkdir(exist_ok=True)
         for name in os.listdir(tiny / 'images'):
@@ -111,11 +111,11 @@ def test_skip_bad_images(train, dirty, capsys, monkeypatch):
         train(f'--overwrite {flags}')
     assert before == sorted(file.name for file in run.iterdir())
     train(f'--overwrite --skip_bad_images {flags}')
-    assert 'Left out 2 of 22 images of' in capsys.readouterr().out
+    assert 'Skipped 2 of 22 images of' in capsys.readouterr().out
     skipped = pd.read_csv(run / 'skipped.csv')
     assert skipped.image_id.tolist() == [ids[0], ids[4]] and skipped.row.tolist() == [2, 6]
     assert 'truncated' in skipped.reason[0] and skipped.reason[1] == 'no such file'
-    monkeypatch.setattr(bad_images, 'verify_images', None)  # the next run remembers which are bad
+    monkeypatch.setattr(bad_images, 'verify_images', None)  # the next run reads the saved list
     train(f'--overwrite --skip_bad_images {flags}')
     assert skipped.equals(pd.read_csv(run / 'skipped.csv'))
     train('--overwrite')
@@ -125,11 +125,11 @@ def test_skip_bad_images(train, dirty, capsys, monkeypatch):
 def test_resuming_with_other_images_is_refused(train, dirty, tmp_path):
     flags, ids = dirty(BAD['truncated'][0])
     run = train(f'--skip_bad_images {flags}')
-    (run / 'val_metrics.txt').unlink()  # as if it had been interrupted
+    (run / 'val_metrics.txt').unlink()  # as if it were interrupted
     train(f'--skip_bad_images --resume {flags}')
     (run / 'val_metrics.txt').unlink()
     (tmp_path / 'images' / f'{ids[0]}.jpg').write_bytes(JPEG)
-    with pytest.raises(InputError, match=r'not the same images can be read .*skipped\.csv: it cannot be resumed'):
+    with pytest.raises(InputError, match=r'cannot be resumed: the images that cannot be read are not those listed in .*skipped\.csv'):
         train(f'--skip_bad_images --resume {flags}')
 
 
@@ -145,8 +145,8 @@ def test_a_bad_image_is_found_before_the_old_run_is_touched(train, tiny, dirty, 
     assert (run / 'val_metrics.txt').exists()
 
 
-def test_bad_images_of_another_folder_with_equal_paths_sizes_and_times_are_not_remembered(tmp_path, monkeypatch):
-    """The same relative path in two working folders, one --cache_dir: the contents tell them apart."""
+def test_bad_images_are_not_confused_with_those_of_another_folder(tmp_path, monkeypatch):
+    """Paths, sizes and times are equal in two working folders that share --cache_dir; only the contents differ."""
     for folder, content in (('one', b'x' * len(JPEG)), ('two', JPEG)):
         (tmp_path / folder / 'images').mkdir(parents=True)
         monkeypatch.chdir(tmp_path / folder)

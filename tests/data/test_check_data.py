@@ -46,29 +46,29 @@ def test_good(check):
 
 @pytest.mark.parametrize(('change', 'message'), [
     (put('image_id', 0, 'lost'), r'1 of 22 images not found in .*images \(check --data_path\): lost'),
-    (put('label', 3, '7'), r'1 label in column .label. is no integer of 0\.\.2 \(check --n_classes, .*\): 7 \(row 5\)'),
-    (put('label', 3, 'x'), r'no integer of 0\.\.2 .*: x \(row 5\)'),
+    (put('label', 3, '7'), r'1 label in column .label. is not an integer in 0\.\.2 \(check --n_classes, .*\): 7 \(row 5\)'),
+    (put('label', 3, 'x'), r'not an integer in 0\.\.2 .*: x \(row 5\)'),
     (put('label', 3, '1.5'), r': 1\.5 \(row 5\)'),
     (put('label', 3, '-1'), r': -1 \(row 5\)'),
     (put('label', 3, None), r': nan \(row 5\)'),
     (lambda t: t[t.label != '2'], r'no training image of class 2 \(check --n_classes\)'),
     (lambda t: t[:0], 'no rows'),
-    (lambda t: pd.concat([t, t[:1]]), r'1 image stands in more than one row'),
+    (lambda t: pd.concat([t, t[:1]]), r'1 image appears in more than one row'),
     (put('name', 2, 'class9'), r'classes with several names \(is .label. the class\? .*\): \d: class\d and class9'),
-    (lambda t: t.assign(name='x'), r'names of several classes \(is .label. the class\? .*\): x: 0 and 1 and 2'),
+    (lambda t: t.assign(name='x'), r'names used for several classes \(is .label. the class\? .*\): x: 0 and 1 and 2'),
     (lambda t: t.assign(name=t.name.str.replace('class', 'grade')), r'classes with several names .*: 0: class0 and grade0'),
-    (lambda t: t.assign(label=t.label.map({'0': '1', '1': '2', '2': '3'})), r'no integers of 0\.\.2 \(classes start at 0, .*\): 3'),
-    (lambda t: t.assign(label=t.name), r"no value of column 'label' is a class: .* it has class\d \(row 2\)"),
-    (lambda t: t[['image_id']], 'no labels: the class must stand in the last column'),
+    (lambda t: t.assign(label=t.label.map({'0': '1', '1': '2', '2': '3'})), r'not integers in 0\.\.2 \(number the classes from 0, .*\): 3'),
+    (lambda t: t.assign(label=t.name), r"column 'label' holds no class numbers but class\d \(row 2\), .*: number the classes from 0"),
+    (lambda t: t[['image_id']], 'no labels: put the class in the last column'),
 ])
 def test_one_problem(check, change, message):
     assert re.search(rf'train\.csv: .*{message}', check(change))
 
 
 @pytest.mark.parametrize(('file', 'image_id', 'hint'), [
-    ('a.JPG', 'a.jpg', 'a.jpg (row 2); there is a.JPG for a.jpg: write ids exactly as the files are named, or without the extension'),
-    ('a.png', 'a.jpg', 'there is a.png for a.jpg'), ('A.png', 'a', 'there is A.png for a'),
-    ('a.png', 'x\\a.png', "write '/' between folders and names, not '\\'"),
+    ('a.JPG', 'a.jpg', 'a.jpg (row 2); similar names: a.JPG for a.jpg (an id must match the file name exactly, with or without extension)'),
+    ('a.png', 'a.jpg', 'similar names: a.png for a.jpg'), ('A.png', 'a', 'similar names: A.png for a'),
+    ('a.png', 'x\\a.png', "use '/' in paths, not '\\'"),
 ])
 def test_a_missing_image_with_a_name_like_that_of_a_file(tmp_path, file, image_id, hint):
     (tmp_path / file).touch()
@@ -79,12 +79,12 @@ def test_a_missing_image_with_a_name_like_that_of_a_file(tmp_path, file, image_i
 
 def test_overlap(check):
     for same in ('val_0_0', 'val_0_0.jpg'):
-        assert re.search(r'train\.csv: 1 image stands in .*val\.csv too: .*val_0_0', check(put('image_id', 0, same)))
+        assert re.search(r'train\.csv: 1 image appears in .*val\.csv too: .*val_0_0', check(put('image_id', 0, same)))
 
     def patients(prefix):
         return lambda t: t.assign(patient_id=[f'{prefix}{i % 9}' for i in range(len(t))])[['image_id', 'patient_id', 'label']]
     assert check(patients('a'), patients('b')) == ''
-    assert re.search(r'train\.csv: 9 patients stand in .*: a0, a1, a2, a3, a4, \.\.\.', check(patients('a'), patients('a')))
+    assert re.search(r'train\.csv: 9 patients appear in .*: a0, a1, a2, a3, a4, \.\.\.', check(patients('a'), patients('a')))
 
 
 def patients(*ids):
@@ -97,19 +97,19 @@ def patients(*ids):
 
 @pytest.mark.parametrize(('train', 'val'), [('12.0', '12'), (' P1', 'P1'), ('007.0', '007')])
 def test_one_patient_in_two_spellings_is_shared(check, train, val):
-    assert re.search(r'1 patient stands in .*val\.csv too', check(patients(train), patients(val)))
+    assert re.search(r'1 patient appears in .*val\.csv too', check(patients(train), patients(val)))
 
 
 @pytest.mark.parametrize(('train', 'val'), [('001', '1'), ('P1', 'p1'), ('P01-0', 'P1-0'), ('P1', 'P 1'), ('P1', 'P1\u200d'),
                                             ('P-1', 'P\u20111'), ('M\u00fcller', 'Mu\u0308ller'), ('STRASSE', 'stra\u00dfe')])
 def test_ids_that_may_be_one_patient_are_named(notes, train, val):
     note, = notes(patients(train), patients(val))
-    assert re.search(rf'patient ids .* \(1 in all\) .*: {train} \(\S*train\.csv\) and {val} \(\S*val\.csv\)$', note)
+    assert re.search(rf'patient ids .* \(1 group\).*: {train} \(\S*train\.csv\) and {val} \(\S*val\.csv\)$', note)
 
 
 def test_ids_of_one_csv_that_may_be_one_patient_are_named_after_those_of_two(notes):
     note, = notes(patients('a1', 'A1', 'b1'), patients('B1'))
-    assert re.search(r'\(2 in all\) .*: b1 .* and B1 .*, a1 \(\S*train\.csv\) and A1 \(\S*train\.csv\)$', note)
+    assert re.search(r'\(2 groups\).*: b1 .* and B1 .*, a1 \(\S*train\.csv\) and A1 \(\S*train\.csv\)$', note)
 
 
 def test_patients_that_are_not_known_are_not_shared(check, notes):
@@ -125,12 +125,12 @@ def test_other_patients_are_no_note(notes, ids):
 @pytest.mark.parametrize('name', ['Patient ID', 'patient', 'Subject_ID', 'lesion_id'])
 def test_a_column_that_seems_to_hold_patients_is_named(notes, name):
     note, = notes(lambda t: patients('a')(t).rename(columns={'patient_id': name}))
-    assert note.endswith(f"train.csv: column '{name}' is not read: if it names the patients, rename it to patient_id")
+    assert note.endswith(f"train.csv: column '{name}' is ignored: if it holds patient ids, rename it to patient_id")
 
 
 def test_patients_of_one_csv_alone_are_a_note(notes):
     note, = notes(patients('a'))
-    assert re.search(r'val\.csv has no column patient_id, \S*train\.csv has one', note)
+    assert re.search(r'val\.csv has no column patient_id, but \S*train\.csv has', note)
 
 
 def test_all_problems_of_all_csvs_are_found(check):
@@ -213,7 +213,7 @@ def test_one_image_in_two_rows_under_two_spellings(tmp_path, spelling):
     (tmp_path / 'a.jpg').write_bytes(b'x')
     (tmp_path / 'a.csv').write_text(f'image_id,label\na.jpg,0\n{spelling(tmp_path)},0\n')
     problem, = check_data({'test': ClassDataset(tmp_path / 'a.csv', str(tmp_path))}, 1)
-    assert re.search(r'1 image stands in more than one row .*: .*a\.jpg \(rows 2 and 3\)', problem.text)
+    assert re.search(r'1 image appears in more than one row .*: .*a\.jpg \(rows 2 and 3\)', problem.text)
 
 
 def two_csvs(folder, spelling):
@@ -226,9 +226,9 @@ def two_csvs(folder, spelling):
 @pytest.mark.parametrize('spelling', SPELLINGS)
 def test_one_image_in_two_csvs_under_two_spellings(tmp_path, spelling):
     train, val = two_csvs(tmp_path, spelling)
-    assert any(re.search(r'1 image stands in .*val\.csv too: .*a\.jpg', text) for _, text in check_data({'train': train, 'val': val}, 1))
+    assert any(re.search(r'1 image appears in .*val\.csv too: .*a\.jpg', text) for _, text in check_data({'train': train, 'val': val}, 1))
 
 
 @pytest.mark.parametrize('spelling', SPELLINGS)
 def test_the_check_of_csvs_finds_one_image_under_two_spellings(tmp_path, spelling):
-    assert '1 image stands in' in next(shared_lines(list(two_csvs(tmp_path, spelling))))
+    assert '1 image appears in' in next(shared_lines(list(two_csvs(tmp_path, spelling))))

@@ -34,18 +34,18 @@ def test_read_image(folder, name):
 
 
 @pytest.mark.parametrize('kind', ['EPS', 'JPEG2000', 'PCX', 'TGA', 'SGI', 'ICO', 'DDS'])
-def test_other_formats_are_no_images(tmp_path, monkeypatch, kind):
-    """Whatever the extension says; of EPS Pillow would start Ghostscript."""
+def test_other_formats_are_refused(tmp_path, monkeypatch, kind):
+    """The extension does not matter. For EPS, Pillow would start Ghostscript."""
     Image.new('RGB', (20, 16), 'red').save(tmp_path / 'a.jpg', kind)
     monkeypatch.setattr(EpsImagePlugin, 'EpsImageFile', None)
-    with pytest.raises(OSError, match=r'^the content is no image \(JPEG, PNG, TIFF, BMP, WEBP, GIF, PPM\)$'):
+    with pytest.raises(OSError, match=r'^not an image in a supported format \(JPEG, PNG, TIFF, BMP, WEBP, GIF, PPM\)$'):
         read_image(tmp_path / 'a.jpg', (8, 8))
 
 
 @pytest.mark.parametrize(('kind', 'name'), [('MPO', 'a.jpg'), ('JPEG', 'a.png'), ('PNG', 'a.jpg'), ('TIFF', 'a.tif'), ('BMP', 'a.bmp'),
                                             ('WEBP', 'a.webp'), ('GIF', 'a.gif'), ('PPM', 'a.pnm')])
 def test_each_known_format_is_read(tmp_path, kind, name):
-    """Whatever the extension says; of a camera's JPEG with several pictures (MPO) the first."""
+    """The extension does not matter. Of a JPEG with several pictures (MPO), the first is read."""
     more = {'append_images': [Image.new('RGB', (20, 16), 'blue')], 'save_all': True} if kind == 'MPO' else {}
     Image.new('RGB', (20, 16), 'red').save(tmp_path / name, kind, **more)
     assert (read_image(tmp_path / name, (8, 8))[:, 4, 4] - torch.tensor([255, 0, 0])).abs().max() < 3
@@ -53,11 +53,11 @@ def test_each_known_format_is_read(tmp_path, kind, name):
 
 
 def test_draft_of_large_jpeg(tmp_path):
-    """Decoded at a reduced size that still covers the target: nearly the same pixels; also when EXIF turns the image."""
+    """A JPEG decoded at a reduced size has nearly the same pixels, also when EXIF rotates it."""
     y, x = np.mgrid[:1200, :1600]
     smooth = np.stack([128 + 100 * np.sin(x / 90), 128 + 100 * np.cos(y / 70), (x + y) / 12], -1).astype(np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     for name, kwargs, array in (('plain.jpg', {}, smooth), ('turned.jpg', {'exif': exif}, np.rot90(smooth, -1))):
         Image.fromarray(smooth).save(tmp_path / name, quality=95, **kwargs)
         expected = np.asarray(Image.fromarray(array).resize((160, 96), Image.Resampling.BILINEAR), float)
@@ -78,7 +78,7 @@ def test_draft_stays_at_or_above_the_target(tmp_path, monkeypatch, target):
 
 
 def test_draft_of_photographs(real_data):
-    """As good as a full decode: the mean difference is a fifth of a grey level of 256."""
+    """Decoding at reduced size is as good as in full: the mean difference is a fifth of one of 256 grey levels."""
     files = sorted((Path(real_data) / 'eyepacs_sample').iterdir())[:4]
     for file in files:
         with Image.open(file) as image:
@@ -91,7 +91,7 @@ def test_draft_of_photographs(real_data):
                                                (unicodedata.normalize('NFD', 'größe.jpg'), 'größe')])
 def test_names(tmp_path, name, image_id):
     Image.new('RGB', (9, 9)).save(tmp_path / name)
-    (tmp_path / image_id.removesuffix('.png')).mkdir()  # a folder of that name is no image
+    (tmp_path / image_id.removesuffix('.png')).mkdir()  # a folder of that name is not an image
     (tmp_path / 'a.csv').write_text(f'image_id,label\n{image_id},0\n', encoding='utf-8')
     data = ClassDataset(tmp_path / 'a.csv', str(tmp_path), (8, 8))
     assert data[0][0].shape == (3, 8, 8)
@@ -99,9 +99,9 @@ def test_names(tmp_path, name, image_id):
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='this system has no named pipes')
-def test_a_named_pipe_is_not_waited_for(tmp_path):
+def test_a_named_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / 'a.jpg')
     for read in (images.open_rgb, lambda path: read_image(path, (8, 8))):
-        with pytest.raises(OSError, match=r'a\.jpg. is no regular file'):
+        with pytest.raises(OSError, match=r'a\.jpg. is not a regular file'):
             read(tmp_path / 'a.jpg')
-    assert why_unreadable(str(tmp_path / 'a.jpg')) == 'is no regular file'
+    assert why_unreadable(str(tmp_path / 'a.jpg')) == 'is not a regular file'

@@ -180,7 +180,7 @@ def renamed(csv, names, folder):
 
 GRADES = ['DR0', 'DR1', 'DR2']
 SWAPPED = ['class1', 'class0', 'class2']
-DIFFERS = "names of the classes are not those that the network was trained with: class 0 is 'class1' here and 'class0' in the network"
+DIFFERS = "class names differ from those that the network was trained with: class 0 is 'class1' here and 'class0' in the network"
 
 
 def test_class_names_in_another_order_are_refused_by_the_test(train, tiny, tmp_path):

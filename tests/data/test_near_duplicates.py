@@ -1,4 +1,4 @@
-"""Duplicates: the search against all pairs in float64, pictures changed in many ways, and the tool on a set with leaks."""
+"""Duplicate search, compared with brute force in float64 and on altered pictures, and tools.check_data on sets with problems."""
 import re
 import shutil
 import sys
@@ -26,12 +26,12 @@ def look(tmp_path):
 
 @pytest.fixture
 def prints_of(look):
-    """Fingerprints of (Pillow image, quality of the JPEG it is saved as)."""
+    """Return the fingerprints of (Pillow image, JPEG quality) pairs."""
     return lambda *images: np.stack([np.frombuffer(look(*pair).fingerprint, np.int8) for pair in images]).reshape(-1, SIDE, SIDE)
 
 
 def eye(seed):
-    """A bright disc on black with dark branches: all have the same outline, as photographs of eyes do."""
+    """Draw a bright disc on black with dark branches. As in photographs of eyes, the outline is always the same."""
     rng, image = np.random.default_rng(seed), Image.new('RGB', (160, 120))
     draw = ImageDraw.Draw(image)
     draw.ellipse((25, 5, 135, 115), fill=(200, 110, 60))
@@ -41,11 +41,11 @@ def eye(seed):
 
 
 @pytest.mark.parametrize('similarity', [.6, .75, .9])
-def test_search_finds_what_all_pairs_and_views_find(similarity, monkeypatch):
+def test_search_agrees_with_brute_force(similarity, monkeypatch):
     monkeypatch.setattr(near_duplicates, 'BLOCK', 37)
     rng, n = np.random.default_rng(0), 100
     prints = rng.integers(-60, 60, (n, 6, 6)).astype(np.int8)
-    for i in range(1, n, 2):  # every second one is its neighbour, in one of eight views, with some noise
+    for i in range(1, n, 2):  # every second picture is its neighbour rotated or mirrored, plus noise
         side = prints[i - 1] if i % 4 == 1 else prints[i - 1][:, ::-1]
         prints[i] = np.rot90(side, i % 8 // 2) + rng.integers(0, 1 + i // 2, (6, 6)).astype(np.int8)
     prints[7] = 0
@@ -55,7 +55,7 @@ def test_search_finds_what_all_pairs_and_views_find(similarity, monkeypatch):
     cosine = np.max([np.einsum('axy,bxy->ab', view, unit) for view in views], axis=0)
     expected = [[i, j] for i in range(n) for j in range(i + 1, n) if cosine[i, j] >= similarity]
     assert similar_pairs(prints, similarity).tolist() == expected and len(expected) > 5
-    assert np.abs(cosine - similarity)[cosine < 1 - 1e-9].min() > 1e-6  # no pair at the limit
+    assert np.abs(cosine - similarity)[cosine < 1 - 1e-9].min() > 1e-6  # no pair close to the limit
 
 
 @pytest.mark.parametrize('draw', [picture, eye])
@@ -70,12 +70,12 @@ def test_copies_are_found_and_other_pictures_are_not(draw, prints_of):
     assert max(max(pair) for pair in pairs) <= len(copies)
 
 
-def test_blank_and_dark_pictures_are_copies_of_none(look, prints_of):
+def test_blank_and_dark_pictures_have_no_duplicates(look, prints_of):
     dark = Image.new('RGB', (90, 90))
     dark.paste(picture(0, (20, 20)), (30, 30))
     prints = prints_of((Image.new('RGB', (90, 90), 'white'), 95), (Image.new('RGB', (80, 80)), 95), (dark, 95), (dark, 90))
     assert not prints.any() and not len(similar_pairs(prints)) and not len(similar_pairs(prints[:0]))
-    assert look(dark).note == 'too dark to look for copies of it' and look(Image.new('L', (90, 90))).note == 'one colour only'
+    assert look(dark).note == 'too dark to search for duplicates' and look(Image.new('L', (90, 90))).note == 'a single colour'
 
 
 @pytest.fixture
@@ -98,36 +98,37 @@ def tool(tmp_path, monkeypatch, capsys):
 
 def test_tool(tool, tmp_path):
     status, out = tool('0,a,0\n1,b,1\n', '2,c,0\n3,d,1\n')
-    assert status == 0 and 'train.csv: 2 images of classes 1 / 1' in out and '\n* Nothing wrong\n' in out
+    assert status == 0 and 'train.csv: 2 images (1 / 1 per class)' in out and '\n* Found no problems\n' in out
     assert parse(next_words(out))[1].csv_val == 'val.csv'
     assert tool('0,a,0\ncopy,a,0\n1,b,1\n', '2,c,0\n')[0] == 0  # the same picture twice in one split is a note
     status, out = tool('0,a,0\n1,b,1\n', 'copy,a,1\n3,b,1\n', f'--out {tmp_path}/pairs.csv')
-    assert status == 1 and '1 pair, the same picture, in train.csv and val.csv: 0.jpg = copy.jpg (classes 0 and 1)' in out
-    assert '2 patients stand in train.csv and in val.csv: a, b' in out
+    assert status == 1 and '1 duplicate pair (the same picture) in train.csv and val.csv: 0.jpg = copy.jpg (classes 0 and 1)' in out
+    assert '2 patients appear in both train.csv and val.csv: a, b' in out
     assert pd.read_csv(tmp_path / 'pairs.csv').kind.tolist() == ['the same picture']
     status, out = tool('0,a,0\n1,b,1\n', 'copy,c,0\nsame,d,1\n', '--similarity 1')
-    assert status == 1 and 'wrong: 1 pair, same file, in train.csv and val.csv: 1.jpg = same.jpg' in out and 'copy.jpg' not in out
+    assert status == 1 and 'copy.jpg' not in out
+    assert 'problem: 1 duplicate pair (same file) in train.csv and val.csv: 1.jpg = same.jpg' in out
 
 
 def test_tool_on_bad_files(tool, tmp_path):
     (tmp_path / '1.jpg').write_text('no image')
     Image.new('RGB', (9, 9)).save(tmp_path / '2.jpg')
     status, out = tool('0,a,0\n1,b,7\n/etc/hosts,c,1\n', '0,x,0\n2,y,1\nlost,z,1\n', '--n_classes 2')
-    assert status == 1 and 'wrong: 1 image lies outside of --data_path' in out
-    assert '1 image stands in train.csv and in val.csv: 0.jpg' in out
-    assert '1 of 3 images not found in' in out and 'note: 1 image: one colour only, only 9x9 pixels: 2.jpg (row 3)' in out
-    assert '1 image cannot be read' in out and '1.jpg (row 3): the content is no image' in out
+    assert status == 1 and 'problem: 1 image lies outside of --data_path' in out
+    assert '1 image appears in both train.csv and val.csv: 0.jpg' in out
+    assert '1 of 3 images not found in' in out and 'note: 1 image: a single colour, only 9x9 pixels: 2.jpg (row 3)' in out
+    assert '1 image cannot be read' in out and '1.jpg (row 3): not an image in a supported format' in out
 
 
 def test_tool_counts_one_in_the_singular(tool):
     status, out = tool('0,a,0\n1,b,1\n', '2,c,7\n', '--n_classes 2')
-    assert status == 1 and '\n* 1 problem\n' in out and 'val.csv: 1 image of' in out
+    assert status == 1 and '\n* Found 1 problem\n' in out and 'val.csv: 1 image (' in out
 
 
 def test_tool_on_labels_that_are_no_classes(tool):
     status, out = tool('0,a,mel\n1,b,nv\n', '2,c,mel\n3,d,nv\n')
-    assert status == 1 and 'train.csv: 2 images, no valid label\n' in out and '..-1' not in out
-    assert "or name another column by --label_column; it has mel (row 2), nv (row 3)" in out
+    assert status == 1 and 'train.csv: 2 images, no valid labels\n' in out and '..-1' not in out
+    assert "column 'label' holds no class numbers but mel (row 2), nv (row 3): number the classes from 0" in out
 
 
 def test_tool_notes_patients_that_may_be_one(tool):

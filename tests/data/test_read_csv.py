@@ -51,9 +51,9 @@ def test_no_table(tmp_path, content, message):
     (('0', '1', 'NaN'), 2, r': NaN \(row 4\)'), (('0', '1', ''), 2, r': nan \(row 4\)'),
     (('0', '1', '-1'), 2, r'check --n_classes, .*\): -1 \(row 4\)'),
     (('0', '1', '1.5'), 2, r': 1\.5 \(row 4\)'), (('0', '1', '1e300'), 2, r': 1e300 \(row 4\)'), (('0', '1', 'inf'), 2, r': inf \(row 4\)'),
-    (('0', '1', '2'), 2, r'is no integer of 0\.\.1 \(--n_classes 3\?, .*\): 2 \(row 4\)'), (('1', '2', '2'), 2, 'classes start at 0'),
-    (('0', '0', '0'), 2, 'one class only'), (('0', '0', '0'), 1, '--n_classes must be at least 2'), (('', '', ''), 2, 'no labels'),
-    ((), 2, r'a\.csv: no rows'),
+    (('0', '1', '2'), 2, r'is not an integer in 0\.\.1 \(try --n_classes 3, .*\): 2 \(row 4\)'), 
+    (('1', '2', '2'), 2, 'number the classes from 0'), (('0', '0', '0'), 2, 'only one class'),
+    (('0', '0', '0'), 1, 'at least 2, in the csv and in --n_classes'), (('', '', ''), 2, 'no labels'), ((), 2, r'a\.csv: no rows'),
 ], ids=['nan', 'empty', 'negative', 'fraction', 'huge', 'infinite', 'too_many', 'from_one',
         'one_class', 'one_class_asked', 'no_labels', 'no_rows'])
 def test_labels(tmp_path, labels, n_classes, message):
@@ -68,7 +68,7 @@ def test_duplicate_rows(tmp_path):
     (tmp_path / 'x.jpg').write_bytes(b'x')
     (tmp_path / 'a.csv').write_text('image_id,label\nx,0\nx.jpg,0\n')
     problem, = check_data({'test': ClassDataset(tmp_path / 'a.csv', str(tmp_path))}, 2)
-    assert re.search(r'1 image stands in more than one row \(delete the repeated rows\): .*x\.jpg \(rows 2 and 3\)', problem.text)
+    assert re.search(r'1 image appears in more than one row \(delete the repeated rows\): .*x\.jpg \(rows 2 and 3\)', problem.text)
 
 
 def test_cells_are_no_formulas(tmp_path):

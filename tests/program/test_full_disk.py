@@ -121,7 +121,7 @@ def test_the_list_of_bad_images_need_not_be_saved(tiny, tmp_path, monkeypatch, c
     FullDisk(monkeypatch, '*bad_images*', 0)
     leave_out_bad_images([data], 1, str(tmp_path / 'cache'))
     assert data.image_ids == [table.image_id[0]] and list((tmp_path / 'cache').iterdir()) == []
-    assert '* Not remembered for the next run: [Errno 28] No space left' in capsys.readouterr().out
+    assert '* Could not save the list of unreadable images for the next run: [Errno 28] No space left' in capsys.readouterr().out
 
 
 def test_results_and_report(train, tiny, tmp_path, monkeypatch):

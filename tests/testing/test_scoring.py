@@ -208,14 +208,14 @@ def test_bad_images_are_skipped_listed_and_counted(test, tiny, tmp_path, capsys)
     folder = test(f'--data_path {images} --skip_bad_images --calibrate --csv_tune {tmp_path}/tune.csv')
     skipped = pd.read_csv(folder / 'skipped_test.csv')
     assert skipped.image_id.tolist() == table.image_id[[1, 4]].tolist() and skipped.row.tolist() == [3, 6]
-    assert skipped.reason.tolist() == [f"the content is no image ({', '.join(FORMATS)})", 'no such file']
+    assert skipped.reason.tolist() == [f"not an image in a supported format ({', '.join(FORMATS)})", 'no such file']
     assert skipped.csv.unique() == [f'{tiny}/test.csv']
     assert pd.read_csv(folder / 'skipped_tune.csv').image_id.tolist() == ['val_0_0']
     assert pd.read_csv(folder / 'results_test.csv').image_id.tolist() == table.image_id.drop([1, 4]).tolist()
     text = (folder / 'performance_test.txt').read_text()
     assert read_json(folder)['n_left_out'] == 2 and read_json(folder)['n_images'] == 6
     assert 'Left out 2 of 8 images, which cannot be read: skipped_test.csv\n' in text and ' of 6 images' in text
-    assert f'* Left out 2 of 8 images of {tiny}/test.csv, which cannot be read\n' in capsys.readouterr().out
+    assert f'* Skipped 2 of 8 images of {tiny}/test.csv: they cannot be read\n' in capsys.readouterr().out
     test(f'--data_path {images} --skip_bad_images --salt secret')
     assert skipped.image_id[0] not in (folder / 'skipped_test.csv').read_text() and not (folder / 'skipped_tune.csv').exists()
     test('')

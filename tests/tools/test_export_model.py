@@ -70,7 +70,7 @@ def test_errors(train, tmp_path):
         main(['--load_path', 'experiments/a/b', '--tolerance', '0'])
     assert list((tmp_path / 'results' / 'a' / 'b').iterdir()) == []
     (tmp_path / 'x.jpg').write_text('text')
-    with pytest.raises(InputError, match=r'--images: x\.jpg: the content is no image'):
+    with pytest.raises(InputError, match=r'--images: x\.jpg: not an image in a supported format'):
         main(['--load_path', 'experiments/a/b', '--images', 'x.jpg'])
 
 

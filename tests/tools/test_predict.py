@@ -54,7 +54,7 @@ def test_unreadable_files_are_listed(predict, tiny, tmp_path, capsys):
 def test_errors(predict, tmp_path):
     (tmp_path / 'x.jpg').write_text('text')
     (tmp_path / 'none').mkdir()
-    for flags, message in ((['x.jpg'], 'none of the images can be read:\n  x.jpg: the content is no image'),
+    for flags, message in ((['x.jpg'], 'none of the images can be read:\n  x.jpg: not an image in a supported format'),
                            (['none'], 'none of .*\n  none: no images in this folder'),
                            (['x.jpg', '--csv_out', 'a/b.csv'], 'name of a csv file'), (['x.jpg', '--batch_size', 0], '--batch_size'),
                            (['x.jpg', '--zoom_tta', '0.9'], '--zoom_tta 0.9: factors must differ')):

@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: training is refused before anything is written, or goes on without them."""
+"""Images that cannot be decoded: an error before training writes anything, or skipped with --skip_bad_images."""
 import contextlib
 import hashlib
 import json
@@ -20,9 +20,9 @@ from utils.data.read_csv import csv_text, read_csv
 
 
 def verify_images(paths: Iterable[str], im_size: tuple[int, int] = (64, 64), n_threads: int = 1) -> tuple[dict[str, str], dict[str, int]]:
-    """Decode every image as training does, in threads (Pillow releases Python's lock).
+    """Decode every image as training does, in threads (Pillow releases the GIL).
 
-    Returns {path: why it cannot be read}, and {path: `content_hash`} of the others.
+    Returns {path: error message} of the images that cannot be read, and {path: `content_hash`} of the others.
     """
     def look(path):
         try:
@@ -41,20 +41,20 @@ def verify_images(paths: Iterable[str], im_size: tuple[int, int] = (64, 64), n_t
 
 
 def _remembered(path):
-    """What `find_bad_images` kept at `path`; None where there is no such file, it cannot be read, or another user may have written it."""
+    """Return the result that `find_bad_images` saved at `path`; None if the file is missing, unreadable or not trusted."""
     if not os.path.isfile(path):
         return None
     with contextlib.suppress(OSError, ValueError), open(path, encoding='utf-8') as f:
         if not (why := why_untrusted(f)):
             return json.load(f)
-        print(f'* {path} {why}: it is not used, and the images are looked at again')
+        print(f'* {path} {why}: file ignored, images are verified again')
     return None
 
 
 def find_bad_images(data: ClassDataset, n_threads: int, memory: str | None = None) -> dict[int, str]:
-    """Return {index in `data`: why its image cannot be used}, and set the hashes of `data`.
+    """Return {index in `data`: error message} of the images that are missing or cannot be decoded, and set `data.hashes`.
 
-    The folder `memory` keeps the result for the next run with the same files, and for the other processes of this run.
+    The result is saved in the folder `memory`, for later runs on the same files and for the other processes of this run.
     """
     bad, path = None, None
     if memory is not None:
@@ -72,47 +72,48 @@ def find_bad_images(data: ClassDataset, n_threads: int, memory: str | None = Non
             try:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 write_text(path, json.dumps(bad), only_mine=True)
-            except OSError as err:  # a full disk, no permission: that costs time in the next run, and nothing else
-                print(f'* Not remembered for the next run: {err}')
+            except OSError as err:  # a full disk, no permission: the next run only takes longer
+                print(f'* Could not save the list of unreadable images for the next run: {err}')
     return {i: 'no such file' if path is None else bad[path] for i, path in enumerate(data.paths) if path is None or path in bad}
 
 
 def refuse_bad_images(datasets: Sequence[ClassDataset], n_threads: int) -> None:
-    """Raise an `InputError` that names the images of `datasets` that cannot be decoded, if there are any."""
+    """Raise an `InputError` that lists the images of `datasets` that cannot be decoded, if there are any."""
     problems = []
     for data in datasets:
         bad = find_bad_images(data, n_threads)
         if bad:
             named = preview([f'{data.paths[i]} (row {data.rows[i]}): {why}' for i, why in list(bad.items())[:6]])
-            text = f"{counted(len(bad), 'image')} cannot be read (--skip_bad_images leaves them out): {named}"
+            text = f"{counted(len(bad), 'image')} cannot be read (--skip_bad_images skips them): {named}"
             problems.append(Problem(data.csv_path, text))
     refuse_problems(problems)
 
 
 def leave_out_bad_images(datasets: Sequence[ClassDataset], n_threads: int, memory: str | None = None) -> None:
-    """Remove the rows whose image is missing or cannot be decoded from `datasets`, and list them in `ClassDataset.skipped`.
+    """Remove rows whose image is missing or cannot be decoded from `datasets`, and list them in `ClassDataset.skipped`.
 
-    A csv without a single good image stays as it is, because then the folder is wrong. `memory`: see `find_bad_images`.
+    A csv without any good image is left unchanged, because then the folder is probably wrong. `memory`: see `find_bad_images`.
     """
     for data in datasets:
         refuse_problems(find_outside_problems(data))
         bad = find_bad_images(data, n_threads, memory)
         if bad and len(bad) < len(data):
             data.skipped = [(data.csv_path, data.rows[i], data.image_ids[i], why) for i, why in bad.items()]
-            print(f'* Left out {len(bad)} of {len(data)} images of {data.csv_path}, which cannot be read')
+            print(f'* Skipped {len(bad)} of {len(data)} images of {data.csv_path}: they cannot be read')
             data.keep(~pd.Series(range(len(data))).isin(bad).to_numpy())
 
 
 def write_skipped(path: str, datasets: Sequence[ClassDataset], resumed: bool = False) -> None:
-    """Write one row (csv, row, image_id, reason) for each image that `leave_out_bad_images` removed; without any, delete the file.
+    """Write one row (csv, row, image_id, reason) for each image that `leave_out_bad_images` removed. If there are none, delete the file.
 
-    `resumed`: only compare, and raise `InputError` if the file names other images.
+    `resumed`: only compare with the file, and raise `InputError` if the images differ.
     """
     table = pd.DataFrame([row for data in datasets for row in data.skipped], columns=['csv', 'row', 'image_id', 'reason'])
     if resumed:
         before = read_csv(path)[0] if os.path.exists(path) else table[:0]
         if before.image_id.tolist() != table.image_id.tolist():
-            raise InputError(f'not the same images can be read as when the run was started, see {path}: it cannot be resumed')
+            raise InputError(f'the run cannot be resumed: the images that cannot be read are not those listed in {path}. Restore the '
+                             'images, or start again with --overwrite')
     elif len(table):
         write_text(path, csv_text(table))
     elif os.path.exists(path):

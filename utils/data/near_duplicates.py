@@ -1,4 +1,4 @@
-"""The same picture twice: the same file, or the same content saved, scaled, compressed, brightened, turned or mirrored."""
+"""Duplicate pictures: identical files, or the same picture rescaled, recompressed, brightened, rotated or mirrored."""
 import hashlib
 import os
 from collections import defaultdict
@@ -18,21 +18,21 @@ from utils.data.images import decode_image, describe_image
 READ, SIZE, AROUND, MARGIN = 64, 32, 5, 4  # pixels
 SIDE = SIZE - 2 * MARGIN
 NOISE, DARK, BLANK = 2., 12., 2.  # grey levels of 255
-STEPS = 25  # of int8 in one standard deviation: a value is at most AROUND deviations
-SIMILARITY = .75  # how it was chosen: docs/reliability.md
-BLOCK = 2048  # pictures compared with as many at once
+STEPS = 25  # int8 steps per standard deviation: a value is at most AROUND deviations
+SIMILARITY = .75  # see docs/reliability.md for how it was chosen
+BLOCK = 2048  # BLOCK x BLOCK pictures are compared at once
 
 
 class ImageScan(NamedTuple):
-    """What one file shows. `problem`: why it cannot be read, else None; `note`: what is unusual about it, else None."""
+    """Findings on one file. `problem`: why it cannot be read, or None; `note`: what is unusual about it, or None."""
     problem: str | None
     note: str | None = None
     digest: bytes = b''  # SHA-256 of the file
-    fingerprint: bytes = b''  # of `fingerprint`
+    fingerprint: bytes = b''  # from `fingerprint`
 
 
 def scan_image(path: str) -> ImageScan:
-    """Decode the image at `path`, and describe it."""
+    """Decode the image at `path`, and report what is wrong or unusual about it."""
     try:
         with open(path, 'rb') as f:
             content = f.read()
@@ -43,9 +43,9 @@ def scan_image(path: str) -> ImageScan:
     found = fingerprint(image)
     plain = float(image.float().mean(0).std()) < BLANK
     notes = [text for text, holds in (
-        (f'{frames} pictures in one file, the first one counts', frames > 1),
+        (f'{frames} pictures in one file, only the first is used', frames > 1),
         ('16-bit grey levels, scaled to 8 bits', mode.startswith('I;16')),
-        ('one colour only', plain), ('too dark to look for copies of it', not plain and not found.any()),
+        ('a single colour', plain), ('too dark to search for duplicates', not plain and not found.any()),
         (f'only {size[0]}x{size[1]} pixels', min(size) < 32)) if holds]
     return ImageScan(None, ', '.join(notes) or None, hashlib.sha256(content).digest(), found.tobytes())
 
@@ -53,15 +53,15 @@ def scan_image(path: str) -> ImageScan:
 def scan_images(paths: Sequence[str], n_processes: int) -> list[ImageScan]:
     """Scan all files in order, in several processes."""
     with ProcessPoolExecutor(max(1, n_processes)) as pool:
-        return list(tqdm(pool.map(scan_image, paths, chunksize=16), total=len(paths), desc='look', unit='img', leave=False, disable=None))
+        return list(tqdm(pool.map(scan_image, paths, chunksize=16), total=len(paths), desc='scan', unit='img', leave=False, disable=None))
 
 
 def fingerprint(image: torch.Tensor) -> np.ndarray:
-    """Reduce a picture, uint8 (3, READ, READ), to int8 (SIDE, SIDE) that hardly depend on its size, brightness, contrast and colour.
+    """Reduce a picture, uint8 (3, READ, READ), to int8 (SIDE, SIDE) that hardly depends on size, brightness, contrast and colour.
 
-    They are SIZE x SIZE grey levels without the margin, each minus the local mean, divided by the local standard deviation. Pixels
-    beside black are zero, because all photographs of eyes have the same edge. All are zero if less than an eighth would be left,
-    because two such pictures could agree by chance.
+    The picture is scaled to SIZE x SIZE grey levels, normalised by the local mean and standard deviation, and cut at the margin.
+    Pixels next to black are zero, because all photographs of eyes have the same edge. If more than seven eighths are zero, all are set
+    to zero, because two such pictures could match by chance.
     """
     grey = F.adaptive_avg_pool2d(image.float().mean(0)[None, None], SIZE)
     detail = grey - _mean_around(grey)
@@ -78,8 +78,8 @@ def _mean_around(grey):
 def similar_pairs(fingerprints: np.ndarray, similarity: float = SIMILARITY) -> np.ndarray:
     """Find the pairs (i < j) of `fingerprints`, int8 (N, S, S), whose cosine is at least `similarity`: int64 (M, 2), sorted.
 
-    One of a pair may be rotated by a multiple of 90 degrees, or mirrored. All pairs are compared by matrix products in blocks, on a GPU
-    if there is one. For up to some hundred thousand pictures that takes less time than reading them.
+    Rotations by multiples of 90 degrees and mirror images count as similar. All pairs are compared by matrix products in blocks, on the
+    GPU if there is one. Up to a few hundred thousand pictures, this takes less time than reading them.
     """
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     prints, pairs = torch.from_numpy(fingerprints), [np.empty((0, 2), np.int64)]
@@ -102,7 +102,7 @@ def similar_pairs(fingerprints: np.ndarray, similarity: float = SIMILARITY) -> n
 def find_pairs(scans: Mapping[str, ImageScan], similarity: float) -> pd.DataFrame:
     """Return the duplicates among the readable files in `scans`: columns image_a, image_b, kind ('same file' or 'the same picture').
 
-    A file that has copies is compared with other pictures once.
+    Only the first of several identical files is compared with other pictures.
     """
     pairs: list = []
     first: dict = {}
@@ -116,7 +116,7 @@ def find_pairs(scans: Mapping[str, ImageScan], similarity: float) -> pd.DataFram
 
 
 def describe_pairs(pairs: pd.DataFrame, owners: Mapping[str, dict[str, int]]) -> tuple[list[str], list[str]]:
-    """Describe pairs of `find_pairs`: problems and notes. A pair in two csvs, or with two labels, is a problem.
+    """Return (problems, notes) about the pairs of `find_pairs`. A pair across two csvs, or with two labels, is a problem.
 
     `owners`: file -> {csv: label}.
     """
@@ -127,7 +127,7 @@ def describe_pairs(pairs: pd.DataFrame, owners: Mapping[str, dict[str, int]]) ->
         classes = f" (classes {' and '.join(map(str, sorted(labels)))})" if len(labels) > 1 else ''
         text = f'{os.path.basename(a)} = {os.path.basename(b)}{classes}'
         groups[len(csvs) > 1 or len(labels) > 1, kind, ' and '.join(csvs)].append(text)
-    lines = [(wrong, f'{counted(len(texts), "pair")}, {kind}, in {where}: {preview(texts)}')
+    lines = [(wrong, f'{counted(len(texts), "duplicate pair")} ({kind}) in {where}: {preview(texts)}')
              for (wrong, kind, where), texts in groups.items()]
     return [line for wrong, line in lines if wrong], [line for wrong, line in lines if not wrong]
 
