@@ -171,7 +171,8 @@ def test_empty_image(tmp_path):
     assert problem.text == f"1 empty image file: {tmp_path / 'a.jpg'}"
 
 
-@pytest.mark.parametrize(('text', 'message'), [(None, 'no such csv'), ('', 'is no csv table'), ('id,label\na,0\n', "no column 'image_id'")])
+@pytest.mark.parametrize(('text', 'message'), [
+    (None, 'no such csv'), ('', 'is not a csv table'), ('id,label\na,0\n', "no column 'image_id'")])
 def test_no_table(tmp_path, text, message):
     if text is not None:
         (tmp_path / 'a.csv').write_text(text)

@@ -40,37 +40,37 @@ def test_a_folder_lists_each_kind_of_image(tmp_path, name):
     assert list_images(str(tmp_path)).images == [name]
 
 
-def test_an_id_that_fits_several_files(tmp_path):
+def test_an_id_that_matches_several_files(tmp_path):
     for name in ('a.jpg', 'a.PNG', 'b.jpg', 'a.txt'):
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match=r'^1 image id fits several files \(write the extension\): a \(row 3\): a\.PNG and a\.jpg$'):
+    with pytest.raises(InputError, match=r'^1 ambiguous image id \(add the extension\): a \(row 3\) may be a\.PNG or a\.jpg$'):
         find_images(['b', 'a', 'a.jpg'], str(tmp_path), rows=[2, 3, 4])
 
 
-def test_the_csv_of_an_id_that_fits_several_files_is_named(tmp_path):
+def test_the_csv_of_an_id_that_matches_several_files_is_named(tmp_path):
     for name in ('a.jpg', 'a.png'):
         (tmp_path / name).touch()
     (tmp_path / 'a.csv').write_text('image_id,label\na,0\n')
-    with pytest.raises(InputError, match=r'a\.csv: 1 image id fits several files .*: a \(row 2\): a\.jpg and a\.png'):
+    with pytest.raises(InputError, match=r'a\.csv: 1 ambiguous image id .*: a \(row 2\) may be a\.jpg or a\.png'):
         ClassDataset(tmp_path / 'a.csv', str(tmp_path))
 
 
 @pytest.mark.parametrize('image_id', ['a.jpg', 'a.png', 'a'])
-def test_a_whole_name_means_its_file_alone(tmp_path, image_id):
+def test_a_full_name_matches_only_its_file(tmp_path, image_id):
     for name in ('a.jpg', 'a.png', 'a'):
         (tmp_path / name).touch()
     assert find_images([image_id], str(tmp_path)) == [str(tmp_path / image_id)]
 
 
-def test_one_name_in_two_unicode_forms_is_one_file(tmp_path):
+def test_both_unicode_forms_of_a_name_match_the_file(tmp_path):
     name = unicodedata.normalize('NFD', 'größe')
     (tmp_path / f'{name}.jpg').touch()
     assert find_images(['größe', name], str(tmp_path)) == [str(tmp_path / f'{name}.jpg')] * 2
 
 
-@pytest.mark.parametrize('seconds', [1e-5, 1e-3])  # for the first four answers
+@pytest.mark.parametrize('seconds', [1e-5, 1e-3])  # that the first four files take
 def test_stat_images(folder, monkeypatch, seconds):
-    """Threads where the files answer slowly, the same sizes and times in the same order."""
+    """Slow files are read in threads, with the same result in the same order."""
     paths = [*(str(path) for path in sorted(folder.iterdir())), None] * 9
     stat, helpers, clock = os.stat, set(), iter([0, seconds, 0, seconds])
     arrivals, three = itertools.count(), threading.Barrier(3)
@@ -79,7 +79,7 @@ def test_stat_images(folder, monkeypatch, seconds):
         thread = threading.current_thread()
         if thread is not threading.main_thread() and thread not in helpers:
             helpers.add(thread)
-            if next(arrivals) < 3:  # three of them at once, however fast the files answer
+            if next(arrivals) < 3:  # three at once, however fast the files are
                 three.wait(600)
         return stat(path, **options)
     expected = [[-1] * 4 if path is None else [stat(path).st_size, stat(path).st_mtime_ns, stat(path).st_dev, stat(path).st_ino]
@@ -90,18 +90,18 @@ def test_stat_images(folder, monkeypatch, seconds):
     assert (len(helpers) > 2) == (seconds > 2e-4)
 
 
-def test_two_files_of_one_inode_number_are_two(tmp_path):
-    """As on some network drives; the size tells."""
+def test_files_with_equal_inodes_and_other_sizes_differ(tmp_path):
+    """Some network drives repeat inodes."""
     paths, stats = [str(tmp_path / 'a.jpg'), str(tmp_path / 'b.jpg')], np.array([[1, 0, 1, 7], [2, 0, 1, 7]])
     assert first_spellings(paths, stats, {}) == paths
 
 
-def test_files_without_inode_numbers_are_two(tmp_path):
+def test_files_without_inodes_differ(tmp_path):
     paths, stats = [str(tmp_path / 'a.jpg'), str(tmp_path / 'b.jpg')], np.array([[1, 0, 1, 0], [1, 0, 1, 0]])
     assert first_spellings(paths, stats, {}) == paths
 
 
-def test_other_capitals_on_a_disk_that_does_not_tell_them_apart(tmp_path):
-    """Two spellings, one inode: what such a disk answers."""
+def test_paths_that_differ_in_case_on_a_case_insensitive_disk(tmp_path):
+    """Such a disk reports one inode for both spellings."""
     paths, stats = [str(tmp_path / 'x/a.jpg'), str(tmp_path / 'X/a.jpg')], np.array([[1, 0, 1, 7]] * 2)
     assert first_spellings(paths, stats, {}) == paths[:1] * 2

@@ -1,4 +1,4 @@
-"""Which column of a csv is the class: found, printed, or refused where it would be a guess."""
+"""The class column of a csv: found and printed, or an error if it would be a guess."""
 import pandas as pd
 import pytest
 
@@ -36,15 +36,15 @@ def test_the_last_column_is_the_class(tmp_path, header, column):
     'image_id,label,patient_id', 'image_id,labels,age', 'image_id,drGrade,fold', 'image_id,DRGrade,fold', 'image_id,finding,fold',
     'image_id,category,fold', 'image_id,severity,fold',
 ])
-def test_a_column_behind_one_called_like_the_class_is_refused(tmp_path, header):
+def test_a_last_column_after_a_typical_class_column_is_refused(tmp_path, header):
     last = header.split(',')[-1]
     with pytest.raises(InputError, match=rf"a\.csv: the last column is '{last}', but '.*' may be the class: .*--label_column"):
         column_of(tmp_path, header, ','.join('2' * len(header.split(','))))
 
 
 @pytest.mark.parametrize('header', ['image_id,label,Label', 'image_id,DX,age,dx'])
-def test_two_columns_called_alike_are_refused(tmp_path, header):
-    with pytest.raises(InputError, match=r"a\.csv has two columns for the class, '.*' and '.*': .*--label_column"):
+def test_two_class_columns_that_differ_in_case_are_refused(tmp_path, header):
+    with pytest.raises(InputError, match=r"a\.csv has two possible class columns, '.*' and '.*': .*--label_column"):
         column_of(tmp_path, header)
 
 
@@ -54,12 +54,12 @@ def test_two_columns_called_alike_are_refused(tmp_path, header):
     ('image_id,MEL,NV,fold', ['a,True,False,0', 'b,FALSE,TRUE,1']),
 ], ids=['one_hot', 'two_classes', 'before_another_column', 'several_findings', 'true_and_false'])
 def test_classes_spread_over_columns_are_refused(tmp_path, header, rows):
-    with pytest.raises(InputError, match=r'a\.csv: the columns .* hold 0 or 1 each.*--label_column'):
+    with pytest.raises(InputError, match=r'a\.csv: columns .* hold only 0 and 1.*--label_column'):
         column_of(tmp_path, header, *rows)
 
 
 def test_all_columns_of_a_one_hot_class_are_named(tmp_path):
-    with pytest.raises(InputError, match=r'the columns MEL, NV, BCC hold 0 or 1'):
+    with pytest.raises(InputError, match=r'columns MEL, NV, BCC hold only 0 and 1'):
         column_of(tmp_path, 'image_id,MEL,NV,BCC', 'a,1,0,0', 'b,0,1,0')
 
 
@@ -93,8 +93,8 @@ def test_label_column_none_reads_no_labels(tmp_path):
     assert column_of(tmp_path, 'image_id,age', wanted='none') is None
 
 
-def test_a_missing_label_column_is_refused_with_the_way_to_test_without_labels(tmp_path):
-    with pytest.raises(InputError, match=r"a\.csv has no column 'label' .*last column is 'age'.*--label_column none"):
+def test_the_error_for_a_missing_label_column_says_how_to_test_without_labels(tmp_path):
+    with pytest.raises(InputError, match=r"a\.csv has no class column 'label' \(columns: image_id, age\): .*--label_column none"):
         column_of(tmp_path, 'image_id,age', wanted='label')
 
 
@@ -102,8 +102,8 @@ def test_a_csv_of_ids_alone_has_no_labels_whatever_the_column(tmp_path):
     assert column_of(tmp_path, 'image_id,patient_id', wanted='label') is None
 
 
-def test_a_csv_of_other_columns_is_not_taken_for_one_without_labels(tmp_path):
-    with pytest.raises(InputError, match="no column 'label'"):
+def test_a_csv_with_another_class_column_is_not_a_csv_without_labels(tmp_path):
+    with pytest.raises(InputError, match="no class column 'label'"):
         column_of(tmp_path, 'image_id,diagnosis,patient_id', wanted='label')
 
 
@@ -114,14 +114,14 @@ def test_a_csv_without_rows_keeps_its_columns():
 
 @pytest.fixture
 def with_fold(tiny, tmp_path):
-    """The tiny set with another column behind the class, of other values."""
+    """The tiny set with a column `fold` after the class."""
     for split in ('train', 'val', 'test'):
         table = pd.read_csv(tiny / f'{split}.csv').rename(columns={'label': 'diagnosis'})
         table.assign(fold=[i % 3 for i in range(len(table))]).to_csv(tmp_path / f'{split}.csv', index=False)
     return tmp_path
 
 
-def test_training_refuses_a_fold_for_the_class(train, with_fold):
+def test_training_refuses_a_fold_as_the_class(train, with_fold):
     with pytest.raises(InputError, match=r"train\.csv: the last column is 'fold', but 'diagnosis' may be the class"):
         train(f'--csv_train {with_fold}/train.csv')
 
@@ -132,7 +132,7 @@ def test_training_prints_the_class(train, with_fold, capsys):
     assert all(f"{split}.csv: class = column 'diagnosis'" in out for split in ('train', 'val'))
 
 
-def test_the_test_takes_the_column_of_the_training(train, with_fold, capsys):
+def test_testing_uses_the_class_column_of_training(train, with_fold, capsys):
     train(f'--csv_train {with_fold}/train.csv --label_column diagnosis')
     scoring.main('test', {'test': f'{with_fold}/test.csv'}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
     assert "test.csv: class = column 'diagnosis'" in capsys.readouterr().out
@@ -143,13 +143,14 @@ def run_tests(train, csv, *flags):
     scoring.main('test', {'test': str(csv)}, 0, ['--load_path', 'experiments/run', '--num_workers', '0', *flags])
 
 
-def test_another_column_than_the_training_is_refused(train, with_fold):
-    with pytest.raises(InputError, match=r"test\.csv has no column 'label' .*--label_column"):
+def test_a_csv_without_the_class_column_of_training_is_refused(train, with_fold):
+    with pytest.raises(InputError, match=r"test\.csv has no class column 'label' .*--label_column"):
         run_tests(train, with_fold / 'test.csv')
 
 
 def test_label_column_of_the_test_script(train, with_fold, capsys):
-    run_tests(train, with_fold / 'test.csv', '--label_column', 'diagnosis', '--calibrate')  # on the csv of the training, called label
+    """The column applies to the test csv, not to the validation csv of the run, on which --calibrate tunes."""
+    run_tests(train, with_fold / 'test.csv', '--label_column', 'diagnosis', '--calibrate')
     out = capsys.readouterr().out
     assert "test.csv: class = column 'diagnosis'" in out and "val.csv: class = column 'label'" in out
 
@@ -157,7 +158,7 @@ def test_label_column_of_the_test_script(train, with_fold, capsys):
 @pytest.mark.parametrize(('column', 'said'), [('other', "class = column 'other'"), ('none', 'no labels'),
                                              ('missing', "class = column 'label'")])
 def test_label_column_of_the_validation_csv(train, tiny, tmp_path, capsys, column, said):
-    """The validation csv of the training is scored by the column that is asked for, such as that of another reader."""
+    """--label_column also applies to the validation csv of the run, for example to score against another reader."""
     table, csv = pd.read_csv(tiny / 'val.csv'), tmp_path / 'val.csv'
     table.assign(other=table.label.to_numpy()[::-1])[['image_id', 'other', 'label']].to_csv(csv, index=False)
     train(f'--csv_val {csv}')
@@ -172,7 +173,7 @@ def test_testing_without_labels(train, with_fold, capsys):
 
 
 def renamed(csv, names, folder):
-    """`csv` with other names of its classes."""
+    """Write `csv` with other class names to `folder`."""
     table = pd.read_csv(csv)
     table.assign(name=table.label.map(lambda c: names[c])).to_csv(folder / csv.name, index=False)
     return folder / csv.name
@@ -207,7 +208,7 @@ def test_grades_in_another_order_are_refused(train, tiny, tmp_path):
         scoring.main('test', {'test': str(csv)}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
 
 
-def test_names_that_are_only_numbers_contradict_none(train, tiny, tmp_path, capsys):
+def test_default_class_names_conflict_with_no_others(train, tiny, tmp_path, capsys):
     for split in ('train', 'val'):
         pd.read_csv(tiny / f'{split}.csv').drop(columns='name').to_csv(tmp_path / f'{split}.csv', index=False)
     train(f'--csv_train {tmp_path}/train.csv')
@@ -217,11 +218,11 @@ def test_names_that_are_only_numbers_contradict_none(train, tiny, tmp_path, caps
 
 @pytest.mark.parametrize(('csv', 'names'), [('train_eyepacs.csv', ['DR0', 'DR1', 'DR2', 'DR3', 'DR4']),
                                             ('train_skin.csv', ['C0', 'C1', 'C2', 'C3', 'C4'])])
-def test_unnamed_classes_are_grades_in_eyepacs_alone(tmp_path, csv, names):
+def test_unnamed_classes_are_grades_only_in_eyepacs(tmp_path, csv, names):
     assert ClassDataset(write_csv(tmp_path / csv, 'image_id,label', 'a,0')).class_names(5) == names
 
 
-def test_check_data_takes_the_class_of_the_first_csv(with_fold, tiny, capsys):
+def test_check_data_uses_one_class_column_for_all_csvs(with_fold, tiny, capsys):
     with pytest.raises(SystemExit):
         check_data.main([f'{with_fold}/train.csv', f'{with_fold}/val.csv', '--data_path', f'{tiny}/images', '--label_column', 'diagnosis'])
     assert capsys.readouterr().out.count("class = column 'diagnosis'") == 2

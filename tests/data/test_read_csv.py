@@ -1,4 +1,4 @@
-"""Every dialect of csv that spreadsheets write, and what is no csv."""
+"""All csv dialects that spreadsheets write, and files that are not csv tables."""
 import re
 
 import numpy as np
@@ -33,9 +33,10 @@ def test_rows_count_empty_lines(tmp_path):
 
 
 @pytest.mark.parametrize(('content', 'message'), [
-    (None, r'no such csv: .*a\.csv'), (b'', r'a\.csv is no csv table: No columns'),
-    (b'image_id,label\na,0\nb,1,2\n', r'is no csv table: row 3 has 3 cells, .* has 2$'),
-    (b'image_id,label\na,0,1\nb,1,2\n', 'more columns than its header'), (b'PK\3\4\0\0', "zero bytes .*save it as 'CSV UTF-8'"),
+    (None, r'no such csv: .*a\.csv'), (b'', r'a\.csv is not a csv table: No columns'),
+    (b'image_id,label\na,0\nb,1,2\n', r'is not a csv table: row 3 has 3 cells, but .* has 2$'),
+    (b'image_id,label\na,0,1\nb,1,2\n', r'has 3 cells, but the header \(row 1\) has 2'),
+    (b'PK\3\4\0\0', "zero bytes .*save a spreadsheet as 'CSV UTF-8'"),
     (GOOD.replace('b,', 'gr\xf6sse,').encode('latin-1'), r'row 3 is not UTF-8 text \(save it'), (GOOD.encode('utf-16'), 'zero bytes'),
     (b'file,label\na,0\n', r"a\.csv has no column 'image_id' \(its columns: file, label\)"),
 ], ids=['absent', 'empty', 'ragged', 'long_rows', 'zip', 'latin1', 'utf16', 'no_image_id'])
@@ -71,7 +72,7 @@ def test_duplicate_rows(tmp_path):
     assert re.search(r'1 image appears in more than one row \(delete the repeated rows\): .*x\.jpg \(rows 2 and 3\)', problem.text)
 
 
-def test_cells_are_no_formulas(tmp_path):
+def test_no_cell_is_evaluated_as_a_formula(tmp_path):
     values = ['=1+1', '+a', '-1', '@x', '\tx', "'=x", "''-", "'plain", 'a=b', '007', 'x-y']
     safe = with_apostrophe(values)
     assert safe.tolist() == ["'=1+1", "'+a", "'-1", "'@x", "'\tx", "''=x", "'''-", "'plain", 'a=b', '007', 'x-y']
@@ -88,15 +89,15 @@ def read_text(tmp_path, text):
 
 
 @pytest.mark.parametrize(('text', 'message'), [
-    ('image_id,note,label\na,n,0\nb,"5 mm,0\nc,n,1\nd,"6 mm,1\n', r'row 3: a quotation mark opens a cell .*: "5 mm,0 \(delete the mark'),
-    ('image_id,note,label\na,n,0\n\nb,"5 mm,0\nc,n,1\n', 'row 4: a quotation mark opens a cell and none closes it'),
-    ('image_id,note,label\na,"two\nlines",0\nb,n,1\n', 'row 2: a quotation mark .* must not hold a line break'),
-    ('image_id,note,label\r\na,"two\r\nlines",0\r\nb,n,1\r\n', 'row 2: a quotation mark'),
-    ('image_id,note,label\ra,"two\rlines",0\rb,n,1\r', 'row 2: a quotation mark'),
-    ('image_id;note;label\n"a";"x ""y""";0\nb; "x;1\n', 'row 3: a quotation mark'),
-    ('image_id,label\n"a,0\nb,0\nc,"1\n', 'row 2: a quotation mark .*: "a,0 '),
-    ('image_id,"la\nbel"\na,0\n', 'row 1: a quotation mark'),
-    ('image_id,note,label\na,"' + 'long ' * 40 + ',0\n', r'row 2: a quotation mark .*: "(long ){7}long\.\.\. \('),
+    ('image_id,note,label\na,n,0\nb,"5 mm,0\nc,n,1\nd,"6 mm,1\n', r'row 3: unclosed quotation mark: "5 mm,0 \(close or delete it'),
+    ('image_id,note,label\na,n,0\n\nb,"5 mm,0\nc,n,1\n', 'row 4: unclosed quotation mark'),
+    ('image_id,note,label\na,"two\nlines",0\nb,n,1\n', 'row 2: unclosed quotation mark.* must not contain a line break'),
+    ('image_id,note,label\r\na,"two\r\nlines",0\r\nb,n,1\r\n', 'row 2: unclosed quotation mark'),
+    ('image_id,note,label\ra,"two\rlines",0\rb,n,1\r', 'row 2: unclosed quotation mark'),
+    ('image_id;note;label\n"a";"x ""y""";0\nb; "x;1\n', 'row 3: unclosed quotation mark'),
+    ('image_id,label\n"a,0\nb,0\nc,"1\n', 'row 2: unclosed quotation mark: "a,0 '),
+    ('image_id,"la\nbel"\na,0\n', 'row 1: unclosed quotation mark'),
+    ('image_id,note,label\na,"' + 'long ' * 40 + ',0\n', r'row 2: unclosed quotation mark: "(long ){7}long\.\.\. \('),
 ], ids=['swallows_rows', 'never_closed', 'line_break', 'crlf', 'cr', 'semicolon', 'first_cell', 'header', 'long_cell'])
 def test_open_quotes_are_refused_with_their_row(tmp_path, text, message):
     with pytest.raises(InputError, match=r'a\.csv, ' + message) as error:
@@ -104,7 +105,7 @@ def test_open_quotes_are_refused_with_their_row(tmp_path, text, message):
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('cell', ['"a, b"', '"5"" lens"', '5" lens', '"a" b', '""', ' "a, b"', '"a\u2028b"'])  # a note may hold them
+@pytest.mark.parametrize('cell', ['"a, b"', '"5"" lens"', '5" lens', '"a" b', '""', ' "a, b"', '"a\u2028b"'])  # allowed in a note
 def test_quotes_within_a_row_are_read(tmp_path, cell):
     table = read_text(tmp_path, f'image_id,note,label\n1,{cell},0\n2,"x\x0by",1\n')
     assert table.image_id.tolist() == ['1', '2'] and table.label.tolist() == ['0', '1']
@@ -114,7 +115,7 @@ def test_quotes_within_a_row_are_read(tmp_path, cell):
     ('image_id,label,label', "columns 2 and 3 have the same name 'label'"), ('image_id, image_id,x', "columns 1 and 2 .* 'image_id'"),
     ('label,x,label ', "columns 1 and 3 .* 'label'"), ('x,"x",x', "columns 1 and 2 and 3 .* 'x'"),
 ])
-def test_columns_of_one_name_are_refused(tmp_path, header, message):
+def test_columns_with_equal_names_are_refused(tmp_path, header, message):
     with pytest.raises(InputError, match=r'a\.csv, row 1: ' + message):
         read_text(tmp_path, f'{header}\na,0,1\n')
 
@@ -139,14 +140,14 @@ def test_spellings_of_one_patient(tmp_path, spellings):
     assert table.patient_id.nunique() == 1
 
 
-def test_patients_that_stay_apart(tmp_path):
+def test_different_patients(tmp_path):
     ids = ['12', '012', '12.5', '1.2', 'P12', 'p12', '120', 'P12.0']
     table = read_text(tmp_path, 'image_id,patient_id,label\n' + ''.join(f'{i},{cell},0\n' for i, cell in enumerate(ids)))
     assert table.patient_id.tolist() == ids
 
 
 @pytest.mark.parametrize('cell', ['', ' ', 'unknown', 'UNKNOWN', 'Unk', 'n/a', '-', "'-", '?', 'None', 'nan', 'NULL', 'Missing'])
-def test_an_unknown_patient_is_nobody(tmp_path, cell):
+def test_an_unknown_patient_has_no_id(tmp_path, cell):
     table = read_text(tmp_path, f'image_id,patient_id,label\na,{cell},0\nb,{cell},0\n')
     assert table.patient_id.isna().all()
 

@@ -1,4 +1,4 @@
-"""The dataset of one csv: labels, image ids and files, and the images as uint8 tensors."""
+"""Dataset of one csv: labels, image ids, files, and the images as uint8 tensors."""
 from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -21,7 +21,7 @@ R = TypeVar('R')
 
 
 def accept_tg_size(function: Callable[P, R]) -> Callable[P, R]:
-    """Let `function` accept `tg_size`, the keyword of the original, in place of `im_size`."""
+    """Let `function` accept `tg_size`, the keyword of the original, instead of `im_size`."""
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if 'tg_size' in kwargs:
@@ -31,14 +31,14 @@ def accept_tg_size(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class ClassDataset(Dataset):
-    """Images of one csv: column `image_id`, the integer class in `label_column` (default: the last one, see `find_label_column`),
-    optional `patient_id` and `name`.
+    """Images of one csv: items are (uint8 tensor (3, H, W), label, image_id).
 
-    Items are (uint8 tensor (3, H, W), label, image_id). `labels` holds the labels (int64, (N,)); -1 stands for a value that
-    is not an integer, and for every row of a csv without labels (`has_labels` False). `check_data` names the rows.
+    The csv has columns `image_id`, optional `patient_id` and `name`, and the integer class in `label_column` (default: the last column,
+    see `find_label_column`). `labels`, int64 (N,), is -1 for values that are not integers, which `check_data` reports, and in every row of
+    a csv without labels (`has_labels` is False).
 
     `im_size`: (height, width) in pixels. `test`: ignore the labels. `allow_outside`: accept images outside `data_path`.
-    Raises `InputError` for a csv that cannot be read, or without image ids, and for ids that fit several files.
+    Raises `InputError` for a csv that cannot be read or has no column image_id, and for ids that match several files.
     """
 
     @accept_tg_size
@@ -46,8 +46,8 @@ class ClassDataset(Dataset):
                  allow_outside: bool = False, label_column: str | None = None):
         table, self.rows = read_csv(csv_path)
         if 'image_id' not in table.columns:
-            raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)}): give this name to the one "
-                             'that holds the image files')
+            raise InputError(f"{csv_path} has no column 'image_id' (its columns: {', '.join(table.columns)}): rename the column with "
+                             'the image files')
         table = drop_empty_columns(table, label_column)
         self.csv_path, self.data_path, self.im_size, self.table, self.allow_outside = csv_path, data_path, im_size, table, allow_outside
         self.skipped = []  # see `leave_out_bad_images`
@@ -61,11 +61,11 @@ class ClassDataset(Dataset):
         labels = pd.to_numeric(table[self.label_column], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
         self.labels = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
         self.cache: Any = None  # see `use_cache`
-        self.hashes: np.ndarray | None = None  # see `content_hashes`; set by what reads all files anyway
+        self.hashes: np.ndarray | None = None  # see `content_hashes`; set by code that reads all files anyway
 
     @property
     def dr(self) -> np.ndarray:
-        """The labels, under the name that they have in the original."""
+        """The labels, under their name in the original."""
         return self.labels
 
     def __len__(self) -> int:
@@ -76,16 +76,16 @@ class ClassDataset(Dataset):
         return images[0], labels[0], image_ids[0]
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-        """Return a whole batch, as a loader asks for it: uint8 (B, 3, H, W), int64 (B,) and a list of B ids."""
+        """Return a whole batch for a data loader: uint8 (B, 3, H, W), int64 (B,) and a list of B ids."""
         images = self.cache.read(indices) if self.cache else torch.stack([self.decode(i) for i in indices])
         return images, torch.from_numpy(self.labels[indices]), [self.image_ids[i] for i in indices]
 
     def decode(self, index: int) -> torch.Tensor:
-        """Read the image from its own file: uint8 (3, H, W)."""
+        """Decode the image from its file, not from the cache: uint8 (3, H, W)."""
         return self.decode_and_hash(index, with_hash=False)[0]
 
     def decode_and_hash(self, index: int, with_hash: bool = True) -> tuple[torch.Tensor, int | None]:
-        """Read the image from its own file, and hash the content of that file (None unless `with_hash`)."""
+        """Decode the image from its file, and return it with the hash of the file (None unless `with_hash`)."""
         path = self.paths[index]
         assert path is not None, 'check_data refuses missing images'
         try:
@@ -94,15 +94,15 @@ class ClassDataset(Dataset):
             return decode_image(content, self.im_size), content_hash(content) if with_hash else None
         except OSError as err:
             raise InputError(f'{path} (from {self.csv_path}) cannot be read as an image: {err} '
-                             '(--skip_bad_images of the train and test scripts leaves it out)') from err
+                             '(--skip_bad_images of the train and test scripts skips it)') from err
 
     def are_of_one_colour(self, image_ids: Sequence[str]) -> bool:
-        """Tell whether each of these images has one colour."""
+        """Return whether each of these images has a single colour."""
         rows = dict(zip(self.image_ids, range(len(self)), strict=True))
         return all(is_of_one_colour(self.decode(rows[image_id])) for image_id in image_ids)
 
     def keep(self, mask: np.ndarray) -> None:
-        """Leave out the rows that are False in `mask`, bool (N,)."""
+        """Keep only the rows where `mask`, bool (N,), is True."""
         self.table, self.rows, self.labels = self.table[mask].reset_index(drop=True), self.rows[mask], self.labels[mask]
         self.image_ids = [image_id for image_id, kept in zip(self.image_ids, mask, strict=True) if kept]
         self.paths = [path for path, kept in zip(self.paths, mask, strict=True) if kept]
@@ -110,36 +110,38 @@ class ClassDataset(Dataset):
         vars(self).pop('file_stats', None)
 
     def content_hashes(self, n_threads: int = 1) -> np.ndarray:
-        """Hash the content of each file: int64 (N,), 0 for a missing file. Reads the files only once."""
+        """Return the hash of each file: int64 (N,), 0 for a missing file. The files are read only once."""
         if self.hashes is None:
             self.hashes = hash_files(self.paths, n_threads)
         return self.hashes
 
     @cached_property
     def file_stats(self) -> np.ndarray:
-        """See `stat_images`."""
+        """int64 (N, 4), see `stat_images`."""
         return stat_images(self.paths)
 
     @property
     def stats(self) -> np.ndarray:
-        """Size in bytes and time of the last change in nanoseconds of each file, int64 (N, 2); -1 for a missing file."""
+        """Size in bytes and modification time in nanoseconds of each file, int64 (N, 2); -1 for a missing file."""
         return self.file_stats[:, :2]
 
     def class_names(self, n_classes: int) -> list[str]:
-        """Return the names in the column `name` (or the original's `finding_name`). Classes without a name are called C0, C1, ..., or DR0,
-        ..., DR4 for the five grades of a csv called *_eyepacs.csv."""
+        """Return the class names from the column `name` (or `finding_name`, as in the original).
+
+        Classes without a name are called C0, C1, ..., or DR0, ..., DR4 for the five grades of a csv called *_eyepacs.csv.
+        """
         names = dict(self.named_classes())
         prefix = 'DR' if n_classes == 5 and str(self.csv_path).endswith('_eyepacs.csv') else 'C'
         return [names.get(c, f'{prefix}{c}') for c in range(n_classes)]
 
     def named_classes(self) -> list[tuple[int, str]]:
-        """Return the distinct pairs (class, name) of the csv, sorted."""
+        """Return the distinct (class, name) pairs of the csv, sorted."""
         column = next((c for c in NAME_COLUMNS if c in self.table.columns), None)
         return sorted(set(zip(self.labels.tolist(), self.table[column].fillna(''), strict=True))) if column and self.has_labels else []
 
 
 class ClassLoader(DataLoader):
-    """Data loader of a ClassDataset: declares the types of the attributes that the project uses."""
+    """Data loader of a `ClassDataset`, with type annotations of the attributes used here."""
     dataset: ClassDataset
     batch_size: int
     sampler: Any  # an `EpochSampler` in training, a sequence of indices in evaluation

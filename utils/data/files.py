@@ -1,4 +1,4 @@
-"""Image files on disk: found by their ids, listed, told apart, kept below the data folder. Nothing here opens one."""
+"""Image files on disk: find them by id, list them, identify the same file, check that they are in the data folder. None is opened."""
 import os
 import time
 import unicodedata
@@ -10,15 +10,15 @@ import numpy as np
 
 from utils.common import CONTROL, InputError, counted, preview
 
-EXTENSIONS = ('.jpg', '.jpeg', '.jfif', '.png', '.tif', '.tiff', '.bmp', '.webp', '.gif', '.ppm', '.pgm', '.pnm')  # in any case
+EXTENSIONS = ('.jpg', '.jpeg', '.jfif', '.png', '.tif', '.tiff', '.bmp', '.webp', '.gif', '.ppm', '.pgm', '.pnm')  # upper or lower case
 MAX_INT64 = 2**63 - 1
 
 
 def find_images(image_ids: Iterable[str], data_path: str | None = None, rows: Sequence[int] | np.ndarray | None = None) -> list[str | None]:
-    """Find the file of each image id in the folder `data_path` (None: ids are paths); None for a missing file.
+    """Return the path of each image id in the folder `data_path` (None: ids are paths); None for a missing file.
 
-    An id may lack the extension, which is found in upper and lower case. Each folder is listed once. Raises `InputError` for ids without
-    an extension that fit several files; `rows`, those of the ids in their csv, are for its message.
+    An id may omit the extension, whose case does not matter. Each folder is listed only once. Raises `InputError` for ids without an
+    extension that match several files; its message shows `rows`, the rows of the ids in their csv.
     """
     folders, found, ambiguous = {}, [], []
     for i, image_id in enumerate(image_ids):
@@ -31,17 +31,17 @@ def find_images(image_ids: Iterable[str], data_path: str | None = None, rows: Se
         files = [listing[name]] if name in listing else stems.get(name, ())
         found.append(prefix + files[0] if files else None)
         if len(files) > 1:
-            ambiguous.append(f"{image_id}{f' (row {rows[i]})' if rows is not None else ''}: {' and '.join(sorted(files))}")
+            ambiguous.append(f"{image_id}{f' (row {rows[i]})' if rows is not None else ''} may be {' or '.join(sorted(files))}")
     if ambiguous:
-        raise InputError(f"{counted(len(ambiguous), 'image id', 'fit')} several files (write the extension): {preview(ambiguous)}")
+        raise InputError(f"{counted(len(ambiguous), 'ambiguous image id')} (add the extension): {preview(ambiguous)}")
     return found
 
 
 def _by_stem(listing):
-    """`listing` of `list_files` -> {name without its extension: names on disk} of the images."""
+    """`listing` of `list_files` -> {name without extension: names on disk} of the images"""
     stems: dict[str, list[str]] = {}
     for name, on_disk in listing.items():
-        stem, dot, extension = name.rpartition('.')  # faster than os.path.splitext for a million names
+        stem, dot, extension = name.rpartition('.')  # much faster than os.path.splitext
         if stem and dot + extension.lower() in EXTENSIONS:
             if stem not in stems:
                 stems[stem] = [on_disk]
@@ -51,13 +51,13 @@ def _by_stem(listing):
 
 
 class Listing(NamedTuple):
-    images: list  # files that have the extension of an image
+    images: list  # files with an image extension
     others: list
-    unnamable: list  # files whose path no csv can hold, as `ascii` shows them
+    unnamable: list  # files whose path cannot be written to a csv, as shown by `ascii`
 
 
 def list_images(folder: str) -> Listing:
-    """List the files below `folder`, at any depth: paths relative to it with '/', sorted. Hidden files and folders are left out."""
+    """List the files below `folder`, at any depth: relative paths with '/', sorted. Hidden files and folders are skipped."""
     images, others, unnamable = [], [], []
     for here, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith('.')]
@@ -72,7 +72,7 @@ def list_images(folder: str) -> Listing:
 
 
 def is_namable(path: str) -> bool:
-    """False for a file name that no csv can hold: one with control characters, or that Python could only read byte by byte."""
+    """Return whether a path can be written to a csv: it has no control characters and is valid Unicode."""
     if CONTROL.search(path):
         return False
     try:
@@ -85,7 +85,7 @@ def is_namable(path: str) -> bool:
 def list_files(folder: str) -> dict[str, str]:
     """Return {name: name on disk} of the files in `folder`, including links to files.
 
-    A name that is not ASCII is a key in both Unicode forms, because macOS separates letters and accents.
+    A non-ASCII name is a key in both Unicode forms, because macOS stores letters and accents separately.
     """
     if not os.path.isdir(folder):
         return {}
@@ -96,7 +96,7 @@ def list_files(folder: str) -> dict[str, str]:
 
 
 def find_alike(image_id: str, data_path: str | None = None) -> list[str]:
-    """Return the names on disk that differ from `image_id` only in case or extension, sorted; `data_path` as in `find_images`."""
+    """Return the names on disk that differ from `image_id` only in case or extension, sorted; `data_path`: see `find_images`."""
     head, name = os.path.split(image_id)
     wanted = {name.casefold(), _stem(name).casefold()}
     return sorted({on_disk for on_disk in list_files(os.path.join(data_path or '', head) or '.').values()
@@ -109,7 +109,7 @@ def _stem(name):
 
 
 def find_outside(paths: Sequence[str | None], root: str) -> list[int]:
-    """Return the indices of the `paths` (None: no file) outside `root`, after following `..` and links. Each folder is listed once."""
+    """Return the indices of the `paths` (None: no file) outside `root`, with `..` and links resolved. Each folder is listed once."""
     root, outside = os.path.realpath(root), []
     folders: dict = {}
     for i, path in enumerate(paths):
@@ -127,15 +127,16 @@ def find_outside(paths: Sequence[str | None], root: str) -> list[int]:
 
 
 def first_spellings(paths: Sequence[str | None], file_stats: np.ndarray, known: dict) -> list[str | None]:
-    """Return for each of `paths` (None: no file) the first path of the same file, so that one file has one name.
+    """Return for each of `paths` (None: no file) the first path that names the same file, so that each file has one name.
 
-    Two paths of one file differ by `..`, links, hard links, or capitals on a disk that ignores case.
-    `file_stats`: int64 (N, 4), see `stat_images`; inode 0 means that the file system has none. If it repeats inodes, sizes and times
-    still tell files apart. `known`: a dictionary that keeps the paths seen before, for several csvs.
+    Paths of the same file may differ by `..`, symbolic or hard links, or by case on a case-insensitive file system.
+    `file_stats`: int64 (N, 4), see `stat_images`. Inode 0 means that the file system has no inodes. On one that repeats them, sizes
+    and times still distinguish files.
+    `known`: a dictionary of the paths seen so far; pass the same one for several csvs.
     """
     folders: dict = {}
     found: list[str | None] = []
-    stats = np.ascontiguousarray(file_stats, np.int64).view('V32').ravel().tolist()  # a row as bytes is hashed faster than as a tuple
+    stats = np.ascontiguousarray(file_stats, np.int64).view('V32').ravel().tolist()  # bytes are hashed faster than a tuple
     for path, stat, has_inode in zip(paths, stats, (file_stats[:, 3] != 0).tolist(), strict=True):
         if path is None:
             found.append(None)
@@ -162,9 +163,9 @@ def _stat(paths):
 
 
 def stat_images(paths: Sequence[str | None], n_threads: int = 8, chunk: int = 100) -> np.ndarray:
-    """Return size in bytes, time of the last change in nanoseconds, device and inode of each file: int64 (N, 4); -1 for None.
+    """Return size in bytes, modification time in nanoseconds, device and inode of each file: int64 (N, 4); -1 for None.
 
-    Uses threads on a slow network drive; on a local disk, which answers in microseconds, they would cost time.
+    Threads are used only if the first `chunk` files are slow, as on a network drive. On a local disk they would cost time.
     """
     start = time.perf_counter()
     parts = [_stat(paths[:chunk])]

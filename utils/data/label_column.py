@@ -1,23 +1,25 @@
-"""Which column of a user's csv is the class."""
+"""Find the column of a csv that holds the class."""
 import re
 
 import pandas as pd
 
 from utils.common import InputError
 
-LABEL_NAMES = ('label', 'level', 'grade', 'diagnosis', 'class', 'target', 'dx')  # what the class is usually called
-# Words in the name of a column that may be the class where the last one is another.
+LABEL_NAMES = ('label', 'level', 'grade', 'diagnosis', 'class', 'target', 'dx')  # usual names of the class column
+# A column before the last one may be the class if its name contains one of these words.
 LABEL_WORDS = {*LABEL_NAMES, 'labels', 'levels', 'grades', 'diagnoses', 'classes', 'targets', 'category', 'finding', 'severity'}
-NAME_COLUMNS = ('name', 'finding_name')  # columns with the name of the class
+NAME_COLUMNS = ('name', 'finding_name')  # columns with class names
 NOT_LABELS = ('image_id', 'patient_id', *NAME_COLUMNS)
 NO_LABELS = 'none'  # value of --label_column
-TRUTH = {'FALSE': '0', 'False': '0', 'false': '0', 'TRUE': '1', 'True': '1', 'true': '1'}  # in columns of a one-hot class
-HELP = 'column with the class (default: the last one)'
+TRUTH = {'FALSE': '0', 'False': '0', 'false': '0', 'TRUE': '1', 'True': '1', 'true': '1'}  # in one-hot columns
+HELP = 'column with the class (default: the last column)'
 
 
 def drop_empty_columns(table: pd.DataFrame, wanted: str | None = None) -> pd.DataFrame:
-    """Drop the columns without a single value, as spreadsheets leave them at the end, but keep those with a meaning: a class without
-    values belongs to a csv without labels."""
+    """Drop columns without any value, which spreadsheets often leave at the end.
+
+    Empty columns with a known name are kept: an empty class column means a csv without labels.
+    """
     if not len(table):
         return table
     return table[[column for column in table
@@ -25,19 +27,19 @@ def drop_empty_columns(table: pd.DataFrame, wanted: str | None = None) -> pd.Dat
 
 
 def find_label_column(table: pd.DataFrame, csv_path: str, wanted: str | None = None) -> str | None:
-    """Find the column of `table` (from `drop_empty_columns`) that holds the class; None for a csv without labels.
+    """Return the name of the class column of `table` (from `drop_empty_columns`); None for a csv without labels.
 
-    `wanted`: its name, as --label_column or the training gives it; `NO_LABELS` for none. Otherwise it is the last column.
-    Raises `InputError` where that would be a guess: another column is called like the class, two columns share such a name, or the
+    `wanted`: the name from --label_column or from training, or `NO_LABELS`. By default, the last column is the class.
+    Raises `InputError` if that would be a guess: another column has a typical class name, two columns share such a name, or the
     classes are spread over several columns of 0 and 1.
     """
-    wanted = wanted.strip() if wanted else None  # as `read_csv` strips the names of columns
+    wanted = wanted.strip() if wanted else None  # `read_csv` strips column names, too
     if wanted == NO_LABELS or not set(table) - set(NOT_LABELS):
         return None
     last = table.columns[-1]
     if wanted is not None and wanted not in table:
-        raise InputError(f"{csv_path} has no column '{wanted}' with the class, and its last column is '{last}': name the class with "
-                         f"--label_column (columns: {', '.join(table)}); to test without labels, give --label_column {NO_LABELS}")
+        raise InputError(f"{csv_path} has no class column '{wanted}' (columns: {', '.join(table)}): select another column with "
+                         f'--label_column, or test without labels with --label_column {NO_LABELS}')
     if wanted is None:
         _refuse_guess(table, csv_path)
         if last in NOT_LABELS:
@@ -47,7 +49,7 @@ def find_label_column(table: pd.DataFrame, csv_path: str, wanted: str | None = N
 
 
 def describe_label_column(csv_path: str, column: str | None) -> str:
-    """Return the line on the console that says what was taken for the class."""
+    """Return the console line that names the class column."""
     return f'* {csv_path}: ' + (f"class = column '{column}'" if column else 'no labels')
 
 
@@ -61,24 +63,26 @@ def _words(column):
 
 
 def _refuse_guess(table, csv_path):
-    """Raise `InputError` unless the last column of `table` is plainly the class."""
+    """Raise `InputError` if a column other than the last one of `table` may be the class."""
     last, others = table.columns[-1], [column for column in table.columns[:-1] if column not in NOT_LABELS]
-    way_out = 'name the class with --label_column'
+    way_out = 'select the class column with --label_column'
     if same := [column for column in others if _is_label_name(last) and column.casefold() == last.casefold()]:
-        raise InputError(f"{csv_path} has two columns for the class, '{same[0]}' and '{last}': {way_out}")
+        raise InputError(f"{csv_path} has two possible class columns, '{same[0]}' and '{last}': {way_out}")
     if _is_label_name(last):
         return
     if alike := [column for column in others if _words(column) & LABEL_WORDS]:
-        raise InputError(f"{csv_path}: the last column is '{last}', but '{alike[0]}' may be the class: {way_out} "
-                         f"(--label_column '{alike[0]}')")
+        raise InputError(f"{csv_path}: the last column is '{last}', but '{alike[0]}' may be the class: {way_out}, "
+                         f"for example --label_column '{alike[0]}'")
     if spread := find_binary_columns(table):
-        raise InputError(f"{csv_path}: the columns {', '.join(spread)} hold 0 or 1 each, as if every class had its own column. The class "
-                         f'must be one column with numbers from 0: add it, or {way_out}')
+        raise InputError(f"{csv_path}: columns {', '.join(spread)} hold only 0 and 1, as if each class had its own column: add one column "
+                         f'with the class as a number from 0, or {way_out}')
 
 
 def find_binary_columns(table: pd.DataFrame) -> list:
-    """Return neighbouring columns of 0 and 1, or False and True, over which the class may be spread, [] if there are none: two or more
-    that add up to 1 in every row (one-hot), or three or more at the end of the table (several findings an image)."""
+    """Return adjacent columns of 0 and 1, or False and True, over which the classes may be spread; [] if there are none.
+
+    These are two or more columns that add up to 1 in every row (one-hot), or three or more at the end of the table (multi-label).
+    """
     if not len(table):
         return []
     values = table.replace(TRUTH).apply(pd.to_numeric, errors='coerce')

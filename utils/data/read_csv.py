@@ -1,4 +1,4 @@
-"""The only reader of csv tables from users, and cells that a spreadsheet does not take for formulas."""
+"""Read csvs from users, and write csvs whose cells no spreadsheet takes for formulas. All csvs from users are read here."""
 import io
 import os
 import re
@@ -11,50 +11,54 @@ import pandas as pd
 
 from utils.common import CONTROL, InputError, check_name, printable, read_limited
 
-FORMULA = r"^('*[=+\-@\t\r])"  # what makes Excel and its like compute a cell
+FORMULA = r"^('*[=+\-@\t\r])"  # makes Excel and other spreadsheets evaluate a cell
 SEPARATORS = (',', ';', '\t')
-MAX_BYTES, MAX_CELLS, MAX_COLUMNS = 1 << 30, 2 * 10**8, 10**5  # of a table
-MAX_ROW = 10**5  # bytes, and 100 more for each column
-CONTROL_BYTES = bytes(set(range(32)) - set(b'\t\r\n')) + b'\x7f'  # of ASCII
-SHOWN = ['image_id', 'patient_id', 'name', 'finding_name']  # columns whose cells messages and reports show
-# Ways to write that a patient is not known, in lower case.
+MAX_BYTES, MAX_CELLS, MAX_COLUMNS = 1 << 30, 2 * 10**8, 10**5  # per table
+MAX_ROW = 10**5  # bytes, plus 100 per column
+CONTROL_BYTES = bytes(set(range(32)) - set(b'\t\r\n')) + b'\x7f'  # ASCII
+SHOWN = ['image_id', 'patient_id', 'name', 'finding_name']  # columns whose cells appear in messages and reports
+# Spellings of an unknown patient, in lower case.
 UNKNOWN = {'', '-', '--', '---', '.', '?', '??', '???', '#n/a', '<na>', 'n/a', 'n.a.', 'na', 'nan', 'none', 'nil', 'null', 'unk', 'unknown',
            'unknown patient', 'undefined', 'missing', 'not available', 'not known', 'anonymous', 'anonymized', 'anonymised'}
 
 
 def read_csv(path: str, what: str = 'csv') -> tuple[pd.DataFrame, np.ndarray]:
-    """-> DataFrame of str (NaN for an empty cell, so that ids such as 007 and NA keep their form), and the row of each line
-    in the file as a spreadsheet counts (the header is row 1), int64 (N,).
+    """Read a csv. Returns (table, row numbers as in a spreadsheet: int64 (N,); the header is row 1).
 
-    UTF-8 with or without byte order mark, any end of line, columns separated by comma, semicolon or tab; empty lines do not
-    count, nor do blanks around a cell. `patient_id` is normalised (`clean_patients`). Raises `InputError` for a file that is missing
-    or no such table, for one that would not fit into memory, for a cell with a line break, for control characters in names (SHOWN),
-    and for two columns of one name, naming the row where it is known.
+    The table holds str, so that ids such as 007 and NA are kept, and NaN for empty cells. The file is UTF-8 with or without byte order
+    mark, with any line ending; columns are separated by comma, semicolon or tab. Empty lines are skipped, and blanks around cells are
+    stripped. `patient_id` is normalised (`clean_patients`).
+
+    Raises `InputError`, with the row where it is known, for:
+    - a file that is missing, not such a table, or too large for memory
+    - a cell with a line break
+    - control characters in column names or in the columns SHOWN
+    - two columns with the same name
     """
     check_csv_exists(path, what)
     return parse_csv(read_limited(path, MAX_BYTES), path)
 
 
 def parse_csv(content: bytes, path: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Do what `read_csv` does, with the bytes `content`; `path` is their name in errors."""
+    """Like `read_csv`, for the bytes `content`; `path` is the file name in errors."""
     if b'\0' in content:
-        raise InputError(f"{path} is no csv table: it holds zero bytes (a zip? unpack it; a spreadsheet file? save it as 'CSV UTF-8')")
+        raise InputError(f"{path} is not a csv table: it contains zero bytes (unpack a zip file; save a spreadsheet as 'CSV UTF-8')")
     header = re.split(rb'[\r\n]', content, maxsplit=1)[0].decode('utf-8-sig', 'replace')
     separator = max(SEPARATORS, key=header.count)
     _check_size(path, content, header.count(separator) + 1)
-    lines = content.splitlines() if b'"' in content else []  # without quotation marks no cell goes over a line
+    lines = content.splitlines() if b'"' in content else []  # without quotation marks, no cell contains a line break
     try:
-        # The header is read as a row: otherwise pandas renames columns of one name, and takes a column too many for an index.
+        # The header is read as a row. Otherwise pandas renames columns with equal names, and takes an extra column for an index.
         table = pd.read_csv(io.BytesIO(content), header=None, sep=separator, dtype=str, encoding='utf-8-sig', keep_default_na=False,
                             na_values=[''], skip_blank_lines=False, skipinitialspace=True, low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as err:
         _refuse_open_quotes(path, lines, separator)
         raise InputError(_parser_error(path, str(err))) from err
     except UnicodeDecodeError as err:
-        raise InputError(f"{path} is no csv table: row {_row_without_utf8(content)} is not UTF-8 text (save it as 'CSV UTF-8')") from err
+        raise InputError(f"{path} is not a csv table: row {_row_without_utf8(content)} is not UTF-8 text (save it as 'CSV UTF-8')") from err
     if len(table) < len(lines):
         _refuse_open_quotes(path, lines, separator)
-    if re.search(rb'[^!-~\r\n]', content):  # only then: stripping a million cells takes a second
+    if re.search(rb'[^!-~\r\n]', content):  # stripping a million cells takes a second
         for column in table.columns:
             cells = table[column].str.strip()
             table[column] = cells.mask(cells == '')
@@ -72,7 +76,7 @@ def parse_csv(content: bytes, path: str) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def _check_size(path, content, n_columns):
-    """Raise `InputError` if the table would take much more memory than its file, or has a row that no message can show."""
+    """Raise `InputError` if the table would need much more memory than its file, or has a row that is too long to be real."""
     n_rows = max(content.count(b'\n'), content.count(b'\r')) + 1
     if n_columns > MAX_COLUMNS or n_columns * n_rows > MAX_CELLS:
         raise InputError(f'{path} is too large: {n_rows:,} rows of {n_columns:,} columns (at most {MAX_COLUMNS:,} columns and '
@@ -83,23 +87,25 @@ def _check_size(path, content, n_columns):
     longest = int(lengths.argmax())
     if lengths[longest] > MAX_ROW + 100 * n_columns:
         row = _row_at(content[:ends[longest - 1] + 1] if longest else b'')
-        raise InputError(f'{path} is no csv table: row {row} has {lengths[longest]:,} bytes in {n_columns:,} columns')
+        raise InputError(f'{path} is not a csv table: row {row} is too long, {lengths[longest]:,} bytes in {n_columns:,} columns')
 
 
 def _refuse_control(path, table, rows):
-    """Raise `InputError` that names the first of the `rows`, or the header, where what messages and reports show holds a control character,
-    such as those that move the cursor of a console."""
+    """Raise `InputError` for the first control character in the header or in the columns SHOWN, such as one that moves the cursor.
+
+    `rows`: row numbers for the message.
+    """
     for column in table.columns:
         if CONTROL.search(column):
-            raise InputError(f'{path}, row 1: the name of column {printable(column)} holds control characters: rename it')
+            raise InputError(f'{path}, row 1: column name {printable(column)} contains control characters: rename the column')
     for column in table.columns.intersection(SHOWN):
         bad = np.flatnonzero(table[column].str.contains(CONTROL).eq(True))
         if len(bad):
-            raise InputError(f"{path}, row {rows[bad[0]]}: '{column}' holds control characters: {printable(table[column][bad[0]])}")
+            raise InputError(f"{path}, row {rows[bad[0]]}: '{column}' contains control characters: {printable(table[column][bad[0]])}")
 
 
 def _row_at(before):
-    """The row, as a spreadsheet counts, of what follows the bytes `before`."""
+    """Return the row number, as in a spreadsheet, of the text after the bytes `before`."""
     return len((before + b'.').splitlines())
 
 
@@ -111,27 +117,26 @@ def _column_names(path, header):
     for name, of in positions.items():
         if len(of) > 1:
             raise InputError(f"{path}, row 1: columns {' and '.join(of)} have the same name '{name}': rename or delete one of them")
-    return [name or f'Unnamed: {i}' for i, name in enumerate(names)]  # as pandas calls them
+    return [name or f'Unnamed: {i}' for i, name in enumerate(names)]  # the names that pandas gives them
 
 
 def _parser_error(path, text):
     if ragged := re.search(r'Expected (\d+) fields in line (\d+), saw (\d+)', text):
         expected, row, found = ragged.groups()
-        return f'{path} is no csv table: row {row} has {found} cells, more columns than its header, row 1, which has {expected}'
-    return f'{path} is no csv table: {printable(text.strip())}'
+        return f'{path} is not a csv table: row {row} has {found} cells, but the header (row 1) has {expected}'
+    return f'{path} is not a csv table: {printable(text.strip())}'
 
 
 def _refuse_open_quotes(path, lines, separator):
-    """Raise `InputError` that names the first of the `lines`, bytes, in which a quotation mark opens a cell and none closes it."""
+    """Raise `InputError` for the first of the `lines` (bytes) with a quotation mark that is not closed."""
     for row, line in enumerate(lines, start=1):
         if cell := _open_cell(line.decode('utf-8-sig', 'replace'), separator):
-            raise InputError(f"{path}, row {row}: a quotation mark opens a cell and none closes it in this row: "
-                             f"{cell if len(cell) <= 40 else cell[:40] + '...'} (delete the mark, or close it; a cell must not hold a "
-                             'line break)')
+            raise InputError(f"{path}, row {row}: unclosed quotation mark: {cell if len(cell) <= 40 else cell[:40] + '...'} "
+                             '(close or delete it; a cell must not contain a line break)')
 
 
 def _open_cell(line, separator):
-    """The cell of `line` that a quotation mark opens and none closes; None if there is none. Two marks in a row stand for one inside."""
+    """Return the cell of `line` with an unclosed quotation mark, or None. Two marks in a row are one mark within the cell."""
     start = 0
     while True:
         end = start
@@ -150,8 +155,10 @@ def _open_cell(line, separator):
 
 
 def clean_patients(ids: pd.Series) -> pd.Series:
-    """Patient ids, a Series of str, as they are compared: without blanks around them, and `12.0`, as a spreadsheet writes the number 12,
-    is `12`; NaN for what means that the patient is not known (`UNKNOWN`)."""
+    """Normalise a Series of patient ids for comparison.
+
+    Blanks around an id are stripped, `12.0`, as written by spreadsheets, becomes `12`, and unknown patients (`UNKNOWN`) become NaN.
+    """
     cleaned = {}
     for patient in ids.dropna().unique():
         text = patient.strip()
@@ -161,8 +168,8 @@ def clean_patients(ids: pd.Series) -> pd.Series:
 
 
 def patient_key(patient_id: str) -> str:
-    """Return what two spellings of one patient id have in common: no letter case, blanks or leading zeros, one Unicode form, one hyphen."""
-    text = re.sub(r'[\s\u200b-\u200f\u2060\ufeff]', '', unicodedata.normalize('NFKC', patient_id).casefold())  # blanks without width, too
+    """Return a key that ignores case, blanks, leading zeros, Unicode form and the kind of hyphen of a patient id."""
+    text = re.sub(r'[\s\u200b-\u200f\u2060\ufeff]', '', unicodedata.normalize('NFKC', patient_id).casefold())  # also zero-width blanks
     return re.sub(r'(?<![0-9])0+(?=[0-9])', '', re.sub(r'[\u2010-\u2015\u2212]', '-', text))
 
 
@@ -183,12 +190,12 @@ def _row_without_utf8(content):
 
 
 def with_apostrophe(values: Iterable) -> pd.Series:
-    """Text as spreadsheets show it: what they would take for a formula gets a leading apostrophe, the rest stays as it is."""
+    """Add a leading apostrophe to values that a spreadsheet would evaluate as formulas; other values are unchanged."""
     return pd.Series(values, dtype=object).replace(FORMULA, r"'\1", regex=True)
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """The csv of `table`, of whose cells a spreadsheet computes none (`with_apostrophe`); numbers stay as they are."""
+    """Return `table` as csv text whose cells no spreadsheet evaluates (`with_apostrophe`); numeric columns are unchanged."""
     table = table.copy()
     for name in table.columns:
         if not pd.api.types.is_numeric_dtype(table[name]):
@@ -198,5 +205,5 @@ def csv_text(table: pd.DataFrame) -> str:
 
 def without_apostrophe(values: pd.Series) -> pd.Series:
     """Undo `with_apostrophe`."""
-    quoted = values.str.startswith("'").eq(True)  # first of all: a million patterns take a second
+    quoted = values.str.startswith("'").eq(True)  # quick check first: matching a million patterns takes a second
     return values.where(~quoted, values[quoted].str.replace("^'" + FORMULA[1:], r'\1', regex=True)) if quoted.any() else values
