@@ -44,7 +44,7 @@ def test_loaders(tiny, capsys):
 
 
 @pytest.mark.parametrize('base', SAMPLING)
-def test_combo_is_a_lockstep_pair(tiny, base):
+def test_combo_loader_yields_pairs_in_lockstep(tiny, base):
     combo = get_combo_loader(loaders(tiny)[0], base)
     combo.set_epoch(3)
     batches = list(combo)
@@ -64,7 +64,7 @@ def test_same_batches_for_any_number_of_workers(tiny):
         return result
     torch.manual_seed(0)
     one = epochs(0)
-    torch.manual_seed(1)  # the global random state has no influence
+    torch.manual_seed(1)  # the global random state has no effect
     two = epochs(2)
     assert all(a[1] == b[1] and torch.equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
 
@@ -85,7 +85,7 @@ def test_eval_sample_is_stratified(tiny):
 
 
 @pytest.mark.parametrize('n_images', [None, 11])
-def test_processes_share_the_images_of_the_whole_dataset(tiny, n_images):
+def test_processes_split_the_images_of_the_dataset(tiny, n_images):
     data = ClassDataset(tiny / 'train.csv', tiny / 'images', (16, 16))
     whole = get_eval_loader(data, 2, n_images=n_images)
     parts = [get_eval_loader(data, 2, n_images=n_images, rank=rank, world_size=3) for rank in range(3)]
@@ -100,7 +100,7 @@ def test_test_loader(tiny):
     assert all((labels == -1).all() for _, labels, _ in loader)
 
 
-def test_the_keyword_of_the_original_for_the_size(tiny):
+def test_tg_size_of_the_original_is_accepted(tiny):
     sets = [ClassDataset(tiny / 'test.csv', tiny / 'images', **size) for size in ({'im_size': (16, 24)}, {'tg_size': (16, 24)})]
     assert sets[0][0][0].shape == (3, 16, 24) and torch.equal(sets[0][0][0], sets[1][0][0])
     loader = get_test_cls_loader(tiny / 'test.csv', tiny / 'images', tg_size=(16, 24))

@@ -1,14 +1,14 @@
-"""Several data loaders as one."""
+"""Combine several data loaders into one."""
 from collections.abc import Iterable, Iterator
 
 from utils.data.dataset import ClassLoader
 
 
 class ComboLoader:
-    """Several loaders in lockstep: each step yields one batch of every loader, as a tuple; the shortest loader ends the epoch.
+    """Iterate over several loaders in lockstep: each step yields a tuple of batches. The epoch ends with the shortest loader.
 
-    Balanced-MixUp (Galdran et al., MICCAI 2021, section 2) pairs an instance-sampled with a class-balanced loader;
-    plain training is the case of one loader, so that the training loop needs no distinction.
+    Balanced-MixUp (Galdran et al., MICCAI 2021, section 2) pairs an instance-sampled and a class-balanced loader. Plain training uses
+    one loader, so that the training loop is the same.
     """
 
     def __init__(self, loaders: Iterable[ClassLoader]):
@@ -21,6 +21,6 @@ class ComboLoader:
         return min(len(loader) for loader in self.loaders)
 
     def set_epoch(self, epoch: int, batches: int = 0) -> None:
-        """Move the samplers to `epoch` (from 0) and skip its first `batches`. The loaders keep their worker processes."""
+        """Move the samplers to `epoch` (from 0) and skip its first `batches`; worker processes are kept."""
         for loader in self.loaders:
             loader.sampler.set_epoch(epoch, batches * loader.batch_size)

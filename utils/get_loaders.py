@@ -1,6 +1,6 @@
-"""Data loaders of csvs: instance-sampled, re-sampled and paired ones for training, ordered ones for evaluation.
+"""Data loaders for csvs: instance-sampled, re-sampled or paired for training, in order for evaluation.
 
-Worker processes only decode and resize. Everything random happens in the samplers, and on the batch.
+Worker processes only decode and resize. All randomness is in the samplers and in the batch transforms.
 """
 import os
 import shutil
@@ -17,10 +17,10 @@ from utils.data.check_data import check_data, patient_notes, refuse_problems
 from utils.data.dataset import ClassDataset, ClassLoader, accept_tg_size
 from utils.data.image_cache import use_cache
 from utils.data.label_column import describe_label_column
-from utils.data.sampling import EpochSampler, draw_stratified, get_sampling_probabilities  # noqa: F401  the last for users of the original
+from utils.data.sampling import EpochSampler, draw_stratified, get_sampling_probabilities  # noqa: F401  the last one for users of the original
 
-EVAL_FACTOR = 4  # batches of evaluation to those of training, in images
-SHARED_MEMORY = '/dev/shm'  # where worker processes put their batches on Linux
+EVAL_FACTOR = 4  # evaluation batch size / training batch size
+SHARED_MEMORY = '/dev/shm'  # where worker processes store their batches on Linux
 
 
 class Loaders(NamedTuple):
@@ -29,35 +29,35 @@ class Loaders(NamedTuple):
 
 
 def fitting_workers(num_workers: int, batch_size: int, im_size: tuple[int, int]) -> int:
-    """Return `num_workers`, or 0, and print why, if shared memory cannot hold the batches that they prepare.
+    """Return `num_workers`, or 0 if shared memory cannot hold the batches that the workers prepare, and print the reason.
 
-    `batch_size`: images in a batch of the largest loader, of all processes that share the memory; `im_size`: (height, width) in pixels.
-    Containers often have 64 MB of shared memory, where the workers would hang or die.
+    `batch_size`: batch size of the largest loader, summed over the processes that share the memory; `im_size`: (height, width) in pixels.
+    Containers often have 64 MB of shared memory, in which workers would hang or die.
     """
     if not num_workers or not os.path.isdir(SHARED_MEMORY):
         return num_workers
-    n_bytes = (2 * num_workers + 2) * batch_size * 3 * im_size[0] * im_size[1]  # two batches a worker, and two in use
+    n_bytes = (2 * num_workers + 2) * batch_size * 3 * im_size[0] * im_size[1]  # two batches per worker, and two in use
     free = shutil.disk_usage(SHARED_MEMORY).free
     if n_bytes < free:
         return num_workers
-    print(f'* Decoding without worker processes: {num_workers} of them need {n_bytes / 1e6:,.0f} MB of shared memory, {SHARED_MEMORY} has '
-          f'{free / 1e6:,.0f} MB free (docker run --shm-size, or a smaller --batch_size or --num_workers)')
+    print(f'* Loading images without worker processes: {num_workers} workers need {n_bytes / 1e6:,.0f} MB of shared memory, but '
+          f'{SHARED_MEMORY} has {free / 1e6:,.0f} MB free (use docker run --shm-size, or lower --batch_size or --num_workers)')
     return 0
 
 
 def _own_group(worker: int) -> None:
-    """Take a worker process out of the process group of the main one.
+    """Move a worker process out of the process group of the main process.
 
-    A terminal's Ctrl-C and the SIGTERM of `timeout` go to a whole group. Only the main process decides what to do with them, and it
-    needs its workers to finish the step. It can still end them.
+    Ctrl-C in a terminal and SIGTERM from `timeout` go to the whole group. Only the main process should handle them, and it needs its
+    workers to finish the step. It can still terminate them.
     """
     if hasattr(os, 'setpgid'):
         os.setpgid(0, 0)
 
 
 def _make_loader(dataset: ClassDataset, batch_size: int, num_workers: int, sampler: Iterable[int], drop_last: bool = False) -> ClassLoader:
-    # The dataset returns whole batches. The loader has its own generator, because it draws a seed for its workers, which must not move
-    # the global random stream.
+    # The dataset returns whole batches. The loader has its own generator, because the seed that it draws for its workers must not
+    # advance the global random state.
     return ClassLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, drop_last=drop_last, collate_fn=tuple,
                       pin_memory=torch.cuda.is_available(), persistent_workers=num_workers > 0, generator=torch.Generator(),
                       worker_init_fn=_own_group)
@@ -71,13 +71,13 @@ def get_train_val_cls_loaders(csv_path_train: str, csv_path_val: str, data_path:
                               label_column: str | None = None, known_names: Sequence[str] | None = None) -> Loaders:
     """Build the training loader (instance-sampled, whole batches only) and the validation loader (every image once, in order).
 
-    `batch_size`: images of a training step, in batches of batch_size / (world_size x accumulate).
+    `batch_size`: images per training step, in batches of batch_size / (world_size x accumulate).
     `im_size`: (height, width) in pixels; the keyword of the original, `tg_size`, works as well.
-    `see_classes`: print the number of images of each class. `rank`, `world_size`: see `get_eval_loader` and `EpochSampler`.
-    `cache_dir`: read images from an array there (`use_cache`). `skip_bad_images`: leave out images that cannot be decoded.
-    `allow_outside`: accept images outside `data_path`. `label_column`: see `find_label_column`; `known_names`: see `check_data`.
+    `see_classes`: print the class counts. `rank`, `world_size`: see `get_eval_loader` and `EpochSampler`.
+    `cache_dir`: folder of the image cache (`use_cache`). `skip_bad_images`: skip images that cannot be decoded.
+    `allow_outside`: accept images outside `data_path`. `label_column`: see `find_label_column`. `known_names`: see `check_data`.
 
-    Raises `InputError` with all problems of the csvs (`check_data`), or of images that cannot be decoded.
+    Raises `InputError` with all problems of the csvs (`check_data`), or with all images that cannot be decoded.
     """
     train = ClassDataset(csv_path_train, data_path, im_size, allow_outside=allow_outside, label_column=label_column)
     val = ClassDataset(csv_path_val, data_path, im_size, allow_outside=allow_outside, label_column=label_column or train.label_column)
@@ -85,11 +85,11 @@ def get_train_val_cls_loaders(csv_path_train: str, csv_path_val: str, data_path:
         leave_out_bad_images([train, val], num_workers, cache_dir)
     refuse_problems(check_data({'train': train, 'val': val}, n_classes, known_names), patient_notes([train, val]))
     if len(train) < batch_size:
-        raise InputError(f"{csv_path_train} has {counted(len(train), 'image')}, less than one batch of {batch_size} (--batch_size)")
+        raise InputError(f"{csv_path_train} has {counted(len(train), 'image')}, fewer than one batch of {batch_size} (--batch_size)")
     if see_classes:
         _print_classes(train, val, n_classes)
     num_workers = _cached_or_verified([train, val], cache_dir, num_workers, verified=skip_bad_images or rank > 0)
-    num_workers = fitting_workers(num_workers, EVAL_FACTOR * batch_size // accumulate, im_size)  # batch_size is that of all processes
+    num_workers = fitting_workers(num_workers, EVAL_FACTOR * batch_size // accumulate, im_size)  # batch_size is summed over processes
     sampler = EpochSampler(train.labels, n_epochs=n_epochs, seed=seed, rank=rank, world_size=world_size, step=batch_size)
     batch_size //= world_size * accumulate
     return Loaders(_make_loader(train, batch_size, num_workers, sampler, drop_last=True),
@@ -105,14 +105,14 @@ def _print_classes(train: ClassDataset, val: ClassDataset, n_classes: int) -> No
 
 
 def _cached_or_verified(datasets: Sequence[ClassDataset], cache_dir: str | None, num_workers: int, verified: bool) -> int:
-    """Decode every image once: into the cache, or, without a cache, to find those that cannot be decoded.
+    """Decode every image once: into the image cache, or, without a cache, to find images that cannot be decoded.
 
-    The latter is left out for `verified` images: one process verifies them for all. Returns the number of worker processes that loaders
-    still need.
+    `verified`: skip the latter, because these images have been verified or another process does it. Returns the number of worker
+    processes that the loaders still need.
     """
     try:
         needed = use_cache(datasets, cache_dir, num_workers)
-    except InputError:  # it names one image; this names all
+    except InputError:  # names the first bad image; the next line names all
         refuse_bad_images(datasets, num_workers)
         raise
     if datasets[0].cache is None and not verified:
@@ -121,7 +121,7 @@ def _cached_or_verified(datasets: Sequence[ClassDataset], cache_dir: str | None,
 
 
 def modify_loader(loader: ClassLoader, mode: str, ep: int | None = None, n_eps: int | None = None, stream: int = 0) -> ClassLoader:
-    """Build the training loader `loader` with another sampling `mode` (a key of SAMPLING), from epoch `ep` of `n_eps` on.
+    """Build a copy of the training loader `loader` with another sampling `mode` (a key of SAMPLING), from epoch `ep` of `n_eps`.
 
     Loaders with different `stream` draw independently.
     """
@@ -133,17 +133,17 @@ def modify_loader(loader: ClassLoader, mode: str, ep: int | None = None, n_eps: 
 
 
 def get_combo_loader(loader: ClassLoader, base_sampling: str = 'instance') -> ComboLoader:
-    """Pair a loader of `base_sampling` with a class-balanced one; their random streams are independent."""
+    """Pair a loader with `base_sampling` and a class-balanced loader, with independent random streams."""
     return ComboLoader([modify_loader(loader, base_sampling), modify_loader(loader, 'class', stream=1)])
 
 
 def get_eval_loader(dataset: ClassDataset, batch_size: int = 8, num_workers: int = 0, *, n_images: int | None = None, seed: int = 0,
                     rank: int = 0, world_size: int = 1) -> ClassLoader:
-    """Build a loader of every image once, in order, or of a fixed random sample of `n_images` in which each class keeps its share.
+    """Build a loader that yields every image once, in order, or a fixed stratified random sample of `n_images`.
 
-    With several processes it yields the images rank, rank + world_size, ... of these (`inference.gather` puts them together).
-    `loader.dataset` is always the whole `dataset`; `loader.sampler` holds the indices of the images that this loader yields.
-    Batches have EVAL_FACTOR x `batch_size` images: without gradients they need less memory, and their size does not change the result.
+    With several processes, it yields the images rank, rank + world_size, ... of these; `inference.gather` collects the results.
+    `loader.dataset` is always the whole `dataset`, and `loader.sampler` holds the indices that this loader yields.
+    Batches have EVAL_FACTOR x `batch_size` images, since evaluation needs less memory and the batch size does not change its result.
     """
     indices: Sequence[int] = range(len(dataset))
     if n_images is not None and n_images < len(dataset):
@@ -156,9 +156,9 @@ def get_test_cls_loader(csv_path_test: str, data_path: str | None = None, batch_
                         num_workers: int = 0, test: bool = False, n_classes: int | None = None, *, cache_dir: str | None = None,
                         allow_outside: bool = False, skip_bad_images: bool = False, label_column: str | None = None,
                         known_names: Sequence[str] | None = None) -> ClassLoader:
-    """Build the loader of a test csv: every image once, in order.
+    """Build the loader of a test csv, which yields every image once, in order.
 
-    `test`: ignore its labels. `n_classes`: check the csv for this number of classes first. The other parameters and errors are those of
+    `test`: ignore the labels. `n_classes`: check the csv for this number of classes first. For other parameters and errors, see
     `get_train_val_cls_loaders`.
     """
     dataset = ClassDataset(csv_path_test, data_path, im_size, test, allow_outside=allow_outside, label_column=label_column)

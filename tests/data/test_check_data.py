@@ -181,7 +181,7 @@ def test_no_table(tmp_path, text, message):
 
 
 def test_less_than_a_batch(tiny):
-    with pytest.raises(InputError, match='22 images, less than one batch of 23'):
+    with pytest.raises(InputError, match='22 images, fewer than one batch of 23'):
         get_train_val_cls_loaders(tiny / 'train.csv', tiny / 'val.csv', tiny / 'images', 23, n_classes=3)
 
 

@@ -1,4 +1,4 @@
-"""Cached pixels are the decoded ones; nothing stale, nothing half written, nothing lost when the disk is full."""
+"""The image cache returns the decoded pixels and is never stale, incomplete or damaged by runs at the same time."""
 import multiprocessing
 import os
 import pickle
@@ -21,20 +21,20 @@ def test_pixels_are_those_of_the_files(images, capsys):
     assert all(data.cache for data in sets) and same_pixels(sets, plain)
     image, label, image_id = sets[1][3]
     assert torch.equal(image, plain[1][3][0]) and (label, image_id) == plain[1][3][1:]
-    images_, labels, ids = sets[0].__getitems__([5, 0, 5])  # any order, repeated
+    images_, labels, ids = sets[0].__getitems__([5, 0, 5])  # in any order, with repetition
     assert torch.equal(images_, torch.stack([plain[0][i][0] for i in (5, 0, 5)]))
     assert labels.tolist() == plain[0].labels[[5, 0, 5]].tolist() and ids == [plain[0].image_ids[i] for i in (5, 0, 5)]
-    images_ += 1  # a copy: the file is not changed by what is done to a batch
+    images_ += 1  # images are copies: changes to a batch do not reach the file
     assert same_pixels(cached(images), plain)
     file, = arrays(images)
     assert file.stat().st_size == 128 + 31 * 3 * 12 * 20 + 128 + 31 * 8 + 128 + 31 * 4
-    assert capsys.readouterr().out.count('* Decoding 31 images once, to 12x20: 0.0 MB') == 1
+    assert capsys.readouterr().out.count('* Decoding 31 images to 12x20 for the image cache: 0.0 MB') == 1
 
 
 def test_shared_between_runs_and_places(images, tmp_path, monkeypatch):
     cached(images)
-    monkeypatch.setattr(ClassDataset, 'decode_and_hash', None)  # nothing may be decoded any more
-    cached(images, 'val', 'train')  # the set of images counts, not which csv names them
+    monkeypatch.setattr(ClassDataset, 'decode_and_hash', None)  # nothing may be decoded from here on
+    cached(images, 'val', 'train')  # the cache depends on the images, not on their order in csvs
     shutil.copytree(images / 'images', tmp_path / 'moved' / 'images', copy_function=shutil.copy2)
     for name in ('train', 'val'):
         shutil.copy(images / f'{name}.csv', tmp_path / 'moved')
@@ -55,7 +55,7 @@ def test_loaders(images, n_workers, monkeypatch):
     assert len(arrays(images)) == 2
 
 
-def test_a_worker_gets_the_path_and_no_pixels(images):
+def test_a_worker_receives_the_path_and_no_pixels(images):
     data = cached(images)[0]
     data[0]
     assert len(pickle.dumps(data.cache)) < 2000
@@ -63,22 +63,22 @@ def test_a_worker_gets_the_path_and_no_pixels(images):
         assert torch.equal(pool.apply(data.cache.read, ([3],))[0], cache_datasets(images)[0][3][0])
 
 
-def test_a_changed_image_makes_a_new_array(images, capsys):
+def test_a_changed_image_results_in_a_new_array(images, capsys):
     cached(images)
     before, = arrays(images)
     file = sorted((images / 'images').glob('train*'))[0]
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(file)
     assert same_pixels(cached(images), cache_datasets(images))
     after, = arrays(images)
-    assert after != before and f'* Removed {before}, made before images changed' in capsys.readouterr().out
+    assert after != before and f'* Removed the outdated image cache {before}' in capsys.readouterr().out
     stat = file.stat()
     Image.fromarray(np.full((20, 20, 3), 255, np.uint8)).save(file)
-    assert file.stat().st_size == stat.st_size  # the same size: the time tells
+    assert file.stat().st_size == stat.st_size  # only the time differs
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert same_pixels(cached(images), cache_datasets(images)) and arrays(images) != [after]
 
 
-def test_other_sizes_and_other_decoders_stay_beside(images, monkeypatch):
+def test_arrays_of_other_sizes_and_decoders_are_kept(images, monkeypatch):
     cached(images)
     monkeypatch.setattr(image_cache, 'DECODER', 'another')
     cached(images)
@@ -110,7 +110,7 @@ def test_ids_that_are_paths_and_repeated_rows(images):
 
 
 def test_two_folders_with_equal_names_sizes_and_times(images, tmp_path):
-    """Two sets of uncompressed pictures, unpacked from archives without times: the contents tell them apart."""
+    """Two sets of uncompressed pictures, unpacked from archives without times: only the contents differ."""
     table = pd.DataFrame({'image_id': ['a', 'b'], 'label': [0, 1]})
     for name, value in (('one', 0), ('two', 200)):
         (tmp_path / name / 'images').mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_two_folders_with_equal_names_sizes_and_times(images, tmp_path):
     assert same_pixels(cached(tmp_path / 'two', 'train', to=images / 'cache'), cache_datasets(tmp_path / 'two', 'train'))
 
 
-def test_an_array_whose_hashes_are_cut_off_is_made_again(images):
+def test_an_array_with_truncated_hashes_is_written_again(images):
     cached(images)
     os.truncate(arrays(images)[0], 128 + 31 * 720 + 128 + 30 * 8)
     assert len(cached(images)[0].hashes) == 22

@@ -1,4 +1,4 @@
-"""A broken image, a broken array, no room and no permission: one clear line, or decoding instead."""
+"""Image cache with a broken image, a broken file, a full disk or no permission: a clear error, or decoding on the fly."""
 import os
 import shutil
 from collections import namedtuple
@@ -35,9 +35,10 @@ def test_no_room_and_no_permission(images, monkeypatch, capsys):
         m.setattr(shutil, 'disk_usage', lambda folder: usage(image_cache.SPARE + 31 * 720 - 1))
         assert not any(data.cache for data in cached(images))
         out = capsys.readouterr().out
-        assert '* No cache: it would take 0.0 MB' in out and 'images are decoded as they are needed' in out
+        assert '* No image cache: it needs 0.0 MB' in out and 'images are decoded on the fly' in out
         m.setattr(shutil, 'disk_usage', lambda folder: usage(image_cache.SPARE + 31 * 720))
         assert all(data.cache for data in cached(images))
     (images / 'file').write_text('')
     sets = cached(images, to=images / 'file' / 'cache')
-    assert not any(data.cache for data in sets) and '* No cache (' in capsys.readouterr().out and same_pixels(sets, cache_datasets(images))
+    assert not any(data.cache for data in sets) and same_pixels(sets, cache_datasets(images))
+    assert '* No image cache (' in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Cached pixels that were changed, by accident or by another user, are not used without a word."""
+"""Cached pixels that were changed, by accident or by another user, are detected."""
 import multiprocessing
 import os
 import shutil
@@ -16,12 +16,12 @@ from utils.data.bad_images import find_bad_images
 from utils.data.image_cache import open_array
 from utils.get_loaders import ClassDataset
 
-OTHER = 54321  # number of another user
+OTHER = 54321  # id of another user
 posix = pytest.mark.skipif(sys.platform == 'win32', reason='owners and modes of POSIX')
 
 
 def change_stat(monkeypatch, change):
-    """Let `os.fstat` and `os.lstat` tell what `change` makes of the truth."""
+    """Let `os.fstat` and `os.lstat` return `change(real result)`."""
     for name in ('fstat', 'lstat'):
         def look(target, plain, **options):
             found = plain(target, **options)
@@ -32,7 +32,7 @@ def change_stat(monkeypatch, change):
 
 @pytest.fixture
 def give_to(monkeypatch):
-    """Lets a file look like that of another user."""
+    """Make a file look as if it belonged to another user."""
     def give(path, user):
         inode = os.stat(path).st_ino
         change_stat(monkeypatch, lambda found: [*found[:4], user, *found[5:]] if found.st_ino == inode else found)
@@ -41,7 +41,7 @@ def give_to(monkeypatch):
 
 @pytest.fixture
 def array(images, capsys):
-    """The file of the cache of `images`."""
+    """The cache file of `images`."""
     cached(images)
     capsys.readouterr()
     return arrays(images)[0]
@@ -58,25 +58,25 @@ def read_all(folder):
         data.__getitems__(range(len(data)))
 
 
-IMAGE_5 = 128 + 5 * 720  # where it begins
+IMAGE_5 = 128 + 5 * 720  # position in the file
 HASHES, CHECKSUMS = 128 + 31 * 720 + 128, 128 + 31 * 720 + 128 + 31 * 8 + 128
 
 
 @pytest.mark.parametrize('place', [IMAGE_5 + 100, HASHES + 5 * 8, CHECKSUMS + 5 * 4], ids=['pixel', 'hash', 'checksum'])
-def test_a_damaged_array_is_named(images, array, place):
+def test_damage_is_detected(images, array, place):
     change(array, place)
-    with pytest.raises(InputError, match=rf'{array.name} is damaged: image 5 differs from its checksum: delete the file'):
+    with pytest.raises(InputError, match=rf'{array.name} is damaged: image 5 does not match its checksum\. Delete the file'):
         read_all(images)
 
 
-def test_an_array_of_other_images_under_its_name_is_found(images, array):
-    """Somebody who may write to the folder can rename files of ours, and these are ours still."""
+def test_an_array_of_other_images_under_its_name_is_detected(images, array):
+    """Whoever may write to the folder can rename our files, and they still belong to us."""
     shutil.copytree(images / 'images', images / 'other' / 'images', copy_function=shutil.copy)
     for name in ('train.csv', 'val.csv'):
         shutil.copy(images / name, images / 'other')
-    cached(images / 'other')  # later copies of the same images
+    cached(images / 'other')  # copies with later modification times
     arrays(images / 'other')[0].replace(array)
-    with pytest.raises(InputError, match=r'is damaged: image \d+ differs'):
+    with pytest.raises(InputError, match=r'is damaged: image \d+ does not match'):
         read_all(images)
 
 
@@ -87,7 +87,7 @@ def test_an_image_is_compared_once(images, array):
     data[3]
 
 
-def test_processes_that_are_forked_share_what_was_compared(images, array):
+def test_forked_processes_share_which_images_were_compared(images, array):
     data, _ = cached(images)
     process = multiprocessing.get_context('fork').Process(target=data.__getitem__, args=(3,))
     process.start()
@@ -95,13 +95,13 @@ def test_processes_that_are_forked_share_what_was_compared(images, array):
     assert data.cache.compared[data.cache.rows[3]] and data.cache.compared.sum() == 1
 
 
-def test_damage_that_a_worker_finds_is_one_line(images, array):
+def test_damage_found_by_a_worker_is_a_one_line_error(images, array):
     change(array, IMAGE_5)
     loader = DataLoader(cached(images)[0], batch_size=4, num_workers=1, collate_fn=tuple)
     with pytest.raises(SystemExit) as end:
         run_script(lambda: list(loader))
-    assert end.value.code == (f'error: {array} is damaged: image 5 differs from its checksum: delete the file, and run the command again, '
-                              'a training with --resume')
+    assert end.value.code == (f'error: {array} is damaged: image 5 does not match its checksum. Delete the file and run the command again '
+                              '(training: with --resume)')
 
 
 def test_an_array_without_checksums_is_used(images, array, capsys):
@@ -111,22 +111,22 @@ def test_an_array_without_checksums_is_used(images, array, capsys):
 
 @posix
 @pytest.mark.parametrize('mode', [0o664, 0o646])
-def test_an_array_that_others_can_change_is_made_again(images, array, capsys, mode):
+def test_an_array_that_others_can_change_is_written_again(images, array, capsys, mode):
     change(array, IMAGE_5)
     array.chmod(mode)
     assert same_pixels(cached(images), cache_datasets(images))
-    assert f'{array} can be changed by other users (mode {mode:o}): it is not used, and the images are decoded again' in (
+    assert f'{array} is writable by other users (mode {mode:o}): cache ignored, images are decoded again' in (
         capsys.readouterr().out)
     assert arrays(images) == [array] and not array.stat().st_mode & 0o022
 
 
 @posix
-def test_the_array_of_another_user_is_not_used_and_stays(images, array, give_to, capsys):
+def test_the_array_of_another_user_is_ignored_and_kept(images, array, give_to, capsys):
     change(array, IMAGE_5)
     before = array.read_bytes()
     give_to(array, OTHER)
     assert same_pixels(cached(images), cache_datasets(images)) and array.read_bytes() == before
-    assert f'{array} belongs to another user (number {OTHER}): it is not used, and the images are decoded again' in capsys.readouterr().out
+    assert f'{array} belongs to another user (user id {OTHER}): cache ignored, images are decoded again' in capsys.readouterr().out
     assert len(arrays(images)) == 2
 
 
@@ -145,14 +145,13 @@ def test_the_array_of_root_is_used(images, array, give_to, capsys):
 
 
 @posix
-def test_where_all_files_look_alike_an_array_is_used(images, array, monkeypatch, capsys):
-    """A network share or a Windows disk, where chmod does nothing."""
+def test_an_array_is_used_on_file_systems_without_owners(images, array, monkeypatch, capsys):
+    """As on a network share or a Windows disk, where chmod has no effect."""
     change_stat(monkeypatch, lambda found: [found[0] | 0o777, *found[1:4], OTHER, *found[5:]])
     assert all(data.cache for data in cached(images)) and not capsys.readouterr().out
 
 
-def test_without_owners_an_array_is_used(images, array, monkeypatch, capsys):
-    """Windows."""
+def test_an_array_is_used_on_windows(images, array, monkeypatch, capsys):
     monkeypatch.setattr(permissions, 'HAS_MODES', False)
     array.chmod(0o666)
     assert all(data.cache for data in cached(images)) and not capsys.readouterr().out
@@ -169,7 +168,7 @@ def test_others_cannot_change_an_array_whatever_the_umask(images):
 
 
 @posix
-def test_an_outdated_array_of_another_user_stays(images, array, give_to):
+def test_an_outdated_array_of_another_user_is_kept(images, array, give_to):
     give_to(array, OTHER)
     os.utime(next((images / 'images').iterdir()), (0, 0))
     cached(images)
@@ -177,7 +176,7 @@ def test_an_outdated_array_of_another_user_stays(images, array, give_to):
 
 
 @posix
-def test_a_pipe_with_the_name_of_an_array_holds_nothing_up(images, array):
+def test_a_pipe_with_the_name_of_an_array_does_not_block(images, array):
     array.unlink()
     os.mkfifo(array)
     assert same_pixels(cached(images), cache_datasets(images))
@@ -185,7 +184,7 @@ def test_a_pipe_with_the_name_of_an_array_holds_nothing_up(images, array):
 
 @pytest.fixture
 def remembered(images):
-    """A csv with an image that cannot be read, and the file that remembers it."""
+    """A csv with an image that cannot be read, and the file that lists it."""
     (images / 'images' / 'train_0_0.jpg').write_text('no image')
     data = ClassDataset(images / 'train.csv', str(images / 'images'), (12, 20))
     assert len(find_bad_images(data, 1, str(images / 'cache'))) == 1
@@ -193,26 +192,26 @@ def remembered(images):
 
 
 @posix
-def test_bad_images_that_another_user_may_have_listed_are_looked_for_again(remembered, capsys):
+def test_a_list_of_bad_images_that_others_can_change_is_ignored(remembered, capsys):
     data, file = remembered
     file.write_text('{}')
     file.chmod(0o666)
     assert len(find_bad_images(data, 1, str(file.parent))) == 1
-    assert f'{file} can be changed by other users (mode 666): it is not used' in capsys.readouterr().out
+    assert f'{file} is writable by other users (mode 666): file ignored' in capsys.readouterr().out
 
 
 @posix
-def test_the_list_of_another_user_stays(remembered, give_to, capsys):
+def test_the_list_of_another_user_is_ignored_and_kept(remembered, give_to, capsys):
     data, file = remembered
     file.write_text('{}')
     give_to(file, OTHER)
-    for said in (True, False):  # the second time the own list is used
+    for said in (True, False):  # the second time, its own list is used
         assert len(find_bad_images(data, 1, str(file.parent))) == 1
         assert ('belongs to another user' in capsys.readouterr().out) == said
     assert file.read_text() == '{}'
 
 
-def test_a_list_of_bad_images_that_is_damaged_is_made_again(remembered):
+def test_a_damaged_list_of_bad_images_is_written_again(remembered):
     data, file = remembered
     file.write_text('{"a')
     assert len(find_bad_images(data, 1, str(file.parent))) == 1 and file.read_text() != '{"a'

@@ -1,4 +1,4 @@
-"""Sound pictures with broken metadata are read, damaged pictures are not."""
+"""Intact images with broken metadata are read, damaged images are not."""
 import io
 import struct
 import zlib
@@ -12,7 +12,7 @@ from utils.data.images import read_image
 from utils.data.near_duplicates import scan_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-LARGE = bytes(2 << 20)  # more than Pillow unpacks of one text
+LARGE = bytes(2 << 20)  # more than Pillow unpacks from one text
 
 
 def encoded(form, **options):
@@ -26,19 +26,19 @@ def chunk(kind, data, crc=None):
 
 
 def png(*chunks, behind=b''):
-    """A PNG with `chunks` after its header, and with `behind` after its pixels."""
+    """Build a PNG with `chunks` after its header and the chunk `behind` after its pixels."""
     plain = encoded('PNG')
     return plain[:33] + b''.join(chunks) + plain[33:-12] + behind + plain[-12:]
 
 
 def jpeg(marker, data):
-    """A JPEG with this segment behind its first one, JFIF."""
+    """Build a JPEG with this segment after its first one, JFIF."""
     plain = encoded('JPEG')
     return plain[:20] + bytes([0xff, marker]) + struct.pack('>H', len(data) + 2) + data + plain[20:]
 
 
 def exif(orientation):
-    """EXIF, as JPEG and PNG hold it: one entry, big-endian."""
+    """Build EXIF data for JPEG and PNG: one entry, big-endian."""
     return b'MM\0*\0\0\0\x08\0\x01' + struct.pack('>HHIHH', 0x112, 3, 1, orientation, 0) + bytes(4)
 
 
@@ -74,9 +74,9 @@ FILES = ([pytest.param(content, 'PNG', id=f'png_{name}') for name, content in PN
          + [pytest.param(encoded('WEBP', lossless=True, exif=b'Exif\0\0garbage', icc_profile=b'garbage'), 'PNG', id='webp')])
 
 
-@pytest.mark.filterwarnings('ignore')  # Pillow's, of the metadata
+@pytest.mark.filterwarnings('ignore')  # Pillow warns about the metadata
 @pytest.mark.parametrize(('content', 'form'), FILES)
-def test_a_sound_picture_with_broken_metadata(tmp_path, content, form):
+def test_an_intact_image_with_broken_metadata_is_read(tmp_path, content, form):
     (tmp_path / 'a').write_bytes(content)
     (tmp_path / 'plain').write_bytes(encoded(form))
     assert read_image(tmp_path / 'a', (20, 30)).equal(read_image(tmp_path / 'plain', (20, 30)))
@@ -84,14 +84,14 @@ def test_a_sound_picture_with_broken_metadata(tmp_path, content, form):
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize(('content', 'form'), FILES)
-def test_the_check_of_files_reads_it_too(tmp_path, content, form):
+def test_check_data_reads_it_too(tmp_path, content, form):
     (tmp_path / 'a').write_bytes(content)
     assert scan_image(tmp_path / 'a').problem is None
 
 
 @pytest.mark.parametrize('content', [png(chunk(b'eXIf', exif(6)), chunk(b'zTXt', b'a\0\0' + zlib.compress(LARGE))),
                                      jpeg(0xe1, b'Exif\0\0' + exif(6))], ids=['png', 'jpeg'])
-def test_a_sound_orientation_counts_beside_broken_texts(tmp_path, content):
+def test_a_valid_orientation_is_applied_beside_broken_texts(tmp_path, content):
     (tmp_path / 'a').write_bytes(content)
     (tmp_path / 'plain').write_bytes(encoded('PNG' if content.startswith(b'\x89') else 'JPEG'))
     turned = read_image(tmp_path / 'plain', (20, 30)).rot90(-1, (1, 2))
@@ -100,20 +100,20 @@ def test_a_sound_orientation_counts_beside_broken_texts(tmp_path, content):
 
 @pytest.mark.parametrize('broken', [PNGS['corrupt_text'], PNGS['exif'], JPEGS['exif'], JPEGS['further_pictures']])
 @pytest.mark.filterwarnings('ignore')
-def test_a_damaged_picture_with_broken_metadata(tmp_path, broken):
+def test_a_damaged_image_with_broken_metadata_is_refused(tmp_path, broken):
     (tmp_path / 'a').write_bytes(broken[:len(broken) * 3 // 4])
-    with pytest.raises(OSError, match=r'truncated|no image|broken'):
+    with pytest.raises(OSError, match=r'truncated|not an image|broken'):
         read_image(tmp_path / 'a', (20, 30))
 
 
 @pytest.mark.parametrize('kind', [b'iDAT', b'iHDR', b'qqqq'])
-def test_a_damaged_name_of_a_chunk_is_no_metadata(tmp_path, kind):
+def test_a_chunk_with_a_damaged_name_is_not_metadata(tmp_path, kind):
     (tmp_path / 'a').write_bytes(encoded('PNG').replace(b'IDAT' if kind == b'qqqq' else kind.upper(), kind))
-    with pytest.raises(OSError, match=r'truncated|no image|broken'):
+    with pytest.raises(OSError, match=r'truncated|not an image|broken'):
         read_image(tmp_path / 'a', (20, 30))
 
 
 @pytest.mark.parametrize('content', [b'', b'\x89PNG\r\n\x1a\n\0', b'\xff\xd8\xff', b'\xff\xd8\xff\xe0\0', b'GIF89a', encoded('PNG'),
                                      encoded('JPEG')])
-def test_nothing_to_leave_out(content):
+def test_nothing_to_remove(content):
     assert without_metadata(content) is None

@@ -1,4 +1,4 @@
-"""Images that a checkpoint has seen are recognised by their content and are not scored, whatever their names and folders."""
+"""Data leakage: images that a checkpoint has seen are recognised by content, whatever their names and folders, and not scored."""
 import shutil
 
 import numpy as np
@@ -23,7 +23,7 @@ def expected(folder):
 
 @pytest.fixture
 def test(tiny, tmp_path):
-    """Tests the run `experiments/run` with these flags. -> report"""
+    """Test the run experiments/run with these flags; returns the report."""
     def run(flags, splits=None):
         argv = f'--load_path experiments/run --data_path {tiny}/images --num_workers 0 {flags}'.split()
         scoring.main('test', splits or {'val': None, 'test': str(tiny / 'test.csv')}, 0, argv)
@@ -33,7 +33,7 @@ def test(tiny, tmp_path):
 
 @pytest.fixture
 def copies(tiny, tmp_path):
-    """A folder of training images under the names of the test images."""
+    """A folder with training images under the names of test images."""
     (tmp_path / 'copies').mkdir()
     ids = pd.read_csv(tiny / 'test.csv').image_id
     for image_id, original in zip(ids, pd.read_csv(tiny / 'train.csv').image_id[:len(ids)], strict=True):
@@ -118,12 +118,12 @@ def test_a_training_image_among_the_validation_images_is_named(train, tiny, tmp_
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns('cache'))
     shutil.copy(folder / 'images/train_0_0.jpg', folder / 'images/val_0_0.jpg')
     train(f'--csv_train {folder}/train.csv --data_path {folder}/images')
-    assert f'* Warning: of 9 images of {folder}/val.csv, 1 trained the network (val_0_0, row ' in capsys.readouterr().out
+    assert f'* Warning: the network has seen 1 of 9 images of {folder}/val.csv: 1 in training (val_0_0, row ' in capsys.readouterr().out
 
 
 def test_equal_names_in_two_folders(train, test, copies, tmp_path):
     train('')
-    with pytest.raises(InputError, match=r'of 8 images of .*test\.csv, 8 trained the network \((test_\d_\d, row \d, ){2}test_\d_\d, '
+    with pytest.raises(InputError, match=r'seen 8 of 8 images of .*test\.csv: 8 in training \((test_\d_\d, row \d, ){2}test_\d_\d, '
                                          r'row \d, \.\.\.\): test on other images \(does --data_path \S+copies belong to this csv\?\)'):
         test(f'--data_path {copies}')
 
@@ -140,25 +140,25 @@ def test_one_training_image_among_test_images(train, test, tiny, tmp_path):
     rows = pd.concat([pd.read_csv(tiny / 'test.csv'), pd.read_csv(tiny / 'train.csv')[:1]])
     rows.to_csv(tmp_path / 'mixed.csv', index=False)
     name = rows.image_id.iloc[-1]
-    with pytest.raises(InputError, match=rf'of 9 images of .*mixed\.csv, 1 trained the network \({name}, row 10\): delete these rows'):
+    with pytest.raises(InputError, match=rf'seen 1 of 9 images of .*mixed\.csv: 1 in training \({name}, row 10\): delete these rows'):
         test(f'--csv_test {tmp_path}/mixed.csv')
 
 
 def test_some_validation_images_among_test_images(train, test, tiny, tmp_path):
     train('')
     pd.concat([pd.read_csv(tiny / 'test.csv'), pd.read_csv(tiny / 'val.csv')[:2]]).to_csv(tmp_path / 'mixed.csv', index=False)
-    with pytest.raises(InputError, match=r'of 10 images of .*mixed\.csv, 2 chose its checkpoint \('):
+    with pytest.raises(InputError, match=r'seen 2 of 10 images of .*mixed\.csv: 2 in checkpoint selection \('):
         test(f'--csv_test {tmp_path}/mixed.csv')
 
 
 def test_the_training_csv(train, test, tiny):
     train('')
-    with pytest.raises(InputError, match=r'of 22 images of .*train\.csv, 22 trained the network'):
+    with pytest.raises(InputError, match=r'seen 22 of 22 images of .*train\.csv: 22 in training \('):
         test(f'--csv_test {tiny}/train.csv')
 
 
-@pytest.mark.parametrize(('split', 'message'), [('train', r'of 22 images of .*train\.csv, 22 trained its stage one'),
-                                                ('val', r'of 9 images of .*val\.csv, 9 chose the checkpoint of its stage one')])
+@pytest.mark.parametrize(('split', 'message'), [('train', r'22 images of .*train\.csv: 22 in training of stage one'),
+                                                ('val', r'9 images of .*val\.csv: 9 in checkpoint selection of stage one')])
 def test_images_of_stage_one(train, test, tmp_path, split, message):
     other = write_images(tmp_path / 'other', seed=1)
     one = train(f'--save_path one --csv_train {other}/train.csv --data_path {other}/images').parent / 'one'
@@ -171,19 +171,19 @@ def test_validation_images_of_stage_two_that_trained_stage_one_are_named(train, 
     one = train(f'--save_path one --csv_train {tiny}/val.csv --csv_val {tiny}/test.csv').parent / 'one'
     capsys.readouterr()
     train(f'--pretrained_weights {one}')
-    assert '* Warning: of 9 images of' in (out := capsys.readouterr().out) and '9 trained its stage one (' in out
+    assert '* Warning: the network has seen 9 of 9' in (out := capsys.readouterr().out) and ': 9 in training of stage one (' in out
 
 
 def test_the_validation_csv_is_announced(train, test, tiny):
     train('')
-    assert f'Note: {tiny}/val.csv is the csv that chose the checkpoint: the result is optimistic\n' in test(f'--csv_test {tiny}/val.csv')
+    assert f'Note: the checkpoint was selected on {tiny}/val.csv: the result is optimistic\n' in test(f'--csv_test {tiny}/val.csv')
 
 
 def test_a_part_of_the_validation_images_is_announced(train, test, tiny, tmp_path):
     train('')
     pd.read_csv(tiny / 'val.csv')[3:].to_csv(tmp_path / 'part.csv', index=False)
     report = test(f'--csv_test {tmp_path}/part.csv')
-    assert f'Note: the images of {tmp_path}/part.csv chose the checkpoint: the result is optimistic\n' in report
+    assert f'Note: the checkpoint was selected on images of {tmp_path}/part.csv: the result is optimistic\n' in report
 
 
 def test_the_validation_csv_with_training_images_under_its_names(train, test, tiny, tmp_path):
@@ -191,7 +191,7 @@ def test_the_validation_csv_with_training_images_under_its_names(train, test, ti
     (tmp_path / 'copies').mkdir()
     for image_id, original in zip(pd.read_csv(tiny / 'val.csv').image_id, pd.read_csv(tiny / 'train.csv').image_id, strict=False):
         shutil.copy(tiny / 'images' / f'{original}.jpg', tmp_path / 'copies' / f'{image_id}.jpg')
-    with pytest.raises(InputError, match='9 trained the network'):
+    with pytest.raises(InputError, match='9 in training'):
         test(f'--csv_test {tiny}/val.csv --data_path {tmp_path}/copies')
 
 
@@ -199,12 +199,12 @@ def test_training_images_without_labels_are_predicted_with_a_note(train, tiny, t
     train('')
     pd.read_csv(tiny / 'train.csv')[['image_id']][:2].to_csv(tmp_path / 'new.csv', index=False)
     scoring.main('test', {'test': f'{tmp_path}/new.csv'}, 0, ['--load_path', 'experiments/run', '--num_workers', '0'])
-    assert 'new.csv, 2 trained the network (' in capsys.readouterr().out
+    assert 'new.csv: 2 in training (' in capsys.readouterr().out
 
 
 def test_nothing_is_chosen_on_training_images(train, test, tiny):
     train('')
-    with pytest.raises(InputError, match=r'of 22 images of .*train\.csv, on which .* would choose, 22 trained the network .*--csv_tune'):
+    with pytest.raises(InputError, match=r'train\.csv cannot be used to tune .*: the network has seen 22 .*: 22 in training .*--csv_tune'):
         test(f'--calibrate --csv_tune {tiny}/train.csv')
 
 
@@ -215,26 +215,26 @@ def test_nothing_is_chosen_on_copies_of_the_reported_images(train, test, tiny, t
     for image_id in rows.image_id:
         shutil.copy(folder / 'images' / f'{image_id}.jpg', folder / 'images' / f'copy_{image_id}.jpg')
     rows.assign(image_id='copy_' + rows.image_id).to_csv(folder / 'tune.csv', index=False)
-    with pytest.raises(InputError, match=r'8 images of .*tune\.csv, on which .* stand in .*test\.csv too'):
+    with pytest.raises(InputError, match=r'tune\.csv cannot be used to tune .* it shares 8 images with .*test\.csv'):
         test(f'--calibrate --csv_tune {folder}/tune.csv --data_path {folder}/images')
 
 
 @pytest.fixture
 def others(tmp_path):
-    """A set of the names and csvs of the tiny one, with other images."""
+    """A data set with the names and csvs of the tiny one, but other images."""
     return write_images(tmp_path / 'others', seed=1)
 
 
 def test_the_training_csv_with_other_images_under_its_names(train, test, tiny, others):
     train('')
-    with pytest.raises(InputError, match=r'train\.csv is the csv that trained the network'):
+    with pytest.raises(InputError, match=r'train\.csv is the training csv of this network'):
         test(f'--csv_test {tiny}/train.csv --data_path {others}/images')
 
 
 def test_the_validation_csv_with_other_images_under_its_names(train, test, tiny, others):
     train('')
     report = test(f'--csv_test {tiny}/val.csv --data_path {others}/images')
-    assert f'Note: 9 images of {tiny}/val.csv in {others}/images had another content in training (does' in report
+    assert f'Note: 9 images of {tiny}/val.csv in {others}/images had different content in training (does' in report
 
 
 def test_validation_images_come_from_the_folder_of_the_training(train, test, tiny, others, capsys):
@@ -242,7 +242,7 @@ def test_validation_images_come_from_the_folder_of_the_training(train, test, tin
     right = test(f'--csv_test {tiny}/test.csv --calibrate').split('Calibrated with temperature ')[1].split(',')[0]
     capsys.readouterr()
     report = test(f'--csv_test {others}/test.csv --data_path {others}/images --calibrate')
-    assert f'Calibrated with temperature {right}, ' in report and 'another content' not in capsys.readouterr().out
+    assert f'Calibrated with temperature {right}, ' in report and 'different content' not in capsys.readouterr().out
 
 
 def test_validation_images_of_a_folder_that_moved_are_compared(train, test, tiny, others, tmp_path, capsys):
@@ -250,9 +250,9 @@ def test_validation_images_of_a_folder_that_moved_are_compared(train, test, tiny
     train(f'--data_path {tmp_path}/first')
     shutil.rmtree(tmp_path / 'first')
     test(f'--csv_test {tiny}/test.csv --calibrate')
-    assert 'another content' not in capsys.readouterr().out
+    assert 'different content' not in capsys.readouterr().out
     test(f'--csv_test {others}/test.csv --data_path {others}/images --calibrate')
-    assert f'* Note: 9 images of {tiny}/val.csv in {others}/images had another content in training (does' in capsys.readouterr().out
+    assert f'* Note: 9 images of {tiny}/val.csv in {others}/images had different content in training (does' in capsys.readouterr().out
 
 
 def test_patients_of_the_training_csv_are_counted(train, test, tiny, tmp_path):
@@ -261,7 +261,7 @@ def test_patients_of_the_training_csv_are_counted(train, test, tiny, tmp_path):
         table = pd.read_csv(tiny / f'{name}.csv').assign(patient_id=ids)
         table[['image_id', 'patient_id', 'label']].to_csv(tmp_path / f'{name}.csv', index=False)
     train(f'--csv_train {tmp_path}/train.csv')
-    note = f'Note: 2 patients of {tmp_path}/test.csv had other images in {tmp_path}/train.csv, which trained the network\n'
+    note = f'Note: 2 patients of {tmp_path}/test.csv also had images in the training csv {tmp_path}/train.csv\n'
     assert note in test(f'--csv_test {tmp_path}/test.csv')
     assert 'patients of' not in test(f'--csv_test {tiny}/test.csv')
     (tmp_path / 'train.csv').unlink()

@@ -1,4 +1,4 @@
-"""--private: what is written can be read by its owner alone."""
+"""--private: only the owner can read the files that are written."""
 import json
 import os
 import stat
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='owners and mode
 
 @pytest.fixture(autouse=True)
 def umask():
-    """A usual one; the one of before comes back."""
+    """Set a common umask, and restore the previous one."""
     before = os.umask(0o022)
     yield
     os.umask(before)
 
 
 def open_to_others(folder):
-    """What below `folder` others may use."""
+    """List the files and folders below `folder` that others can access."""
     found = [os.path.join(place, name) for place, folders, files in os.walk(folder) for name in folders + files]
     return [path for path in found if os.lstat(path).st_mode & 0o077]
 
@@ -43,7 +43,7 @@ def mode(path):
 
 @pytest.fixture
 def tested(train, tiny):
-    """A run with its results, made without the flag."""
+    """A run with its results, written without --private."""
     run = train('--n_epochs 2')
     run_the_test(tiny)
     return run
@@ -116,7 +116,7 @@ def test_what_tools_write(tested, tiny, tmp_path, capsys, name):
     main, words = WRITERS[name]
     try:
         main([word.format(tiny=tiny) for word in words] + ['--private'])
-    except SystemExit as end:  # check_data says by its status what it found
+    except SystemExit as end:  # check_data ends with an exit status
         assert isinstance(end.code, int)
     assert list((tmp_path / 'out').iterdir()) and open_to_others(tmp_path / 'out') == []
     assert f'* Note: other users can list {tmp_path}/out, but not read what --private writes there' in capsys.readouterr().out
@@ -144,13 +144,13 @@ def test_the_folder_of_another_user_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(('name', 'value'), [('HAS_MODES', False), ('_keeps_owners', lambda folder: False)])
-def test_where_it_has_no_effect_it_says_so(tmp_path, monkeypatch, capsys, name, value):
+def test_a_warning_where_the_flag_has_no_effect(tmp_path, monkeypatch, capsys, name, value):
     monkeypatch.setattr(permissions, name, value)
     keep_private(True, str(tmp_path))
-    assert '* Warning: --private has no effect on Windows, and on file systems without owners and modes' in capsys.readouterr().out
+    assert '* Warning: --private has no effect on Windows, or on file systems without owners and modes' in capsys.readouterr().out
 
 
-def test_what_links_lead_to_is_not_closed(tmp_path):
+def test_targets_of_links_are_not_closed(tmp_path):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'other').touch()
     (tmp_path / 'run' / 'link').symlink_to(tmp_path / 'other')

@@ -1,4 +1,4 @@
-"""Draw frequencies on the real class counts, and the one global stream of an epoch."""
+"""Sampling frequencies for real class counts, and the global stream of an epoch."""
 import numpy as np
 import pytest
 from scipy.stats import chisquare
@@ -19,7 +19,7 @@ def test_probabilities(mode, count):
     np.testing.assert_allclose(w * n, share / share.sum(), rtol=1e-12)
 
 
-def test_progressive_goes_from_instance_to_class():
+def test_progressive_sampling_moves_from_instance_to_class():
     for ep, mode in ((0, 'instance'), (9, 'class')):
         np.testing.assert_allclose(get_sampling_probabilities(EYEPACS, 'prog', ep, 10), get_sampling_probabilities(EYEPACS, mode))
     ends = [get_sampling_probabilities(EYEPACS, 'prog', ep, 10) for ep in (0, 9)]
@@ -56,4 +56,4 @@ def test_stream_depends_on_seed_epoch_and_stream_only():
     assert draw(seed=1) == draw(seed=1)
     assert len({tuple(draw(**kw)) for kw in ({'seed': 1}, {'seed': 2}, {'epoch': 1}, {'stream': 1})}) == 4
     parts = [draw(rank=rank, world_size=4) for rank in range(4)]
-    assert [parts[i % 4][i // 4] for i in range(45)] == draw()  # all processes together draw the same epoch
+    assert [parts[i % 4][i // 4] for i in range(45)] == draw()  # the processes together draw the same epoch

@@ -107,7 +107,7 @@ def test_names_that_are_not_utf8_are_listed_before_the_prediction(tmp_path, caps
     for name in ('a.png', LATIN1):
         save(tmp_path / name)
     assert find_new_images([str(tmp_path)])[1] == ['a.png']
-    assert capsys.readouterr().out == "* Left out: 1 file with names that are not UTF-8 or hold control characters: 'caf\\udce9.png'\n"
+    assert capsys.readouterr().out == "* Skipped 1 file with invalid names (not UTF-8, or with control characters): 'caf\\udce9.png'\n"
 
 
 @pytest.mark.parametrize('name', ['\n* Next: rm -rf ~.png', '\x1b[2J.png'])
@@ -115,12 +115,12 @@ def test_names_with_control_characters_are_listed_on_one_line(tmp_path, capsys, 
     (tmp_path / name).touch()
     (tmp_path / 'a.png').touch()
     find_new_images([str(tmp_path)])
-    assert capsys.readouterr().out == f'* Left out: 1 file with names that are not UTF-8 or hold control characters: {name!a}\n'
+    assert capsys.readouterr().out == f'* Skipped 1 file with invalid names (not UTF-8, or with control characters): {name!a}\n'
 
 
 def test_only_names_that_are_not_utf8_are_an_error(tmp_path):
     save(tmp_path / LATIN1)
-    with pytest.raises(InputError, match='none of the files has a name that a csv can hold'):
+    with pytest.raises(InputError, match='no file has a valid name'):
         find_new_images([str(tmp_path / LATIN1)])
 
 
@@ -147,7 +147,7 @@ def shared_memory(monkeypatch, tmp_path):
 
 def test_workers_that_do_not_fit_into_shared_memory_are_not_used(shared_memory, capsys):
     assert fitting_workers(8, 32, (512, 512)) == 0
-    assert capsys.readouterr().out.startswith('* Decoding without worker processes: 8 of them need 453 MB of shared memory')
+    assert capsys.readouterr().out.startswith('* Loading images without worker processes: 8 workers need 453 MB of shared memory')
 
 
 def test_workers_that_fit_into_shared_memory_are_used(shared_memory, capsys):
@@ -161,7 +161,7 @@ def test_workers_are_used_if_shared_memory_is_unknown(monkeypatch):
 
 def test_training_works_without_workers(shared_memory, train, capsys):
     train('--no_cache --num_workers 2 --im_size 512 --do_not_save')
-    assert 'Decoding without worker processes' in capsys.readouterr().out
+    assert 'Loading images without worker processes' in capsys.readouterr().out
 
 
 def test_predictions_without_write_permission_are_refused_first(tmp_path, train, monkeypatch):

@@ -137,5 +137,5 @@ def test_the_test_of_an_old_run_notes_that_its_images_are_unknown(old_runs, caps
 
 
 def test_an_old_run_is_not_tested_on_its_training_csv(old_runs):
-    with pytest.raises(InputError, match=r'data/train\.csv is the csv that trained the network: test on images that it has not seen'):
+    with pytest.raises(InputError, match=r'data/train\.csv is the training csv of this network: test on images that it has not seen'):
         scoring.main('', {'test': 'data/train.csv'}, 0, ['--load_path', 'experiments/finished', '--num_workers', '0'])

@@ -111,8 +111,8 @@ def test_calibrates_without_test_labels(test, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(('flags', 'splits', 'message'), [
-    ('--csv_val {tiny}/val.csv --calibrate', {'val': None}, r'9 images of \S+val\.csv, on which .* stand in \S+val\.csv too'),
-    ('--calibrate --csv_tune {tiny}/test.csv', None, r'8 images of \S+test\.csv, on which .* stand in \S+test\.csv too'),
+    ('--csv_val {tiny}/val.csv --calibrate', {'val': None}, r'\S+val\.csv cannot be used to tune .* shares 9 images with \S+val\.csv,'),
+    ('--calibrate --csv_tune {tiny}/test.csv', None, r'\S+test\.csv cannot be used to tune .* shares 8 images with \S+test\.csv,'),
     ('--csv_val {tiny}/test.csv --calibrate', None, '8 images'), ('--calibrate --csv_tune absent.csv', None, 'no such csv: absent'),
     ('--calibrate --csv_tune {tmp}/unlabelled.csv', None, r'\S+unlabelled\.csv has no labels'),
 ])

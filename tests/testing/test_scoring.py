@@ -127,7 +127,7 @@ def test_csv_that_chose_the_checkpoint(test, tiny, tmp_path, capsys):
     copy = tmp_path / 'copy.csv'  # recognised by its content
     copy.write_bytes((tiny / 'val.csv').read_bytes())
     folder = test(f'--csv_val {copy}')
-    assert f'{copy} is the csv that chose the checkpoint: the result is optimistic' in capsys.readouterr().out
+    assert f'the checkpoint was selected on {copy}: the result is optimistic' in capsys.readouterr().out
     assert {'performance_val.txt', 'performance_test.txt', 'results_val.csv'} <= {path.name for path in folder.iterdir()}
 
 

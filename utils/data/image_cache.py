@@ -1,8 +1,8 @@
-"""Images decoded and resized once: one uint8 array (N, 3, H, W) on disk for the images of a run, mapped into memory; behind it in the
-same file the hashes of the image files, int64 (N,), and the checksums of the images, uint32 (N,).
+"""Image cache: the images of a run, decoded and resized once, in one memory-mapped file.
 
-Checksums find what happens to a file by accident. Another user could compute them anew, so a file that another user may have written is
-not read at all (`why_untrusted`).
+The file holds a uint8 array (N, 3, H, W), then the hashes of the image files, int64 (N,), and the checksums of the decoded images,
+uint32 (N,). Checksums detect accidental damage only: another user could recompute them. A file that another user may have written is
+therefore never read (`why_untrusted`).
 """
 import contextlib
 import glob
@@ -28,19 +28,19 @@ from utils.data.image_hashes import hash_sample
 from utils.data.images import DECODER
 from utils.data.permissions import free_path, is_foreign, why_untrusted
 
-# Processes that copy rows out of an array: on a GPU they prepare the next batch; on a CPU they would take it from the network.
+# Worker processes that copy rows out of the array. With a GPU they prepare the next batch; on a CPU they would slow the network down.
 WORKERS = 2 if torch.cuda.is_available() else 0
-SPARE = 1 << 30  # bytes left free on the disk, for checkpoints
+SPARE = 1 << 30  # bytes to leave free on the disk, for checkpoints
 
 
 class Stored(NamedTuple):
-    images: np.ndarray  # uint8 (N, 3, H, W), mapped
-    hashes: np.ndarray  # int64 (N,), of the image files
-    checksums: np.ndarray | None  # uint32 (N,); None in a file of version 0.1
+    images: np.ndarray  # uint8 (N, 3, H, W), memory-mapped
+    hashes: np.ndarray  # of the image files, int64 (N,)
+    checksums: np.ndarray | None  # uint32 (N,); None in files of version 0.1
 
 
 def open_array(path: str) -> Stored:
-    """Map the array. Raises `InputError` if another user may have written the file, `ValueError` or `EOFError` if it is incomplete."""
+    """Map a cache file. Raises `InputError` if another user may have written it, `ValueError` or `EOFError` if it is incomplete."""
     with open(path, 'rb') as f:
         if why := why_untrusted(f):
             raise InputError(f'{path} {why}')
@@ -54,13 +54,16 @@ def open_array(path: str) -> Stored:
 
 
 def checksum(image: Any, content_hash: int, key: str) -> int:
-    """CRC-32 of the bytes of an image, of the hash of its file, and of the `key` of the array, so that no other array passes for it."""
+    """Return the CRC-32 of the pixels of an image, the hash of its file and the `key` of its array, so that arrays are not confused."""
     return zlib.crc32(image, zlib.crc32(f'{key} {content_hash}'.encode()))
 
 
 class CachedImages:
-    """Row `rows[i]` of the array at `path` is image i. Opened on first use, so that worker processes, forked or spawned,
-    map the same file and share its pages. Each image is compared with its checksum when it is first read."""
+    """Images in the array at `path`: image i is row `rows[i]`.
+
+    The file is opened on first use, so that forked and spawned worker processes map the same file and share its pages. Each image is
+    compared with its checksum when it is first read.
+    """
 
     def __init__(self, path: str, rows: np.ndarray, key: str):
         self.path, self.rows, self.key = path, rows, key
@@ -68,7 +71,7 @@ class CachedImages:
 
     def _forget(self):
         self.array = None
-        # Shared by the processes that are forked from this one, so that an image is compared once and not once in each.
+        # Shared with forked processes, so that each image is compared once and not once per process.
         self.compared = np.frombuffer(mmap.mmap(-1, int(self.rows.max(initial=0)) + 1), bool)
 
     def __getstate__(self):
@@ -79,7 +82,7 @@ class CachedImages:
         self._forget()
 
     def read(self, indices: Sequence[int]) -> torch.Tensor:
-        """Copy images: uint8 (B, 3, H, W). Raises `InputError` if an image differs from its checksum."""
+        """Return copies of images: uint8 (B, 3, H, W). Raises `InputError` if an image does not match its checksum."""
         if self.array is None:
             self.array = open_array(self.path)
         rows = self.rows[indices]
@@ -88,18 +91,18 @@ class CachedImages:
             for i in np.flatnonzero(~self.compared[rows]):
                 row = rows[i]
                 if checksum(images[i], self.array.hashes[row], self.key) != self.array.checksums[row]:
-                    raise InputError(f'{self.path} is damaged: image {row} differs from its checksum: delete the file, and run the '
-                                     'command again, a training with --resume')
+                    raise InputError(f'{self.path} is damaged: image {row} does not match its checksum. Delete the file and run the '
+                                     'command again (training: with --resume)')
                 self.compared[row] = True
         return torch.from_numpy(images)
 
 
 def use_cache(datasets: Sequence[ClassDataset], folder: str | None, num_workers: int = 0) -> int:
-    """Let `datasets` (checked, of one image size and folder) read from one array in `folder`, which is written first if it is absent.
+    """Let `datasets` read from an image cache in `folder`, and write it first if necessary.
 
-    If that is impossible, the reason is printed and images are decoded when they are needed, as with `folder` None.
-    An image file that changes leads to another array, so nothing stale is ever read; the previous array is removed.
-    Raises `InputError` that names an image that cannot be decoded. Returns how many of `num_workers` processes loaders still need.
+    `datasets`: checked by `check_data`, with one image size and one image folder. Without a `folder`, or if the cache cannot be written
+    (the reason is printed), images are decoded on the fly. Changed image files result in a new cache, and the previous one is removed.
+    Raises `InputError` for an image that cannot be decoded. Returns how many of `num_workers` processes the data loaders still need.
     """
     if folder is None:
         return num_workers
@@ -107,7 +110,7 @@ def use_cache(datasets: Sequence[ClassDataset], folder: str | None, num_workers:
     try:
         path = array.find() or array.build(max(1, num_workers))
     except OSError as err:
-        print(f'* No cache ({err}): images are decoded as they are needed (--cache_dir names another folder)')
+        print(f'* No image cache ({err}): images are decoded on the fly (--cache_dir selects another folder)')
         path = None
     if path is None:
         return num_workers
@@ -118,18 +121,19 @@ def use_cache(datasets: Sequence[ClassDataset], folder: str | None, num_workers:
 
 
 class _Array:
-    """The array of the distinct images of `datasets`, sorted by name: known before it is written.
+    """The cache file of the distinct images of `datasets`, sorted by path, which may not exist yet.
 
-    `content` is a hash of paths below the data folder, sizes and times of change, some contents, image size and decoder, so that a set
-    that moves to another disk keeps its array; `place` one of where the images are, which does not change when they do.
+    `content`: hash of the paths below the data folder, sizes, modification times, a sample of the contents, image size and decoder. A
+    data set that moves to another disk keeps its cache.
+    `place`: hash of the location of the images, which stays the same when images change.
     """
 
     def __init__(self, datasets, folder):
         self.folder, self.csv_path = folder, datasets[0].csv_path
         paths = [path for data in datasets for path in data.paths]
         order = sorted(range(len(paths)), key=paths.__getitem__)
-        new = [i == 0 or paths[order[i]] != paths[order[i - 1]] for i in range(len(order))]  # the same image may stand in two rows
-        self.rows = np.empty(len(order), np.int64)  # of the array, for each row of the datasets
+        new = [i == 0 or paths[order[i]] != paths[order[i - 1]] for i in range(len(order))]  # two rows may have the same image
+        self.rows = np.empty(len(order), np.int64)  # row of the array for each row of the datasets
         self.rows[order] = np.cumsum(new) - 1
         first = np.compress(new, order)
         self.datasets, self.first = datasets, first.tolist()
@@ -139,14 +143,13 @@ class _Array:
         kind, names = f'{self.size} {DECODER}', '\0'.join(paths[i].removeprefix(below) for i in self.first)
         self.place = _digest(kind, os.path.realpath(data_path), names)
         self.content = _digest(kind, names, stats.tobytes(), hash_sample([paths[i] for i in self.first]))
-        self.untrusted = set()  # why files that could be this array are not used
+        self.untrusted = set()  # reasons why existing files are not used
 
     def _others(self, pattern):
         return glob.glob(os.path.join(glob.escape(self.folder), pattern))
 
     def find(self):
-        """Its file, None if there is none. One that is not whole (a broken copy), or that another user may have written, does not
-        count."""
+        """Return the path of a complete and trusted cache file, or None."""
         for path in filter(os.path.isfile, self._others(f'*_{self.content}*.npy')):
             try:
                 stored = open_array(path)
@@ -161,31 +164,31 @@ class _Array:
         return None
 
     def build(self, n_threads):
-        """-> its file, which another run may have written meanwhile; None where the disk lacks room"""
+        """Write the file unless another run just did. Returns its path, or None if the disk is too full."""
         os.makedirs(self.folder, exist_ok=True)
         with _locked(os.path.join(self.folder, f'{self.content}.lock')) as alone:
             for path in self._others(f'*_{self.content}*.npy.*.tmp') if alone else ():
                 if not is_foreign(path):
-                    os.remove(path)  # of a run that was killed while it wrote
+                    os.remove(path)  # left by a run that was killed while writing
             if path := self.find():
                 return path
             for why in sorted(self.untrusted):
-                print(f'* {why}: it is not used, and the images are decoded again')
+                print(f'* {why}: cache ignored, images are decoded again')
             return self._write(n_threads) if self._fits() else None
 
     def _fits(self):
         n_bytes, free = math.prod(self.shape), shutil.disk_usage(self.folder).free
         if n_bytes + SPARE > free:
-            print(f'* No cache: it would take {_gigabytes(n_bytes)}, {self.folder} has {_gigabytes(free)} free, of which '
-                  f'{_gigabytes(SPARE)} must stay: images are decoded as they are needed (--cache_dir names another folder)')
+            print(f'* No image cache: it needs {_gigabytes(n_bytes)}, but {self.folder} has {_gigabytes(free)} free, of which '
+                  f'{_gigabytes(SPARE)} must stay free: images are decoded on the fly (--cache_dir selects another folder)')
             return False
         others = sum(map(os.path.getsize, self._others('*.npy')))
-        print(f"* Decoding {counted(len(self.first), 'image')} once, to {self.size}: {_gigabytes(n_bytes)} in {self.folder} "
-              f'({_gigabytes(free)} free, other caches there {_gigabytes(others)}; --no_cache does without)', flush=True)
+        print(f"* Decoding {counted(len(self.first), 'image')} to {self.size} for the image cache: {_gigabytes(n_bytes)} in {self.folder} "
+              f'({_gigabytes(free)} free, other caches use {_gigabytes(others)}; --no_cache turns it off)', flush=True)
         return True
 
     def _decode(self, i):
-        """The image of row `i` of the datasets, one after another, and the hash of its file."""
+        """Return the image in row `i` of the concatenated datasets, and the hash of its file."""
         for data in self.datasets:
             if i < len(data):
                 return data.decode_and_hash(i)
@@ -205,10 +208,10 @@ class _Array:
             np.lib.format.write_array(f, np.array(hashes, np.int64))
             np.lib.format.write_array(f, np.array(checksums, np.uint32))
         for old in self._others(f'*_{self.place}_*.npy'):
-            with contextlib.suppress(FileNotFoundError, PermissionError):  # Windows removes no file that another run still reads
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # Windows cannot remove a file that another run still reads
                 if old != path and not is_foreign(old):
                     os.remove(old)
-                    print(f'* Removed {old}, made before images changed')
+                    print(f'* Removed the outdated image cache {old}')
         return path
 
 
@@ -222,15 +225,15 @@ def _gigabytes(n):
 
 @contextlib.contextmanager
 def _locked(path):
-    """One process at a time; the others wait. A process that dies frees the lock. -> False where that cannot be promised"""
+    """Let one process in at a time; the others wait. A process that dies releases the lock. Yields False if locks do not work here."""
     lock, alone = FileLock(path), True
     try:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print('* Waiting for another run that is writing the cache of these images', flush=True)
+            print('* Waiting for another run that is writing the image cache', flush=True)
             lock.acquire()
-    except (OSError, NotImplementedError):  # a file system without locks
+    except (OSError, NotImplementedError):  # the file system has no locks
         alone = False
     try:
         yield alone
@@ -241,7 +244,7 @@ def _locked(path):
 
 
 def _map(function, items, n_threads):
-    """map() in threads, in order (Pillow decodes outside Python's lock), not far ahead of whoever uses the results."""
+    """Like map(), in threads (Pillow releases the GIL) and in order, but never far ahead of the consumer."""
     pool, pending = ThreadPoolExecutor(n_threads), deque()
     try:
         for item in items:

@@ -1,4 +1,4 @@
-"""Hashes of the contents of image files: what a checkpoint remembers of the images it has seen, whatever their names and folders."""
+"""Content hashes of image files. A checkpoint stores them to recognise the images it has seen, whatever their names and folders."""
 import contextlib
 import hashlib
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-SAMPLE = 16  # files that stand for a set
-# What images did for a checkpoint: bits of the second column of its `image_hashes`, each with how a message says it.
+SAMPLE = 16  # files hashed as a sample of a data set
+# How a checkpoint has seen an image: bits of the second column of its `image_hashes`, and their description in messages.
 TRAINED, CHOSE, STAGE_ONE_TRAINED, STAGE_ONE_CHOSE = 1, 2, 4, 8
-ROLES = {TRAINED: 'trained the network', CHOSE: 'chose its checkpoint', STAGE_ONE_TRAINED: 'trained its stage one',
-         STAGE_ONE_CHOSE: 'chose the checkpoint of its stage one'}
+ROLES = {TRAINED: 'in training', CHOSE: 'in checkpoint selection', STAGE_ONE_TRAINED: 'in training of stage one',
+         STAGE_ONE_CHOSE: 'in checkpoint selection of stage one'}
 OWN_ROLES = TRAINED | CHOSE
 
 
 def content_hash(content: bytes) -> int:
-    """The first 8 bytes of BLAKE2b as a signed integer: two of a million different files agree with a probability of 3e-8."""
+    """Return the first 8 bytes of BLAKE2b as a signed integer. A collision among a million files has a probability of 3e-8."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), 'little', signed=True)
 
 
@@ -27,7 +27,7 @@ def hash_file(path: str) -> int:
 
 
 def hash_files(paths: Sequence[str | None], n_threads: int = 1) -> np.ndarray:
-    """`content_hash` of each file, int64 (N,); 0 for None."""
+    """Return the `content_hash` of each file, int64 (N,); 0 for None."""
     with ThreadPoolExecutor(max(1, n_threads)) as pool:
         hashes = tqdm(pool.map(lambda path: 0 if path is None else hash_file(path), paths), total=len(paths), desc='hash', unit='img',
                       leave=False, disable=None)
@@ -35,9 +35,9 @@ def hash_files(paths: Sequence[str | None], n_threads: int = 1) -> np.ndarray:
 
 
 def hash_sample(paths: Sequence[str | None]) -> bytes:
-    """Hash SAMPLE evenly spread files of `paths` (None: no file): tells apart sets whose files have equal names, sizes and times.
+    """Hash SAMPLE evenly spaced files of `paths` (None: no file), to distinguish data sets with equal names, sizes and times.
 
-    Files that cannot be read are skipped; decoding reports them.
+    Files that cannot be read are skipped; decoding reports them later.
     """
     files, hashes = [path for path in paths if path is not None], []
     for i in np.unique(np.linspace(0, len(files) - 1, SAMPLE).astype(int)) if files else ():
@@ -47,10 +47,9 @@ def hash_sample(paths: Sequence[str | None]) -> bytes:
 
 
 def seen_images(train_hashes: np.ndarray, val_hashes: np.ndarray, stage_one: torch.Tensor | None = None) -> torch.Tensor:
-    """Build what a checkpoint remembers: int64 tensor (M, 2) of hashes, ascending, and the sum of their ROLES.
+    """Build the `image_hashes` of a checkpoint: int64 tensor (M, 2) of hashes, ascending, and the sum of their ROLES.
 
-    `train_hashes`, `val_hashes`: int64 (N,) of the run's own images; `stage_one`: what the checkpoint of stage one remembers, if there is
-    one.
+    `train_hashes`, `val_hashes`: int64 (N,), of the images of this run. `stage_one`: the `image_hashes` of the checkpoint of stage one.
     """
     parts = [(train_hashes, np.full(len(train_hashes), TRAINED)), (val_hashes, np.full(len(val_hashes), CHOSE))]
     if stage_one is not None:
@@ -64,12 +63,12 @@ def seen_images(train_hashes: np.ndarray, val_hashes: np.ndarray, stage_one: tor
 
 
 def own_images_differ(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Tell whether two runs with `seen_images` `a` and `b` trained or validated on different images; those of stage one do not count."""
+    """Return whether runs with `image_hashes` `a` and `b` trained or validated on different images; stage one is ignored."""
     return not torch.equal(*(torch.stack([seen[:, 0], seen[:, 1] & OWN_ROLES], 1)[seen[:, 1] & OWN_ROLES > 0] for seen in (a, b)))
 
 
 def roles_of(hashes: np.ndarray, seen: torch.Tensor) -> np.ndarray:
-    """Return the sum of the ROLES of images with these `hashes` (int64 (N,)) in `seen` (see `seen_images`): int64 (N,); 0 if unseen."""
+    """Return the sum of the ROLES in `seen` (see `seen_images`) of images with these `hashes` (int64 (N,)): int64 (N,); 0 if unseen."""
     known, roles = seen.numpy().T
     places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
     return np.where(known[places] == hashes, roles[places], 0)

@@ -1,19 +1,21 @@
-"""PNG and JPEG files without the metadata that do not decide about their pixels: broken metadata must not cost a sound image."""
+"""Remove metadata that do not affect the pixels from PNG and JPEG files, so that an intact image with broken metadata can be read."""
 import struct
 import zlib
 
 PNG = b'\x89PNG\r\n\x1a\n'
-# Known chunks alone: one whose name was damaged may hold pixels. tRNS and PLTE decide about them, eXIf turns the image.
+# Only known chunks, since one with a damaged name may hold pixels. tRNS and PLTE affect the pixels, eXIf rotates the image.
 PNG_METADATA = (b'tEXt', b'zTXt', b'iTXt', b'iCCP', b'pHYs', b'tIME', b'gAMA', b'cHRM', b'sRGB', b'sBIT', b'bKGD', b'hIST', b'sPLT')
 JPEG = b'\xff\xd8'
-# APP0 (JFIF) and APP14 (Adobe) name the colour space, APP1 (EXIF) turns the image.
+# Kept: APP0 (JFIF) and APP14 (Adobe), which define the colour space, and APP1 (EXIF), which rotates the image.
 JPEG_METADATA = (*range(0xe2, 0xee), 0xef, 0xfe)  # APP2 to APP13, APP15, comment
 JPEG_SCAN = 0xda
 
 
 def without_metadata(content: bytes) -> bytes | None:
-    """`content` of an image file without texts, colour profile and the like. None where nothing can be left out: another format, no such
-    metadata, or parts that do not follow each other as they should."""
+    """Return `content`, the bytes of an image file, without texts, colour profile and similar metadata.
+
+    Returns None if nothing can be removed: another format, no such metadata, or a broken file structure.
+    """
     try:
         if content.startswith(PNG):
             kept = _png(content)

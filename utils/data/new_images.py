@@ -1,4 +1,4 @@
-"""Images without a csv: files and folders that a user names, some of which may not be images."""
+"""Images without a csv: files and folders given by the user, which may include other files."""
 import os
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from utils.data.images import open_rgb, read_image
 def find_new_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the paths of the images in `inputs`, in order and without repetition, and their ids: paths relative to the common folder.
 
-    A folder without images is returned as a path itself, which `why_unreadable` explains. Files with names that no csv can hold are left
-    out, and printed. Raises `InputError` if none is left.
+    A folder without images is returned as a path, for which `why_unreadable` gives the reason. Files whose names cannot be written to a
+    csv are printed and skipped. Raises `InputError` if no file is left.
     """
     paths: dict = {}
     folders: list[str] = []
@@ -32,16 +32,16 @@ def find_new_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     ids = {path: os.path.relpath(path, base).replace(os.sep, '/') for path in paths}
     unnamable += [ascii(image_id) for image_id in ids.values() if not is_namable(image_id)]
     if unnamable:
-        print(f"* Left out: {counted(len(unnamable), 'file')} with names that are not UTF-8 or hold control characters: "
+        print(f"* Skipped {counted(len(unnamable), 'file')} with invalid names (not UTF-8, or with control characters): "
               f'{preview(unnamable)}')
     named = [(path, image_id) for path, image_id in ids.items() if is_namable(image_id)]
     if not named:
-        raise InputError('none of the files has a name that a csv can hold: rename them')
+        raise InputError('no file has a valid name (UTF-8 without control characters): rename the files')
     return [path for path, _ in named], [image_id for _, image_id in named]
 
 
 def why_unreadable(path: str) -> str | None:
-    """Say why the image cannot be read; None if it can be."""
+    """Return the reason why the image cannot be read; None if it can be read."""
     if os.path.isdir(path):
         return 'no images in this folder'
     try:
@@ -54,7 +54,7 @@ def why_unreadable(path: str) -> str | None:
 
 
 def read_new_images(inputs: Sequence[str], im_size: tuple[int, int], max_images: int) -> torch.Tensor:
-    """Read the first `max_images` images of `inputs`: uint8 (N, 3, H, W). Raises `InputError` that names one that cannot be read."""
+    """Read the first `max_images` images of `inputs`: uint8 (N, 3, H, W). Raises `InputError` for an image that cannot be read."""
     images = []
     for path, image_id in zip(*(items[:max_images] for items in find_new_images(inputs)), strict=True):
         if problem := why_unreadable(path):
@@ -64,7 +64,7 @@ def read_new_images(inputs: Sequence[str], im_size: tuple[int, int], max_images:
 
 
 class ImageFiles(Dataset):
-    """Items are (uint8 tensor (3, H, W), -1, image_id), or (zeros, -2, image_id) for a file that cannot be read."""
+    """Dataset with items (uint8 tensor (3, H, W), -1, image_id), or (zeros, -2, image_id) for a file that cannot be read."""
 
     def __init__(self, paths: Sequence[str], ids: Sequence[str], im_size: tuple[int, int]):
         self.paths, self.ids, self.im_size = paths, ids, im_size
@@ -75,5 +75,5 @@ class ImageFiles(Dataset):
     def __getitem__(self, index):
         try:
             return read_image(self.paths[index], self.im_size), -1, self.ids[index]
-        except OSError:  # see `why_unreadable`
+        except OSError:  # `why_unreadable` gives the reason
             return torch.zeros((3, *self.im_size), dtype=torch.uint8), -2, self.ids[index]

@@ -1,4 +1,4 @@
-"""Samplers: the order of the training images in each epoch (table `SAMPLING`), and samples for evaluation."""
+"""Samplers: the order of the training images in each epoch (table `SAMPLING`), and stratified samples for evaluation."""
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -6,14 +6,14 @@ from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler):
-    """Draw one epoch of N indices as one global stream, of which each process (`rank` of `world_size`) yields its part.
+    """Sampler that draws one global stream of N indices per epoch; each process (`rank` of `world_size`) yields its share.
 
-    The stream depends only on (seed, stream, epoch), not on worker processes, resuming or the number of processes. It is cut to whole
-    training steps of `step` images. Every process therefore makes the same number of steps, and a step has the same images for any
-    number of processes.
+    The stream depends only on (seed, stream, epoch), not on worker processes, resuming or the number of processes. It is truncated to
+    whole training steps of `step` images. All processes therefore take the same number of steps, and a step has the same images for
+    any number of processes.
 
-    `labels`: int (N,). `mode`: a key of SAMPLING. 'instance' shuffles without replacement; the other modes draw a class, then one of its
-    images, with replacement.
+    `labels`: int (N,). `mode`: a key of SAMPLING. 'instance' shuffles without replacement. The other modes draw a class, then one of
+    its images, with replacement.
     """
 
     def __init__(self, labels: Sequence[int] | np.ndarray, mode: str = 'instance', *, n_epochs: int = 1, seed: int = 0, stream: int = 0,
@@ -27,7 +27,7 @@ class EpochSampler(Sampler):
         self.first = np.cumsum(self.class_count) - self.class_count
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Move to `epoch`. `start`: indices of this process to skip, because a run that was interrupted within the epoch had them."""
+        """Move to `epoch`. `start`: number of indices of this process to skip when an interrupted epoch is resumed."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ def _progressive(n, ep, n_eps):
     return (1 - t) * n / n.sum() + t / len(n)
 
 
-# mode -> share of each class, up to a factor: p_c ~ n_c^q, or a path from instance to class over the epochs
+# mode -> share of each class, up to a factor: p_c ~ n_c^q, or a transition from 'instance' to 'class' over the epochs
 # (Kang et al., ICLR 2020, equations 1 and 2).
 SAMPLING = {
     'instance': lambda n, ep, n_eps: n,
