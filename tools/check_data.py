@@ -95,7 +95,7 @@ def main(argv=None):
         check_writable(os.path.dirname(args.out))
     sets: list = []
     for path in dict.fromkeys(args.csv):
-        label_column = args.label_column or next((data.label_column for data in sets), None)  # of the first csv, the training csv
+        label_column = args.label_column or next((data.label_column for data in sets), None)  # of the training csv
         sets.append(ClassDataset(path, args.data_path, allow_outside=args.allow_outside_data_path, label_column=label_column))
     n_classes = args.n_classes or 1 + max((int(data.labels.max()) for data in sets if len(data)), default=0)
     outside = {data.paths[i] for data in sets for i in find_outside_rows(data)}  # must not be opened

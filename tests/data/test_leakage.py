@@ -124,7 +124,7 @@ def test_a_training_image_among_the_validation_images_is_named(train, tiny, tmp_
 def test_equal_names_in_two_folders(train, test, copies, tmp_path):
     train('')
     with pytest.raises(InputError, match=r'seen 8 of 8 images of .*test\.csv: 8 in training \((test_\d_\d, row \d, ){2}test_\d_\d, '
-                                         r'row \d, \.\.\.\): test on other images \(does --data_path \S+copies belong to this csv\?\)'):
+                                         r'row \d, \.\.\.\)\. Test on other images \(does --data_path \S+copies belong to this csv\?\)'):
         test(f'--data_path {copies}')
 
 
@@ -140,7 +140,7 @@ def test_one_training_image_among_test_images(train, test, tiny, tmp_path):
     rows = pd.concat([pd.read_csv(tiny / 'test.csv'), pd.read_csv(tiny / 'train.csv')[:1]])
     rows.to_csv(tmp_path / 'mixed.csv', index=False)
     name = rows.image_id.iloc[-1]
-    with pytest.raises(InputError, match=rf'seen 1 of 9 images of .*mixed\.csv: 1 in training \({name}, row 10\): delete these rows'):
+    with pytest.raises(InputError, match=rf'seen 1 of 9 images of .*mixed\.csv: 1 in training \({name}, row 10\)\. Delete these rows'):
         test(f'--csv_test {tmp_path}/mixed.csv')
 
 

@@ -217,7 +217,7 @@ def _name_rows(data: 'ClassDataset', indices: Sequence[int]) -> str:
 
 
 def _suggest_ids(data: 'ClassDataset', missing: Sequence[int]) -> str:
-    """Return a hint at files with names similar to the missing ids at these indices, '' if there are none."""
+    """Return a hint about files with names similar to the missing ids at these indices, '' if there are none."""
     ids = [data.image_ids[i] for i in missing]
     if any('\\' in image_id for image_id in ids):
         return "; use '/' in paths, not '\\'"

@@ -43,9 +43,9 @@ def check_reported(data: ClassDataset, info: dict, n_threads: int = 1) -> str:
         return ''
     found = _seen_images(data, roles)
     if not data.has_labels:
-        return f'Note: {found}: their predictions say nothing about new images\n'
-    raise InputError(f'{found}: ' + ('delete these rows, their files are copies' if 2 * np.count_nonzero(roles) < len(data) else
-                                     f'test on other images (does --data_path {data.data_path} belong to this csv?)'))
+        return f'Note: {found}. Their predictions say nothing about new images\n'
+    raise InputError(f'{found}. ' + ('Delete these rows, their files are copies' if 2 * np.count_nonzero(roles) < len(data) else
+                                     f'Test on other images (does --data_path {data.data_path} belong to this csv?)'))
 
 
 def note_of_patients(data: ClassDataset, config: dict) -> str:
