@@ -1,4 +1,4 @@
-
+"""Data loaders for training and evaluation."""
 import numpy as np
 import pandas as pd
 import pytest

@@ -134,7 +134,7 @@ def test_resuming_with_other_images_is_refused(train, dirty, tmp_path):
 
 
 @pytest.mark.parametrize('cache', ['', '--no_cache'])
-def test_a_bad_image_is_found_before_the_old_run_is_touched(train, tiny, dirty, tmp_path, cache):
+def test_a_bad_image_is_found_before_the_old_run_is_overwritten(train, tiny, dirty, tmp_path, cache):
     run = train('')
     flags, ids = dirty(BAD['bomb'][0])
     (tmp_path / 'images' / f'{ids[4]}.jpg').write_bytes(JPEG)

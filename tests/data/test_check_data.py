@@ -1,3 +1,4 @@
+"""Problems and notes about csvs, without decoding images."""
 import re
 
 import pandas as pd
@@ -11,7 +12,7 @@ from utils.get_loaders import ClassDataset, get_train_val_cls_loaders
 
 @pytest.fixture
 def change_sets(tiny, tmp_path):
-    """The tiny training and validation set, whose tables `train` and `val` change."""
+    """Build the tiny training and validation sets, with tables changed by the functions `train` and `val`."""
     def build(train=None, val=None):
         sets = {}
         for name, change in (('train', train), ('val', val)):
@@ -24,7 +25,7 @@ def change_sets(tiny, tmp_path):
 
 @pytest.fixture
 def check(change_sets):
-    """The problems of the changed sets, one a line."""
+    """Return the problems of the changed sets, one per line."""
     return lambda train=None, val=None, n_classes=3: '\n'.join(map(str, check_data(change_sets(train, val), n_classes)))
 
 
@@ -70,7 +71,7 @@ def test_one_problem(check, change, message):
     ('a.png', 'a.jpg', 'similar names: a.png for a.jpg'), ('A.png', 'a', 'similar names: A.png for a'),
     ('a.png', 'x\\a.png', "use '/' in paths, not '\\'"),
 ])
-def test_a_missing_image_with_a_name_like_that_of_a_file(tmp_path, file, image_id, hint):
+def test_similar_file_names_are_suggested_for_a_missing_image(tmp_path, file, image_id, hint):
     (tmp_path / file).touch()
     (tmp_path / 'a.csv').write_text(f'image_id,label\n{image_id},0\n')
     problem, = check_data({'test': ClassDataset(tmp_path / 'a.csv', str(tmp_path))}, 2)
@@ -88,7 +89,7 @@ def test_overlap(check):
 
 
 def patients(*ids):
-    """A change that names the first patients; the others are only in this csv."""
+    """Return a change that sets the first patient ids; the other ids are only in this csv."""
     def change(table):
         others = [f'{table.image_id[0]}{i}' for i in range(len(table) - len(ids))]
         return table.assign(patient_id=[*ids, *others])[['image_id', 'patient_id', 'label']]
@@ -107,18 +108,18 @@ def test_ids_that_may_be_one_patient_are_named(notes, train, val):
     assert re.search(rf'patient ids .* \(1 group\).*: {train} \(\S*train\.csv\) and {val} \(\S*val\.csv\)$', note)
 
 
-def test_ids_of_one_csv_that_may_be_one_patient_are_named_after_those_of_two(notes):
+def test_similar_patient_ids_in_two_csvs_are_listed_before_those_in_one(notes):
     note, = notes(patients('a1', 'A1', 'b1'), patients('B1'))
     assert re.search(r'\(2 groups\).*: b1 .* and B1 .*, a1 \(\S*train\.csv\) and A1 \(\S*train\.csv\)$', note)
 
 
-def test_patients_that_are_not_known_are_not_shared(check, notes):
+def test_unknown_patients_are_not_shared(check, notes):
     sets = patients('unknown', 'Unknown', '?'), patients('UNKNOWN', '?', 'n/a')
     assert check(*sets) == '' and notes(*sets) == []
 
 
 @pytest.mark.parametrize('ids', [('1', '10', '100'), ('P1', 'P11'), ('1.5', '15')])
-def test_other_patients_are_no_note(notes, ids):
+def test_different_patients_are_no_note(notes, ids):
     assert notes(patients(*ids), patients('x')) == []
 
 
@@ -128,7 +129,7 @@ def test_a_column_that_seems_to_hold_patients_is_named(notes, name):
     assert note.endswith(f"train.csv: column '{name}' is ignored: if it holds patient ids, rename it to patient_id")
 
 
-def test_patients_of_one_csv_alone_are_a_note(notes):
+def test_patients_in_only_one_csv_are_a_note(notes):
     note, = notes(patients('a'))
     assert re.search(r'val\.csv has no column patient_id, but \S*train\.csv has', note)
 
@@ -144,7 +145,7 @@ def test_the_first_five_rows_are_named(check):
     assert 'no4 (row 6), ...' in problems and 'no5' not in problems
 
 
-def test_no_problems_are_no_error():
+def test_no_error_without_problems():
     refuse_problems([])
 
 
@@ -180,7 +181,7 @@ def test_no_table(tmp_path, text, message):
         ClassDataset(tmp_path / 'a.csv', tmp_path)
 
 
-def test_less_than_a_batch(tiny):
+def test_fewer_images_than_a_batch(tiny):
     with pytest.raises(InputError, match='22 images, fewer than one batch of 23'):
         get_train_val_cls_loaders(tiny / 'train.csv', tiny / 'val.csv', tiny / 'images', 23, n_classes=3)
 
@@ -231,5 +232,5 @@ def test_one_image_in_two_csvs_under_two_spellings(tmp_path, spelling):
 
 
 @pytest.mark.parametrize('spelling', SPELLINGS)
-def test_the_check_of_csvs_finds_one_image_under_two_spellings(tmp_path, spelling):
+def test_the_tool_finds_one_image_under_two_spellings(tmp_path, spelling):
     assert '1 image appears in' in next(shared_lines(list(two_csvs(tmp_path, spelling))))

@@ -1,3 +1,4 @@
+"""Finding and identifying image files on disk."""
 import itertools
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Random inputs: no crash other than the clear error, and figures that hold for every input."""
+"""Random inputs: the only errors are `InputError`, and invariants hold for every input."""
 import csv
 import io
 
@@ -39,7 +39,7 @@ def test_any_cells_as_csv(tmp_path, rows):
     csv.writer(buffer).writerows([('image_id', 'patient_id', 'label'), *rows])
     try:
         content = buffer.getvalue().encode()
-    except UnicodeEncodeError:  # half of a surrogate pair is no text
+    except UnicodeEncodeError:  # half of a surrogate pair is not valid text
         return
     (tmp_path / 'a.csv').write_bytes(content)
     try:
@@ -60,7 +60,7 @@ def test_cells_survive_the_apostrophe(values):
 @QUICK
 @given(st.integers(2, 6), st.integers(1, 30), st.integers(0, 2**32 - 1))
 def test_metrics(k, n, seed):
-    """Any labels, absent classes and ties included, against scikit-learn where it is defined."""
+    """Arbitrary labels, including absent classes and ties, compared with scikit-learn where it is defined."""
     rng = np.random.default_rng(seed)
     y, probs = rng.integers(0, k, n), np.round(rng.dirichlet(np.full(k, .3), n), int(rng.integers(1, 6)))
     preds = probs.argmax(1)
@@ -98,7 +98,7 @@ def test_damaged_images(tmp_path):
     assert not crashes and outcomes['read'] > 30 and outcomes['refused'] > 30
 
 
-def test_a_large_csv_is_read_whole(tmp_path):
+def test_a_large_csv_is_read_completely(tmp_path):
     n = 100_000
     (tmp_path / 'a.csv').write_text('image_id,label\n' + ''.join(f'{i},{i % 5}\n' for i in range(n)))
     table, rows = read_csv(tmp_path / 'a.csv')

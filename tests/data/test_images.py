@@ -1,3 +1,4 @@
+"""Decoding of images: formats, reduced JPEG sizes, file names."""
 import os
 import unicodedata
 from pathlib import Path

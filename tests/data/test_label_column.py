@@ -58,7 +58,7 @@ def test_classes_spread_over_columns_are_refused(tmp_path, header, rows):
         column_of(tmp_path, header, *rows)
 
 
-def test_all_columns_of_a_one_hot_class_are_named(tmp_path):
+def test_the_error_lists_all_one_hot_columns(tmp_path):
     with pytest.raises(InputError, match=r'columns MEL, NV, BCC hold only 0 and 1'):
         column_of(tmp_path, 'image_id,MEL,NV,BCC', 'a,1,0,0', 'b,0,1,0')
 
@@ -66,7 +66,7 @@ def test_all_columns_of_a_one_hot_class_are_named(tmp_path):
 @pytest.mark.parametrize(('header', 'rows'), [
     ('image_id,is_male,outcome', ['a,1,1', 'b,0,1']), ('image_id,male,female,label', ['a,1,0,1', 'b,0,1,1']),
 ], ids=['two_that_do_not_add_up', 'last_is_called_label'])
-def test_other_columns_of_0_and_1_are_no_classes(tmp_path, header, rows):
+def test_other_columns_of_0_and_1_are_allowed(tmp_path, header, rows):
     assert column_of(tmp_path, header, *rows) == header.split(',')[-1]
 
 
@@ -81,7 +81,7 @@ def test_an_empty_column_called_label_is_a_csv_without_labels(tmp_path):
 
 
 @pytest.mark.parametrize('header', ['image_id,diagnosis,fold', 'image_id,diagnosis,label', 'diagnosis,image_id'])
-def test_label_column_names_the_class(tmp_path, header):
+def test_label_column_selects_the_class(tmp_path, header):
     assert column_of(tmp_path, header, wanted='diagnosis') == 'diagnosis'
 
 
@@ -98,7 +98,7 @@ def test_the_error_for_a_missing_label_column_says_how_to_test_without_labels(tm
         column_of(tmp_path, 'image_id,age', wanted='label')
 
 
-def test_a_csv_of_ids_alone_has_no_labels_whatever_the_column(tmp_path):
+def test_a_csv_with_only_ids_has_no_labels_whatever_the_column(tmp_path):
     assert column_of(tmp_path, 'image_id,patient_id', wanted='label') is None
 
 
@@ -184,17 +184,17 @@ SWAPPED = ['class1', 'class0', 'class2']
 DIFFERS = "class names differ from those that the network was trained with: class 0 is 'class1' here and 'class0' in the network"
 
 
-def test_class_names_in_another_order_are_refused_by_the_test(train, tiny, tmp_path):
+def test_class_names_in_another_order_are_refused_in_testing(train, tiny, tmp_path):
     with pytest.raises(InputError, match=DIFFERS):
         run_tests(train, renamed(tiny / 'test.csv', SWAPPED, tmp_path))
 
 
-def test_class_names_in_another_order_are_refused_for_tuning(train, tiny, tmp_path):
+def test_class_names_in_another_order_are_refused_in_tuning(train, tiny, tmp_path):
     with pytest.raises(InputError, match=DIFFERS):
         run_tests(train, tiny / 'test.csv', '--calibrate', '--csv_tune', str(renamed(tiny / 'val.csv', SWAPPED, tmp_path)))
 
 
-def test_class_names_in_another_order_are_refused_by_stage_two(train, tiny, tmp_path):
+def test_class_names_in_another_order_are_refused_in_stage_two(train, tiny, tmp_path):
     stage_one = train()
     csvs = [renamed(tiny / f'{split}.csv', SWAPPED, tmp_path) for split in ('train', 'val')]
     with pytest.raises(InputError, match=DIFFERS):

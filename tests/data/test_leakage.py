@@ -53,7 +53,7 @@ def test_roles_of_stage_one():
                             [4, TRAINED | STAGE_ONE_CHOSE]]
 
 
-def test_roles_of_a_stage_before_stage_one_are_kept():
+def test_roles_of_an_earlier_stage_are_kept():
     one = seen_images(np.array([1]), np.array([2]))
     two = seen_images(np.array([3]), np.array([4]), one)
     assert seen_images(np.array([5]), np.array([6]), two).tolist() == [
@@ -78,7 +78,7 @@ def test_a_run_that_finds_the_cache_reads_no_image(train, tiny, monkeypatch):
     assert torch.equal(read_checkpoint(str(train('--cache_dir fresh --overwrite')))['image_hashes'], expected(tiny))
 
 
-def test_a_second_run_that_leaves_out_bad_images_remembers_the_rest(train, tiny, tmp_path):
+def test_a_second_run_that_skips_bad_images_remembers_the_rest(train, tiny, tmp_path):
     folder = tmp_path / 'set'
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns('cache'))
     bad = pd.read_csv(folder / 'train.csv').image_id[1]
@@ -113,7 +113,7 @@ def test_a_run_whose_images_changed_is_not_resumed(train, tiny, tmp_path):
         train(f'{flags} --resume')
 
 
-def test_a_training_image_among_the_validation_images_is_named(train, tiny, tmp_path, capsys):
+def test_a_training_image_among_the_validation_images_is_a_warning(train, tiny, tmp_path, capsys):
     folder = tmp_path / 'set'
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns('cache'))
     shutil.copy(folder / 'images/train_0_0.jpg', folder / 'images/val_0_0.jpg')
@@ -128,7 +128,7 @@ def test_equal_names_in_two_folders(train, test, copies, tmp_path):
         test(f'--data_path {copies}')
 
 
-def test_nothing_is_written_for_images_that_trained(train, test, copies, tmp_path):
+def test_nothing_is_written_for_training_images(train, test, copies, tmp_path):
     train('')
     with pytest.raises(InputError):
         test(f'--data_path {copies}')
@@ -167,19 +167,19 @@ def test_images_of_stage_one(train, test, tmp_path, split, message):
         test(f'--csv_test {other}/{split}.csv --data_path {other}/images')
 
 
-def test_validation_images_of_stage_two_that_trained_stage_one_are_named(train, tiny, capsys):
+def test_training_images_of_stage_one_among_validation_images_of_stage_two_are_a_warning(train, tiny, capsys):
     one = train(f'--save_path one --csv_train {tiny}/val.csv --csv_val {tiny}/test.csv').parent / 'one'
     capsys.readouterr()
     train(f'--pretrained_weights {one}')
     assert '* Warning: the network has seen 9 of 9' in (out := capsys.readouterr().out) and ': 9 in training of stage one (' in out
 
 
-def test_the_validation_csv_is_announced(train, test, tiny):
+def test_a_note_for_the_validation_csv(train, test, tiny):
     train('')
     assert f'Note: the checkpoint was selected on {tiny}/val.csv: the result is optimistic\n' in test(f'--csv_test {tiny}/val.csv')
 
 
-def test_a_part_of_the_validation_images_is_announced(train, test, tiny, tmp_path):
+def test_a_note_for_a_part_of_the_validation_images(train, test, tiny, tmp_path):
     train('')
     pd.read_csv(tiny / 'val.csv')[3:].to_csv(tmp_path / 'part.csv', index=False)
     report = test(f'--csv_test {tmp_path}/part.csv')
@@ -202,13 +202,13 @@ def test_training_images_without_labels_are_predicted_with_a_note(train, tiny, t
     assert 'new.csv: 2 in training (' in capsys.readouterr().out
 
 
-def test_nothing_is_chosen_on_training_images(train, test, tiny):
+def test_no_tuning_on_training_images(train, test, tiny):
     train('')
     with pytest.raises(InputError, match=r'train\.csv cannot be used to tune .*: the network has seen 22 .*: 22 in training .*--csv_tune'):
         test(f'--calibrate --csv_tune {tiny}/train.csv')
 
 
-def test_nothing_is_chosen_on_copies_of_the_reported_images(train, test, tiny, tmp_path):
+def test_no_tuning_on_copies_of_the_reported_images(train, test, tiny, tmp_path):
     train('')
     folder, rows = tmp_path / 'set', pd.read_csv(tiny / 'test.csv')
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns('cache'))
@@ -237,7 +237,7 @@ def test_the_validation_csv_with_other_images_under_its_names(train, test, tiny,
     assert f'Note: 9 images of {tiny}/val.csv in {others}/images had different content in training (does' in report
 
 
-def test_validation_images_come_from_the_folder_of_the_training(train, test, tiny, others, capsys):
+def test_validation_images_are_read_from_the_folder_of_training(train, test, tiny, others, capsys):
     train('')
     right = test(f'--csv_test {tiny}/test.csv --calibrate').split('Calibrated with temperature ')[1].split(',')[0]
     capsys.readouterr()

@@ -120,21 +120,21 @@ def test_tool_on_bad_files(tool, tmp_path):
     assert '1 image cannot be read' in out and '1.jpg (row 3): not an image in a supported format' in out
 
 
-def test_tool_counts_one_in_the_singular(tool):
+def test_tool_uses_the_singular_for_one(tool):
     status, out = tool('0,a,0\n1,b,1\n', '2,c,7\n', '--n_classes 2')
     assert status == 1 and '\n* Found 1 problem\n' in out and 'val.csv: 1 image (' in out
 
 
-def test_tool_on_labels_that_are_no_classes(tool):
+def test_tool_on_labels_that_are_not_numbers(tool):
     status, out = tool('0,a,mel\n1,b,nv\n', '2,c,mel\n3,d,nv\n')
     assert status == 1 and 'train.csv: 2 images, no valid labels\n' in out and '..-1' not in out
     assert "column 'label' holds no class numbers but mel (row 2), nv (row 3): number the classes from 0" in out
 
 
-def test_tool_notes_patients_that_may_be_one(tool):
+def test_tool_notes_similar_patient_ids(tool):
     status, out = tool('0,001,0\n1,b,1\n', '2,1,0\n3,d,1\n')
     assert status == 0 and re.search(r'note: patient ids .*: 001 \(train\.csv\) and 1 \(val\.csv\)\n', out)
 
 
-def test_tool_refuses_a_number_of_classes_below_one(tool):
+def test_tool_refuses_n_classes_below_one(tool):
     assert tool('0,a,0\n', '2,c,1\n', '--n_classes -1')[0] == 'error: --n_classes must be positive, not -1'

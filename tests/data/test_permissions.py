@@ -106,7 +106,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize('name', WRITERS)
-def test_what_tools_write(tested, tiny, tmp_path, capsys, name):
+def test_files_written_by_tools(tested, tiny, tmp_path, capsys, name):
     write_text('copy.csv', (tmp_path / CSV).read_text())
     for folder in ('a', 'b'):
         for i in range(4):

@@ -120,7 +120,7 @@ def test_columns_with_equal_names_are_refused(tmp_path, header, message):
         read_text(tmp_path, f'{header}\na,0,1\n')
 
 
-def test_column_names_differ_by_case(tmp_path):
+def test_column_names_may_differ_only_in_case(tmp_path):
     assert list(read_text(tmp_path, 'image_id,Label,label\na,0,1\n').columns) == ['image_id', 'Label', 'label']
 
 

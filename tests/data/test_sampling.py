@@ -46,7 +46,7 @@ def test_draw_frequencies(mode, count):
     assert chisquare(within).pvalue > 1e-4
 
 
-def test_stream_depends_on_seed_epoch_and_stream_only():
+def test_the_stream_depends_only_on_seed_epoch_and_stream():
     labels = np.repeat([0, 1, 2], [30, 10, 5])
 
     def draw(epoch=0, **kwargs):
