@@ -175,7 +175,7 @@ SCRIPTS = [  # command line, function that runs out of memory, advice
      'use a smaller --batch_size'),
     ('-m tools.predict --load_path {run} {tiny}/images', 'utils.prediction.inference.collect_logits', 'use a smaller --batch_size'),
     ('-m tools.check_data {tiny}/train.csv --data_path {tiny}/images', 'utils.data.near_duplicates.similar_pairs',
-     'end other programs that use it, or search for equal files only: --similarity 1')]
+     'close other programs that use it, or search for identical files only: --similarity 1')]
 
 
 @pytest.mark.filterwarnings('ignore:.*found in sys.modules')
