@@ -1,4 +1,4 @@
-"""Image files on disk: find them by id, list them, identify the same file, check that they are in the data folder. None is opened."""
+"""Image files on disk, without opening them: find them by id, list them, recognise the same file, check the data folder."""
 import os
 import time
 import unicodedata
@@ -18,7 +18,7 @@ def find_images(image_ids: Iterable[str], data_path: str | None = None, rows: Se
     """Return the path of each image id in the folder `data_path` (None: ids are paths); None for a missing file.
 
     An id may omit the extension, whose case does not matter. Each folder is listed only once. Raises `InputError` for ids without an
-    extension that match several files; its message shows `rows`, the rows of the ids in their csv.
+    extension that match several files; the message shows `rows`, the rows of the ids in their csv.
     """
     folders, found, ambiguous = {}, [], []
     for i, image_id in enumerate(image_ids):
@@ -130,7 +130,7 @@ def first_spellings(paths: Sequence[str | None], file_stats: np.ndarray, known: 
     """Return for each of `paths` (None: no file) the first path that names the same file, so that each file has one name.
 
     Paths of the same file may differ by `..`, symbolic or hard links, or by case on a case-insensitive file system.
-    `file_stats`: int64 (N, 4), see `stat_images`. Inode 0 means that the file system has no inodes. On one that repeats them, sizes
+    `file_stats`: int64 (N, 4), see `stat_images`. Inode 0 means that the file system has no inodes. If it repeats inodes, sizes
     and times still distinguish files.
     `known`: a dictionary of the paths seen so far; pass the same one for several csvs.
     """
