@@ -7,7 +7,7 @@ import pytest
 
 from tests.factories import ROOT
 from tests.next_steps import module_of
-from tests.test_help import SCRIPTS
+from tests.scripts import SCRIPTS
 from utils import __version__
 from utils.data.sampling import SAMPLING
 from utils.losses import LOSSES, loss_parameters

@@ -9,19 +9,9 @@ import pytest
 
 from tests.factories import ROOT
 from tests.next_steps import module_of
+from tests.scripts import SCRIPTS, SHELL
 from utils.cli import HelpFormatter, duration, python, script_parser, to_resume
 
-FOLDERS = ('utils', 'models', 'tools', 'benchmarks', 'tests')  # other folders in the checkout do not belong to the project
-
-
-def found(ending):
-    return sorted([*ROOT.glob(f'*{ending}'), *(path for folder in FOLDERS for path in (ROOT / folder).rglob(f'*{ending}'))])
-
-
-# tests/tiny_network.py passes all its flags to another script.
-SCRIPTS = [str(path.relative_to(ROOT)) for path in found('.py')
-           if re.search(r'^if __name__ ==', path.read_text(encoding='utf-8'), re.M) and path.name != 'tiny_network.py']
-SHELL = [str(path.relative_to(ROOT)) for path in found('.sh') if path.read_text(encoding='utf-8').startswith('#!')]
 MANY = 6  # scripts with more flags must group them
 
 

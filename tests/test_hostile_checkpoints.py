@@ -193,7 +193,7 @@ def test_every_reader_of_checkpoints_refuses(tool, train, tiny, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
-@pytest.mark.parametrize(('part', 'message'), [('optimizer', 'the state of the optimizer does not fit'), ('schedule', 'does not fit')])
+@pytest.mark.parametrize(('part', 'message'), [('optimizer', 'the optimizer state does not fit'), ('schedule', 'does not fit')])
 def test_a_state_that_does_not_fit_gives_no_traceback(train, part, message):
     run = train('--n_epochs 1')
     (run / 'val_metrics.txt').unlink()

@@ -31,12 +31,12 @@ def test_without_labels_and_patients(tmp_path):
 
 
 @pytest.mark.parametrize(('old', 'new', 'message'), [
-    ('image_id', 'file', r'x\.csv is no csv of predictions .* no column image_id'), ('p_ill', 'ill', 'no column p_<class>'),
-    ('001,7,0,0', '001,7,2,0', r"1 values of 'label' are no class of 0\.\.1 .* first is 2 in row 2"),
-    ('001,7,0,0', '001,7,,0', "1 values of 'label'"), ('001,7,0,0', '001,7,0,.5', "1 values of 'pred'"),
-    ('0.8', '', r'missing or no number in 1 of 2 rows, the first is row 2 \(001'), ('0.8', 'many', 'no number'),
-    ('0.8', '0.9', r'do not add up to 1 in 1 of 2 rows, the first is row 2 \(001, sum 1\.1\)'), ('0.8,0.2', '1.2,-0.2', 'negative'),
-    ('002', '001', '1 image stands in more than one row, the first is 001'), ('002', '', 'without image_id'),
+    ('image_id', 'file', r'x\.csv is not a predictions csv .* no column image_id'), ('p_ill', 'ill', 'no column p_<class>'),
+    ('001,7,0,0', '001,7,2,0', r"x\.csv, row 2: label '2' is outside 0\.\.1 \(the file has 2"),
+    ('001,7,0,0', '001,7,,0', "row 2: label '' is outside"), ('001,7,0,0', '001,7,0,.5', r"row 2: pred '\.5' is outside"),
+    ('0.8', '', r'row 2 \(001\): .* missing or not numbers \(sum nan\), in 1 of 2 rows'), ('0.8', 'many', 'not numbers'),
+    ('0.8', '0.9', r'row 2 \(001\): .* do not add up to 1 \(sum 1\.1\), in 1 of 2 rows'), ('0.8,0.2', '1.2,-0.2', 'negative'),
+    ('002', '001', '1 image appears in more than one row, first 001'), ('002', '', 'row 3: no image_id'),
     (GOOD, GOOD.splitlines()[0], 'no rows'), (GOOD, '', 'is not a csv table'),
 ])
 def test_invalid_files(tmp_path, old, new, message):

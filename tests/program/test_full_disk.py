@@ -76,7 +76,7 @@ def test_a_real_disk(train, tiny, small_disk, tmp_path, capsys):
     network = '--model_name mobilenetV2'
     flags = f'{FLAGS} {network} --save_path small/run --cache_dir {small_disk}/cache'
     assert message(train, flags) == RESUME.format(f'experiments/small/run/last/{FILE_NAME}')
-    assert '* No image cache: ' in capsys.readouterr().out  # it leaves the room that is left to the checkpoints
+    assert '* No image cache: ' in capsys.readouterr().out  # the remaining space is left to the checkpoints
     check_intact(small_disk / 'run', epoch=1)
     with open(small_disk / 'other', 'wb', buffering=0) as f, pytest.raises(OSError, match='No space'):
         while True:

@@ -185,7 +185,7 @@ def test_flags(test_run, tiny):
     np.testing.assert_allclose(table.filter(like='p_'), q / q.sum(1, keepdims=True), rtol=1e-4)
     learnt, expected = f'{1200 / 22:.2f}', f'{100 / 3:.2f}'
     assert re.search(rf'^Class prior changed to: uniform\n  class +learnt %  expected %\n  class0 +{learnt} +{expected}\n', report, re.M)
-    for flags, message in (('--tau_norm --logit_adjust', 'correct for the class frequencies twice'),
+    for flags, message in (('--tau_norm --logit_adjust', 'correct for the class frequencies more than once'),
                            (f'--tau_norm --csv_tune {tiny}/test.csv', 'shares 8 images with .* which is reported')):
         with pytest.raises(InputError, match=message):
             test_run(flags)

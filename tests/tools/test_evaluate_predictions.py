@@ -99,7 +99,7 @@ def test_repeats_tested_with_different_settings_give_a_note(tmp_path, capsys):
     for name, views in (('a', ''), ('b', ', mean over 8 views'), ('c', '')):
         (tmp_path / name / 'performance_test.txt').write_text(f'Checkpoint x, epoch 1; csv y, SHA-256 z{views}\n')
     run(*files)
-    assert f'* Note: not all runs were tested alike: {files[0]}: plain forward pass; {files[1]}: 8 views;' in capsys.readouterr().err
+    assert f'* Note: runs were tested in different ways: {files[0]}: plain forward pass; {files[1]}: 8 views;' in capsys.readouterr().err
     run(*files[:2])  # two methods, or one tested in two ways
     assert 'different ways' not in capsys.readouterr().err
 
@@ -170,7 +170,7 @@ def test_spread():
 
 
 @pytest.mark.parametrize(('flags', 'message'), [
-    (['{a}', '{part}'], 'share some of their images'), (['{a}', '--referable', '5'], r'--referable 5 is no grade of 1\.\.4'),
+    (['{a}', '{part}'], 'share some of their images'), (['{a}', '--referable', '5'], r'--referable 5 is outside the grades 1\.\.4'),
     (['{a}', '--at', '90'], 'each --at between 0 and 1'), (['{a}', '--run', '{tmp}'], 'is not a run folder: it has no config.cfg'),
     (['{a}', '--train_csv', '{part}'], "'label' may be the class"), (['{a}', '--train_csv', 'x'], 'no such csv: x'),
     (['{a}', '{other}'], 'share some'),

@@ -117,8 +117,8 @@ def load_methods(csvs: Csvs, draws: int = 1000, seed: int = 0, ordered: bool | N
 
 
 def settings_notes(methods: Sequence[MethodRuns], describe: Callable[[Mapping], str] = describe_settings) -> list[str]:
-    """One line for each of the methods whose runs differ in more than they may, for each csv of a network that its run has replaced, for
-    copies of one file, and for differences in how the runs were tested."""
+    """Notes on pooled runs with different settings, predictions of checkpoints that have been replaced, identical csvs, and differences in
+    how the runs were tested. `describe` puts a dictionary of differing settings into words."""
     differing = {method.name: differing_settings(method.csvs, method.image_sets) for method in methods}
     pooled = [f'{name} pools runs whose settings differ: {describe(found)}' for name, found in differing.items() if found]
     replaced = filter(None, (replaced_network(csv) for method in methods for csv in method.csvs))
