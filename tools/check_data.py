@@ -120,7 +120,8 @@ def main(argv=None):
         write_text(args.out, csv_text(pairs))
         print(f"* Wrote {counted(len(pairs), 'pair')} of duplicates to {args.out}")
     n_problems += len(wrong)
-    print(f"* Found {counted(n_problems, 'problem')}" if n_problems else '* Found no problems')
+    print(f"* Found {counted(n_problems, 'problem')}: correct the csvs or images, then check again" if n_problems else
+          '* Found no problems')
     if not n_problems:
         say_next(*next_step(sets, args, n_classes))
     sys.exit(n_problems > 0)

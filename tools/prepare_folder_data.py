@@ -26,7 +26,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from utils.cli import say_next, script_parser, to_train, warn_without_effect
+from utils.cli import say_next, script_parser, warn_without_effect
 from utils.common import InputError, counted, preview, run_script, write_text
 from utils.data.files import list_images
 from utils.data.images import FORMATS, open_rgb
@@ -276,11 +276,8 @@ def main(argv=None):
     csv = write_parts(table, part, args.out, set_name)
     for name, c in sorted(numbers.items(), key=itemgetter(1)):
         print(f"  class {c} ({name}): {' / '.join(str(count[c]) for count in counts.values())}")
-    if args.classes_from:
-        say_next('check the files', 'python', '-m', 'tools.check_data', csv['test'], '--data_path', args.folder,
-                 '--n_classes', max(numbers.values()) + 1)
-    else:
-        say_next('train', *to_train(csv['train'], csv['val'], args.folder, len(numbers), '--save_path', f'{set_name}/instance'))
+    say_next('check the csvs and images', 'python', '-m', 'tools.check_data', *csv.values(), '--data_path', args.folder,
+             *(['--n_classes', max(numbers.values()) + 1] if args.classes_from else []))
 
 
 if __name__ == '__main__':

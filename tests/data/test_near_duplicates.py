@@ -122,7 +122,7 @@ def test_tool_on_bad_files(tool, tmp_path):
 
 def test_tool_uses_the_singular_for_one(tool):
     status, out = tool('0,a,0\n1,b,1\n', '2,c,7\n', '--n_classes 2')
-    assert status == 1 and '\n* Found 1 problem\n' in out and 'val.csv: 1 image (' in out
+    assert status == 1 and '\n* Found 1 problem: ' in out and 'val.csv: 1 image (' in out
 
 
 def test_tool_on_labels_that_are_not_numbers(tool):

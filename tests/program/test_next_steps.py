@@ -54,7 +54,9 @@ def follow(capsys):
 
 def test_from_images_to_the_report(pictures, follow, capsys):
     prepare_folder_data.main(PREPARE)
-    assert follow('train_lt_mxp.py', *QUICK.split()).csv_train == 'data/train_my set.csv'
+    with pytest.raises(SystemExit, match='False'):
+        follow('tools.check_data', '--num_workers', '1', '--similarity', '1')
+    assert follow('train_lt_mxp.py', *QUICK.split(), '--save_path', 'my set/instance').csv_train == 'data/train_my set.csv'
     assert follow('test_with_labels_eyepacs.py', '--num_workers', '0').csv_test == 'data/test_my set.csv'
     assert follow('tools.evaluate_predictions', '--draws', '100').run == RUN
     assert follow('tools.compare_experiments', '--draws', '100').folders == ['results/my set']

@@ -5,6 +5,7 @@
 import numpy as np
 from markupsafe import Markup
 
+from utils.common import preview
 from utils.evaluation import MOST_CLASSES, MOST_CONFUSIONS, frequent_confusions
 from utils.prediction.predictions import PredictionTable
 from utils.report import html
@@ -58,9 +59,12 @@ def _in_words(table: PredictionTable, classes: dict) -> Markup:
     """The result in two sentences."""
     right, n = int((table.preds == labels_of(table)).sum()), len(table.preds)
     tested = {name: cells['recall'] for name, cells in classes.items() if cells['recall']['value'] is not None}
-    # Ties go to the class with more images.
-    best, worst = (max(tested, key=lambda name: (sign * tested[name]['value'], tested[name]['n'])) for sign in (1, -1))
-    best_and_worst = [f"{name} ({round(tested[name]['value'] * tested[name]['n']):,} of {tested[name]['n']:,})" for name in (best, worst)]
+    best_and_worst = []
+    for end in (max, min):
+        value = end(cell['value'] for cell in tested.values())
+        name, *tied = sorted((name for name in tested if tested[name]['value'] == value), key=lambda name: -tested[name]['n'])
+        count = f"{round(value * tested[name]['n']):,} of {tested[name]['n']:,}"
+        best_and_worst.append(f'{name} ({count}{", tied with " + preview(tied) if tied else ""})')
     return html.paragraph(f'The network classifies {right:,} of {n:,} images correctly ({100 * right / n:.1f} %). The class with the '
                           f'highest recall is {best_and_worst[0]}, the one with the lowest is {best_and_worst[1]}.')
 
