@@ -64,14 +64,14 @@ IN_ZIP = r'a\.zip, labeled-images/image-labels\.csv'
 
 
 @pytest.mark.parametrize(('labels', 'message'), [
-    (lambda csv: csv.replace('Lower', 'L\xf6wer').encode('latin1'), rf'{IN_ZIP} is no csv table: row 2 is not UTF-8 text'),
-    (lambda csv: csv.encode('utf-16'), f'{IN_ZIP} is no csv table: it holds zero bytes'),
-    (line(5, 'a,b,c,d,e,f\n'), f'{IN_ZIP} is no csv table: row 5 has 6 cells'),
+    (lambda csv: csv.replace('Lower', 'L\xf6wer').encode('latin1'), rf'{IN_ZIP} is not a csv table: row 2 is not UTF-8 text'),
+    (lambda csv: csv.encode('utf-16'), f'{IN_ZIP} is not a csv table: it contains zero bytes'),
+    (line(5, 'a,b,c,d,e,f\n'), f'{IN_ZIP} is not a csv table: row 5 has 6 cells'),
     (line(5, '00-00-abc\n'), f"{IN_ZIP}, row 5: the cell 'Finding' is empty"),
     (line(7, ',x,finding-01,x\n'), "row 7: the cell 'Video file' is empty"),
     (lambda csv: line(9, csv.splitlines()[1] + '\n')(csv), "row 9: the cell 'Video file' repeats an earlier row"),
-    (line(3, '"00-00-abc,x,finding-01,x\n'), f'{IN_ZIP}, row 3: a quotation mark opens a cell'),
-    (lambda csv: '', f'{IN_ZIP} is no csv table'), (lambda csv: '\n\n', f'{IN_ZIP} is no csv table'),
+    (line(3, '"00-00-abc,x,finding-01,x\n'), f'{IN_ZIP}, row 3: unclosed quotation mark'),
+    (lambda csv: '', f'{IN_ZIP} is not a csv table'), (lambda csv: '\n\n', f'{IN_ZIP} is not a csv table'),
     (lambda csv: csv.splitlines()[0], r'a\.zip has 0 labels, expected 230'),
     (lambda csv: None, r'a\.zip holds 0 files named image-labels\.csv'),
     (lambda csv: csv.replace('Finding', 'Diagnosis'), f"{IN_ZIP} has no columns 'Video file' and 'Finding'"),

@@ -54,7 +54,7 @@ HINT = 'this tool only splits EyePACS. For another data set, write train_NAME.cs
     ('id_code,diagnosis\n000c1434d8d7,2\n', r"no columns 'image' and 'level' \(its columns: id_code, diagnosis\): " + HINT),
     ('Image name,Retinopathy grade,Risk of macular edema ,,\nIDRiD_001,3,2,,\n', "no columns 'image' and 'level' .*" + HINT),
     ('image,level\n1_left,0\n2_left,1\n1_left.png,1\n', r"row 4: image '1_left\.png' repeats an earlier row"),
-    ('image,level\n1_left,0\n1_Left,0\n', 'row 3: .* earlier row'), ('image,level\n"1_left,0\n2_left,1\n', 'row 2: a quotation mark'),
+    ('image,level\n1_left,0\n1_Left,0\n', 'row 3: .* earlier row'), ('image,level\n"1_left,0\n2_left,1\n', 'row 2: unclosed quotation'),
     (None, 'no such csv of labels')])
 def test_eyepacs_errors(tmp_path, monkeypatch, text, message):
     if text:
@@ -114,7 +114,7 @@ def test_test_patients_must_not_be_training_patients(tmp_path, monkeypatch):
 def test_kaggles_zip_must_be_unpacked(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / 'labels.csv.zip', 'w') as archive:
         archive.writestr('trainLabels.csv', 'image,level\n1_left,0\n')
-    with pytest.raises(InputError, match=r'labels\.csv\.zip is no csv table: it holds zero bytes \(a zip\? unpack it'):
+    with pytest.raises(InputError, match=r'labels\.csv\.zip is not a csv table: it contains zero bytes \(unpack a zip file'):
         eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv.zip')
 
 

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import train_lt_mxp
 from tests.next_steps import next_words, parse
 from tools.prepare_folder_data import main
 from utils.common import InputError
@@ -47,10 +46,8 @@ def test_contract(folder, tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert '* Left out: 1 image outside any class folder: loose.png\n' in out and 'broken.jpg' in out and 'notes.txt' in out
     _, args, _ = parse(next_words(out))
-    args = train_lt_mxp.resolve(args)
-    assert args.n_classes == 4
-    sets = {'train': ClassDataset(args.csv_train, args.data_path), 'val': ClassDataset(args.csv_val, args.data_path)}
-    assert check_data(sets, args.n_classes) == []
+    sets = {split: ClassDataset(csv, args.data_path) for split, csv in zip(('train', 'val', 'test'), args.csv, strict=True)}
+    assert check_data(sets, 4) == []
 
 
 def test_by_patient_and_deterministic(folder, tmp_path):
@@ -270,8 +267,7 @@ def test_the_printed_command_finds_its_csvs_for_any_folder_name(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     main([str(pictures(tmp_path / name, 'a', 'b', n=10))])
     _, args, _ = parse(next_words(capsys.readouterr().out))
-    args = train_lt_mxp.resolve(args)
-    assert (args.csv_train, args.csv_val) == (f'data/train_{name}.csv', f'data/val_{name}.csv')
+    assert args.csv == [f'data/{split}_{name}.csv' for split in ('train', 'val', 'test')]
 
 
 def test_patients_in_two_spellings_stay_together(tmp_path, monkeypatch):

@@ -56,7 +56,8 @@ def test_errors(predict, tmp_path):
     (tmp_path / 'none').mkdir()
     for flags, message in ((['x.jpg'], 'none of the images can be read:\n  x.jpg: not an image in a supported format'),
                            (['none'], 'none of .*\n  none: no images in this folder'),
-                           (['x.jpg', '--csv_out', 'a/b.csv'], 'name of a csv file'), (['x.jpg', '--batch_size', 0], '--batch_size'),
+                           (['x.jpg', '--csv_out', 'a/b.csv'], '--csv_out a/b.csv must be a file name'),
+                           (['x.jpg', '--batch_size', 0], '--batch_size'),
                            (['x.jpg', '--zoom_tta', '0.9'], '--zoom_tta 0.9: factors must differ')):
         with pytest.raises(InputError, match=message):
             predict(*flags)

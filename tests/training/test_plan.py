@@ -137,7 +137,7 @@ def test_flags_of_methods():
 def test_bad_loss_parameter(capsys):
     with pytest.raises(SystemExit):
         get_parser().parse_args(['--loss_params', 'gamma'])
-    assert 'NAME=NUMBER expected' in capsys.readouterr().err
+    assert 'expected NAME=NUMBER' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', RECIPES)
