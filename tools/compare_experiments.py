@@ -94,7 +94,7 @@ def tables_of(methods, summaries, ranks, differences, baseline):
                  for method, cells in zip(methods, differences, strict=True) if method.name != baseline]
         others = [cells for method, cells in zip(methods, differences, strict=True) if cells and method.name != baseline]
         kinds = kinds_text(others, overall)
-        result[f'Difference to {baseline} [95 % interval], paired on the same images; {kinds}:'] = rows
+        result[f'Difference from {baseline} [95 % interval], paired on the same images; {kinds}:'] = rows
     return result
 
 

@@ -59,7 +59,7 @@ def test_good(check):
     (lambda t: t.assign(name='x'), r'names used for several classes \(is .label. the class\? .*\): x: 0 and 1 and 2'),
     (lambda t: t.assign(name=t.name.str.replace('class', 'grade')), r'classes with several names .*: 0: class0 and grade0'),
     (lambda t: t.assign(label=t.label.map({'0': '1', '1': '2', '2': '3'})), r'not integers in 0\.\.2 \(number the classes from 0, .*\): 3'),
-    (lambda t: t.assign(label=t.name), r"column 'label' holds no class numbers but class\d \(row 2\), .*: number the classes from 0"),
+    (lambda t: t.assign(label=t.name), r"column 'label' contains class\d \(row 2\), .* instead of class numbers: number"),
     (lambda t: t[['image_id']], 'no labels: put the class in the last column'),
 ])
 def test_one_problem(check, change, message):

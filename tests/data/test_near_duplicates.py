@@ -128,7 +128,7 @@ def test_tool_uses_the_singular_for_one(tool):
 def test_tool_on_labels_that_are_not_numbers(tool):
     status, out = tool('0,a,mel\n1,b,nv\n', '2,c,mel\n3,d,nv\n')
     assert status == 1 and 'train.csv: 2 images, no valid labels\n' in out and '..-1' not in out
-    assert "column 'label' holds no class numbers but mel (row 2), nv (row 3): number the classes from 0" in out
+    assert "column 'label' contains mel (row 2), nv (row 3) instead of class numbers: number the classes from 0" in out
 
 
 def test_tool_notes_similar_patient_ids(tool):

@@ -160,7 +160,7 @@ def test_markdown(results, capsys):
     lines = [line for line in out.splitlines() if line.startswith('|')]
     assert len(lines) == 5 + 5 + 4 and lines[0].split('|')[1].strip() == 'method' and 'not all methods' in err
     assert {len(line) for line in lines[:5]} == {len(lines[0])} and lines[0].endswith(' R DR4 |')
-    assert lines[-1].count('+') > 4 and 'Difference to bad/net' in out
+    assert lines[-1].count('+') > 4 and 'Difference from bad/net' in out
 
 
 def test_only_the_kinds_of_intervals_shown_are_named(tmp_path, capsys):
@@ -169,7 +169,7 @@ def test_only_the_kinds_of_intervals_shown_are_named(tmp_path, capsys):
         write(tmp_path / 'a' / f'seed{seed}' / 'results_test.csv', random_table(seed)._replace(labels=random_table(0).labels))
         write(tmp_path / 'b' / f'seed{seed}' / 'results_test.csv', random_table(seed + 2)._replace(labels=random_table(0).labels))
     main([str(tmp_path), '--baseline', 'b', '--draws', '100'])
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('Difference to'))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('Difference from'))
     assert 'Student' in line and 'standard errors' not in line
 
 

@@ -166,8 +166,8 @@ def _find_label_problems(data: 'ClassDataset', n_classes: int) -> Iterator[str]:
         return
     values = preview([f'{data.table[data.label_column].iloc[i]} (row {data.rows[i]})' for i in bad[:6]])
     if (data.labels < 0).all():
-        yield (f"column '{data.label_column}' holds no class numbers but {values}: number the classes from 0, or select another column "
-               'with --label_column')
+        yield (f"column '{data.label_column}' contains {values} instead of class numbers: number the classes from 0, or select another "
+               'column with --label_column')
     else:
         hint = _suggest_n_classes(np.unique(data.labels), n_classes)
         wrong = 'is not an integer' if len(bad) == 1 else 'are not integers'
