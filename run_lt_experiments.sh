@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Usage: bash run_lt_experiments.sh [GROUP] [--jobs N] [--only N] [--dry_run]
 #
-# Train, test and compare all experiments of a group. Finished runs are skipped and interrupted runs are resumed.
+# Train and test all experiments of a group, and compare those of the demonstration. Finished runs are skipped and interrupted runs are resumed.
 #
 #   GROUP      demo (default; needs no data), eyepacs, endo (the experiments of the paper), eyepacs_recipes, endo_recipes, cifar
 #   --jobs N   run N experiments in parallel, spread over the GPUs if there are any (default: 1, demo: 2)

@@ -77,7 +77,7 @@ def add_flags(parser: RecipeParser) -> RecipeParser:
     training.add_argument('--optimizer', default='sgd', choices=OPTIMIZERS, help='optimizer')
     training.add_argument('--lr', type=float, default=.01, metavar='RATE', help='learning rate')
     training.add_argument('--schedule', default='plateau', choices=SCHEDULES,
-                          help='learning-rate schedule; plateau: divide by 10 after --patience epochs without improvement')
+                          help='learning-rate schedule; plateau: divide by 10 after more than --patience epochs without improvement')
     training.add_argument('--warmup', type=float, metavar='FRACTION',
                           help='fraction of the steps with a rising learning rate, 0 to 1 (default: plateau 0, cosine 0.05, onecycle 0.3)')
     training.add_argument('--min_lr', type=float, default=-1, metavar='RATE',
