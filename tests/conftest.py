@@ -19,7 +19,6 @@ tiny_network.register()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-
 @pytest.fixture(scope='session')
 def tiny(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp('tiny'))

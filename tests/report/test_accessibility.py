@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from tests.axe import find_axe, problems
-from tests.browser import Browser, find_chromium
 from tests.report_files import write_run
 from tools.report import main
 
@@ -15,16 +14,6 @@ FOCUSABLE = '[...document.querySelectorAll("a[href], button, summary, [tabindex=
 FOLDED = 'document.querySelectorAll("details").forEach(details => details.open = true)'
 # axe cannot measure contrast over a gradient.
 SHADOWS = 'document.querySelectorAll(".scroll").forEach(box => box.style.background = "none")'
-
-
-@pytest.fixture(scope='module')
-def browser():
-    program = find_chromium()
-    if program is None:
-        pytest.skip('no Chromium on this machine (Debian: apt-get install chromium)')
-    browser = Browser(program)
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope='module')

@@ -3,19 +3,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser import NARROW, Browser, find_chromium
+from tests.browser import NARROW
 from tests.report_files import SCRIPT, write_run
 from tools.report import main
-
-
-@pytest.fixture(scope='module')
-def browser():
-    program = find_chromium()
-    if program is None:
-        pytest.skip('no Chromium on this machine (Debian: apt-get install chromium)')
-    browser = Browser(program)
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope='module')
