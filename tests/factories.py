@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shlex
+import signal
 import subprocess
 import zipfile
 from pathlib import Path
@@ -20,6 +21,7 @@ from models.get_model import get_arch
 from utils.data.image_cache import use_cache
 from utils.get_loaders import ClassDataset
 from utils.prediction.predictions import PredictionTable
+from utils.training.batches import BatchTransform
 
 ROOT = Path(__file__).parent.parent  # the repository root
 COUNTS = {'train': (12, 6, 4), 'val': (4, 3, 2), 'test': (3, 3, 2)}  # images per class of the tiny set
@@ -65,6 +67,19 @@ def experiment_lines(scripts, *arguments):
     done = subprocess.run(['bash', 'run_lt_experiments.sh', *arguments, '--dry_run'], cwd=scripts, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def signal_in_batch(monkeypatch, n):
+    """Send SIGTERM to this process in the `n`-th batch that a training prepares. -> list with an item for each batch so far"""
+    prepare, calls = BatchTransform.__call__, []
+
+    def strike(*args):
+        calls.append(1)
+        if len(calls) == n:
+            signal.raise_signal(signal.SIGTERM)
+        return prepare(*args)
+    monkeypatch.setattr(BatchTransform, '__call__', strike)
+    return calls
 
 
 def picture(seed, size=(120, 160)):

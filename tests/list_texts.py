@@ -13,9 +13,8 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import script_parser
+from utils.cli import ROOT, script_parser
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ['utils', 'models', 'tools', 'benchmarks', 'tests']
 KINDS = ('docstring', 'comment', 'message')  # a message is any other string with several words
 
@@ -64,7 +63,7 @@ def other_texts(source: str, suffix: str) -> Iterator[tuple[int, str, str]]:
 
 def find_files(names: list[str]) -> list[Path]:
     """-> the files among `names`, and all files in the folders among them"""
-    paths = [ROOT / name for name in names]
+    paths = [Path(ROOT, name) for name in names]
     return sorted(path for name in paths for path in ([name] if name.is_file() else name.rglob('*'))
                   if path.suffix in ('.py', '.sh', '.html', '.js'))
 
@@ -77,7 +76,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    for path in find_files(args.files or [*(path.name for path in ROOT.iterdir() if path.is_file()), *FOLDERS]):
+    for path in find_files(args.files or [*(path.name for path in Path(ROOT).iterdir() if path.is_file()), *FOLDERS]):
         source = path.read_text(encoding='utf-8')
         texts = python_texts(source) if path.suffix == '.py' else other_texts(source, path.suffix)
         print(f'\n== {path.relative_to(ROOT)}')

@@ -1,16 +1,14 @@
 """Out of memory, on the GPU or the host: a one-line error names the flag to change, and the run can be resumed."""
 import json
 import runpy
-import signal
 
 import pytest
 import torch
 
-from tests.factories import ROOT
+from tests.factories import ROOT, signal_in_batch
 from tests.tiny_network import TinyNetwork
 from utils.common import InputError, Interrupted, out_of_memory, run_script
 from utils.model_saving_loading import read_checkpoint
-from utils.training.batches import BatchTransform
 
 CUDA = 'CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 7.76 GiB of which 1.69 GiB is free.'
 FULL = 'GPU memory is full, 2.50 GiB more were needed'
@@ -132,20 +130,11 @@ def test_a_run_resumes_unchanged_when_memory_is_free_again(stopped, train):
 
 def test_a_run_resumes_within_an_epoch_with_smaller_batches(train, monkeypatch):
     """Two of five steps are done. The resumed run trains the other three, with two batches each."""
-    calls, original = [], BatchTransform.__call__
-
-    def strike(*args):
-        calls.append(1)
-        if len(calls) == 5 + 2:
-            signal.raise_signal(signal.SIGTERM)
-        return original(*args)
-    monkeypatch.setattr(BatchTransform, '__call__', strike)
+    calls = signal_in_batch(monkeypatch, 5 + 2)
     with pytest.raises(Interrupted):
         train('--n_epochs 2')
-    calls.clear()
-    calls += [1] * 100
     run = train('--n_epochs 2 --accumulate 2 --resume')
-    assert len(calls) - 100 == 3 * 2
+    assert len(calls) == 5 + 2 + 3 * 2
     first, second = (json.loads(line)['training_loss'] for line in (run / 'log.jsonl').read_text().splitlines())
     assert second == pytest.approx(first, rel=.5)  # the mean includes the batches before the interruption
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import utils
-from tests.factories import new_accelerator
+from tests.factories import new_accelerator, signal_in_batch
 from utils.common import InputError, Interrupted
 from utils.model_saving_loading import digest, read_checkpoint
 from utils.prediction.inference import predict
@@ -139,17 +139,9 @@ def test_a_signal_within_an_epoch_loses_nothing(train, monkeypatch, capsys, flag
 
 def test_an_interrupted_epoch_is_counted_in_its_own_batches(train, monkeypatch, capsys):
     """Batches are counted correctly even if an attempt to resume with another --accumulate replaced config.cfg and then failed."""
-    original, calls = BatchTransform.__call__, []
-
-    def strike(*args):
-        calls.append(1)
-        if len(calls) == 5 + 2:
-            signal.raise_signal(signal.SIGTERM)
-        return original(*args)
-    monkeypatch.setattr(BatchTransform, '__call__', strike)
+    signal_in_batch(monkeypatch, 5 + 2)
     with pytest.raises(Interrupted):
         train('--n_epochs 2 --train_eval off')
-    monkeypatch.setattr(BatchTransform, '__call__', original)
     config = Path('experiments/run/config.cfg')
     config.write_text(config.read_text().replace('"accumulate": 1', '"accumulate": 2'))
     train('--n_epochs 2 --train_eval off --accumulate 2 --resume')
