@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.cli import ROOT, script_parser
+from utils.common import run_script
 
 FOLDERS = ['utils', 'models', 'tools', 'benchmarks', 'tests']
 KINDS = ('docstring', 'comment', 'message')  # a message is any other string with several words
@@ -75,7 +76,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
     for path in find_files(args.files or [*(path.name for path in Path(ROOT).iterdir() if path.is_file()), *FOLDERS]):
         source = path.read_text(encoding='utf-8')
         texts = python_texts(source) if path.suffix == '.py' else other_texts(source, path.suffix)
@@ -86,4 +88,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    main(get_parser().parse_args())
+    run_script(main)
