@@ -31,6 +31,7 @@ from utils.training.frozen_features import cache_features, can_cache_features
 from utils.training.loggers import build_loggers
 from utils.training.memory import LESS, explain_full_memory
 from utils.training.network import build_network
+from utils.training.placement import place_data
 from utils.training.plan import TrainingPlan
 from utils.training.recipes import RecipeParser
 from utils.training.run_folder import RunFolder, run_path
@@ -72,6 +73,7 @@ def main(args: Namespace, argv: list[str] | None = None) -> None:
 
     plan = TrainingPlan(args, data, network)  # epoch -> data loader, batch transform, loss
     state = TrainState(args, network, accelerator, plan.n_steps)
+    data = place_data(data, plan, state, accelerator)  # on the GPU if the images fit
     evaluate = Evaluator(args, data, network, accelerator)
     log = build_loggers(args, run, data)
     state.load(run.resume_state)

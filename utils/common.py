@@ -55,6 +55,11 @@ def counted(n: int, noun: str, verb: str = '') -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}" + (f" {verb}{'s' if n == 1 else ''}" if verb else '')
 
 
+def gigabytes(n_bytes: float) -> str:
+    """27_600_000_000 -> '27.6 GB', 5_000_000 -> '5.0 MB'"""
+    return f'{n_bytes / 1e9:.1f} GB' if n_bytes >= 1e8 else f'{n_bytes / 1e6:.1f} MB'
+
+
 def check_name(path: str | os.PathLike) -> None:
     """Raise `InputError` if the name of a file or folder contains control characters. Messages and reports show these names."""
     if CONTROL.search(str(path)):

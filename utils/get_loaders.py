@@ -5,7 +5,7 @@ Worker processes only decode and resize. All randomness is in the samplers and i
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,12 +55,11 @@ def _own_group(worker: int) -> None:
         os.setpgid(0, 0)
 
 
-def _make_loader(dataset: ClassDataset, batch_size: int, num_workers: int, sampler: Iterable[int], drop_last: bool = False) -> ClassLoader:
+def _make_loader(dataset: ClassDataset, device: torch.device | None, sampler: Iterable[int], **options: Any) -> ClassLoader:
     # The dataset returns whole batches. The loader has its own generator, because the seed that it draws for its workers must not
     # advance the global random state.
-    return ClassLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, drop_last=drop_last, collate_fn=tuple,
-                      pin_memory=torch.cuda.is_available(), persistent_workers=num_workers > 0, generator=torch.Generator(),
-                      worker_init_fn=_own_group)
+    return ClassLoader(dataset, device, sampler=sampler, collate_fn=tuple, persistent_workers=options['num_workers'] > 0,
+                       generator=torch.Generator(), worker_init_fn=_own_group, **options)
 
 
 @accept_tg_size
@@ -68,7 +67,8 @@ def get_train_val_cls_loaders(csv_path_train: str, csv_path_val: str, data_path:
                               im_size: tuple[int, int] = (512, 512), n_classes: int = 5, num_workers: int = 0, seed: int = 0,
                               n_epochs: int = 1, see_classes: bool = True, *, cache_dir: str | None = None, rank: int = 0,
                               world_size: int = 1, accumulate: int = 1, skip_bad_images: bool = False, allow_outside: bool = False,
-                              label_column: str | None = None, known_names: Sequence[str] | None = None) -> Loaders:
+                              label_column: str | None = None, known_names: Sequence[str] | None = None,
+                              device: torch.device | None = None) -> Loaders:
     """Build the training loader (instance-sampled, whole batches only) and the validation loader (every image once, in order).
 
     `batch_size`: images per training step, in batches of batch_size / (world_size x accumulate).
@@ -76,6 +76,7 @@ def get_train_val_cls_loaders(csv_path_train: str, csv_path_val: str, data_path:
     `see_classes`: print the class counts. `rank`, `world_size`: see `get_eval_loader` and `EpochSampler`.
     `cache_dir`: folder of the image cache (`use_cache`). `skip_bad_images`: skip images that cannot be decoded.
     `allow_outside`: accept images outside `data_path`. `label_column`: see `find_label_column`. `known_names`: see `check_data`.
+    `device`: see `ClassLoader`.
 
     Raises `InputError` with all problems of the csvs (`check_data`), or with all images that cannot be decoded.
     """
@@ -88,12 +89,13 @@ def get_train_val_cls_loaders(csv_path_train: str, csv_path_val: str, data_path:
         raise InputError(f"{csv_path_train} has {counted(len(train), 'image')}, fewer than one batch of {batch_size} (--batch_size)")
     if see_classes:
         _print_classes(train, val, n_classes)
-    num_workers = _cached_or_verified([train, val], cache_dir, num_workers, verified=skip_bad_images or rank > 0)
+    pin = device is not None and device.type == 'cuda'
+    num_workers = _cached_or_verified([train, val], cache_dir, num_workers, pin, verified=skip_bad_images or rank > 0)
     num_workers = fitting_workers(num_workers, EVAL_FACTOR * batch_size // accumulate, im_size)  # batch_size is summed over processes
     sampler = EpochSampler(train.labels, n_epochs=n_epochs, seed=seed, rank=rank, world_size=world_size, step=batch_size)
     batch_size //= world_size * accumulate
-    return Loaders(_make_loader(train, batch_size, num_workers, sampler, drop_last=True),
-                   get_eval_loader(val, batch_size, num_workers, rank=rank, world_size=world_size))
+    return Loaders(_make_loader(train, device, sampler, batch_size=batch_size, num_workers=num_workers, drop_last=True),
+                   get_eval_loader(val, batch_size, num_workers, rank=rank, world_size=world_size, device=device))
 
 
 def _print_classes(train: ClassDataset, val: ClassDataset, n_classes: int) -> None:
@@ -104,14 +106,14 @@ def _print_classes(train: ClassDataset, val: ClassDataset, n_classes: int) -> No
         print(f'Found {counts[0][c]:d}/{counts[1][c]:d} train/val examples of class {c} ({names[c]})')
 
 
-def _cached_or_verified(datasets: Sequence[ClassDataset], cache_dir: str | None, num_workers: int, verified: bool) -> int:
+def _cached_or_verified(datasets: Sequence[ClassDataset], cache_dir: str | None, num_workers: int, pin: bool, *, verified: bool) -> int:
     """Decode every image once: into the image cache, or, without a cache, to find images that cannot be decoded.
 
     `verified`: skip the latter, because these images have been verified or another process does it. Returns the number of worker
     processes that the loaders still need.
     """
     try:
-        needed = use_cache(datasets, cache_dir, num_workers)
+        needed = use_cache(datasets, cache_dir, num_workers, pin)
     except InputError:  # names the first bad image; the next line names all
         refuse_bad_images(datasets, num_workers)
         raise
@@ -129,7 +131,8 @@ def modify_loader(loader: ClassLoader, mode: str, ep: int | None = None, n_eps: 
     sampler = EpochSampler(old.labels, mode, n_epochs=n_eps or old.n_epochs, seed=old.seed, stream=stream, rank=old.rank,
                            world_size=old.world_size, step=old.step)
     sampler.set_epoch(ep or 0)
-    return _make_loader(loader.dataset, loader.batch_size, loader.num_workers, sampler, drop_last=True)
+    return _make_loader(loader.dataset, loader.device, sampler, batch_size=loader.batch_size, num_workers=loader.num_workers,
+                        drop_last=True)
 
 
 def get_combo_loader(loader: ClassLoader, base_sampling: str = 'instance') -> ComboLoader:
@@ -138,24 +141,30 @@ def get_combo_loader(loader: ClassLoader, base_sampling: str = 'instance') -> Co
 
 
 def get_eval_loader(dataset: ClassDataset, batch_size: int = 8, num_workers: int = 0, *, n_images: int | None = None, seed: int = 0,
-                    rank: int = 0, world_size: int = 1) -> ClassLoader:
+                    rank: int = 0, world_size: int = 1, device: torch.device | None = None) -> ClassLoader:
     """Build a loader that yields every image once, in order, or a fixed stratified random sample of `n_images`.
 
     With several processes, it yields the images rank, rank + world_size, ... of these; `inference.gather` collects the results.
     `loader.dataset` is always the whole `dataset`, and `loader.sampler` holds the indices that this loader yields.
     Batches have EVAL_FACTOR x `batch_size` images, since evaluation needs less memory and the batch size does not change its result.
+    `device`: see `ClassLoader`.
     """
     indices: Sequence[int] = range(len(dataset))
     if n_images is not None and n_images < len(dataset):
         indices = draw_stratified(dataset.labels, n_images, seed)
-    return _make_loader(dataset, EVAL_FACTOR * batch_size, num_workers, indices[rank::world_size])
+    return _make_loader(dataset, device, indices[rank::world_size], batch_size=EVAL_FACTOR * batch_size, num_workers=num_workers)
+
+
+def with_batch_size(loader: ClassLoader, batch_size: int) -> ClassLoader:
+    """Build a copy of the evaluation loader `loader` with another batch size."""
+    return _make_loader(loader.dataset, loader.device, loader.sampler, batch_size=batch_size, num_workers=loader.num_workers)
 
 
 @accept_tg_size
 def get_test_cls_loader(csv_path_test: str, data_path: str | None = None, batch_size: int = 8, im_size: tuple[int, int] = (512, 512),
                         num_workers: int = 0, test: bool = False, n_classes: int | None = None, *, cache_dir: str | None = None,
                         allow_outside: bool = False, skip_bad_images: bool = False, label_column: str | None = None,
-                        known_names: Sequence[str] | None = None) -> ClassLoader:
+                        known_names: Sequence[str] | None = None, device: torch.device | None = None) -> ClassLoader:
     """Build the loader of a test csv, which yields every image once, in order.
 
     `test`: ignore the labels. `n_classes`: check the csv for this number of classes first. For other parameters and errors, see
@@ -166,5 +175,5 @@ def get_test_cls_loader(csv_path_test: str, data_path: str | None = None, batch_
         leave_out_bad_images([dataset], num_workers, cache_dir)
     if n_classes:
         refuse_problems(check_data({'test': dataset}, n_classes, known_names))
-    num_workers = fitting_workers(use_cache([dataset], cache_dir, num_workers), EVAL_FACTOR * batch_size, im_size)
-    return get_eval_loader(dataset, batch_size, num_workers)
+    num_workers = use_cache([dataset], cache_dir, num_workers, pin=device is not None and device.type == 'cuda')
+    return get_eval_loader(dataset, batch_size, fitting_workers(num_workers, EVAL_FACTOR * batch_size, im_size), device=device)

@@ -13,6 +13,7 @@ from utils.data.files import find_images, stat_images
 from utils.data.image_hashes import content_hash, hash_files
 from utils.data.images import decode_image, is_of_one_colour
 from utils.data.label_column import NAME_COLUMNS, NO_LABELS, drop_empty_columns, find_label_column
+from utils.data.prefetch import WITH_OWN_MEMORY, prefetch
 from utils.data.read_csv import read_csv
 
 MAX_CLASSES = 10**6
@@ -60,13 +61,18 @@ class ClassDataset(Dataset):
         self.has_labels = self.label_column is not None
         labels = pd.to_numeric(table[self.label_column], errors='coerce') if self.has_labels else pd.Series(-1., table.index)
         self.labels = labels.where((labels % 1 == 0) & (labels.abs() < MAX_CLASSES), -1).to_numpy(np.int64)
-        self.cache: Any = None  # see `use_cache`
+        self.cache: Any = None  # an object that returns decoded images: see `use_cache` and `copy_to_device`
         self.hashes: np.ndarray | None = None  # see `content_hashes`; set by code that reads all files anyway
 
     @property
     def dr(self) -> np.ndarray:
         """The labels, under their name in the original."""
         return self.labels
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the images which the dataset returns."""
+        return self.cache.device if self.cache else torch.device('cpu')
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -141,7 +147,20 @@ class ClassDataset(Dataset):
 
 
 class ClassLoader(DataLoader):
-    """Data loader of a `ClassDataset`, with type annotations of the attributes used here."""
+    """Data loader of a `ClassDataset`: batches (images uint8 (B, 3, H, W), labels int64 (B,), image ids).
+
+    `device`: where the batches are needed. A GPU gets images and labels of the host ahead of their use (`prefetch`). `options`:
+    those of `DataLoader`.
+    """
     dataset: ClassDataset
     batch_size: int
     sampler: Any  # an `EpochSampler` in training, a sequence of indices in evaluation
+
+    def __init__(self, dataset: ClassDataset, device: torch.device | None = None, **options: Any):
+        super().__init__(dataset, **options)
+        self.device = device or torch.device('cpu')
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        on_host = self.device.type in WITH_OWN_MEMORY and self.dataset.device.type == 'cpu'
+        return prefetch(batches, self.device) if on_host else batches

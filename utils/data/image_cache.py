@@ -8,12 +8,11 @@ import contextlib
 import glob
 import hashlib
 import math
-import mmap
 import os
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -22,14 +21,12 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from utils.common import InputError, counted, whole_file
+from utils.common import InputError, counted, gigabytes, whole_file
 from utils.data.dataset import ClassDataset
 from utils.data.image_hashes import hash_sample
 from utils.data.images import DECODER
 from utils.data.permissions import free_path, is_foreign, why_untrusted
 
-# Worker processes that copy rows out of the array. With a GPU they prepare the next batch; on a CPU they would slow the network down.
-WORKERS = 2 if torch.cuda.is_available() else 0
 SPARE = 1 << 30  # bytes to leave free on the disk, for checkpoints
 
 
@@ -59,23 +56,23 @@ def checksum(image: Any, content_hash: int, key: str) -> int:
 
 
 class CachedImages:
-    """Images in the array at `path`: image i is row `rows[i]`.
+    """Images in the array at `path`: image i is row `rows[i]`. `key`: see `checksum`.
 
-    The file is opened on first use, so that forked and spawned worker processes map the same file and share its pages. Each image is
-    compared with its checksum when it is first read.
+    `pin`: copy images to pinned memory, from which a CUDA device copies them while it computes. The file is opened on first use, so that
+    a worker process maps it by itself. Each image is compared with its checksum when it is first read.
     """
+    device = torch.device('cpu')  # of the images that `read` returns
 
-    def __init__(self, path: str, rows: np.ndarray, key: str):
-        self.path, self.rows, self.key = path, rows, key
+    def __init__(self, path: str, rows: np.ndarray, key: str, pin: bool = False):
+        self.path, self.rows, self.key, self.pin = path, rows, key, pin
         self._forget()
 
     def _forget(self):
         self.array = None
-        # Shared with forked processes, so that each image is compared once and not once per process.
-        self.compared = np.frombuffer(mmap.mmap(-1, int(self.rows.max(initial=0)) + 1), bool)
+        self.compared = np.zeros(int(self.rows.max(initial=0)) + 1, bool)
 
     def __getstate__(self):
-        return {name: vars(self)[name] for name in ('path', 'rows', 'key')}
+        return {name: vars(self)[name] for name in ('path', 'rows', 'key', 'pin')}
 
     def __setstate__(self, state):
         vars(self).update(state)
@@ -86,7 +83,8 @@ class CachedImages:
         if self.array is None:
             self.array = open_array(self.path)
         rows = self.rows[indices]
-        images = self.array.images[rows]
+        copies = torch.empty((len(rows), *self.array.images.shape[1:]), dtype=torch.uint8, pin_memory=self.pin)
+        images = np.take(self.array.images, rows, axis=0, out=copies.numpy(), mode='clip')  # other modes copy twice
         if self.array.checksums is not None:
             for i in np.flatnonzero(~self.compared[rows]):
                 row = rows[i]
@@ -94,15 +92,17 @@ class CachedImages:
                     raise InputError(f'{self.path} is damaged: image {row} does not match its checksum. Delete the file and run the '
                                      'command again (training: with --resume)')
                 self.compared[row] = True
-        return torch.from_numpy(images)
+        return copies
 
 
-def use_cache(datasets: Sequence[ClassDataset], folder: str | None, num_workers: int = 0) -> int:
+def use_cache(datasets: Sequence[ClassDataset], folder: str | None, num_workers: int = 0, pin: bool = False) -> int:
     """Let `datasets` read from an image cache in `folder`, and write it first if necessary.
 
     `datasets`: checked by `check_data`, with one image size and one image folder. Without a `folder`, or if the cache cannot be written
     (the reason is printed), images are decoded on the fly. Changed image files result in a new cache, and the previous one is removed.
-    Raises `InputError` for an image that cannot be decoded. Returns how many of `num_workers` processes the data loaders still need.
+    Raises `InputError` for an image that cannot be decoded. `pin`: see `CachedImages`.
+
+    Returns the number of worker processes that the data loaders need: none with a cache, otherwise `num_workers`.
     """
     if folder is None:
         return num_workers
@@ -116,8 +116,8 @@ def use_cache(datasets: Sequence[ClassDataset], folder: str | None, num_workers:
         return num_workers
     hashes = open_array(path).hashes
     for data, rows in zip(datasets, np.split(array.rows, np.cumsum([len(data) for data in datasets])[:-1]), strict=True):
-        data.cache, data.hashes = CachedImages(path, rows, array.content), hashes[rows]
-    return min(num_workers, WORKERS)
+        data.cache, data.hashes = CachedImages(path, rows, array.content, pin), hashes[rows]
+    return 0
 
 
 class _Array:
@@ -179,12 +179,12 @@ class _Array:
     def _fits(self):
         n_bytes, free = math.prod(self.shape), shutil.disk_usage(self.folder).free
         if n_bytes + SPARE > free:
-            print(f'* No image cache: it needs {_gigabytes(n_bytes)}, but {self.folder} has {_gigabytes(free)} free, of which '
-                  f'{_gigabytes(SPARE)} must stay free: images are decoded on the fly (--cache_dir selects another folder)')
+            print(f'* No image cache: it needs {gigabytes(n_bytes)}, but {self.folder} has {gigabytes(free)} free, of which '
+                  f'{gigabytes(SPARE)} must stay free: images are decoded on the fly (--cache_dir selects another folder)')
             return False
         others = sum(map(os.path.getsize, self._others('*.npy')))
-        print(f"* Decoding {counted(len(self.first), 'image')} to {self.size} for the image cache: {_gigabytes(n_bytes)} in {self.folder} "
-              f'({_gigabytes(free)} free, other caches use {_gigabytes(others)}; --no_cache turns it off)', flush=True)
+        print(f"* Decoding {counted(len(self.first), 'image')} to {self.size} for the image cache: {gigabytes(n_bytes)} in {self.folder} "
+              f'({gigabytes(free)} free, other caches use {gigabytes(others)}; --no_cache turns it off)', flush=True)
         return True
 
     def _decode(self, i):
@@ -199,7 +199,7 @@ class _Array:
         path = free_path(os.path.join(self.folder, f'{csv}_{self.size}_{self.place}_{self.content}.npy'))
         with whole_file(path, only_mine=True) as f:
             np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': self.shape})
-            images, hashes, checksums = _map(self._decode, self.first, n_threads), [], []
+            images, hashes, checksums = map_in_threads(self._decode, self.first, n_threads), [], []
             for image, content in tqdm(images, total=len(self.first), desc='cache', unit='img', leave=False, disable=None):
                 pixels = image.numpy().data
                 f.write(pixels)
@@ -217,10 +217,6 @@ class _Array:
 
 def _digest(*parts):
     return hashlib.sha256(b'\0\0'.join(part if isinstance(part, bytes) else os.fsencode(part) for part in parts)).hexdigest()[:16]
-
-
-def _gigabytes(n):
-    return f'{n / 1e9:.1f} GB' if n >= 1e8 else f'{n / 1e6:.1f} MB'
 
 
 @contextlib.contextmanager
@@ -243,8 +239,8 @@ def _locked(path):
             os.remove(path)
 
 
-def _map(function, items, n_threads):
-    """Like map(), in threads (Pillow releases the GIL) and in order, but never far ahead of the consumer."""
+def map_in_threads(function: Callable[[Any], Any], items: Iterable[Any], n_threads: int) -> Iterator[Any]:
+    """Like map(), in threads (Pillow and NumPy release the GIL) and in order, but never far ahead of the consumer."""
     pool, pending = ThreadPoolExecutor(n_threads), deque()
     try:
         for item in items:

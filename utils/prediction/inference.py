@@ -70,7 +70,7 @@ def collect_logits(model: nn.Module, loader: Any, normalise: Transform, autocast
             labels.append(batch_labels)
             image_ids += ids
             bar.update(len(ids))
-    values = torch.cat(logits, dim=1).cpu()
+    values, all_labels = torch.cat(logits, dim=1).cpu(), torch.cat(labels).cpu()
     if len(image_ids) != len(loader.sampler):
         raise RuntimeError(f'{len(image_ids)} predictions for {len(loader.sampler)} images')
     is_nan = values.isnan().any(dim=2).any(dim=0)
@@ -80,7 +80,7 @@ def collect_logits(model: nn.Module, loader: Any, normalise: Transform, autocast
         if image.dtype == torch.uint8 and is_of_one_colour(image):  # otherwise these are features
             reason = 'this image is of one colour (remove such images from the training csv as well)'
         raise InputError(f'{desc}: the network returns NaN for {image_ids[first]}: {reason}')
-    return Logits(values, torch.cat(labels), image_ids)
+    return Logits(values, all_labels, image_ids)
 
 
 def gather(logits: Logits) -> Logits:

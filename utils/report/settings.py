@@ -38,6 +38,7 @@ TRAINABLE = {'all': 'all', 'classifier': 'the last one (frozen backbone)', 'scal
 HEADS = {'linear': 'linear', 'cosine': 'cosine similarity', 'scaled': 'linear, with one factor per class'}
 SCORED = {'sample': 'a fixed sample', 'full': 'all', 'off': OFF}
 DEVICES = {'auto': 'automatic', 'cpu': 'CPU', 'cuda': 'CUDA GPU', 'mps': 'Apple GPU'}
+MEMORIES = {'auto': 'GPU memory if they fit', 'host': 'host memory'}
 PRECISIONS = {
     'auto': 'automatic', 'no': 'float32', 'fp32': 'float32', 'bf16': 'mixed precision (bfloat16)',
     'fp16': 'mixed precision (float16)'}
@@ -102,6 +103,7 @@ ENTRIES: dict[str, Entry] = {
     'csv_train': Entry('training csv'), 'csv_val': Entry('validation csv'), 'label_column': Entry('label column (--label_column)'),
     'data_path': Entry('folder of the images'), 'n_classes': Entry('number of classes'), 'im_size': Entry('image size', _size),
     'num_workers': Entry('data loader workers'), 'cache_dir': Entry('folder of the image cache'), 'no_cache': Entry('image cache off'),
+    'data_device': Entry('memory of the decoded images', _choice(MEMORIES)),
     'skip_bad_images': Entry('unreadable images skipped'), 'allow_outside_data_path': Entry('images outside the folder allowed'),
     'recipe': Entry('recipe'), 'sampling': Entry('sampling of training images', _choice(SAMPLING)),
     'mixing': Entry('mixing', _choice(MIXINGS)), 'mix_alpha': Entry('alpha of the mixing'),

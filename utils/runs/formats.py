@@ -14,7 +14,7 @@ from utils.evaluation import METRICS
 # the alpha of Balanced-MixUp was in 'do_mixup', and often in 'mix_alpha' as well.
 FORMAT = 2
 # Flags added after format 0, each with the value that corresponds to the behaviour of older versions
-ADDED_FLAGS = {'grow_from': 1., 'label_column': None, 'private': False}
+ADDED_FLAGS = {'data_device': 'host', 'grow_from': 1., 'label_column': None, 'private': False}
 PUBLISHED_ALPHAS = {'balanced_mixup': .2, 'mixup': 1., 'cutmix': 1., 'remix': 1.}  # used if an older configuration has no alpha
 MAX_CLASSES, MAX_NAME, MAX_STRING = 10**6, 1000, 10**5  # length of a list; characters of a class name, and of any other string
 HEADS = ('linear', 'cosine', 'scaled')  # the keys of models.heads.HEADS, copied because importing it needs torch

@@ -65,7 +65,8 @@ class NetworkUnderTest(NamedTuple):
         loader = get_test_cls_loader(
             csv, data_path, args.batch_size, info['im_size'], num_workers=min(args.num_workers, os.cpu_count() or 1),
             n_classes=len(info['class_names']), cache_dir=args.cache_dir, allow_outside=args.allow_outside_data_path,
-            skip_bad_images=args.skip_bad_images, label_column=label_column, known_names=info['class_names'])
+            skip_bad_images=args.skip_bad_images, label_column=label_column, known_names=info['class_names'],
+            device=self.accelerator.device)
         print(describe_label_column(csv, loader.dataset.label_column))
         return loader
 

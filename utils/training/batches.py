@@ -1,5 +1,5 @@
 """Batch transform on the device: uint8 -> float -> augment -> normalise -> (inputs, targets)."""
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ class BatchTransform:
     of the numbers that a single process would draw. `inputs` is also called to score training images with augmentation.
     `size`: (height, width) to resize augmented images to; None keeps their size.
     """
+    n_loaders: ClassVar[int] = 1  # loaders that a combo batch comes from
 
     def __init__(self, normalise: Normalise, augment: str = 'original', seed: int = 0, rank: int = 0, world_size: int = 1,
                  stream: int = 2):

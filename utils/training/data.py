@@ -43,13 +43,14 @@ def load_data(args: Namespace, accelerator: Accelerator, stage_one: StageOne) ->
             args.csv_train, args.csv_val, args.data_path, args.batch_size, im_size=args.im_size, n_classes=args.n_classes,
             num_workers=args.num_workers, seed=args.seed, n_epochs=args.n_epochs, cache_dir=None if args.no_cache else args.cache_dir,
             rank=rank, world_size=n_processes, accumulate=args.accumulate, skip_bad_images=args.skip_bad_images,
-            allow_outside=args.allow_outside_data_path, label_column=args.label_column, known_names=stage_one.class_names)
+            allow_outside=args.allow_outside_data_path, label_column=args.label_column, known_names=stage_one.class_names,
+            device=accelerator.device)
     train, val = train_loader.dataset, val_loader.dataset
     if args.metric == 'auc' and len(np.unique(val.labels)) < 2:
         raise InputError(f'--metric auc is undefined: {args.csv_val} has images of one class only')
     n_train_eval = {'full': len(train), 'sample': min(len(val), len(train)), 'off': 0}[args.train_eval]
     train_eval_loader = get_eval_loader(train, train_loader.batch_size, train_loader.num_workers, n_images=n_train_eval, seed=args.seed,
-                                        rank=rank, world_size=n_processes) if n_train_eval else None
+                                        rank=rank, world_size=n_processes, device=accelerator.device) if n_train_eval else None
     image_hashes = find_image_hashes(args, train, val, stage_one) if accelerator.is_main_process else None
     return TrainingData(train_loader, val_loader, train_eval_loader, n_train_eval,
                         class_count=np.bincount(train.labels, minlength=args.n_classes),

@@ -37,6 +37,8 @@ def add_flags(parser: RecipeParser) -> RecipeParser:
                       help='workers (processes or threads) that decode images; at most one per CPU core is used')
     data.add_argument('--cache_dir', default='data/cache', metavar='FOLDER', help='folder of the image cache, which holds resized images')
     data.add_argument('--no_cache', action='store_true', help='decode the images again in each epoch instead of using the image cache')
+    data.add_argument('--data_device', default='auto', choices=('auto', 'host'),
+                      help='where decoded images stay: in GPU memory if they fit beside a training step (auto), or in host memory')
     data.add_argument('--skip_bad_images', action='store_true',
                       help="skip unreadable images and list them in the run's skipped.csv, instead of stopping with an error")
     data.add_argument('--allow_outside_data_path', action='store_true', help='allow csvs to name images outside --data_path')
@@ -117,6 +119,8 @@ def add_flags(parser: RecipeParser) -> RecipeParser:
 # device_type. A flag that switches something off, such as --momentum 0, gets no warning.
 WITHOUT_EFFECT = (
     ('cache_dir', 'with --no_cache', lambda a: a.no_cache),
+    ('data_device', 'without CUDA', lambda a: a.data_device == 'host' and a.device_type != 'cuda'),
+    ('data_device', 'with --no_cache', lambda a: a.data_device == 'host' and a.no_cache),
     ('mixing', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.mixing != 'none' and not n_mixed(a)),
     ('do_mixup', 'with --mixup_off_epochs {mixup_off_epochs} of {n_epochs} epochs', lambda a: a.given['do_mixup'] and not n_mixed(a)),
     ('mix_alpha', 'without --mixing', lambda a: a.mixing == 'none'),

@@ -9,23 +9,14 @@ from accelerate import Accelerator
 from torch import nn
 
 from models.heads import get_head
-from utils.common import progress
+from utils.common import gigabytes, progress
+from utils.data.device_images import DeviceArray
 from utils.get_loaders import get_eval_loader
 from utils.prediction.inference import Normalise
 from utils.training.data import TrainingData
 from utils.training.network import Network
 
-MEMORY_LIMIT = 1 << 31  # bytes of memory that the features may take
-
-
-class FeatureCache:
-    """Replaces the image cache of a dataset. `values`: float32 (N, C) or (N, C, 1, 1), the inputs of the last layer."""
-
-    def __init__(self, values: torch.Tensor):
-        self.values = values
-
-    def read(self, indices: list[int]) -> torch.Tensor:
-        return self.values[indices]
+MEMORY_LIMIT = 1 << 31  # bytes of device memory that the features may take
 
 
 class KeepFeatures(Normalise):
@@ -44,18 +35,21 @@ def can_cache_features(args: Namespace) -> bool:
 
 
 def cache_features(network: Network, data: TrainingData, accelerator: Accelerator) -> None:
-    """Compute the features of all images, and make the datasets and `network` use them instead of images. Does nothing if they would
-    take more memory than MEMORY_LIMIT."""
+    """Compute the features of all images, and make the datasets and `network` use them instead of images. They stay on the device.
+
+    Does nothing if they would take more memory than MEMORY_LIMIT.
+    """
     model, datasets = network.model, (data.train, data.val)
     n_images, width = sum(map(len, datasets)), max(p.numel() for p in get_head(model).parameters()) // model.n_classes
     n_bytes = 4 * n_images * width
     if n_bytes > MEMORY_LIMIT:
-        print(f'* Features would take {n_bytes / 2 ** 30:.1f} GB of memory, so they are computed in every epoch')
+        print(f'* Features would take {gigabytes(n_bytes)} of memory, so they are computed in every epoch')
         return
     model.eval()
     for dataset in datasets:
-        loader = get_eval_loader(dataset, data.train_loader.batch_size, data.train_loader.num_workers)
-        dataset.cache = FeatureCache(compute_features(model, loader, network.normalise, accelerator.autocast))
+        loader = get_eval_loader(dataset, data.train_loader.batch_size, data.train_loader.num_workers, device=accelerator.device)
+        features = compute_features(model, loader, network.normalise, accelerator.autocast)
+        dataset.cache = DeviceArray(features.to(accelerator.device))
     network.on_features, network.normalise = True, KeepFeatures(accelerator.device, (0, 0, 0), (1, 1, 1))
     print(f'* Only the last layer is trained: the features of {n_images:,} images were computed once')
 

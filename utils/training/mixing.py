@@ -1,6 +1,6 @@
 """Mix pairs of images and their labels on the device (table `MIXING`)."""
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,6 @@ class Mixing(BatchTransform):
     together, so the pairs do not depend on the number of processes.
     """
     alpha = 1.  # published default
-    n_loaders: ClassVar[int] = 1  # 2: each batch also comes from a second, class-balanced loader
 
     def __init__(self, normalise: Normalise, class_count: npt.ArrayLike, alpha: float | None = None, augment: str = 'original',
                  seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
@@ -138,7 +137,7 @@ class BalancedMixUp(Mixing):
     l ~ Beta(alpha, 1), drawn once per batch.
     """
     alpha = .2
-    n_loaders = 2
+    n_loaders = 2  # the second one is class-balanced
 
     @classmethod
     def label_shares(cls, seen: Array, class_count: Array, alpha: float, batch_size: int) -> Array:

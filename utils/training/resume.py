@@ -10,7 +10,8 @@ from utils.runs.formats import COUNT, NUMBER, SCORE, Kind, check_keys, nan_to_nu
 
 # Flags that may differ when a run is resumed. --save_path may spell the same folder in another way. --accumulate only changes how a step
 # is split into batches, like the number of processes: after an out-of-memory error, a run can be resumed with a larger value.
-MAY_DIFFER = ('resume', 'overwrite', 'save_path', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard', 'private', 'accumulate')
+MAY_DIFFER = ('resume', 'overwrite', 'save_path', 'num_workers', 'cache_dir', 'no_cache', 'tensorboard', 'private', 'accumulate',
+              'data_device')
 DICTIONARY = Kind('a dictionary', lambda value: isinstance(value, dict))
 STATE = {'optimizer': DICTIONARY, 'schedule': DICTIONARY}  # keys that last/ and interrupted/ have in addition to every checkpoint
 MID_EPOCH = {'batches': COUNT, 'total': SCORE, 'lr': NUMBER, 'seconds': NUMBER, 'prepare': DICTIONARY, 'random': DICTIONARY}

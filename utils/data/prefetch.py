@@ -1,0 +1,38 @@
+"""Batches of the host, copied to a device ahead of their use."""
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+WITH_OWN_MEMORY = ('cuda',)  # types of devices whose memory is not that of the host
+Batch = tuple[torch.Tensor, torch.Tensor, Any]  # images, labels, image ids
+
+
+def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield host batches with images and labels on `device`, one of WITH_OWN_MEMORY.
+
+    While a batch is in use, a thread reads the next one and copies it on a side stream. Neither the CPU nor the device waits, as long as
+    reading a batch takes less time than a training step. Errors of `batches` are raised here.
+    """
+    backend = torch.get_device_module(device)  # torch.cuda; tests use torch.cpu, whose streams do nothing
+    stream = backend.Stream()
+
+    def fetch():
+        with backend.stream(stream):
+            if (batch := next(batches, None)) is None:
+                return None
+            tensors = [tensor.pin_memory() for tensor in batch[:2]] if device.type == 'cuda' else batch[:2]
+            return [tensor.to(device, non_blocking=True) for tensor in tensors], batch[2], stream.record_event()
+
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(fetch)
+        while fetched := following.result():
+            following = thread.submit(fetch)
+            tensors, ids, copied = fetched
+            step = backend.current_stream()
+            step.wait_event(copied)
+            for tensor in tensors:
+                if tensor.is_cuda:
+                    tensor.record_stream(step)  # otherwise the next copy could reuse the memory before the step has read it
+            yield (*tensors, ids)

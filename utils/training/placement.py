@@ -1,0 +1,134 @@
+"""Where the decoded images stay during training: in GPU memory if they fit beside a training step, otherwise in the image cache."""
+import copy
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from utils.common import counted, gigabytes
+from utils.data.device_images import copy_to_device, n_bytes_of
+from utils.data.image_cache import CachedImages
+from utils.data.prefetch import WITH_OWN_MEMORY
+from utils.get_loaders import EVAL_FACTOR, with_batch_size
+from utils.training.data import TrainingData
+from utils.training.plan import TrainingPlan
+from utils.training.state import TrainState
+from utils.training.two_stage import train_mode
+
+MARGIN = .1  # share of the GPU memory to leave free: for fragmentation, kernels that are loaded later, and other programs
+MOST_EVALUATED = 512  # images in an evaluation batch; more would not be faster
+
+
+class Trial(NamedTuple):
+    """Memory of a GPU, in bytes."""
+    total: int
+    free: int  # before the first training step
+    step: int  # needed by a training step
+    evaluation: int  # needed by an evaluation batch of EVAL_FACTOR times the training batch
+
+    @property
+    def room(self) -> int:
+        """Memory that images may take."""
+        return max(int(self.free - self.step - MARGIN * self.total), 0)
+
+    def eval_batch_size(self, batch_size: int) -> int:
+        """Size of evaluation batches that need no more memory than a training step of `batch_size` images.
+
+        It is EVAL_FACTOR times a power of 2, so that it does not change with small differences in memory.
+        """
+        smallest = EVAL_FACTOR * batch_size
+        times = min(self.step / max(self.evaluation, 1), MOST_EVALUATED / smallest)
+        return smallest * 2 ** math.floor(math.log2(max(times, 1)))
+
+
+def place_data(data: TrainingData, plan: TrainingPlan, state: TrainState, accelerator: Accelerator) -> TrainingData:
+    """Copy the images of both data sets to the GPU if they fit in every process, and print the decision in one line.
+
+    Evaluation batches become as large as the memory of a training step allows. Without a GPU or an image cache, `data` stays as it is.
+    """
+    if accelerator.device.type not in WITH_OWN_MEMORY or not isinstance(data.train.cache, CachedImages):
+        return data
+    print('* Measuring the memory of a training step', flush=True)
+    trial = measure_step(data, plan, state, accelerator)
+    n_bytes, room = n_bytes_of(data.train, data.val), min(gather_object([trial.room]))
+    images = f"{counted(len(data.train) + len(data.val), 'image')} ({gigabytes(n_bytes)})"
+    step = f'a training step needs {gigabytes(trial.step)} of {gigabytes(trial.free)} free'
+    if plan.args.data_device == 'host':
+        print(f'* Data: {images} in host memory (--data_device host)')
+    elif n_bytes > room:
+        print(f'* Data: {images} in host memory, since only {gigabytes(room)} of GPU memory are left for them ({step})')
+    else:
+        print(f'* Data: {images} in GPU memory ({step}; --data_device host keeps images out of it)', flush=True)
+        try:
+            copy_to_device((data.train, data.val), accelerator.device, max(plan.args.num_workers, 1))
+        except torch.OutOfMemoryError:  # another program has taken the memory since the trial
+            print('* Data: the GPU memory is full now, the images stay in host memory')
+    batch_size = min(gather_object([trial.eval_batch_size(data.train_loader.batch_size)]))
+    return data._replace(val_loader=with_batch_size(data.val_loader, batch_size),
+                         train_eval_loader=data.train_eval_loader and with_batch_size(data.train_eval_loader, batch_size))
+
+
+def measure_step(data: TrainingData, plan: TrainingPlan, state: TrainState, accelerator: Accelerator) -> Trial:
+    """Measure the memory of a training step and of an evaluation batch, on a copy of the network.
+
+    The training does not change: each epoch starts its random streams itself. If memory is full, the step counts as needing all of it, and
+    the training will report the error.
+    """
+    device = accelerator.device
+    try:
+        step, evaluation = peaks(copy.deepcopy(state.trained), data, plan, accelerator)
+    except torch.OutOfMemoryError:
+        step = evaluation = gpu_memory(device)[1]
+    free, total = gpu_memory(device)
+    # The optimizer gets its state, up to two values a parameter, in the first step of the training.
+    free -= 2 * sum(p.numel() * p.element_size() for p in state.trained.parameters() if p.requires_grad)
+    return Trial(total, free, step, evaluation)
+
+
+def peaks(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, accelerator: Accelerator) -> tuple[int, int]:
+    """Bytes of GPU memory that a training step and an evaluation batch of `model` need."""
+    for _ in range(2):  # in the first step, cuDNN tries its convolutions, which needs more memory
+        step = peak_of(lambda: train_once(model, data, plan, accelerator), accelerator.device)
+    return step, peak_of(lambda: evaluate_once(model, data, plan, accelerator), accelerator.device)
+
+
+def peak_of(function: Callable[[], None], device: torch.device) -> int:
+    """Bytes of GPU memory that PyTorch reserves for a call of `function`."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    function()
+    return torch.cuda.max_memory_reserved(device) - before
+
+
+def gpu_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes of GPU memory: free for this process, total."""
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)
+
+
+def train_once(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, accelerator: Accelerator) -> None:
+    """Forward and backward pass of a batch of the size, mixing and loss of the last epochs."""
+    train_mode(model)
+    inputs, targets = plan.mixed((some_images(data, data.train_loader.batch_size, accelerator),) * plan.mixed.n_loaders)
+    with accelerator.autocast():
+        logits = model(inputs)
+    plan.losses[-1](logits, targets).backward()
+    model.zero_grad()
+
+
+def evaluate_once(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, accelerator: Accelerator) -> None:
+    model.eval()
+    images, _, _ = some_images(data, EVAL_FACTOR * data.train_loader.batch_size, accelerator)
+    with torch.inference_mode(), accelerator.autocast():
+        model(plan.mixed.normalise(images))
+
+
+def some_images(data: TrainingData, n: int, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """A batch of `n` black images with labels that occur."""
+    labels = torch.from_numpy(np.resize(data.train.labels, n))
+    return torch.zeros((n, 3, *data.train.im_size), dtype=torch.uint8, device=accelerator.device), labels, []
