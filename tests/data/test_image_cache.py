@@ -43,12 +43,11 @@ def test_shared_between_runs_and_places(images, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('n_workers', [0, 2])
-def test_loaders(images, n_workers, monkeypatch):
-    monkeypatch.setattr(image_cache, 'WORKERS', 2)
+def test_loaders_need_no_workers(images, n_workers):
     csvs, options = (images / 'train.csv', images / 'val.csv'), {'im_size': CACHE_SIZE, 'n_classes': 3, 'num_workers': n_workers}
     both = [get_train_val_cls_loaders(*csvs, images / 'images', cache_dir=cache, **options) for cache in (None, images / 'cache')]
     for plain, from_cache in zip(*both, strict=True):
-        assert from_cache.num_workers == n_workers and from_cache.dataset.cache
+        assert (plain.num_workers, from_cache.num_workers) == (n_workers, 0) and from_cache.dataset.cache
         for a, b in zip(plain, from_cache, strict=True):
             assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2] == b[2]
     assert get_test_cls_loader(images / 'test.csv', images / 'images', 4, CACHE_SIZE, cache_dir=images / 'cache').dataset.cache

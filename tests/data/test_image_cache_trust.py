@@ -1,5 +1,4 @@
 """Cached pixels that were changed, by accident or by another user, are detected."""
-import multiprocessing
 import os
 import shutil
 import stat
@@ -85,14 +84,6 @@ def test_an_image_is_compared_once(images, array):
     data[3]
     change(array, 128 + int(data.cache.rows[3]) * 720)
     data[3]
-
-
-def test_forked_processes_share_which_images_were_compared(images, array):
-    data, _ = cached(images)
-    process = multiprocessing.get_context('fork').Process(target=data.__getitem__, args=(3,))
-    process.start()
-    process.join()
-    assert data.cache.compared[data.cache.rows[3]] and data.cache.compared.sum() == 1
 
 
 def test_damage_found_by_a_worker_is_a_one_line_error(images, array):

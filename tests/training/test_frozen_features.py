@@ -88,4 +88,4 @@ def test_features_are_not_cached_if_images_change(train, stage_one, count, flags
 def test_features_too_large_for_memory(train, stage_one, count, monkeypatch, capsys):
     monkeypatch.setattr('utils.training.frozen_features.MEMORY_LIMIT', 1000)
     train(f'--pretrained_weights {stage_one} --n_epochs 2 --train_eval off --trainable classifier --augment none')
-    assert count[0] == 2 * (20 + 9) and 'Features would take 0.0 GB of memory' in capsys.readouterr().out
+    assert count[0] == 2 * (20 + 9) and 'Features would take 0.0 MB of memory' in capsys.readouterr().out

@@ -69,11 +69,6 @@ class ClassDataset(Dataset):
         """The labels, under their name in the original."""
         return self.labels
 
-    @property
-    def device(self) -> torch.device:
-        """The device that holds the images which the dataset returns."""
-        return self.cache.device if self.cache else torch.device('cpu')
-
     def __len__(self) -> int:
         return len(self.image_ids)
 
@@ -162,5 +157,5 @@ class ClassLoader(DataLoader):
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
-        on_host = self.device.type in WITH_OWN_MEMORY and self.dataset.device.type == 'cpu'
-        return prefetch(batches, self.device) if on_host else batches
+        on_device = self.device.type not in WITH_OWN_MEMORY or getattr(self.dataset.cache, 'on_device', False)
+        return batches if on_device else prefetch(batches, self.device)

@@ -18,6 +18,7 @@ class DeviceArray:
 
     `values`: (N, ...) on any device, such as images or features. `rows`: int64, one for each item; None for all rows in order.
     """
+    on_device = True  # so no copies from the host are needed
 
     def __init__(self, values: torch.Tensor, rows: np.ndarray | None = None):
         self.shape, self.dtype, self.rows = values.shape[1:], values.dtype, rows
@@ -26,14 +27,10 @@ class DeviceArray:
         word = next(word for word in WORDS if row_bytes % word.itemsize == 0)
         self.words = values.contiguous().view(torch.uint8).flatten(1).view(word)
 
-    @property
-    def device(self) -> torch.device:
-        return self.words.device
-
     def read(self, indices: Sequence[int]) -> torch.Tensor:
         """Return copies of items, (B, ...), on the device."""
         rows = np.asarray(indices, np.int64) if self.rows is None else self.rows[indices]
-        words = self.words.index_select(0, torch.from_numpy(rows).to(self.device, non_blocking=True))
+        words = self.words.index_select(0, torch.from_numpy(rows).to(self.words.device, non_blocking=True))
         return words.view(self.dtype).view(len(rows), *self.shape)
 
 

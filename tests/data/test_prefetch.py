@@ -1,0 +1,66 @@
+"""Host batches copied ahead: same batches in the same order, errors where they are used, one batch ahead. The CPU stands in for a GPU."""
+import threading
+from itertools import islice
+
+import pytest
+import torch
+
+from utils.common import InputError
+from utils.data.prefetch import prefetch
+
+CPU = torch.device('cpu')
+
+
+def batches(n, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return [(torch.randint(0, 256, (3, 3, 4, 5), dtype=torch.uint8, generator=rng), torch.arange(3) + i, [f'id{i}'] * 3) for i in range(n)]
+
+
+@pytest.mark.parametrize('n', [0, 1, 2, 7])
+def test_yields_the_same_batches_in_order(n):
+    found = list(prefetch(iter(batches(n)), CPU))
+    assert len(found) == n
+    for (images, labels, ids), (expected_images, expected_labels, expected_ids) in zip(found, batches(n), strict=True):
+        assert torch.equal(images, expected_images) and torch.equal(labels, expected_labels) and ids == expected_ids
+
+
+def test_reads_in_another_thread():
+    threads = []
+
+    def source():
+        for batch in batches(2):
+            threads.append(threading.current_thread())
+            yield batch
+    list(prefetch(source(), CPU))
+    assert len(set(threads)) == 1 and threads[0] is not threading.main_thread()
+
+
+def test_reads_at_most_one_batch_ahead():
+    read = []
+
+    def source():
+        for i, batch in enumerate(batches(9)):
+            read.append(i)
+            yield batch
+    found = prefetch(source(), CPU)
+    list(islice(found, 3))
+    found.close()  # waits for the thread
+    assert read == [0, 1, 2, 3]
+
+
+def test_an_error_is_raised_after_the_batches_before_it():
+    def source():
+        yield from batches(2)
+        raise InputError('image 5 is damaged')
+    found = prefetch(source(), CPU)
+    assert [next(found)[2][0], next(found)[2][0]] == ['id0', 'id1']
+    with pytest.raises(InputError, match='image 5 is damaged'):
+        next(found)
+
+
+def test_the_thread_ends_with_the_iteration():
+    before = threading.active_count()
+    found = prefetch(iter(batches(5)), CPU)
+    next(found)
+    found.close()
+    assert threading.active_count() == before
