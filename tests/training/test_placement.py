@@ -19,15 +19,15 @@ N_BYTES = 31 * 3 * 32 * 32  # of the tiny set
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Let the CPU count as a GPU of 10 GB. -> dictionary with its free memory and the memory of a step, which a test may change"""
-    memory = {'free': 9 * GB, 'step': 2 * GB}
+    """Let the CPU count as a GPU of 10 GB. -> dictionary with the memory that is left and that of a step, which a test may change"""
+    memory = {'left': 7 * GB, 'step': 2 * GB}
 
     def peak_of(function, device):
         function()
         return memory['step']
     for module in (dataset, placement):
         monkeypatch.setattr(module, 'WITH_OWN_MEMORY', ('cpu',))
-    monkeypatch.setattr(placement, 'gpu_memory', lambda device: (memory['free'], 10 * GB))
+    monkeypatch.setattr(placement, 'gpu_memory', lambda device: (memory['left'], 10 * GB))
     monkeypatch.setattr(placement, 'peak_of', peak_of)
     return memory
 
@@ -95,14 +95,14 @@ class TestDecision:
 
     def test_images_that_fit(self, train, gpu, capsys):
         train()
-        assert ('* Data: 31 images (0.1 MB) in GPU memory (a training step needs 2.0 GB of 9.0 GB free; --data_device host keeps images '
-                'out of it)\n') in capsys.readouterr().out
+        expected = '* Data: 31 images (0.1 MB) in GPU memory, beside 2.0 GB for a training step (--data_device host: host memory)\n'
+        assert expected in capsys.readouterr().out
 
     def test_images_that_do_not_fit(self, train, gpu, prefetched, capsys):
-        gpu['free'] = 3 * GB + N_BYTES // 2
+        gpu['left'] = GB + N_BYTES // 2
         train()
-        assert prefetched and ('* Data: 31 images (0.1 MB) in host memory, since only 0.0 MB of GPU memory are left for them (a training '
-                               'step needs 2.0 GB of 3.0 GB free)\n') in capsys.readouterr().out
+        expected = '* Data: 31 images (0.1 MB) in host memory: a training step needs 2.0 GB of GPU memory, which leaves 0.0 MB\n'
+        assert prefetched and expected in capsys.readouterr().out
 
     def test_the_flag_host(self, train, gpu, prefetched, capsys):
         train('--data_device host')
@@ -113,14 +113,14 @@ class TestDecision:
             raise torch.OutOfMemoryError('CUDA out of memory.')
         monkeypatch.setattr(placement, 'peak_of', full)
         train()
-        assert 'in host memory, since only 0.0 MB' in capsys.readouterr().out
+        assert 'in host memory: a training step needs 10.0 GB of GPU memory, which leaves 0.0 MB' in capsys.readouterr().out
 
     def test_memory_that_another_program_takes_meanwhile(self, train, gpu, prefetched, monkeypatch, capsys):
         def full(*args):
             raise torch.OutOfMemoryError('CUDA out of memory.')
         monkeypatch.setattr(placement, 'copy_to_device', full)
         train()
-        assert prefetched and '* Data: the GPU memory is full now, the images stay in host memory\n' in capsys.readouterr().out
+        assert prefetched and '* Data: the GPU memory is full by now, so the images stay in host memory\n' in capsys.readouterr().out
 
     def test_the_trial_changes_nothing(self, train, gpu, monkeypatch):
         states, measure = [], placement.measure_step
@@ -139,7 +139,7 @@ class TestDecision:
         sizes, some_images = [], placement.some_images
         monkeypatch.setattr(placement, 'some_images', lambda data, n, accelerator: sizes.append(n) or some_images(data, n, accelerator))
         train('--batch_size 8 --accumulate 2')
-        assert sizes == [4, 4, EVAL_FACTOR * 4]
+        assert sizes == [EVAL_FACTOR * 4, 4, 4]
 
     def test_no_trial_without_a_gpu(self, train, monkeypatch, capsys):
         monkeypatch.setattr(placement, 'measure_step', None)
@@ -150,9 +150,9 @@ class TestDecision:
 class TestTrial:
     """Memory for images, and sizes of evaluation batches."""
 
-    @pytest.mark.parametrize(('free', 'step', 'room'), [(72, 20, 44), (72, 64, 0), (72, 90, 0)])
-    def test_a_tenth_of_the_memory_stays_free(self, free, step, room):
-        assert Trial(80, free, step, 1).room == room
+    @pytest.mark.parametrize(('left', 'room'), [(52, 44), (8, 0), (-3, 0)])
+    def test_a_tenth_of_the_memory_stays_free(self, left, room):
+        assert Trial(80, left, 1, 1).room == room
 
     @pytest.mark.parametrize(('step', 'evaluation', 'expected'), [
         (100, 101, 32), (100, 100, 32), (100, 51, 32), (100, 50, 64), (100, 20, 128), (100, 1, 512), (100, 0, 512)])

@@ -24,16 +24,16 @@ MOST_EVALUATED = 512  # images in an evaluation batch; more would not be faster
 
 
 class Trial(NamedTuple):
-    """Memory of a GPU, in bytes."""
+    """Memory of a GPU in bytes."""
     total: int
-    free: int  # before the first training step
-    step: int  # needed by a training step
-    evaluation: int  # needed by an evaluation batch of EVAL_FACTOR times the training batch
+    left: int  # beside the network, the optimizer and a training step
+    step: int  # for a training step
+    evaluation: int  # for an evaluation batch of EVAL_FACTOR times the training batch
 
     @property
     def room(self) -> int:
         """Memory that images may take."""
-        return max(int(self.free - self.step - MARGIN * self.total), 0)
+        return max(int(self.left - MARGIN * self.total), 0)
 
     def eval_batch_size(self, batch_size: int) -> int:
         """Size of evaluation batches that need no more memory than a training step of `batch_size` images.
@@ -55,18 +55,17 @@ def place_data(data: TrainingData, plan: TrainingPlan, state: TrainState, accele
     print('* Measuring the memory of a training step', flush=True)
     trial = measure_step(data, plan, state, accelerator)
     n_bytes, room = n_bytes_of(data.train, data.val), min(gather_object([trial.room]))
-    images = f"{counted(len(data.train) + len(data.val), 'image')} ({gigabytes(n_bytes)})"
-    step = f'a training step needs {gigabytes(trial.step)} of {gigabytes(trial.free)} free'
+    images = f"* Data: {counted(len(data.train) + len(data.val), 'image')} ({gigabytes(n_bytes)})"
     if plan.args.data_device == 'host':
-        print(f'* Data: {images} in host memory (--data_device host)')
+        print(f'{images} in host memory (--data_device host)')
     elif n_bytes > room:
-        print(f'* Data: {images} in host memory, since only {gigabytes(room)} of GPU memory are left for them ({step})')
+        print(f'{images} in host memory: a training step needs {gigabytes(trial.step)} of GPU memory, which leaves {gigabytes(room)}')
     else:
-        print(f'* Data: {images} in GPU memory ({step}; --data_device host keeps images out of it)', flush=True)
+        print(f'{images} in GPU memory, beside {gigabytes(trial.step)} for a training step (--data_device host: host memory)', flush=True)
         try:
             copy_to_device((data.train, data.val), accelerator.device, max(plan.args.num_workers, 1))
         except torch.OutOfMemoryError:  # another program has taken the memory since the trial
-            print('* Data: the GPU memory is full now, the images stay in host memory')
+            print('* Data: the GPU memory is full by now, so the images stay in host memory')
     batch_size = min(gather_object([trial.eval_batch_size(data.train_loader.batch_size)]))
     return data._replace(val_loader=with_batch_size(data.val_loader, batch_size),
                          train_eval_loader=data.train_eval_loader and with_batch_size(data.train_eval_loader, batch_size))
@@ -75,29 +74,34 @@ def place_data(data: TrainingData, plan: TrainingPlan, state: TrainState, accele
 def measure_step(data: TrainingData, plan: TrainingPlan, state: TrainState, accelerator: Accelerator) -> Trial:
     """Measure the memory of a training step and of an evaluation batch, on a copy of the network.
 
-    The training does not change: each epoch starts its random streams itself. If memory is full, the step counts as needing all of it, and
-    the training will report the error.
+    The training does not change: each epoch starts its random streams itself. PyTorch keeps the memory of the step, so that runs
+    that start at the same time on one GPU see that it is taken. If memory is full, the training will report the error.
     """
-    device = accelerator.device
     try:
         step, evaluation = peaks(copy.deepcopy(state.trained), data, plan, accelerator)
     except torch.OutOfMemoryError:
-        step = evaluation = gpu_memory(device)[1]
-    free, total = gpu_memory(device)
+        total = gpu_memory(accelerator.device)[1]
+        return Trial(total, left=0, step=total, evaluation=total)
+    left, total = gpu_memory(accelerator.device)
     # The optimizer gets its state, up to two values a parameter, in the first step of the training.
-    free -= 2 * sum(p.numel() * p.element_size() for p in state.trained.parameters() if p.requires_grad)
-    return Trial(total, free, step, evaluation)
+    left -= 2 * sum(p.numel() * p.element_size() for p in state.trained.parameters() if p.requires_grad)
+    return Trial(total, left, step, evaluation)
 
 
 def peaks(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, accelerator: Accelerator) -> tuple[int, int]:
     """Bytes of GPU memory that a training step and an evaluation batch of `model` need."""
+    tries, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False  # the size of evaluation batches may still change
+    try:
+        evaluation = peak_of(lambda: evaluate_once(model, data, plan, accelerator), accelerator.device)
+    finally:
+        torch.backends.cudnn.benchmark = tries
     for _ in range(2):  # in the first step, cuDNN tries its convolutions, which needs more memory
         step = peak_of(lambda: train_once(model, data, plan, accelerator), accelerator.device)
-    return step, peak_of(lambda: evaluate_once(model, data, plan, accelerator), accelerator.device)
+    return step, evaluation
 
 
 def peak_of(function: Callable[[], None], device: torch.device) -> int:
-    """Bytes of GPU memory that PyTorch reserves for a call of `function`."""
+    """Bytes of GPU memory that PyTorch reserves for a call of `function`, and keeps."""
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -106,8 +110,7 @@ def peak_of(function: Callable[[], None], device: torch.device) -> int:
 
 
 def gpu_memory(device: torch.device) -> tuple[int, int]:
-    """Bytes of GPU memory: free for this process, total."""
-    torch.cuda.empty_cache()
+    """Bytes of GPU memory: not in use, total."""
     return torch.cuda.mem_get_info(device)
 
 
