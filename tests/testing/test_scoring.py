@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
+from tests.cpu_as_gpu import count_cpu_as_gpu
 from tests.factories import ROOT
 from utils.common import InputError, file_sha256
+from utils.data import dataset
 from utils.data.images import FORMATS
 from utils.prediction.predictions import read_predictions
 from utils.statistics.comparison import way_of_test
@@ -27,6 +29,16 @@ def test(train, tiny, tmp_path):
         main('test', splits or {'val': None, 'test': str(tiny / 'test.csv')}, 0, argv)
         return tmp_path / 'results' / 'tiny' / 'mobilenet'
     return run
+
+
+@pytest.mark.parametrize('cache', [False, True])
+def test_batches_copied_ahead_give_the_same_predictions(test, tmp_path, monkeypatch, cache):
+    flags = '--dihedral_tta 3' + f' --cache_dir {tmp_path}/cache' * cache
+    expected = (test(flags) / 'results_test.csv').read_text()
+    count_cpu_as_gpu(monkeypatch)
+    calls, prefetch = [], dataset.prefetch
+    monkeypatch.setattr(dataset, 'prefetch', lambda *args: calls.append(1) or prefetch(*args))
+    assert (test(flags) / 'results_test.csv').read_text() == expected and calls == [1]
 
 
 def test_report_and_predictions(test, tiny, capsys):

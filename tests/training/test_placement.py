@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from tests.cpu_as_gpu import GB, count_cpu_as_gpu
 from tests.factories import signal_in_batch
 from utils.common import Interrupted
 from utils.data import dataset
@@ -13,23 +14,12 @@ from utils.model_saving_loading import digest, read_checkpoint
 from utils.training import engine, placement
 from utils.training.placement import Trial
 
-GB = 10 ** 9
 N_BYTES = 31 * 3 * 32 * 32  # of the tiny set
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Let the CPU count as a GPU of 10 GB. -> dictionary with the memory that is left and that of a step, which a test may change"""
-    memory = {'left': 7 * GB, 'step': 2 * GB}
-
-    def peak_of(function, device):
-        function()
-        return memory['step']
-    for module in (dataset, placement):
-        monkeypatch.setattr(module, 'WITH_OWN_MEMORY', ('cpu',))
-    monkeypatch.setattr(placement, 'gpu_memory', lambda device: (memory['left'], 10 * GB))
-    monkeypatch.setattr(placement, 'peak_of', peak_of)
-    return memory
+    return count_cpu_as_gpu(monkeypatch)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Two processes on the CPU give the same run as one; the train script runs under torchrun."""
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,20 +13,26 @@ from tests.factories import ROOT, new_accelerator, write_images
 from train_lt_mxp import get_parser
 from train_lt_mxp import main as train_main
 from utils.common import InputError
-from utils.model_saving_loading import read_checkpoint
+from utils.model_saving_loading import digest, read_checkpoint
 
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
 ENVIRONMENT = os.environ | {'PYTHONPATH': str(ROOT)}
 
-# Starting two processes takes far longer than a tiny training, so one start trains all runs. argv: the flags of each run.
+# Starting two processes takes far longer than a tiny training, so one start trains all runs. argv: the flags of each run; with the prefix
+# 'gpu', the CPU counts as a GPU, whose memory is full in process 1 if the run is called 'full'.
 TRAIN = '''
-import sys
+import os, sys
+import pytest
 from tests import tiny_network
+from tests.cpu_as_gpu import GB, count_cpu_as_gpu
 from train_lt_mxp import get_parser, main
 from utils.common import run_script
 tiny_network.register()
 for flags in sys.argv[1:]:
-    run_script(lambda: main(get_parser().parse_args(flags.split())))
+    with pytest.MonkeyPatch.context() as m:
+        if flags.startswith('gpu '):
+            count_cpu_as_gpu(m, left=0 if '--save_path full' in flags and os.environ['RANK'] == '1' else 7 * GB)
+        run_script(lambda: main(get_parser().parse_args(flags.removeprefix('gpu ').split())))
 '''
 # The first run crashes between two epochs. In the second run, one process gets SIGTERM in the third batch of the second epoch.
 BREAK = '''
@@ -64,6 +71,7 @@ METHODS = {  # name -> flags, and additional flags for the same run in one proce
     'mixup': ('--mixing mixup --augment rotate', ''), 'cutmix': ('--mixing cutmix --augment randaugment --sampling class', ''),
     'remix': ('--mixing remix --augment trivial --accumulate 2', '')}
 CUT = '--n_epochs 3 --sampling class --momentum 0.9 --ema 0.9'
+ON_GPU = ('on_device', 'full')
 PREEMPTED = '--n_epochs 3 --ema 0.9 --mixing mixup'
 
 
@@ -75,7 +83,8 @@ def flags_of(name, flags, data='tiny'):
 def start(folder, code, runs):
     """Train `runs`, {name: flags}, in two processes."""
     (folder / 'code.py').write_text(code)
-    lines = [flags_of(name, flags, data='more' if PREEMPTED in flags else 'tiny') for name, flags in runs.items()]
+    lines = ['gpu ' * (name in ON_GPU) + flags_of(name, flags, data='more' if PREEMPTED in flags else 'tiny')
+             for name, flags in runs.items()]
     return subprocess.run([*TORCHRUN, 'code.py', *lines], cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
 
 
@@ -104,7 +113,7 @@ def trained(folder):
     """All uninterrupted runs, in two processes, and a run with an invalid batch size. Stage one uses everything that has a state."""
     runs = {'one': '--n_epochs 2 --do_mixup 0.2 --ema 0.9 --schedule onecycle --train_eval full', 'short': '--n_epochs 1'}
     runs |= {name: f'{STAGE_TWO} {flags}' for name, (flags, _) in METHODS.items()}
-    runs |= {'whole': CUT, 'unbroken': PREEMPTED}
+    runs |= {'whole': CUT, 'unbroken': PREEMPTED} | dict.fromkeys(ON_GPU, CUT)
     done = start(folder, TRAIN, runs | {'unequal': '--batch_size 3'})
     assert all(is_finished(folder, name) for name in runs), done.stderr
     return done
@@ -112,6 +121,15 @@ def trained(folder):
 
 def test_only_the_first_process_prints_and_writes(folder, trained):
     assert len(log_of(folder, 'one')) == 2 and trained.stdout.count('Epoch 1/1') == 1
+
+
+@pytest.mark.parametrize('name', ON_GPU)
+def test_images_on_the_device_give_the_same_weights(folder, trained, name):
+    assert digest(last_weights(folder, name)) == digest(last_weights(folder, 'whole'))
+
+
+def test_images_stay_on_the_host_if_they_do_not_fit_in_every_process(trained):
+    assert re.findall(r'images \(0.1 MB\) in (\w+) memory', trained.stdout) == ['GPU', 'host']
 
 
 def test_a_batch_that_cannot_be_split_equally(trained):
