@@ -98,9 +98,10 @@ class TestDecision:
         train('--data_device host')
         assert prefetched and '* Data: 31 images (0.1 MB) in host memory (--data_device host)\n' in capsys.readouterr().out
 
-    def test_memory_that_is_full_in_the_trial(self, train, gpu, monkeypatch, capsys):
+    @pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory.'), RuntimeError('CUDNN_STATUS_ALLOC_FAILED')])
+    def test_memory_that_is_full_in_the_trial(self, train, gpu, monkeypatch, capsys, error):
         def full(function, device):
-            raise torch.OutOfMemoryError('CUDA out of memory.')
+            raise error
         monkeypatch.setattr(placement, 'peak_of', full)
         train()
         assert 'in host memory: a training step needs 10.0 GB of GPU memory, which leaves 0.0 MB' in capsys.readouterr().out

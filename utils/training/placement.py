@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from utils.common import counted, gigabytes
+from utils.common import counted, gigabytes, out_of_memory
 from utils.data.device_images import copy_to_device, n_bytes_of
 from utils.data.image_cache import CachedImages
 from utils.data.prefetch import WITH_OWN_MEMORY
@@ -79,7 +79,9 @@ def measure_step(data: TrainingData, plan: TrainingPlan, state: TrainState, acce
     """
     try:
         step, evaluation = peaks(copy.deepcopy(state.trained), data, plan, accelerator)
-    except torch.OutOfMemoryError:
+    except RuntimeError as err:
+        if not out_of_memory(err):
+            raise
         total = gpu_memory(accelerator.device)[1]
         return Trial(total, left=0, step=total, evaluation=total)
     left, total = gpu_memory(accelerator.device)
