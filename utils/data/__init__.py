@@ -1,5 +1,5 @@
-"""Data, from csvs and image files to uint8 arrays: reading csvs, finding and decoding images, image cache, images on the device, samplers, data
-checks.
+"""Data, from csvs and image files to uint8 batches: reading csvs, finding and decoding images, image cache, images on the device,
+samplers, data checks.
 
 Modules here import only `utils.common`, `utils.cli` and each other.
 To add a check of the csvs, write a function that yields its problems as text, and call it from `check_data.check_data`.
