@@ -129,8 +129,10 @@ def train_once(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, a
 def evaluate_once(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, accelerator: Accelerator) -> None:
     model.eval()
     images, _, _ = some_images(data, EVAL_FACTOR * data.train_loader.batch_size, accelerator)
-    with torch.inference_mode(), accelerator.autocast():
-        model(plan.mixed.normalise(images))
+    with torch.inference_mode():
+        inputs = plan.mixed.normalise(images)
+        with accelerator.autocast():
+            model(inputs)
 
 
 def some_images(data: TrainingData, n: int, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
