@@ -42,7 +42,7 @@ def train_one_epoch(state: TrainState, epoch: Epoch, accelerator: Accelerator, s
     recent: list[tuple[torch.Tensor, list[str]]] = []
     first, n_batches = epoch.loader.loaders[0], len(epoch.loader)
     n_images = first.batch_size * accelerator.num_processes
-    batches = (batch for batch in epoch.loader)  # a generator starts the worker processes only at the first batch
+    batches = iter(epoch.loader)
     with progress(n_batches * n_images, epoch.title, epoch.batches * n_images) as bar:
         for _ in range(epoch.batches, n_batches, epoch.accumulate):
             with stop.waiting(accelerator):
