@@ -61,6 +61,7 @@ class CachedImages:
     `pin`: copy images to pinned memory, from which a CUDA device copies them while it computes. The file is opened on first use, so that
     a worker process maps it by itself. Each image is compared with its checksum when it is first read.
     """
+
     def __init__(self, path: str, rows: np.ndarray, key: str, pin: bool = False):
         self.path, self.rows, self.key, self.pin = path, rows, key, pin
         self._forget()
