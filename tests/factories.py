@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.get_model import get_arch
 from utils.data.image_cache import use_cache
@@ -161,3 +162,19 @@ def write_endo_zip(path, damage=None, labels=lambda text: text, method=zipfile.Z
         content[damage:damage + 40] = b'\0' * 40
         path.write_bytes(content)
     return path
+
+
+class Waits(TorchDispatchMode):
+    """Records the copies between devices for which the CPU waits. (Reading a value of the device 'meta' is an error anyway.)"""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        is_copy = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        devices = {value.device for value in (*args, result) if isinstance(value, torch.Tensor)}
+        if is_copy and len(devices) > 1 and not (kwargs or {}).get('non_blocking') and args[-1] is not True:
+            self.found.append(str(func))
+        return result

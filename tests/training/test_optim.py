@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.optim import OPTIMIZERS, SCHEDULES, Schedule, average_weights
+from tests.factories import Waits
+from utils.training.optim import OPTIMIZERS, SCHEDULES, MovingAverage, Schedule
 
 
 def schedule_args(name, warmup, min_lr=.001):
@@ -123,20 +124,37 @@ def test_adamw_does_not_decay_biases_and_normalisation():
         assert group['weight_decay'] == .3 and len(group['params']) == 5
 
 
-def test_average_weights():
+def test_moving_average():
     """Compare with the recursion in float64. BatchNorm's statistics are averaged, its counter is copied."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    averaged, expected = average_weights(model, .9), None
+    averaged, expected = MovingAverage(model, .9), None
     for n in range(40):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
         model(torch.randn(5, 3))
-        averaged.update_parameters(model)
+        averaged.update(model)
         state = {name: tensor.double().clone() for name, tensor in model.state_dict().items()}
         decay = 0 if n == 0 else min(.9, (1 + n) / (10 + n))
         expected = state if expected is None else {name: decay * expected[name] + (1 - decay) * state[name] for name in state}
         expected['1.num_batches_tracked'] = state['1.num_batches_tracked']
     for name, tensor in averaged.module.state_dict().items():
         torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_moving_average_of_a_network_without_counters():
+    model = nn.Linear(3, 2)
+    averaged = MovingAverage(model, .9)
+    nn.init.ones_(model.weight)
+    averaged.update(model)
+    assert torch.equal(averaged.module.weight, model.weight)
+
+
+def test_moving_average_waits_for_the_device_nowhere():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to('meta')
+    averaged = MovingAverage(model, .9)
+    with Waits() as waits:
+        for _ in range(3):
+            averaged.update(model)
+    assert waits.found == [] and averaged.n_averaged == 3

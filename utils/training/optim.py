@@ -1,11 +1,11 @@
 """Optimizers, learning-rate schedules and the moving average of the weights."""
+import copy
 import math
 from argparse import Namespace
 
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.optim.swa_utils import AveragedModel
 
 from utils.evaluation import SMALLER_IS_BETTER
 
@@ -99,14 +99,26 @@ class Schedule:
                 getattr(self, name).load_state_dict(state[name])
 
 
-def average_weights(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of weights and BatchNorm statistics, as torch's `AveragedModel`. After n updates the decay is at most
-    (1 + n) / (10 + n), so that even short trainings forget the random initial weights."""
+def _tensors(model, floating):
+    """Weights and buffers of `model` that are floating-point numbers, or those that are not."""
+    return [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point() == floating]
+
+
+class MovingAverage:
+    """Exponential moving average `module` of weights and BatchNorm statistics, after `n_averaged` updates.
+
+    After n updates the decay is at most (1 + n) / (10 + n), so that even short trainings forget the random initial weights. Torch's
+    `AveragedModel` copies its counter to the device in each update, and the CPU would wait for that.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.module, self.decay, self.n_averaged = copy.deepcopy(model), decay, torch.tensor(0)
+
     @torch.no_grad()
-    def update(averaged, current, n_averaged):
-        weight = 1 - min(decay, (1 + int(n_averaged)) / (10 + int(n_averaged)))
-        if averaged[0].is_floating_point():  # torch passes one dtype at a time
-            torch._foreach_lerp_(averaged, current, weight)
-        else:  # BatchNorm's counters
-            torch._foreach_copy_(averaged, current)
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    def update(self, model: nn.Module) -> None:
+        n = int(self.n_averaged)
+        decay = min(self.decay, (1 + n) / (10 + n)) if n else 0
+        torch._foreach_lerp_(_tensors(self.module, floating=True), _tensors(model, floating=True), 1 - decay)
+        if counters := _tensors(self.module, floating=False):  # of BatchNorm
+            torch._foreach_copy_(counters, _tensors(model, floating=False))
+        self.n_averaged += 1

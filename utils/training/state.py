@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from models.weights import load_weights
 from utils.common import InputError
 from utils.training.network import Network
-from utils.training.optim import OPTIMIZERS, Schedule, average_weights
+from utils.training.optim import OPTIMIZERS, MovingAverage, Schedule
 
 
 class TrainState:
@@ -20,7 +20,7 @@ class TrainState:
     def __init__(self, args: Namespace, network: Network, accelerator: Accelerator, n_steps: int):
         optimizer = OPTIMIZERS[args.optimizer](network.model, args)
         self.schedule = Schedule(args, optimizer, n_steps)
-        self.averaged = average_weights(network.model, args.ema) if args.ema else None
+        self.averaged = MovingAverage(network.model, args.ema) if args.ema else None
         self.trained, self.evaluated = network.model, self.averaged.module if self.averaged else network.model
         self.eval_model = network.entry(self.evaluated)
         self.model, self.optimizer = accelerator.prepare(network.entry(network.model), optimizer)
@@ -35,7 +35,7 @@ class TrainState:
         self.optimizer.zero_grad()
         self.schedule.after_step()
         if self.averaged:
-            self.averaged.update_parameters(self.trained)
+            self.averaged.update(self.trained)
 
     def checkpoint(self) -> dict[str, Any]:
         """The weights to use, their normalisation, and the state that `load` needs to resume training."""
