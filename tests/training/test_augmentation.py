@@ -1,4 +1,7 @@
 """Batched augmentation compared with torchvision's functional transforms on single images, and properties of the policies."""
+import colorsys
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +10,30 @@ from torchvision.transforms import functional as TF
 from torchvision.transforms.v2 import functional as TV2
 
 from utils.training import augmentation
-from utils.training.augmentation import AUGMENT, GEOMETRY, JITTER, OPERATIONS, apply_operations, draw_params, jitter, move, warp
+from utils.training.augmentation import AUGMENT, BLENDS, GEOMETRY, OPERATIONS, apply_operations, draw_params, hue, jitter, move, warp
 
 CENTRE = slice(6, -6)
 B = 24
+JITTER = *BLENDS, 'hue'  # the columns of `order`
+ORDERS = np.array(list(itertools.permutations(range(4))))
+
+
+def blended(name, images, factor):
+    amounts = augmentation.blend_amounts(np.full(len(images), list(BLENDS).index(name)), factor)
+    return augmentation.blend(images.clone(), torch.from_numpy(amounts).float()[..., None, None])
+
+
+def jittered(image, params, i):
+    """torchvision's operations in float64, in the order of image i."""
+    image = image.double()
+    for operation in np.argsort(params['order'][i]):
+        image = getattr(TF, f'adjust_{JITTER[operation]}')(image, float(params[JITTER[operation]][i]))
+    return image
+
+
+def largest_error(images, params):
+    expected = torch.stack([jittered(image, params, i) for i, image in enumerate(images)])
+    return (jitter(images.clone(), params) - expected).abs().max().item()
 
 
 @pytest.fixture
@@ -57,29 +80,58 @@ def test_positions_are_exact_in_lower_precision():
     assert (out[0, 2:, :-3] - columns[2:, 3:]).abs().max() < .01 and (out[1, 2:, :-3] - rows[:-2, 3:]).abs().max() < .01
 
 
-@pytest.mark.parametrize('name', JITTER)
-def test_one_operation(images, params, name):
-    reference = getattr(TF, f'adjust_{name}')
-    out = JITTER[name](images, torch.from_numpy(params[name]).view(-1, 1, 1, 1))
+@pytest.mark.parametrize('name', BLENDS)
+def test_one_blend(images, params, name):
+    out = blended(name, images, params[name])
     for i in range(B):
-        torch.testing.assert_close(out[i], reference(images[i], float(params[name][i])), atol=2e-6, rtol=0)
+        expected = getattr(TF, f'adjust_{name}')(images[i].double(), float(params[name][i]))
+        torch.testing.assert_close(out[i].double(), expected, atol=5e-7, rtol=0)
 
 
-def test_large_hue_shifts(images):
-    shift = torch.linspace(-.5, .5, B)
-    out = JITTER['hue'](images, shift.view(-1, 1, 1, 1))
+@pytest.mark.parametrize('largest', [.01, .5])
+def test_hue(images, largest):
+    shift = torch.linspace(-largest, largest, B)
+    out = hue(images.clone(), shift.view(-1, 1, 1, 1))
     for i in range(B):
-        torch.testing.assert_close(out[i], TF.adjust_hue(images[i], float(shift[i])), atol=1e-5, rtol=0)
+        torch.testing.assert_close(out[i].double(), TF.adjust_hue(images[i].double(), float(shift[i])), atol=2e-6, rtol=0)
 
 
-def test_jitter_uses_the_order_of_each_image(images, params):
-    out = jitter(images.clone(), params)
-    for i in range(B):
-        expected = images[i]
-        for operation in np.argsort(params['order'][i]):
-            name = list(JITTER)[operation]
-            expected = getattr(TF, f'adjust_{name}')(expected, float(params[name][i]))
-        torch.testing.assert_close(out[i], expected, atol=1e-5, rtol=0)
+def test_hue_equals_colorsys():
+    """On all colours with channels 0, 1/4 ... 1, and on shades that differ in the last digits."""
+    colours = torch.tensor(list(itertools.product(np.arange(5) / 4, repeat=3)))
+    colours = torch.cat([colours, .7 + 1e-7 * colours, 1e-30 * colours]).float()
+    for shift in (-.5, -.3, -.01, 0., .004, .2, .5):
+        out = hue(colours.T.reshape(1, 3, 1, -1).clone(), torch.full((1, 1, 1, 1), shift))[0, :, 0].T
+        for got, colour in zip(out.tolist(), colours.tolist(), strict=True):
+            h, saturation, value = colorsys.rgb_to_hsv(*colour)
+            assert got == pytest.approx(colorsys.hsv_to_rgb((h + shift) % 1, saturation, value), abs=2e-6)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_jitter_uses_the_order_of_each_image(images, seed):
+    params = draw_params(np.random.default_rng(seed), B, 52)
+    assert largest_error(images, params | {'order': np.random.default_rng(seed).permutation(ORDERS)}) < 3e-6
+
+
+@pytest.mark.parametrize('order', ORDERS, ids=str)
+def test_jitter_with_one_order(images, order):
+    """In a batch of one, and with no image that has fewer or more blends before the hue shift."""
+    params = draw_params(np.random.default_rng(0), B, 52) | {'order': np.tile(order, (B, 1))}
+    assert largest_error(images, params) < 3e-6
+    assert largest_error(images[-1:], {name: values[-1:] for name, values in params.items()}) < 3e-6
+
+
+@pytest.mark.parametrize('values', [2, 3], ids=['black and white', 'and grey'])
+def test_jitter_of_extreme_values(values):
+    images = torch.randint(values, (B, 3, 9, 31), generator=torch.Generator().manual_seed(0)) / (values - 1)
+    assert largest_error(images, draw_params(np.random.default_rng(4), B, 31)) < 3e-6
+
+
+def test_jitter_keeps_the_range():
+    images = torch.rand(B, 3, 20, 31, generator=torch.Generator().manual_seed(2)).mul_(1.2).sub_(.1).clamp_(0, 1)
+    for seed in range(20):
+        out = jitter(images.clone(), draw_params(np.random.default_rng(seed), B, 31))
+        assert out.min() >= 0 and out.max() <= 1
 
 
 def test_distribution():
@@ -107,8 +159,7 @@ def smooth_images(n=5, height=40, width=40, seed=0):
 
 
 @pytest.mark.parametrize(('operation', 'reference', 'values'), [
-    (augmentation.sharpness, TV2.adjust_sharpness, (.2, 1., 1.7)), (augmentation.brightness, TV2.adjust_brightness, (.3, 1.6)),
-    (augmentation.contrast, TV2.adjust_contrast, (.3, 1.6)), (augmentation.saturation, TV2.adjust_saturation, (.3, 1.6)),
+    (augmentation.sharpness, TV2.adjust_sharpness, (.2, 1., 1.7)),
     (augmentation.posterize, lambda x, bits: TV2.posterize(x, int(bits)), (2, 4, 8)),
     (augmentation.solarize, lambda x, t: TV2.solarize(x, round(255 * t)), (0., 100 / 255, 1.)),
     (augmentation.autocontrast, lambda x, _: TV2.autocontrast(x), (0.,)), (augmentation.equalize, lambda x, _: TV2.equalize(x), (0.,)),
@@ -121,6 +172,16 @@ def test_colours(operation, reference, values):
         got = operation(x.float() / 255, torch.full((5, 1, 1, 1), value)) * 255
         expected = torch.stack([reference(image, value) for image in x])
         assert (got - expected).abs().max() <= 2  # torchvision rounds to bytes in between
+
+
+@pytest.mark.parametrize('name', BLENDS)
+@pytest.mark.parametrize('sign', [-1, 1])
+@pytest.mark.parametrize('wide', [False, True])
+def test_blends_of_a_policy(name, sign, wide):
+    x = smooth_images().float() / 255
+    out = apply_operations(x.clone(), np.array([name] * 5), np.full(5, .6), np.full(5, sign), wide)
+    expected = getattr(TF, f'adjust_{name}')(x.double(), 1 + sign * .6 * (.99 if wide else .9))
+    torch.testing.assert_close(out.double(), expected, atol=1e-6, rtol=0)
 
 
 def test_posterize_does_not_depend_on_the_last_digit():

@@ -4,7 +4,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from tests.factories import MEAN, STD, image_batch
+from tests.factories import MEAN, STD, Waits, image_batch
 from utils.prediction.inference import Normalise
 from utils.reproducibility import set_backends
 from utils.training.augmentation import AUGMENT, draw_params, jitter, move
@@ -74,15 +74,35 @@ class HostWork(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture(params=MIXING)
+def prepare(request, augment):
+    """The batch transform of each mixing and policy on the device 'meta', as a function without arguments."""
+    normalise, mixing = Normalise('meta', MEAN, STD), MIXING[request.param]
+    transform = mixing(normalise, [5, 3], augment=augment) if mixing else BatchTransform(normalise, augment)
+    batch = torch.zeros(9, 3, 16, 16, dtype=torch.uint8), torch.arange(9) % 2, None
+    return lambda: transform([batch] * 2)
+
+
 @pytest.mark.parametrize('augment', AUGMENT)
-@pytest.mark.parametrize('mixing', MIXING)
-def test_images_are_only_copied_on_the_host(mixing, augment):
-    normalise = Normalise('meta', MEAN, STD)
-    prepare = MIXING[mixing](normalise, [5, 3], augment=augment) if MIXING[mixing] else BatchTransform(normalise, augment)
-    images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+def test_images_are_only_copied_on_the_host(prepare):
     with HostWork() as work:
-        prepare([(images, torch.arange(4) % 2, None)] * 2)
+        prepare()
     assert work.found == []
+
+
+@pytest.mark.parametrize('copy', [lambda x, y: x.to('meta'), lambda x, y: y.copy_(x)], ids=['to', 'copy_'])
+def test_waits_are_found(copy):
+    with Waits() as waits:
+        copy(torch.zeros(2), torch.zeros(2, device='meta'))
+    assert len(waits.found) == 1
+
+
+@pytest.mark.parametrize('augment', AUGMENT)
+def test_preparing_a_batch_waits_for_the_device_nowhere(prepare):
+    with Waits() as waits:
+        for _ in range(5):  # each draws other operations
+            prepare()
+    assert waits.found == []
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 To add a policy, write a function of a batch and a random generator and add it to `AUGMENT`. It may change its batch in place.
 """
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-Operation = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # images (M, 3, H, W), factors (M, 1, 1, 1) -> images
+Operation = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # images (M, 3, H, W), parameters (M, N, 1, 1) -> images
 
 
 class Draws(Protocol):
@@ -26,6 +26,8 @@ class Draws(Protocol):
 Policy = Callable[[torch.Tensor, Draws], torch.Tensor]
 
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as torchvision's rgb_to_grayscale
+# name -> shares of the grey image and of its mean in the image to blend with, which is black if both are 0
+BLENDS = {'brightness': (0, 0), 'contrast': (0, 1), 'saturation': (1, 0)}
 
 
 def draw_params(rng: Draws, n: int, width: int) -> dict[str, np.ndarray]:
@@ -35,7 +37,7 @@ def draw_params(rng: Draws, n: int, width: int) -> dict[str, np.ndarray]:
     0.75..1.25 for brightness, contrast and saturation and a hue shift of up to 0.01 turns, in random order. Each flip has probability 1/2.
 
     Returns float32 arrays (n,): `scale`, `shift` (pixels), `angle` (degrees, clockwise), `hflip`, `vflip` and the four jitter factors.
-    `order` (n, 4) is the position of each entry of JITTER.
+    `order` (n, 4) is the position of brightness, contrast, saturation and hue.
     """
     kind = rng.integers(3, size=n)
     shift = np.round(rng.uniform(-.05 * width, .05 * width, n))
@@ -48,6 +50,11 @@ def draw_params(rng: Draws, n: int, width: int) -> dict[str, np.ndarray]:
     return params | {'order': rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1)}
 
 
+def to_device(values: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+    """Copy a few numbers to the device of `x` as float32, without waiting for it."""
+    return torch.from_numpy(values.astype(np.float32)).to(x.device, non_blocking=True)
+
+
 def warp(x: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
     """Resample float images (B, C, H, W) bilinearly, with 0 outside.
 
@@ -58,10 +65,11 @@ def warp(x: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
     """
     height, width = x.shape[-2:]
     units = np.array([[1, height / width, 2 / width], [width / height, 1, 2 / height]])  # `grid_sample` measures in half image sizes
-    theta = torch.from_numpy((matrix * units).astype(np.float32)).to(x.device, non_blocking=True)[:, None, None]  # (B, 1, 1, 2, 3)
-    across, down = ((2 * torch.arange(n, device=x.device) + 1 - n) / n for n in (width, height))
-    grid = theta[..., 0] * across[:, None] + (theta[..., 1] * down[:, None, None] + theta[..., 2])
-    return F.grid_sample(x, grid, align_corners=False)
+    positions = [(2 * np.arange(n) + 1 - n) / n for n in (width, height)]
+    theta, across, down = to_device(np.concatenate([(matrix * units).ravel(), *positions]), x).split([matrix.size, width, height])
+    of_x, of_y, offset = theta.view(-1, 2, 3, 1, 1).unbind(2)  # (B, 2, 1, 1)
+    grid = of_x * across + torch.addcmul(offset, of_y, down[:, None])  # (B, 2, H, W)
+    return F.grid_sample(x, grid.permute(0, 2, 3, 1), align_corners=False)
 
 
 def move(x: torch.Tensor, params: dict[str, np.ndarray]) -> torch.Tensor:
@@ -77,62 +85,72 @@ def move(x: torch.Tensor, params: dict[str, np.ndarray]) -> torch.Tensor:
     return warp(x, matrix.transpose(2, 0, 1))
 
 
-def per_channel(x: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
-    """`values` as a tensor (1, 3, 1, 1) with the dtype and device of `x`."""
-    # `new_tensor` would make the CPU wait for the GPU in every batch
-    return torch.tensor(values, dtype=x.dtype).to(x.device, non_blocking=True).view(1, 3, 1, 1)
+def blend_amounts(kind: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Return the parameters (..., 3) of `blend` for the entries `kind` (...) of BLENDS and the factors `factor` (...)."""
+    shares = GRAY[0] * np.array(list(BLENDS.values()))  # `blend` divides grey by GRAY[0]
+    return np.concatenate([1 - factor[..., None], shares[kind]], axis=-1)
 
 
-def gray(x: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W)"""
-    return (x * per_channel(x, GRAY)).sum(1, keepdim=True)
+def blend(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
+    """Change brightness, contrast or saturation of float images (M, 3, H, W) in place, and clamp to 0..1.
 
-
-def brightness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return (factor * x).clamp_(0, 1)
-
-
-def contrast(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return torch.lerp(gray(x).mean((2, 3), keepdim=True), x, factor).clamp_(0, 1)
-
-
-def saturation(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return torch.lerp(gray(x), x, factor).clamp_(0, 1)
+    amounts: from `blend_amounts`, (M, 3, 1, 1). A factor f blends f x + (1 - f) y with black, the mean grey level or the grey image y.
+    Grey is computed without a matrix product, as positions are in `warp`.
+    """
+    weight, of_gray, of_mean = amounts.split(1, 1)
+    red, green, blue = x.split(1, 1)
+    gray = torch.add(red, green, alpha=GRAY[1] / GRAY[0]).add_(blue, alpha=GRAY[2] / GRAY[0])
+    mean = gray.mean((2, 3), keepdim=True)
+    return x.lerp_(torch.addcmul(of_mean * mean, gray, of_gray), weight).clamp_(0, 1)
 
 
 def hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Rotate the hue by `shift` turns, and keep value and saturation.
+    """Rotate the hue of float images (M, 3, H, W) by `shift` turns (M, 1, 1, 1) in place, and keep value and saturation.
 
-    HSV to RGB: channel n = v - c max(0, min(k, 4 - k, 1)), k = (n + 6 h) mod 6.
+    RGB to HSV: the hue is (c + green + blue - red - low) / c sixths of a turn away from red, forwards if green >= blue. HSV to RGB, h in
+    0..6: red = low + c f(h - 3), green = value - c f(h - 2), blue = value - c f(h - 4), with f(d) = max(0, min(|d| - 1, 1)).
     """
+    red, green, blue = x.split(1, 1)
     value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     chroma = value - low
-    red, green, blue = x.split(1, 1)
-    scale = torch.where(chroma > 0, chroma, 1).reciprocal()
-    h = torch.where(value == red, (green - blue) * scale,
-                    torch.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale))
-    k = (h + 6 * shift + per_channel(x, (5., 3., 1.))) % 6
-    return (value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)).clamp_(0, 1)
-
-
-def apply_to(x: torch.Tensor, chosen: np.ndarray, operation: Operation, factor: np.ndarray) -> None:
-    """Set x[i] to operation(x[i], factor[i]) wherever chosen[i] is true. `chosen` and `factor`: (B,)."""
-    rows = np.flatnonzero(chosen)
-    if len(rows):
-        index = torch.from_numpy(rows).to(x.device, non_blocking=True)
-        factors = torch.from_numpy(factor[rows].astype(np.float32)).to(x.device, non_blocking=True).view(-1, 1, 1, 1)
-        x[index] = operation(x[index], factors)
-
-
-JITTER: dict[str, Operation] = {'brightness': brightness, 'contrast': contrast, 'saturation': saturation, 'hue': hue}
+    distance = (chroma + green).add_(blue).sub_(red).sub_(low)
+    unit = chroma.clamp_min(torch.finfo(x.dtype).tiny).copysign_(green - blue)
+    h = torch.addcdiv(6 * shift, distance, unit).remainder_(6)
+    f = (h - to_device(np.array([3, 2, 4]), x).view(3, 1, 1)).abs_().sub_(1).clamp_(0, 1)
+    torch.addcmul(low, chroma, f[:, :1], out=red)
+    torch.addcmul(value, chroma, f[:, 1:], value=-1, out=x[:, 1:])
+    return x
 
 
 def jitter(x: torch.Tensor, params: dict[str, np.ndarray]) -> torch.Tensor:
-    """Jitter the colours of float images (B, 3, H, W) in 0..1 in place. Each image has its own order of the four operations."""
-    for position in range(len(JITTER)):
-        for i, (name, operation) in enumerate(JITTER.items()):
-            apply_to(x, params['order'][:, i] == position, operation, params[name])
-    return x
+    """Jitter the colours of float images (B, 3, H, W) in 0..1. Each image has its own order of the three blends and the hue shift.
+
+    Images are sorted by the number of blends before the hue shift, so that each of the first, second and third blends before and after
+    it is one call for a slice of the batch. A call for each operation and position would launch three times as many kernels on a GPU.
+    """
+    order, n_before = params['order'][:, :3], params['order'][:, 3]
+    rows = n_before.argsort()
+    kinds = order[rows].argsort(axis=1)
+    factors = np.stack([params[name] for name in BLENDS], axis=1)[rows[:, None], kinds]
+    numbers = np.concatenate([blend_amounts(kinds, factors).reshape(-1, 9), params['hue'][rows, None]], axis=1)
+    *blends, shift = to_device(numbers, x)[..., None, None].split(3, dim=1)
+    there, back = torch.from_numpy(np.stack([rows, rows.argsort()])).to(x.device, non_blocking=True)
+    x = x[there]
+    starts = np.searchsorted(n_before[rows], range(3), side='right')  # first image with more than 0, 1 and 2 blends before
+    for start, amounts in zip(starts, blends, strict=True):
+        blend(x[start:], amounts[start:])
+    hue(x, shift)
+    for start, amounts in zip(starts, blends, strict=True):
+        blend(x[:start], amounts[:start])
+    return x[back]
+
+
+def apply_to(x: torch.Tensor, chosen: np.ndarray, operation: Operation, params: np.ndarray) -> None:
+    """Set x[i] to operation(x[i], params[i]) wherever chosen[i] is true. chosen: (B,). params: (B,) or (B, N)."""
+    rows = np.flatnonzero(chosen)
+    if len(rows):
+        index = torch.from_numpy(rows).to(x.device, non_blocking=True)
+        x[index] = operation(x[index], to_device(params[rows], x).view(len(rows), -1, 1, 1))
 
 
 def original(x: torch.Tensor, rng: Draws) -> torch.Tensor:
@@ -207,11 +225,9 @@ def equalize(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
 
 # operation -> (largest magnitude in RandAugment, in TrivialAugment); translations are fractions of the width
 GEOMETRY = {'shear_x': (.3, .99), 'shear_y': (.3, .99), 'translate_x': (.45, .14), 'translate_y': (.45, .14), 'angle': (30., 135.)}
-ENHANCE: dict[str, tuple[Operation, float, float]] = {
-    'brightness': (brightness, .9, .99), 'contrast': (contrast, .9, .99), 'saturation': (saturation, .9, .99),
-    'sharpness': (sharpness, .9, .99)}
+ENHANCE = .9, .99  # of brightness, contrast, saturation and sharpness
 OTHER: dict[str, Operation] = {'posterize': posterize, 'solarize': solarize, 'autocontrast': autocontrast, 'equalize': equalize}
-OPERATIONS = ['identity', *GEOMETRY, *ENHANCE, *OTHER]
+OPERATIONS = ['identity', *GEOMETRY, *BLENDS, 'sharpness', *OTHER]
 
 
 def apply_operations(x: torch.Tensor, names: np.ndarray, magnitude: np.ndarray, sign: np.ndarray, wide: bool) -> torch.Tensor:
@@ -232,8 +248,9 @@ def apply_operations(x: torch.Tensor, names: np.ndarray, magnitude: np.ndarray, 
     moved = np.isin(names, list(GEOMETRY))
     if moved.any():
         x = warp(x, matrix)
-    for name, (operation, *largest) in ENHANCE.items():
-        apply_to(x, names == name, operation, 1 + sign * magnitude * largest[wide])
+    factor, kind = 1 + sign * magnitude * ENHANCE[wide], names[:, None] == list(BLENDS)
+    apply_to(x, kind.any(axis=1), blend, blend_amounts(kind.argmax(axis=1), factor))
+    apply_to(x, names == 'sharpness', sharpness, factor)
     factors = {'posterize': 8 - np.round(magnitude * (6 if wide else 4)), 'solarize': 1 - magnitude}
     for name, operation in OTHER.items():
         apply_to(x, names == name, operation, factors.get(name, magnitude))

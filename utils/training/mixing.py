@@ -43,7 +43,7 @@ class Mixing(BatchTransform):
 
     def mix(self, x: torch.Tensor, other: torch.Tensor, share: float, labels: torch.Tensor,
             other_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """Mix images `x` (B, 3, H, W), with weight `share`, with their partners `other`.
+        """Mix images `x` (B, 3, H, W), with weight `share`, with their partners `other`. Both may change.
 
         Returns the mixed images and the weight of their own labels: one number, or (B, 1).
         """
@@ -78,7 +78,7 @@ class MixUp(Mixing):
 
     def mix(self, x: torch.Tensor, other: torch.Tensor, share: float, labels: torch.Tensor,
             other_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
-        return torch.lerp(other, x, share), share
+        return other.lerp_(x, share), share
 
 
 class CutMix(Mixing):
@@ -128,7 +128,7 @@ class Remix(MixUp):
             label_share.masked_fill_(own >= self.ratio * partner, 0)
         if 1 - share < self.threshold:
             label_share.masked_fill_(self.ratio * own <= partner, 1)
-        return torch.lerp(other, x, share), label_share[:, None]
+        return other.lerp_(x, share), label_share[:, None]
 
 
 class BalancedMixUp(Mixing):
@@ -151,7 +151,7 @@ class BalancedMixUp(Mixing):
                           for own, balanced in ((images, balanced_images), (labels, balanced_labels)))
         x, y = self.augmented(images), self.one_hot(labels)
         share = self.mix_rng.beta(self.alpha, 1)
-        x, y = (torch.lerp(own, balanced, share) for own, balanced in (x.chunk(2), y.chunk(2)))
+        x, y = (own.lerp_(balanced, share) for own, balanced in (x.chunk(2), y.chunk(2)))
         return self.normalise.standardise(x), y
 
 
