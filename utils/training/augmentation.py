@@ -116,9 +116,9 @@ def hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     distance = (chroma + green).add_(blue).sub_(red).sub_(low)
     unit = chroma.clamp_min(torch.finfo(x.dtype).tiny).copysign_(green - blue)
     h = torch.addcdiv(6 * shift, distance, unit).remainder_(6)
-    f = (h - to_device(np.array([3, 2, 4]), x).view(3, 1, 1)).abs_().sub_(1).clamp_(0, 1)
-    torch.addcmul(low, chroma, f[:, :1], out=red)
-    torch.addcmul(value, chroma, f[:, 1:], value=-1, out=x[:, 1:])
+    torch.sub(h, to_device(np.array([3, 2, 4]), x).view(3, 1, 1), out=x).abs_().sub_(1).clamp_(0, 1)
+    torch.addcmul(low, chroma, red, out=red)
+    torch.addcmul(value, chroma, x[:, 1:], value=-1, out=x[:, 1:])
     return x
 
 
