@@ -107,14 +107,15 @@ def blend(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
 def hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Rotate the hue of float images (M, 3, H, W) by `shift` turns (M, 1, 1, 1) in place, and keep value and saturation.
 
-    RGB to HSV: the hue is (c + green + blue - red - low) / c sixths of a turn away from red, forwards if green >= blue. HSV to RGB, h in
-    0..6: red = low + c f(h - 3), green = value - c f(h - 2), blue = value - c f(h - 4), with f(d) = max(0, min(|d| - 1, 1)).
+    With value and low the largest and the smallest channel, and c = value - low: RGB to HSV, the hue is (c + green + blue - red - low) / c
+    sixths of a turn from red, towards green if green >= blue. HSV to RGB with h in 0..6, f(d) = max(0, min(|d| - 1, 1)):
+    red = low + c f(h - 3), green = value - c f(h - 2), blue = value - c f(h - 4).
     """
     red, green, blue = x.split(1, 1)
     value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     chroma = value - low
     distance = (chroma + green).add_(blue).sub_(red).sub_(low)
-    unit = chroma.clamp_min(torch.finfo(x.dtype).tiny).copysign_(green - blue)
+    unit = chroma.clamp_min(torch.finfo(x.dtype).tiny).copysign_(green - blue)  # not 0, for grey pixels
     h = torch.addcdiv(6 * shift, distance, unit).remainder_(6)
     torch.sub(h, to_device(np.array([3, 2, 4]), x).view(3, 1, 1), out=x).abs_().sub_(1).clamp_(0, 1)
     torch.addcmul(low, chroma, red, out=red)
@@ -125,18 +126,19 @@ def hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 def jitter(x: torch.Tensor, params: dict[str, np.ndarray]) -> torch.Tensor:
     """Jitter the colours of float images (B, 3, H, W) in 0..1. Each image has its own order of the three blends and the hue shift.
 
-    Images are sorted by the number of blends before the hue shift, so that each of the first, second and third blends before and after
-    it is one call for a slice of the batch. A call for each operation and position would launch three times as many kernels on a GPU.
+    Once the images are sorted by their number of blends before the hue shift, those with more than j of them are the last ones. Blend j
+    (0, 1 or 2) acts on them before the hue shift, and on the others after it. On a GPU, such slices need fewer kernel launches and less
+    memory traffic than a selection of images for each operation and position.
     """
     order, n_before = params['order'][:, :3], params['order'][:, 3]
     rows = n_before.argsort()
     kinds = order[rows].argsort(axis=1)
     factors = np.stack([params[name] for name in BLENDS], axis=1)[rows[:, None], kinds]
     numbers = np.concatenate([blend_amounts(kinds, factors).reshape(-1, 9), params['hue'][rows, None]], axis=1)
-    *blends, shift = to_device(numbers, x)[..., None, None].split(3, dim=1)
+    *blends, shift = to_device(numbers, x)[..., None, None].split(3, dim=1)  # three times (B, 3, 1, 1), then (B, 1, 1, 1)
     there, back = torch.from_numpy(np.stack([rows, rows.argsort()])).to(x.device, non_blocking=True)
     x = x[there]
-    starts = np.searchsorted(n_before[rows], range(3), side='right')  # first image with more than 0, 1 and 2 blends before
+    starts = np.searchsorted(n_before[rows], range(3), side='right')
     for start, amounts in zip(starts, blends, strict=True):
         blend(x[start:], amounts[start:])
     hue(x, shift)
