@@ -1,10 +1,8 @@
 """Build a network by name: one of the paper's backbones (`ARCHS`), a timm model, or a function in a file of the user."""
 import difflib
 import sys
-from collections.abc import Callable
 from typing import Any, cast
 
-import torchvision
 from torch import nn
 
 from models.arch import CIFAR, Arch, Builder, as_arch
@@ -15,9 +13,10 @@ from models.weights import check_hub, load_weights, read_state_dict, short_waits
 from utils.common import InputError
 
 
-def _torchvision(builder: Callable[..., nn.Module], classifier_name: str) -> Builder:
+def _torchvision(name: str, classifier_name: str) -> Builder:
     def build(n_classes: int, pretrained: bool, im_size: tuple[int, int] | None) -> Arch:
-        model = builder(weights='IMAGENET1K_V1' if pretrained else None, progress=sys.stderr.isatty())
+        import torchvision  # imported here because it takes seconds
+        model = torchvision.models.get_model(name, weights='IMAGENET1K_V1' if pretrained else None, progress=sys.stderr.isatty())
         parent, _, child = classifier_name.rpartition('.')
         head = nn.Linear(cast(nn.Linear, model.get_submodule(classifier_name)).in_features, n_classes)
         setattr(model.get_submodule(parent), child, head)
@@ -27,7 +26,7 @@ def _torchvision(builder: Callable[..., nn.Module], classifier_name: str) -> Bui
 
 def _timm(name: str, zero_head: bool = False) -> Builder:
     def build(n_classes: int, pretrained: bool, im_size: tuple[int, int] | None) -> Arch:
-        import timm  # imported here because it takes seconds and torchvision backbones do not need it
+        import timm  # imported here because it takes seconds
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, [*ARCHS, *timm.list_models()], n=3, cutoff=0.4)
             if name.endswith('.py'):
@@ -57,9 +56,9 @@ def _resnet32(n_classes: int, pretrained: bool, im_size: tuple[int, int] | None)
 
 
 ARCHS: dict[str, Builder] = {
-    'mobilenetV2': _torchvision(torchvision.models.mobilenet_v2, 'classifier.1'),
-    'resnext50': _torchvision(torchvision.models.resnext50_32x4d, 'fc'),
-    'resnet_50': _torchvision(torchvision.models.resnet50, 'fc'),
+    'mobilenetV2': _torchvision('mobilenet_v2', 'classifier.1'),
+    'resnext50': _torchvision('resnext50_32x4d', 'fc'),
+    'resnet_50': _torchvision('resnet50', 'fc'),
     'bit_resnext50_1': _timm('resnetv2_50x1_bit.goog_in21k', zero_head=True),
     'resnet32': _resnet32,
 }

@@ -8,6 +8,7 @@ from sklearn import metrics as sk
 
 from utils.evaluation import (
     METRICS,
+    confusion_counts,
     confusion_text,
     evaluate_multi_cls,
     is_better,
@@ -93,6 +94,13 @@ def test_shot_groups_by_training_counts():
     recalls = np.array([.9, .8, .6, np.nan, .1])
     assert shot_recalls(recalls, [101, 100, 20, 50, 19]) == {'many': .9, 'medium': pytest.approx(.7), 'few': .1}
     assert shot_recalls(recalls, [200] * 5)['few'] is None
+
+
+@pytest.mark.parametrize('absent', [(), (2,), (0, 5)])
+@pytest.mark.parametrize('n', [1, 60])
+def test_confusion_counts_against_scikit_learn(n, absent):
+    y, pred, _ = random_case(0, n, absent=absent)
+    np.testing.assert_array_equal(confusion_counts(y, pred, 6), sk.confusion_matrix(y, pred, labels=range(6)))
 
 
 def test_original_confusion_of_eyepacs(real_data):

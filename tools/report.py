@@ -19,8 +19,7 @@ from pathlib import Path
 from utils.cli import say_next, script_parser, warn_without_effect
 from utils.common import InputError, check_writable, run_script, write_text
 from utils.data.permissions import add_private_flag, keep_private
-from utils.report.build import MOST_DETAILS, ReportOptions, build_report
-from utils.report.runs import find_runs
+from utils.report.runs import MOST_DETAILS, find_runs
 from utils.runs.provenance import PAGES
 from utils.statistics.bootstrap import STRATIFIED
 
@@ -78,6 +77,7 @@ def main(argv=None):
     out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), name)
     keep_private(args.private, beside=os.path.dirname(out))
     check_writable(os.path.dirname(out))
+    from utils.report.build import ReportOptions, build_report  # imported here: matplotlib is needed only from here on
     options = ReportOptions(data_path=args.data_path, draws=args.draws, baseline=args.baseline, ordered=args.ordered,
                             stratified=args.stratified, folder=os.path.dirname(out) or os.curdir, title=args.title,
                             author=args.author, purpose=args.purpose, data=args.data)

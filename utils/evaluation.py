@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn import metrics as sk
 
 SMALLER_IS_BETTER = ('loss',)
 MOST_CLASSES = 30  # up to this number, texts and plots show every class
@@ -55,6 +54,7 @@ def training_is_ahead(metric: str, train: float, val: float, n_train: int, n_val
 
 def evaluate_multi_cls(y_true: np.ndarray, y_pred: np.ndarray, y_proba: np.ndarray) -> Metrics:
     """y_true, y_pred: int (N,); y_proba: (N, K), not normalised here; K includes absent classes. -> Metrics"""
+    from sklearn import metrics as sk  # imported here: it takes a second, and most tools do not compute these scores
     classes = np.arange(y_proba.shape[1])
     present, shown = np.isin(classes, y_true), np.isin(classes, np.union1d(y_true, y_pred))
     auc_all = [float(sk.roc_auc_score(y_true == c, y_proba[:, c])) if present[c] and not (y_true == c).all() else math.nan
@@ -71,9 +71,14 @@ def evaluate_multi_cls(y_true: np.ndarray, y_pred: np.ndarray, y_proba: np.ndarr
                    acc=float(np.mean(y_true == y_pred)))
 
 
+def confusion_counts(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndarray:
+    """(K, K) int64: rows are true classes, columns predicted ones."""
+    return np.bincount(y_true * n_classes + y_pred, minlength=n_classes * n_classes).reshape(n_classes, n_classes)
+
+
 def recall_per_class(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndarray:
     """Recall of each class, (K,), NaN for a class without images."""
-    confusion = sk.confusion_matrix(y_true, y_pred, labels=range(n_classes))
+    confusion = confusion_counts(y_true, y_pred, n_classes)
     with np.errstate(invalid='ignore'):
         return confusion.diagonal() / confusion.sum(axis=1)
 
@@ -101,7 +106,7 @@ def frequent_confusions(counts: np.ndarray) -> list[tuple[int, int, int]]:
 
 def confusion_text(y_true: np.ndarray, y_pred: np.ndarray, class_names: list[str]) -> str:
     """Confusion matrix as text: rows are true classes, columns predicted ones. With many classes, the most frequent confusions instead."""
-    confusion = sk.confusion_matrix(y_true, y_pred, labels=range(len(class_names)))
+    confusion = confusion_counts(y_true, y_pred, len(class_names))
     if len(class_names) > MOST_CLASSES:
         found = frequent_confusions(confusion)
         shown = found[:MOST_CONFUSIONS]

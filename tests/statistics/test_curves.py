@@ -4,6 +4,7 @@ import pytest
 from sklearn import metrics as sk
 
 from tests.factories import random_table
+from utils.evaluation import confusion_counts
 from utils.statistics import curves
 from utils.statistics.bootstrap import bootstrap_metrics
 
@@ -47,11 +48,9 @@ def test_reliability_matches_the_ece(ties):
     assert curve.counts.sum() == 300 and gap == pytest.approx(bootstrap_metrics(table, 100)['metrics']['ece']['value'], abs=1e-12)
 
 
-def test_confusion():
+def test_rows_of_the_confusion_matrix_sum_to_one():
     table = random_table(2, absent=(3,))
-    counts = curves.confusion_counts(table.labels, table.preds, 5)
-    np.testing.assert_array_equal(counts, sk.confusion_matrix(table.labels, table.preds, labels=range(5)))
-    shares = curves.row_shares(counts)
+    shares = curves.row_shares(confusion_counts(table.labels, table.preds, 5))
     assert np.isnan(shares[3]).all() and np.delete(shares, 3, 0).sum(1) == pytest.approx(1)
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from torchvision.transforms.v2 import functional as TF
 
 from utils.common import InputError
 
@@ -31,13 +30,19 @@ def dihedral_views(images: torch.Tensor, n: int) -> Iterator[torch.Tensor]:
     """
     for i in range(n):
         turns, rest = divmod(360 * i / n, 90)
-        view = TF.rotate(images, 90 * turns + rest, TF.InterpolationMode.BILINEAR) if rest else torch.rot90(images, int(turns), (2, 3))
+        view = _rotated(images, 90 * turns + rest) if rest else torch.rot90(images, int(turns), (2, 3))
         yield view
         yield view.flip(2)
 
 
+def _rotated(images, degrees):
+    from torchvision.transforms.v2 import functional as TF  # imported here because it takes seconds
+    return TF.rotate(images, degrees, TF.InterpolationMode.BILINEAR)
+
+
 def magnified(images: torch.Tensor, zoom: float) -> torch.Tensor:
     """Centre crop of uint8 images (B, 3, H, W) to H / zoom x W / zoom (rounded), resized to the full size (bilinear)."""
+    from torchvision.transforms.v2 import functional as TF  # imported here because it takes seconds
     size = list(images.shape[-2:])
     middle = TF.center_crop(images, [max(round(side / zoom), 1) for side in size])
     return TF.resize(middle, size, TF.InterpolationMode.BILINEAR)

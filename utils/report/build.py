@@ -9,14 +9,12 @@ from utils.common import progress
 from utils.report import scores, training
 from utils.report.comparison import comparison_sections
 from utils.report.html import Section, note, page, paragraph, section
-from utils.report.runs import Run
+from utils.report.runs import MOST_DETAILS, Run
 from utils.report.thumbnails import mistakes
 from utils.runs.provenance import source_lines
 from utils.statistics.bootstrap import bootstrap_metrics
 from utils.statistics.plots import to_svg
 from utils.statistics.weighted_metrics import LEVEL, REFERABLE, is_ordered
-
-MOST_DETAILS = 6  # a comparison of up to this many runs also has a section for each run
 
 
 @dataclass(frozen=True)

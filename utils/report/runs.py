@@ -15,6 +15,7 @@ from utils.runs.text_reports import text_report_path
 from utils.statistics.bootstrap import check_classes
 
 CSVS = ('results_test.csv', 'results_val.csv')  # the first one that exists
+MOST_DETAILS = 6  # a comparison of up to this many runs also has a section for each run
 
 
 class Run(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from utils.common import preview
-from utils.evaluation import MOST_CLASSES, MOST_CONFUSIONS, frequent_confusions
+from utils.evaluation import MOST_CLASSES, MOST_CONFUSIONS, confusion_counts, frequent_confusions
 from utils.prediction.predictions import PredictionTable
 from utils.report import html
 from utils.report.html import Cell, Draw
@@ -105,7 +105,7 @@ def scores(table: PredictionTable, result: dict, seen_as: str | None) -> list[Ma
 
 def confusion(table: PredictionTable, draw: Draw) -> list[Markup]:
     names = table.class_names
-    counts = curves.confusion_counts(labels_of(table), table.preds, len(names))
+    counts = confusion_counts(labels_of(table), table.preds, len(names))
     wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()  # errors in the row and in the column of each class
     choice = choose(len(names), 'those with the most errors; predictions of other classes are left out',
                     smallest_first(-wrong, counts.sum(axis=1)))

@@ -4,7 +4,6 @@ On its own, it does not change the predicted classes. With more than two classes
 class, and therefore AUC, average precision and classwise ECE. Corrections of the class prior assume that logits are log posteriors, so the
 temperature is applied before them and affects the corrected predictions."""
 import numpy as np
-from scipy.optimize import brentq
 
 from utils.prediction.inference import Predictions
 from utils.prediction.predictions import PredictionTable
@@ -29,6 +28,7 @@ def fit_temperature(probs: np.ndarray, labels: np.ndarray, shift: float | np.nda
 
     The negative log-likelihood is convex in 1/T, so a root of its derivative is the only minimum. Without a root in the range, the minimum
     is at one of its ends. If every T is equally good (all probabilities are equal), the result is 1."""
+    from scipy.optimize import brentq  # imported here: few tests calibrate
     labels = np.asarray(labels)
     logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST))
     of_label = logits[np.arange(len(labels)), labels].mean()

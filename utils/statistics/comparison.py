@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+import pandas as pd
 
 from utils.common import InputError, file_sha256
 from utils.prediction.predictions import PredictionTable, read_labelled
@@ -174,7 +174,7 @@ def mean_ranks(methods: Sequence[MethodRuns]) -> list[float | None]:
         for name in RANKED:
             values = np.array([mean['metrics', name] for mean in means])
             if np.isfinite(values).all():
-                ranks.append(rankdata(-values.round(12)))
+                ranks.append(pd.Series(values.round(12)).rank(ascending=False))
     return np.mean(ranks, axis=0).tolist() if ranks and len(methods) > 1 else [None] * len(methods)
 
 

@@ -14,11 +14,6 @@ class Reliability(NamedTuple):
     edges: np.ndarray  # (N_BINS + 1,)
 
 
-def confusion_counts(labels: np.ndarray, preds: np.ndarray, k: int) -> np.ndarray:
-    """(K, K) int64: rows are true classes, columns predicted ones."""
-    return np.bincount(labels * k + preds, minlength=k * k).reshape(k, k)
-
-
 def row_shares(counts: np.ndarray) -> np.ndarray:
     """Each row divided by its sum; NaN for a class without images."""
     with np.errstate(invalid='ignore'):
