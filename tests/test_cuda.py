@@ -26,6 +26,7 @@ from tools import check_data, export_model, predict
 from train_lt_mxp import get_parser
 from train_lt_mxp import main as train_main
 from utils.common import run_script
+from utils.data import near_duplicates
 from utils.data.near_duplicates import scan_image
 from utils.losses import LOSSES
 from utils.model_saving_loading import digest, read_checkpoint
@@ -392,7 +393,7 @@ class TestComparisons:
         for i, image in enumerate(images):
             image.convert('RGB').save(tmp_path / f'{i}.jpg')
         pd.DataFrame({'image_id': range(16), 'label': 0}).to_csv(tmp_path / 'all.csv', index=False)
-        monkeypatch.setattr(check_data, 'scan_images', lambda paths, n_processes: [scan_image(path) for path in paths])
+        monkeypatch.setattr(near_duplicates, 'scan_images', lambda paths, n_processes: [scan_image(path) for path in paths])
 
         def pairs():
             with pytest.raises(SystemExit):

@@ -21,10 +21,10 @@ from utils.common import InputError, check_writable, counted, preview, run_scrip
 from utils.data.check_data import check_data, find_name_conflicts, find_outside_rows, find_shared, patient_notes
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import describe_label_column
-from utils.data.near_duplicates import SIMILARITY, describe_pairs, find_pairs, scan_images
 from utils.data.permissions import add_private_flag, keep_private
-from utils.data.read_csv import csv_text
-from utils.get_loaders import ClassDataset
+from utils.data.read_csv import csv_text, read_csv
+
+SIMILARITY = .75  # see docs/reliability.md for how it was chosen
 
 
 def file_problems(data, scans):
@@ -93,6 +93,11 @@ def main(argv=None):
     if args.out:
         keep_private(args.private, beside=os.path.dirname(args.out))
         check_writable(os.path.dirname(args.out))
+    for path in args.csv:
+        read_csv(path)  # reports a csv that cannot be read before the imports below, because torch takes seconds
+    from utils.data.dataset import ClassDataset
+    from utils.data.near_duplicates import describe_pairs, find_pairs, scan_images
+
     sets: list = []
     for path in dict.fromkeys(args.csv):
         label_column = args.label_column or next((data.label_column for data in sets), None)  # of the training csv

@@ -19,7 +19,7 @@ from utils.data.check_data import check_data, refuse_problems
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import describe_label_column
 from utils.data.permissions import add_private_flag, keep_private
-from utils.get_loaders import ClassDataset
+from utils.data.read_csv import check_csv_exists
 
 
 def contact_sheet(data, n_classes, columns=8, border=4):
@@ -57,6 +57,9 @@ def main(argv=None):
     kind = Image.registered_extensions().get(os.path.splitext(args.out)[1].lower())
     if kind not in Image.SAVE:
         raise InputError(f'--out {args.out} is not the name of an image file such as contact_sheet.png')
+    check_csv_exists(args.csv)
+    from utils.data.dataset import ClassDataset  # imported here because torch takes seconds
+
     data = ClassDataset(args.csv, args.data_path, (args.size, args.size), label_column=args.label_column)
     print(describe_label_column(args.csv, data.label_column))
     if not data.has_labels or not len(data):

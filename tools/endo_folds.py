@@ -3,7 +3,6 @@ import os
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import train_test_split
 
 from utils.common import InputError, write_text
 from utils.data.read_csv import csv_text, parse_csv, read_csv
@@ -46,6 +45,8 @@ def read_labels(archive, n_images):
 
 def original_folds(table):
     """The five validation sets of the original: four stratified cuts of a fifth of all images each, with seed 0, then the remainder."""
+    from sklearn.model_selection import train_test_split  # imported here because it takes a second
+
     rest, folds = table, []
     for _ in range(N_FOLDS - 1):
         rest, fold = train_test_split(rest, test_size=len(table) // N_FOLDS, random_state=0, stratify=rest.finding)
@@ -70,6 +71,8 @@ def write_folds(folds, out, select_fraction, seed=0):
     for i, val in enumerate(folds, start=1):
         train = pd.concat([fold for j, fold in enumerate(folds, start=1) if j != i])
         if select_fraction:
+            from sklearn.model_selection import train_test_split  # imported here because it takes a second
+
             train, select = train_test_split(train, test_size=select_fraction, random_state=seed, stratify=train.finding)
             write_text(os.path.join(out, f'select_endo{i}.csv'), csv_text(select))
         write_text(os.path.join(out, f'train_endo{i}.csv'), csv_text(train))

@@ -8,17 +8,12 @@ Example (downloads 170 MB; bash run_lt_experiments.sh cifar then trains six meth
 
   python -m tools.prepare_cifar_lt_data --classes 10 --imbalance 100
 """
-from utils.cli import tune_process
-
-tune_process()  # before torch is imported
-
 import gzip
 import io
 import os
 import tarfile
 
 import numpy as np
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from tools.download_file import fetch
 from utils.cli import say_next, script_parser, to_train, warn_without_effect
@@ -27,11 +22,13 @@ from utils.datasets.archives import one_line
 from utils.datasets.cifar_pickle import PickledImages, read_cifar_pickle
 from utils.datasets.image_sets import write_image_set
 
-# Number of classes -> torchvision's class, which has the URL and MD5 of the archive; folder in the archive; its training files, test file
-# and file of class names; keys of labels and class names.
+URL = 'https://www.cs.toronto.edu/~kriz/cifar-{}-python.tar.gz'
+# Number of classes -> MD5 of the archive, as published beside it; folder in the archive; its training files, test file and file of class
+# names; keys of labels and class names.
 SETS = {
-    10: (CIFAR10, 'cifar-10-batches-py', [f'data_batch_{i}' for i in range(1, 6)], 'test_batch', 'batches.meta', 'labels', 'label_names'),
-    100: (CIFAR100, 'cifar-100-python', ['train'], 'test', 'meta', 'fine_labels', 'fine_label_names'),
+    10: ('c58f30108f718f92721af3b95e74349a', 'cifar-10-batches-py', [f'data_batch_{i}' for i in range(1, 6)], 'test_batch', 'batches.meta',
+         'labels', 'label_names'),
+    100: ('eb9058c3a382ffc7106e4002c42a8d85', 'cifar-100-python', ['train'], 'test', 'meta', 'fine_labels', 'fine_label_names'),
 }
 MOST_BYTES = 256 << 20  # limit for an unpacked archive; the published ones have 186 MB
 WITHOUT_EFFECT = (('any_archive', 'without --archive', lambda a: not a.archive),)
@@ -133,13 +130,13 @@ def main(argv=None):
     warn_without_effect(parser, argv, args, WITHOUT_EFFECT)
     if not args.imbalance >= 1 or (args.val_per_class is not None and args.val_per_class < 1):
         raise InputError('--imbalance and --val_per_class must be 1 or more')
-    cifar, name = SETS[args.classes][0], f'cifar{args.classes}_lt'
+    md5, name = SETS[args.classes][0], f'cifar{args.classes}_lt'
     path = args.archive
     if path is None:
-        path = os.path.join('data', cifar.filename)
-        fetch(cifar.url, path, cifar.tgz_md5)
+        path = os.path.join('data', f'cifar-{args.classes}-python.tar.gz')
+        fetch(URL.format(args.classes), path, md5)
     else:
-        refuse_another(path, cifar.tgz_md5, args.any_archive)
+        refuse_another(path, md5, args.any_archive)
     splits, names = read_archive(path, args.classes)
     images, labels = splits['train']
     val_per_class = args.val_per_class if args.val_per_class is not None else 1000 // args.classes

@@ -36,7 +36,6 @@ from utils.data.permissions import add_private_flag, keep_private
 from utils.data.read_csv import clean_patients, csv_text, patient_key
 from utils.datasets.archives import one_line
 from utils.datasets.splitting import rarity, split_groups
-from utils.get_loaders import ClassDataset
 
 WITHOUT_EFFECT = (
     ('label_column', 'without --classes_from', lambda a: not a.classes_from),
@@ -260,6 +259,8 @@ def main(argv=None):
     warn_without_effect(parser, argv, args, WITHOUT_EFFECT, parts=set(table.part))
     training = None
     if args.classes_from:
+        from utils.data.dataset import ClassDataset  # imported here: it takes seconds, and a split needs no torch
+
         training = ClassDataset(args.classes_from, label_column=args.label_column)
         print(describe_label_column(args.classes_from, training.label_column))
     numbers, table['label'] = number_classes(table, args.folder, training)

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from tests.next_steps import next_words, parse
-from tools.prepare_cifar_lt_data import SETS, choose, long_tailed_counts, main, read_archive
+from tools.prepare_cifar_lt_data import SETS, URL, choose, long_tailed_counts, main, read_archive
 from utils.cli import ROOT
 from utils.common import InputError
 from utils.datasets import cifar_pickle
@@ -98,11 +99,16 @@ def test_selection_depends_on_the_seed():
         choose(labels, 10, 200, 5, 0)
 
 
+@pytest.mark.parametrize(('classes', 'published'), [(10, CIFAR10), (100, CIFAR100)])
+def test_the_published_archive_is_that_of_torchvision(classes, published):
+    assert (URL.format(classes), SETS[classes][0]) == (published.url, published.tgz_md5)
+
+
 def test_the_published_archive_needs_no_flag(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = archive('x.tar.gz', 10)
     with open(path, 'rb') as f:
-        monkeypatch.setattr(SETS[10][0], 'tgz_md5', hashlib.file_digest(f, 'md5').hexdigest())
+        monkeypatch.setitem(SETS, 10, (hashlib.file_digest(f, 'md5').hexdigest(), *SETS[10][1:]))
     main(['--archive', path, '--imbalance', '10', '--val_per_class', '4'])
     assert 'Note' not in capsys.readouterr().out
 

@@ -2,12 +2,15 @@
 import contextlib
 import io
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, UnidentifiedImageError, __version__, features
 
 from utils.data.image_metadata import without_metadata
+
+if TYPE_CHECKING:
+    import torch
 
 # Everything that determines the decoded pixels besides the file and the target size.
 LIBJPEG = features.version('libjpeg_turbo') or features.version('jpg')
@@ -25,7 +28,7 @@ def open_rgb(path: str, size: tuple[int, int] = (0, 0)) -> Image.Image:
     return decode_rgb(_content(path), size)
 
 
-def read_image(path: str, im_size: tuple[int, int]) -> torch.Tensor:
+def read_image(path: str, im_size: tuple[int, int]) -> 'torch.Tensor':
     """Read the image at `path` as an RGB uint8 tensor (3, H, W), `im_size` = (H, W); see `decode_image`."""
     return decode_image(_content(path), im_size)
 
@@ -38,11 +41,12 @@ def _content(path):
         return f.read()
 
 
-def decode_image(content: bytes, im_size: tuple[int, int]) -> torch.Tensor:
+def decode_image(content: bytes, im_size: tuple[int, int]) -> 'torch.Tensor':
     """Decode `content`, the bytes of an image file, to an RGB uint8 tensor (3, H, W), `im_size` = (H, W).
 
     The resize is bilinear and antialiased. Errors: see `decode_rgb`.
     """
+    import torch  # imported here: it takes seconds, and Pillow images do not need it
     image = decode_rgb(content, im_size).resize(im_size[::-1], Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
@@ -88,7 +92,7 @@ def _with_image(content, function):
         raise OSError(unknown if isinstance(err, UnidentifiedImageError) else str(err) or type(err).__name__) from err
 
 
-def is_of_one_colour(image: torch.Tensor) -> bool:
+def is_of_one_colour(image: 'torch.Tensor') -> bool:
     """Return whether all pixels of `image`, (3, H, W), are equal."""
     return bool((image == image[:, :1, :1]).all())
 

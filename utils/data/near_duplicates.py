@@ -19,7 +19,6 @@ READ, SIZE, AROUND, MARGIN = 64, 32, 5, 4  # pixels
 SIDE = SIZE - 2 * MARGIN
 NOISE, DARK, BLANK = 2., 12., 2.  # grey levels of 255
 STEPS = 25  # int8 steps per standard deviation: a value is at most AROUND deviations
-SIMILARITY = .75  # see docs/reliability.md for how it was chosen
 BLOCK = 2048  # BLOCK x BLOCK pictures are compared at once
 
 
@@ -75,7 +74,7 @@ def _mean_around(grey):
     return F.avg_pool2d(grey, AROUND, 1, AROUND // 2, count_include_pad=False)
 
 
-def similar_pairs(fingerprints: np.ndarray, similarity: float = SIMILARITY) -> np.ndarray:
+def similar_pairs(fingerprints: np.ndarray, similarity: float) -> np.ndarray:
     """Find the pairs (i < j) of `fingerprints`, int8 (N, S, S), whose cosine is at least `similarity`: int64 (M, 2), sorted.
 
     Rotations by multiples of 90 degrees and mirror images count as similar. All pairs are compared by matrix products in blocks, on the
