@@ -1,8 +1,6 @@
 """The page for the files of runs: what it contains, what it must not contain, and how the files are found."""
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +10,7 @@ from markupsafe import escape
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.factories import ROOT, random_table
+from tests.factories import random_table
 from tests.report_files import SCRIPT, Page, report, write, write_run
 from tools.evaluate_predictions import main as evaluate
 from tools.report import main
@@ -171,9 +169,3 @@ def test_errors(tmp_path):
     (run / 'config.cfg').write_text('{')
     with pytest.raises(InputError, match='cannot be read as JSON'):
         main([str(run)])
-
-
-def test_help_imports_neither_torch_nor_pyplot():
-    code = "import sys; from tools.report import main; print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules]); main(['-h'])"
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.startswith('[]') and '--with_images' in done.stdout, done.stderr

@@ -192,7 +192,7 @@ def test_json_does_not_overwrite_the_results_of_a_test_script(tmp_path):
         main([csv, '--draws', '100', '--json', str(file)])
 
 
-def test_needs_no_torch(tmp_path):
+def test_needs_neither_torch_nor_scikit_learn(tmp_path):
     csv = write(tmp_path / 'a.csv', random_table(0))
-    code = f"import sys; from tools.evaluate_predictions import main; main(['{csv}']); assert 'torch' not in sys.modules"
+    code = f"import sys; from tools.evaluate_predictions import main; main(['{csv}']); assert not {{'torch', 'sklearn'}} & set(sys.modules)"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True).returncode == 0
