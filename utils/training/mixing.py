@@ -7,7 +7,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather
-from scipy.special import betainc
 
 from utils.data.sampling import get_sampling_probabilities
 from utils.prediction.inference import Normalise
@@ -115,6 +114,7 @@ class Remix(MixUp):
         In a pair of classes with different counts, the rarer class gains E[l; l < threshold], which is half the distribution function of
         Beta(alpha + 1, alpha) at the threshold. One in `batch_size` images is its own partner.
         """
+        from scipy.special import betainc  # takes long to import
         count = np.asarray(class_count, np.float64)
         rarer = cls.ratio * count[:, None] <= count  # in the pair (own, partner)
         gain = (1 - 1 / batch_size) * betainc(alpha + 1, alpha, cls.threshold)  # each image is own and partner: twice the half
