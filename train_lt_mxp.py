@@ -73,12 +73,13 @@ def main(args: Namespace, argv: list[str] | None = None) -> None:
 
     plan = TrainingPlan(args, data, network)  # epoch -> data loader, batch transform, loss
     state = TrainState(args, network, accelerator, plan.n_steps)
-    data = place_data(data, plan, state, accelerator)  # on the GPU if the images fit
-    evaluate = Evaluator(args, data, network, accelerator)
     log = build_loggers(args, run, data)
     state.load(run.resume_state)
 
     with run, StopSignal(resume_hint(argv, args)) as stop, explain_full_memory(args, run):
+        with stop.listening():
+            data = place_data(data, plan, state, accelerator)  # on the GPU if the images fit
+        evaluate = Evaluator(args, data, network, accelerator)
         for number in range(len(run.history), args.n_epochs):
             if state.schedule.finished(run.history):
                 print(f'* Early stopping: trained at the minimum learning rate {args.min_lr:g}')

@@ -27,7 +27,12 @@ def test_reads_features(shape):
     assert found.dtype == torch.float32 and torch.equal(found, values[[4, 0, 4]])
 
 
-def test_an_item_may_be_any_row(images):
+def test_reads_features_of_channels_last_networks():
+    values = torch.randn(5, 7, 1, 1).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(DeviceArray(values).read([4, 0, 4]), values[[4, 0, 4]])
+
+
+def test_an_item_may_be_any_row():
     values = torch.randint(0, 256, (9, 3, 4, 4), dtype=torch.uint8)
     rows = torch.tensor([5, 5, 2]).numpy()
     assert torch.equal(DeviceArray(values, rows).read([2, 0, 1]), values[[2, 5, 5]])

@@ -1,11 +1,13 @@
 """Host batches copied ahead: same batches in the same order, errors where they are used, one batch ahead. The CPU stands in for a GPU."""
+import signal
 import threading
+from concurrent.futures import Future
 from itertools import islice
 
 import pytest
 import torch
 
-from utils.common import InputError
+from utils.common import InputError, Interrupted
 from utils.data.prefetch import prefetch
 
 CPU = torch.device('cpu')
@@ -64,3 +66,24 @@ def test_the_thread_ends_with_the_iteration():
     next(found)
     found.close()
     assert threading.active_count() == before
+
+
+def test_an_interruption_does_not_wait_for_a_batch_that_never_comes(monkeypatch):
+    released = threading.Event()
+
+    def source():
+        yield from batches(1)
+        released.wait()
+
+    def interrupted(future):
+        raise Interrupted(signal.SIGTERM)
+    found = prefetch(source(), CPU)
+    next(found)
+    monkeypatch.setattr(Future, 'result', interrupted)
+    watchdog = threading.Timer(60, released.set)
+    watchdog.start()
+    with pytest.raises(Interrupted):
+        next(found)
+    assert not released.is_set()
+    watchdog.cancel()
+    released.set()

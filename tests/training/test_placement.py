@@ -1,5 +1,7 @@
 """Images in GPU memory, or copied ahead: the decision, and the same training as without a GPU. The CPU stands in for a GPU."""
 import json
+import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,18 +67,26 @@ class TestTraining:
         other = {'auto': 'host', 'host': 'auto'}[place]
         assert content(train(f'{flags} --resume --data_device {other}')) == whole
 
+    def test_resumes_after_a_stop_while_images_are_copied(self, train, gpu, monkeypatch):
+        expected = content(train())
+        with monkeypatch.context() as m:
+            m.setattr(placement, 'copy_to_device', lambda *args: signal.raise_signal(signal.SIGTERM))
+            with pytest.raises(Interrupted, match='SIGTERM'):
+                train('--overwrite')
+        assert content(train('--resume')) == expected
+
     def test_without_a_cache_batches_are_copied_ahead(self, train, gpu, prefetched, capsys):
         train('--no_cache --num_workers 1')
         assert len(prefetched) == 3 and '* Data:' not in capsys.readouterr().out  # training, training sample, validation
 
-    def test_features_stay_on_the_device(self, train, gpu, monkeypatch, capsys):
+    @pytest.mark.parametrize('cache', ['', '--no_cache --num_workers 1'])
+    def test_features_stay_on_the_device(self, train, gpu, monkeypatch, capsys, cache):
         run, caches = train('--save_path one'), []
-        evaluate = engine.Evaluator.__init__
-        monkeypatch.setattr(engine.Evaluator, '__init__', lambda self, args, data, *rest: (
-            caches.append(data.val.cache), evaluate(self, args, data, *rest))[1])
+        read = DeviceArray.read
+        monkeypatch.setattr(DeviceArray, 'read', lambda self, indices: caches.append(self) or read(self, indices))
         capsys.readouterr()
-        train(f'--save_path two --pretrained_weights {run.parent / "one"} --trainable classifier --augment none')
-        assert isinstance(caches[0], DeviceArray) and caches[0].dtype == torch.float32
+        train(f'--save_path two --pretrained_weights {run.parent / "one"} --trainable classifier --augment none {cache}')
+        assert caches and caches[0].dtype == torch.float32  # read in this process, which alone can use the device
         assert '* Data:' not in capsys.readouterr().out
 
 
@@ -91,7 +101,7 @@ class TestDecision:
     def test_images_that_do_not_fit(self, train, gpu, prefetched, capsys):
         gpu['left'] = GB + N_BYTES // 2
         train()
-        expected = '* Data: 31 images (0.1 MB) in host memory: a training step needs 2.0 GB of GPU memory, which leaves 0.0 MB\n'
+        expected = '* Data: 31 images (0.1 MB) in host memory: a training step leaves only 0.0 MB of GPU memory for them\n'
         assert prefetched and expected in capsys.readouterr().out
 
     def test_the_flag_host(self, train, gpu, prefetched, capsys):
@@ -104,14 +114,22 @@ class TestDecision:
             raise error
         monkeypatch.setattr(placement, 'peak_of', full)
         train()
-        assert 'in host memory: a training step needs 10.0 GB of GPU memory, which leaves 0.0 MB' in capsys.readouterr().out
+        assert 'in host memory: a training step leaves only 0.0 MB of GPU memory for them' in capsys.readouterr().out
+
+    def test_a_full_memory_in_one_of_several_processes_ends_the_run(self, monkeypatch):
+        def full(function, device):
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
+        monkeypatch.setattr(placement, 'peak_of', full)
+        with pytest.raises(torch.OutOfMemoryError):
+            placement.measure_step(SimpleNamespace(), SimpleNamespace(plain=SimpleNamespace(inputs=None, normalise=None)),
+                                   SimpleNamespace(trained=None), SimpleNamespace(num_processes=2, device='cpu'))
 
     def test_memory_that_another_program_takes_meanwhile(self, train, gpu, prefetched, monkeypatch, capsys):
-        def full(*args):
-            raise torch.OutOfMemoryError('CUDA out of memory.')
-        monkeypatch.setattr(placement, 'copy_to_device', full)
+        monkeypatch.setattr(Trial, 'room', GB)  # as it was when the trial ended
+        gpu['left'] = 0
         train()
-        assert prefetched and '* Data: the GPU memory is full by now, so the images stay in host memory\n' in capsys.readouterr().out
+        assert prefetched and ('* Data: another program has filled the GPU memory by now, so the images stay in host memory\n'
+                               ) in capsys.readouterr().out
 
     def test_the_trial_changes_nothing(self, train, gpu, monkeypatch):
         states, measure = [], placement.measure_step
@@ -130,7 +148,13 @@ class TestDecision:
         sizes, some_images = [], placement.some_images
         monkeypatch.setattr(placement, 'some_images', lambda data, n, accelerator: sizes.append(n) or some_images(data, n, accelerator))
         train('--batch_size 8 --accumulate 2')
-        assert sizes == [EVAL_FACTOR * 4, 4, 4]
+        assert sizes == [EVAL_FACTOR * 4, EVAL_FACTOR * 4, 4, 4]  # evaluation: training images, validation
+
+    def test_evaluation_that_needs_more_than_a_step_leaves_less(self, monkeypatch):
+        monkeypatch.setattr(placement, 'peaks', lambda *args: (20, 25, 10))
+        monkeypatch.setattr(placement, 'gpu_memory', lambda device: (50, 80))
+        state = SimpleNamespace(trained=torch.nn.Linear(1, 1, bias=False))  # 8 bytes for the optimizer
+        assert placement.measure_step(None, None, state, SimpleNamespace(device='cpu')) == Trial(80, 50 - 8 - 5, 20, 10)
 
     def test_no_trial_without_a_gpu(self, train, monkeypatch, capsys):
         monkeypatch.setattr(placement, 'measure_step', None)
@@ -146,17 +170,17 @@ class TestTrial:
         assert Trial(80, left, 1, 1).room == room
 
     @pytest.mark.parametrize(('step', 'evaluation', 'expected'), [
-        (100, 101, 32), (100, 100, 32), (100, 51, 32), (100, 50, 64), (100, 20, 128), (100, 1, 512), (100, 0, 512)])
+        (100, 101, 32), (100, 100, 32), (100, 51, 32), (100, 50, 64), (100, 20, 128), (100, 1, 256), (100, 0, 256)])
     def test_evaluation_needs_no_more_memory_than_a_step(self, step, evaluation, expected):
         assert Trial(0, 0, step, evaluation).eval_batch_size(8) == expected
 
     def test_evaluation_batches_are_never_smaller_than_usual(self):
         assert Trial(0, 0, 1, 100).eval_batch_size(256) == EVAL_FACTOR * 256
 
-    def test_evaluation_uses_these_batches(self, train, gpu, monkeypatch):
+    def test_validation_uses_these_batches(self, train, gpu, monkeypatch):
         sizes, predict = [], engine.predict
         monkeypatch.setattr(engine, 'predict', lambda model, loader, *args, **kwargs: (
             sizes.append((loader.batch_size, len(loader.sampler))), predict(model, loader, *args, **kwargs))[1])
         monkeypatch.setattr(placement.Trial, 'eval_batch_size', lambda self, batch_size: 6)
         train()
-        assert sizes == [(6, 9), (6, 9)]
+        assert sizes == [(EVAL_FACTOR * 4, 9), (6, 9)]

@@ -156,6 +156,8 @@ class ClassLoader(DataLoader):
         self.device = device or torch.device('cpu')
 
     def __iter__(self) -> Any:
+        on_device = getattr(self.dataset.cache, 'on_device', False)
+        if on_device:
+            self.num_workers = 0  # a forked process cannot use CUDA
         batches = super().__iter__()
-        on_device = self.device.type not in WITH_OWN_MEMORY or getattr(self.dataset.cache, 'on_device', False)
-        return batches if on_device else prefetch(batches, self.device)
+        return batches if on_device or self.device.type not in WITH_OWN_MEMORY else prefetch(batches, self.device)

@@ -25,7 +25,7 @@ class DeviceArray:
         row_bytes = math.prod(self.shape) * values.element_size()
         # A gather copies element by element, so it is faster with fewer, larger elements.
         word = next(word for word in WORDS if row_bytes % word.itemsize == 0)
-        self.words = values.contiguous().view(torch.uint8).flatten(1).view(word)
+        self.words = values.flatten(1).contiguous().view(torch.uint8).view(word)
 
     def read(self, indices: Sequence[int]) -> torch.Tensor:
         """Return copies of items, (B, ...), on the device."""

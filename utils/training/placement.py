@@ -2,6 +2,7 @@
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +15,14 @@ from utils.data.device_images import copy_to_device, n_bytes_of
 from utils.data.image_cache import CachedImages
 from utils.data.prefetch import WITH_OWN_MEMORY
 from utils.get_loaders import EVAL_FACTOR, with_batch_size
+from utils.prediction.inference import Transform
 from utils.training.data import TrainingData
 from utils.training.plan import TrainingPlan
 from utils.training.state import TrainState
 from utils.training.two_stage import train_mode
 
 MARGIN = .1  # share of the GPU memory to leave free: for fragmentation, kernels that are loaded later, and other programs
-MOST_EVALUATED = 512  # images in an evaluation batch; more would not be faster
+MOST_EVALUATED = 256  # images in an evaluation batch; more would not be faster
 
 
 class Trial(NamedTuple):
@@ -48,7 +50,8 @@ class Trial(NamedTuple):
 def place_data(data: TrainingData, plan: TrainingPlan, state: TrainState, accelerator: Accelerator) -> TrainingData:
     """Copy the images of both data sets to the GPU if they fit in every process, and print the decision in one line.
 
-    Evaluation batches become as large as the memory of a training step allows. Without a GPU or an image cache, `data` stays as it is.
+    Validation batches become as large as the memory of a training step allows. Those of training images, which are augmented, keep their
+    size, because the random numbers of an image depend on its batch. Without a GPU or an image cache, `data` stays as it is.
     """
     if accelerator.device.type not in WITH_OWN_MEMORY or not isinstance(data.train.cache, CachedImages):
         return data
@@ -59,16 +62,15 @@ def place_data(data: TrainingData, plan: TrainingPlan, state: TrainState, accele
     if plan.args.data_device == 'host':
         print(f'{images} in host memory (--data_device host)')
     elif n_bytes > room:
-        print(f'{images} in host memory: a training step needs {gigabytes(trial.step)} of GPU memory, which leaves {gigabytes(room)}')
+        print(f'{images} in host memory: a training step leaves only {gigabytes(room)} of GPU memory for them')
     else:
         print(f'{images} in GPU memory, beside {gigabytes(trial.step)} for a training step (--data_device host: host memory)', flush=True)
-        try:
+        if n_bytes > gpu_memory(accelerator.device)[0]:  # PyTorch would give up the memory of the step for them
+            print('* Data: another program has filled the GPU memory by now, so the images stay in host memory')
+        else:
             copy_to_device((data.train, data.val), accelerator.device, max(plan.args.num_workers, 1))
-        except torch.OutOfMemoryError:  # another program has taken the memory since the trial
-            print('* Data: the GPU memory is full by now, so the images stay in host memory')
     batch_size = min(gather_object([trial.eval_batch_size(data.train_loader.batch_size)]))
-    return data._replace(val_loader=with_batch_size(data.val_loader, batch_size),
-                         train_eval_loader=data.train_eval_loader and with_batch_size(data.train_eval_loader, batch_size))
+    return data._replace(val_loader=with_batch_size(data.val_loader, batch_size))
 
 
 def measure_step(data: TrainingData, plan: TrainingPlan, state: TrainState, accelerator: Accelerator) -> Trial:
@@ -78,28 +80,29 @@ def measure_step(data: TrainingData, plan: TrainingPlan, state: TrainState, acce
     that start at the same time on one GPU see that it is taken. If memory is full, the training will report the error.
     """
     try:
-        step, evaluation = peaks(copy.deepcopy(state.trained), data, plan, accelerator)
+        step, scoring, evaluation = peaks(copy.deepcopy(state.trained), data, plan, accelerator)
     except RuntimeError as err:
-        if not out_of_memory(err):
+        if not out_of_memory(err) or accelerator.num_processes > 1:  # the other processes wait for this one in a collective operation
             raise
         total = gpu_memory(accelerator.device)[1]
         return Trial(total, left=0, step=total, evaluation=total)
     left, total = gpu_memory(accelerator.device)
     # The optimizer gets its state, up to two values a parameter, in the first step of the training.
     left -= 2 * sum(p.numel() * p.element_size() for p in state.trained.parameters() if p.requires_grad)
-    return Trial(total, left, step, evaluation)
+    return Trial(total, left - max(scoring - step, 0), step, evaluation)
 
 
-def peaks(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, accelerator: Accelerator) -> tuple[int, int]:
-    """Bytes of GPU memory that a training step and an evaluation batch of `model` need."""
+def peaks(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, accelerator: Accelerator) -> tuple[int, int, int]:
+    """Bytes of GPU memory that `model` needs for a training step, for a batch of training images to score, and for one of validation."""
     tries, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False  # the size of evaluation batches may still change
     try:
-        evaluation = peak_of(lambda: evaluate_once(model, data, plan, accelerator), accelerator.device)
+        scoring, evaluation = (peak_of(partial(evaluate_once, model, data, prepare, accelerator), accelerator.device)
+                               for prepare in (plan.plain.inputs, plan.plain.normalise))
     finally:
         torch.backends.cudnn.benchmark = tries
     for _ in range(2):  # in the first step, cuDNN tries its convolutions, which needs more memory
-        step = peak_of(lambda: train_once(model, data, plan, accelerator), accelerator.device)
-    return step, evaluation
+        step = peak_of(partial(train_once, model, data, plan, accelerator), accelerator.device)
+    return step, scoring, evaluation
 
 
 def peak_of(function: Callable[[], None], device: torch.device) -> int:
@@ -126,11 +129,11 @@ def train_once(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, a
     model.zero_grad()
 
 
-def evaluate_once(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, accelerator: Accelerator) -> None:
+def evaluate_once(model: torch.nn.Module, data: TrainingData, prepare: Transform, accelerator: Accelerator) -> None:
     model.eval()
     images, _, _ = some_images(data, EVAL_FACTOR * data.train_loader.batch_size, accelerator)
     with torch.inference_mode():
-        inputs = plan.mixed.normalise(images)
+        inputs = prepare(images)
         with accelerator.autocast():
             model(inputs)
 
