@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utils.common import InputError, Interrupted
-from utils.data.prefetch import prefetch
+from utils.data.prefetch import prefetch, side_stream
 
 CPU = torch.device('cpu')
 
@@ -87,3 +87,16 @@ def test_an_interruption_does_not_wait_for_a_batch_that_never_comes(monkeypatch)
     assert not released.is_set()
     watchdog.cancel()
     released.set()
+
+
+def test_the_thread_uses_the_device_of_the_process(monkeypatch):
+    devices = []
+    monkeypatch.setattr(torch.cpu, 'current_device', lambda: 3)
+    monkeypatch.setattr(torch.cpu, 'set_device', lambda device: devices.append((device, threading.current_thread())))
+    list(prefetch(iter(batches(2)), CPU))
+    (device, thread), = devices
+    assert device == 3 and thread is not threading.main_thread()
+
+
+def test_all_loaders_share_one_stream():
+    assert side_stream(CPU) is side_stream(torch.device('cpu'))

@@ -1,11 +1,11 @@
 """Where the decoded images stay during training: in GPU memory if they fit beside a training step, otherwise in the image cache."""
 import copy
+import gc
 import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -86,6 +86,7 @@ def measure_step(data: TrainingData, plan: TrainingPlan, state: TrainState, acce
             raise
         total = gpu_memory(accelerator.device)[1]
         return Trial(total, left=0, step=total, evaluation=total)
+    gc.collect()  # the copy of the network is part of a reference cycle if accelerate has changed its `forward`
     left, total = gpu_memory(accelerator.device)
     # The optimizer gets its state, up to two values a parameter, in the first step of the training.
     left -= 2 * sum(p.numel() * p.element_size() for p in state.trained.parameters() if p.requires_grad)
@@ -93,16 +94,15 @@ def measure_step(data: TrainingData, plan: TrainingPlan, state: TrainState, acce
 
 
 def peaks(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, accelerator: Accelerator) -> tuple[int, int, int]:
-    """Bytes of GPU memory that `model` needs for a training step, for a batch of training images to score, and for one of validation."""
-    tries, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False  # the size of evaluation batches may still change
-    try:
-        scoring, evaluation = (peak_of(partial(evaluate_once, model, data, prepare, accelerator), accelerator.device)
-                               for prepare in (plan.plain.inputs, plan.plain.normalise))
-    finally:
-        torch.backends.cudnn.benchmark = tries
-    for _ in range(2):  # in the first step, cuDNN tries its convolutions, which needs more memory
-        step = peak_of(partial(train_once, model, data, plan, accelerator), accelerator.device)
-    return step, scoring, evaluation
+    """Bytes of GPU memory that `model` needs for a training step, for a batch of training images to score, and for one of validation.
+
+    cuDNN tries its convolutions once for each batch size, in the first step here. Evaluation is measured with the same batch size and
+    multiplied, because larger batches may still grow, and their trial would take long.
+    """
+    train_once(model, data, plan, accelerator)  # the trial needs more memory than later steps
+    scoring, evaluation = (EVAL_FACTOR * peak_of(partial(evaluate_once, model, data, prepare, accelerator), accelerator.device)
+                           for prepare in (plan.plain.inputs, plan.plain.normalise))
+    return peak_of(partial(train_once, model, data, plan, accelerator), accelerator.device), scoring, evaluation
 
 
 def peak_of(function: Callable[[], None], device: torch.device) -> int:
@@ -122,7 +122,7 @@ def gpu_memory(device: torch.device) -> tuple[int, int]:
 def train_once(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, accelerator: Accelerator) -> None:
     """Forward and backward pass of a batch of the size, mixing and loss of the last epochs."""
     train_mode(model)
-    inputs, targets = plan.mixed((some_images(data, data.train_loader.batch_size, accelerator),) * plan.mixed.n_loaders)
+    inputs, targets = plan.mixed((some_images(data, accelerator),) * plan.mixed.n_loaders)
     with accelerator.autocast():
         logits = model(inputs)
     plan.losses[-1](logits, targets).backward()
@@ -130,15 +130,16 @@ def train_once(model: torch.nn.Module, data: TrainingData, plan: TrainingPlan, a
 
 
 def evaluate_once(model: torch.nn.Module, data: TrainingData, prepare: Transform, accelerator: Accelerator) -> None:
+    """Forward pass of a batch of the training size, in evaluation mode."""
     model.eval()
-    images, _, _ = some_images(data, EVAL_FACTOR * data.train_loader.batch_size, accelerator)
+    images, _, _ = some_images(data, accelerator)
     with torch.inference_mode():
         inputs = prepare(images)
         with accelerator.autocast():
             model(inputs)
 
 
-def some_images(data: TrainingData, n: int, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """A batch of `n` black images with labels that occur."""
-    labels = torch.from_numpy(np.resize(data.train.labels, n))
-    return torch.zeros((n, 3, *data.train.im_size), dtype=torch.uint8, device=accelerator.device), labels, []
+def some_images(data: TrainingData, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """A training batch of black images, with labels that occur."""
+    labels = torch.from_numpy(data.train.labels[:data.train_loader.batch_size])
+    return torch.zeros((len(labels), 3, *data.train.im_size), dtype=torch.uint8, device=accelerator.device), labels, []
