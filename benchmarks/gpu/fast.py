@@ -1,163 +1,166 @@
-"""Speed of the training loop compared with the network alone and with a straightforward loop, on images that are already decoded."""
+"""Speed of a whole run, and of the training loop compared with the network alone and with a straightforward loop.
+
+The images are already decoded. One process measures everything, because each new batch size costs cuDNN 10 to 45 s once per process.
+"""
 import contextlib
-import gc
 import itertools
-import json
+import multiprocessing
 import os
-import tempfile
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
 from torch.autograd import DeviceType
 
-import train_lt_mxp
 from benchmarks.network_alone import NetworkAlone
 from benchmarks.reference_loop import ReferenceLoop
 from models.arch import IMAGENET
 from models.get_model import get_arch
 from utils.common import write_text
-from utils.data.image_cache import WORKERS, use_cache
-from utils.get_loaders import EVAL_FACTOR, ClassDataset, fitting_workers, get_eval_loader
+from utils.data.device_images import copy_to_device
+from utils.data.image_cache import use_cache
+from utils.get_loaders import EVAL_FACTOR, ClassDataset, fitting_workers, get_eval_loader, with_batch_size
 from utils.prediction.accelerator import build_accelerator
 from utils.prediction.inference import Normalise, predict
+from utils.reproducibility import set_backends
 from utils.training.batches import BatchTransform
 from utils.training.mixing import BalancedMixUp
 
-from .checks import Found, Stage
-from .data import N_CLASSES, SETS, flags_of
+from . import whole
+from .checks import Found, Skip, Stage
+from .compile import compiled
+from .data import N_CLASSES, SETS
+from .device import aimed_at
+from .training import ALPHA, DATA, Case, cpu_as_gpu, forget, peak_gb, train, train_args, working_folder
 
-ALPHA = .2  # of Balanced-MixUp
-AIMS = {'plain': .85, 'Balanced-MixUp': .75}  # share of the network alone, on the cards in AIMED_AT
-AIMED_AT = ('H100', 'H200')
+AIMS = {('plain', 'device data'): .90, ('Balanced-MixUp', 'device data'): .85,  # share of the network alone
+        ('plain', 'host data'): .75, ('Balanced-MixUp', 'host data'): .75}
 REFERENCE_WORKERS = 8  # the original's default
-FIRST, LATER = 50, 30  # expected seconds of the network alone: in the first case, with CUDA start-up; in a later case
-TRIAL = 12  # seconds to benchmark the evaluation batch sizes and to start workers
+TRIAL = 40  # expected seconds of a new training batch size
+EVAL_TRIAL = 25  # expected seconds of the memory trial and of new evaluation batch sizes
+COMPILE = 120  # expected seconds with --compile
+PROCESS = 40  # expected seconds of a new process that needs the GPU
 DECODING = .05  # seconds per image and core in the straightforward loop
 
-
-class Case(NamedTuple):
-    model_name: str
-    batch_size: int  # TOY_BATCH with --cpu
-    data: str  # key of SETS
-    n_steps: int  # timed steps of the network alone
-
-    def __str__(self):
-        return f'{self.model_name} b{self.batch_size}'
-
-
-# The most important case comes first, because time may run out.
-CASES = (Case('mobilenetV2', 64, 'b64', 60), Case('mobilenetV2', 8, 'b8', 60),
-         Case('resnext50', 64, 'b64_large', 20), Case('resnext50', 8, 'b8', 60))
-LARGE = tuple(case for case in CASES if case.batch_size == 64)
+CASES = (Case('mobilenetV2', 64, 'b64', 60), Case('resnext50', 64, 'b64_large', 20),
+         Case('mobilenetV2', 8, 'b8', 60), Case('resnext50', 8, 'b8', 60))
+LARGE, SMALL = CASES[:2], CASES[2:]
 TOY_CASES = CASES[0], CASES[-1]
-TOY_BATCH, TOY_STEPS = 4, 2
+TOY_STEPS = 2
 PROFILED = 5  # steps
 
 
-def batch_size_of(case, stage):
-    return TOY_BATCH if stage.toy else case.batch_size
+class Measure:
+    """Runs the checks of one case. `rates`: images per second that earlier checks have measured, by name."""
+
+    def __init__(self, stage: Stage, case: Case):
+        self.stage, self.case, self.rates = stage, case, {}
+
+    def check(self, name, function, *args, needs):
+        forget()
+        return self.stage.check(f'{self.case} {name}', function, self.stage, self.case, *args, needs=0 if self.stage.toy else needs)
+
+    def training(self):
+        """What the aims are about."""
+        if not self.check('network alone', alone, self.rates, needs=TRIAL):
+            return
+        n_images = 3 * SETS[self.case.data].n_train
+        for data in DATA:
+            needs = n_images / (.5 * self.rates['alone']) + (EVAL_TRIAL if data == 'device data' else 5)
+            if self.check(f'training, {data}', loop, self.rates, data, needs=needs):
+                for mixing in ('plain', 'Balanced-MixUp'):
+                    self.stage.check(f'{self.case} {mixing}, {data}', beside_the_network, self.rates, (mixing, data))
+
+    def other_steps(self):
+        """The parts of a step outside of the network, and evaluation."""
+        if 'alone' in self.rates:
+            self.check('preparing a batch', preparing, needs=3)
+            for data in DATA:
+                self.check(f'evaluation, {data}', evaluation, self.rates, data,
+                           needs=5 + 2 * SETS[self.case.data].n_train / self.rates['alone'])
+
+    def compile(self):
+        if 'alone' in self.rates:
+            self.check('--compile', compiled, self.rates.get(('plain', 'device data')), needs=COMPILE)
+
+    def comparisons(self):
+        """With a straightforward loop and without cuDNN's trials, and the kernels of a step."""
+        if 'alone' in self.rates:
+            self.check('step profile', profile, needs=12)
+            self.check('straightforward loop', straightforward, self.rates, needs=reference_seconds(self.case, self.rates['alone']))
+            self.check('without cuDNN benchmarking', untried, needs=PROCESS)
 
 
-def train_args(stage: Stage, case: Case, flags: str = ''):
-    """-> parsed arguments of the train script"""
-    argv = [*flags_of(stage, case.data, batch_size_of(case, stage)), '--model_name', case.model_name, '--overwrite', *flags.split()]
-    return train_lt_mxp.get_parser().parse_args(argv)
-
-
-@contextlib.contextmanager
-def working_folder(stage: Stage) -> Iterator[str]:
-    """Change into a temporary folder for runs, which is removed when the block ends."""
-    with tempfile.TemporaryDirectory(dir=stage.out) as folder, contextlib.chdir(folder):
-        yield folder
-
-
-def forget() -> None:
-    """Free unused device memory and reset its peak."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_gb() -> float:
-    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.
-
-
-def train(args) -> list[dict]:
-    """Train. -> records of log.jsonl, one per epoch"""
-    train_lt_mxp.main(args)
-    with open(os.path.join('experiments', args.save_path, 'log.jsonl'), encoding='utf-8') as f:
-        return [json.loads(line) for line in f]
+# The most important measurements come first, because time may run out.
+ORDER = ((Measure.training, LARGE), (Measure.other_steps, LARGE), (Measure.compile, LARGE[:1]), (Measure.comparisons, LARGE),
+         (Measure.training, SMALL), (Measure.other_steps, SMALL), (Measure.compile, LARGE[1:]))
 
 
 def run(stage: Stage) -> None:
-    for case in TOY_CASES if stage.toy else CASES:
-        with working_folder(stage):
-            measure(stage, case)
-
-
-def measure(stage, case):
-    rates: dict[str, float] = {}  # images per second, filled in by the checks
-
-    def check(name, function, *args, needs):
-        forget()
-        return stage.check(f'{case} {name}', function, stage, case, *args, needs=0 if stage.toy else needs)
-    if case in LARGE:
-        check('without cuDNN benchmarking', untried, needs=LATER)
-    if not check('network alone', alone, rates, needs=FIRST if case is CASES[0] else LATER):
-        return
-    n_images = SETS[case.data].n_train
-    if check('training', loop, rates, needs=TRIAL + 3 * n_images / (.75 * rates['alone'])):
-        for name in AIMS:
-            stage.check(f'{case} {name}', beside_the_network, case, name, rates)
-    check('preparing a batch', preparing, needs=3)
-    check('evaluation', evaluation, needs=4 + 2 * n_images / rates['alone'])
-    if case in LARGE:
-        check('step profile', profile, needs=12)
-    check('straightforward loop', straightforward, rates, needs=reference_seconds(case, rates['alone']))
+    measures = {case: Measure(stage, case) for case in (TOY_CASES if stage.toy else CASES)}
+    with working_folder(stage), cpu_as_gpu() if stage.toy else contextlib.nullcontext():
+        whole.run(stage)
+        for measure, cases in ORDER:
+            for case in cases:
+                if case in measures:
+                    measure(measures[case])
 
 
 def alone(stage, case, rates):
-    found = untried(stage, case, trial=True)
-    rates['alone'] = found.values['images_per_second']
-    return found
-
-
-def untried(stage, case, trial=False):
-    """Measure the network alone. `trial`: let cuDNN benchmark its convolutions; without it, the check shows what this gains."""
-    args, n_steps = train_args(stage, case), TOY_STEPS if stage.toy else case.n_steps
+    args = train_args(stage, case)
     start = time.perf_counter()
-    network = NetworkAlone(args, build_accelerator(), TOY_STEPS if stage.toy else 10, trial)
+    network = NetworkAlone(args, build_accelerator(), warm_up=TOY_STEPS if stage.toy else 10)
     warm_up = time.perf_counter() - start
+    n_steps = TOY_STEPS if stage.toy else case.n_steps
     seconds = network.seconds(n_steps) / n_steps
-    rate = args.batch_size / seconds
-    return Found(f'{rate:,.0f} images/s, {1000 * seconds:.1f} ms per step, warm-up {warm_up:.0f} s',
-                 {'images_per_second': rate, 'step_ms': 1000 * seconds, 'warm_up_s': warm_up})
+    rates['alone'] = args.batch_size / seconds
+    return Found(f"{rates['alone']:,.0f} images/s, {1000 * seconds:.1f} ms per step, warm-up {warm_up:.0f} s",
+                 {'images_per_second': rates['alone'], 'step_ms': 1000 * seconds, 'warm_up_s': warm_up})
 
 
-def loop(stage, case, rates):
+def untried(stage, case):
+    """Measure the network alone if cuDNN does not benchmark its convolutions, in a new process: this one remembers the benchmarked ones."""
+    n_steps = TOY_STEPS if stage.toy else case.n_steps
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        seconds = pool.submit(seconds_untried, train_args(stage, case), n_steps).result() / n_steps
+    return Found(f'{1000 * seconds:.1f} ms per step', {'step_ms': 1000 * seconds})
+
+
+def seconds_untried(args, n_steps):
+    return NetworkAlone(args, build_accelerator(), trial=False).seconds(n_steps)
+
+
+def loop(stage, case, rates, data):
     """Train three epochs in one run: Balanced-MixUp as warm-up, Balanced-MixUp, plain."""
-    records = train(train_args(stage, case, f'--do_mixup {ALPHA} --mixup_off_epochs 1 --n_epochs 3 --train_eval off --save_path loop'))
-    _, rates['Balanced-MixUp'], rates['plain'] = (record['images_per_second'] for record in records)
-    return Found(f"{sum(record['seconds'] for record in records):.1f} s for 3 epochs, peak memory {peak_gb():.1f} GB",
-                 {'peak_gb': peak_gb(), 'first_epoch_s': records[0]['seconds'], 'second_epoch_s': records[1]['seconds']})
+    flags = f'--do_mixup {ALPHA} --mixup_off_epochs 1 --n_epochs 3 --train_eval off --save_path loop --data_device {DATA[data]}'
+    records, _, placed = train(train_args(stage, case, flags))
+    if data == 'device data' and placed['images_in'] != 'GPU memory':
+        raise Skip(f"the images do not fit in GPU memory, which has room for {placed['room_gb']:.1f} GB")
+    _, rates['Balanced-MixUp', data], rates['plain', data] = (record['images_per_second'] for record in records)
+    rates['eval_batch_size'] = placed['eval_batch_size']
+    seconds = [record['seconds'] for record in records]
+    return Found(f"{sum(seconds):.1f} s for 3 epochs; a step needs {placed['step_gb']:.1f} GB ({placed['step_mb_per_image']:.0f} MB per "
+                 f"image), evaluation {placed['evaluation_mb_per_image']:.0f} MB per image in batches of {placed['eval_batch_size']}; peak "
+                 f'memory {peak_gb():.1f} GB', {'peak_gb': peak_gb(), 'epochs_s': seconds} | placed)
+
+
+def beside_the_network(rates, key):
+    ratio, aim = rates[key] / rates['alone'], AIMS[key]
+    return Found(f'{rates[key]:,.0f} images/s, {ratio:.2f} of the network alone (aim {aim:.2f})',
+                 {'images_per_second': rates[key], 'ratio': ratio, 'aim': aim}, ok=ratio >= aim or not aimed_at())
 
 
 def preparations(args, device):
-    """-> a batch from two loaders, and the transforms that prepare it for the network: plain, Balanced-MixUp"""
+    """-> a batch from two loaders with images on the device, and the transforms that prepare it for the network: plain, Balanced-MixUp"""
     data, _ = decoded(args)
     images, labels, ids = data.__getitems__(list(range(min(args.batch_size, len(data)))))
-    if device.type == 'cuda':
-        images, labels = images.pin_memory(), labels.pin_memory()  # as the loader does
     normalise, count = Normalise(device, *IMAGENET), np.bincount(data.labels, minlength=N_CLASSES)
-    return [(images, labels, ids)] * 2, BatchTransform(normalise), BalancedMixUp(normalise, count, ALPHA)
+    return [(images.to(device), labels, ids)] * 2, BatchTransform(normalise), BalancedMixUp(normalise, count, ALPHA)
 
 
 def preparing(stage, case):
-    """Time how long it takes to copy, augment, mix and normalise a batch: the part of a step outside the network."""
+    """Time how long it takes to augment, mix and normalise a batch that is on the device: the part of a step outside the network."""
     device, times = build_accelerator().device, {}
     batch, plain, mixup = preparations(train_args(stage, case), device)
     for name, prepare in (('plain', plain), ('Balanced-MixUp', mixup)):
@@ -170,40 +173,32 @@ def preparing(stage, case):
     return Found(', '.join(f'{name} {ms:.1f} ms' for name, ms in times.items()), {f'{name}_ms': ms for name, ms in times.items()})
 
 
-def aimed_at() -> bool:
-    """-> whether the aims apply to this card"""
-    return torch.cuda.is_available() and any(name in torch.cuda.get_device_name() for name in AIMED_AT)
-
-
-def beside_the_network(case, name, rates):
-    ratio = rates[name] / rates['alone']
-    return Found(f'{rates[name]:,.0f} images/s, {ratio:.2f} of the network alone (aim {AIMS[name]:.2f})',
-                 {'images_per_second': rates[name], 'ratio': ratio, 'aim': AIMS[name]}, ok=ratio >= AIMS[name] or not aimed_at())
-
-
-def decoded(args):
+def decoded(args, pin=False):
     """-> training and validation set, decoded"""
     sets = [ClassDataset(csv, args.data_path, args.im_size) for csv in (args.csv_train, args.csv_val)]
-    use_cache(sets, args.cache_dir, args.num_workers)
+    use_cache(sets, args.cache_dir, args.num_workers, pin)
     return sets
 
 
-def evaluation(stage, case):
+def evaluation(stage, case, rates, data):
     """Time the evaluation loop on the training images of the case. The first of two passes is warm-up."""
-    args = train_args(stage, case)
-    accelerator = build_accelerator()
+    args, accelerator = train_args(stage, case), build_accelerator()
+    device = accelerator.device
+    set_backends(args.deterministic, device.type == 'cuda')
     model, mean, std = get_arch(args.model_name, args.n_classes, im_size=args.im_size)
-    model.to(accelerator.device, memory_format=torch.channels_last)
-    data, _ = decoded(args)
-    workers = fitting_workers(min(args.num_workers, WORKERS), EVAL_FACTOR * args.batch_size, args.im_size)
-    loader = get_eval_loader(data, args.batch_size, workers)
-    normalise = Normalise(accelerator.device, mean, std)
+    model.to(device, memory_format=torch.channels_last)
+    images, _ = decoded(args, pin=device.type == 'cuda')
+    if data == 'device data':
+        copy_to_device([images], device, max(args.num_workers, 1))
+    loader = with_batch_size(get_eval_loader(images, device=device), rates.get('eval_batch_size', EVAL_FACTOR * args.batch_size))
+    normalise = Normalise(device, mean, std)
     for _ in range(2):
         start = time.perf_counter()
         predict(model, loader, normalise, accelerator.autocast)
         seconds = time.perf_counter() - start
-    return Found(f'{len(data) / seconds:,.0f} images/s, peak memory {peak_gb():.1f} GB',
-                 {'images_per_second': len(data) / seconds, 'peak_gb': peak_gb()})
+    rate = len(images) / seconds
+    return Found(f'{rate:,.0f} images/s in batches of {loader.batch_size}, peak memory {peak_gb():.1f} GB',
+                 {'images_per_second': rate, 'eval_batch_size': loader.batch_size, 'peak_gb': peak_gb()})
 
 
 def reference_seconds(case, alone):
@@ -231,7 +226,7 @@ def straightforward(stage, case, rates):
     for batch in itertools.islice(batches, 2 * round_):
         reference.step(batch)
     rate = 2 * round_ * args.batch_size / (time.perf_counter() - start)
-    ours = rates.get('Balanced-MixUp')
+    ours = rates.get(('Balanced-MixUp', 'device data'))
     return Found(f'{rate:,.0f} images/s' + (f', our loop is {ours / rate:.1f} times as fast' if ours else ''), {'images_per_second': rate})
 
 

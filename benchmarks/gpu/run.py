@@ -22,7 +22,7 @@ from utils.prediction.accelerator import gpu_problem
 
 from .checks import Stage
 
-STAGES = ('device', 'data', 'correct', 'fast', 'whole', 'decode', 'compile', 'study')  # each is a file of the same name
+STAGES = ('device', 'data', 'correct', 'fast', 'decode', 'study')  # each is a file of the same name
 A_CHECK_FAILED = 3  # exit status; a stage that crashes exits with 1
 
 

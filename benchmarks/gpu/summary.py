@@ -13,12 +13,16 @@ from utils.cli import script_parser
 from utils.common import InputError, run_script, write_text
 from utils.statistics.tables import to_markdown
 
-STAGES = ('correct', 'fast', 'whole', 'decode', 'compile')  # in the order of the table
+STAGES = ('correct', 'fast', 'decode')  # in the order of the table
 ALONE = 'network alone'
-COLUMNS = {ALONE: (ALONE, 'images_per_second'), 'plain': ('plain', 'images_per_second'),  # title -> name of the check, key of its value
-           'Balanced-MixUp': ('Balanced-MixUp', 'images_per_second'), 'with --compile (ratio to plain)': ('--compile', 'images_per_second'),
-           'evaluation': ('evaluation', 'images_per_second'), 'straightforward loop': ('straightforward loop', 'images_per_second'),
-           'peak memory': ('training', 'peak_gb')}
+SPEED = {ALONE: ALONE, 'plain': 'plain, device data', 'plain, host data': 'plain, host data',  # title -> name of the check
+         'Balanced-MixUp': 'Balanced-MixUp, device data', 'Balanced-MixUp, host data': 'Balanced-MixUp, host data',
+         'with --compile (ratio to plain)': '--compile', 'evaluation': 'evaluation, device data',
+         'evaluation, host data': 'evaluation, host data', 'straightforward loop': 'straightforward loop'}
+MEMORY = {'training step, GB': ('step_gb', '{:.1f}'), 'MB per image': ('step_mb_per_image', '{:.0f}'),  # title -> key of its value, format
+          'evaluation, MB per image': ('evaluation_mb_per_image', '{:.0f}'), 'evaluation batch': ('eval_batch_size', '{}'),
+          'peak with the images, GB': ('peak_gb', '{:.1f}'), 'upload, GB/s': ('upload_gb_per_s', '{:.1f}')}
+MEASURED_BY = 'training, device data'  # name of the check with the values of MEMORY
 FACTS = ('device', 'memory_gb', 'cores', 'torch', 'python', 'toy')
 
 
@@ -46,39 +50,52 @@ def slug_of(device, toy):
     return 'cpu_toy' if toy else 'gpu_' + re.sub(r'\W+', '_', device.removeprefix('NVIDIA ').lower()).strip('_')
 
 
+def checks_of(stages):
+    """-> {name: check} of the stage `fast`, and {case: its title} of the networks and batch sizes that were measured"""
+    found = {check['name']: check for check in stages.get('fast', {'checks': []})['checks']}
+    cases = [name.removesuffix(f' {ALONE}') for name in found if name.endswith(f' {ALONE}')]
+    return found, {case: case.replace(' b', ', ') for case in cases}
+
+
 def speed_table(stages):
-    """-> Markdown table with a row for each network and batch size"""
-    found = {check['name']: check for name in ('fast', 'compile') for check in stages.get(name, {'checks': []})['checks']}
-    rows = [['network, batch size', *COLUMNS]]
-    for name in found:
-        if name.endswith(f' {ALONE}'):
-            case = name.removesuffix(f' {ALONE}')
-            rows.append([case.replace(' b', ', '), *(cell(found.get(f'{case} {check}'), key) for check, key in COLUMNS.values())])
-    return to_markdown(rows)
+    """-> Markdown table of speed, with a row for each network and batch size"""
+    found, cases = checks_of(stages)
+    rows = [[title, *(rate(found.get(f'{case} {name}')) for name in SPEED.values())] for case, title in cases.items()]
+    return to_markdown([['network, batch size', *SPEED], *rows])
 
 
-def cell(check, key):
-    """-> value of a check with its ratio, or the status of a check without a value"""
+def rate(check):
+    """-> images per second of a check with its ratio, or the status of a check without them"""
     if check is None:
         return '-'
-    if key not in check:  # failed or skipped
+    if 'images_per_second' not in check:  # failed or skipped
         return check['status']
-    ratio = f" ({check['ratio']:.2f})" if 'ratio' in check else ''
-    return (f'{check[key]:.1f} GB' if key == 'peak_gb' else f'{check[key]:,.0f}') + ratio
+    return f"{check['images_per_second']:,.0f}" + (f" ({check['ratio']:.2f})" if 'ratio' in check else '')
+
+
+def memory_table(stages):
+    """-> Markdown table of GPU memory, with a row for each network and batch size"""
+    found, cases = checks_of(stages)
+    rows = []
+    for case, title in cases.items():
+        check = found.get(f'{case} {MEASURED_BY}', {})
+        rows.append([title, *(form.format(check[key]) if key in check else '-' for key, form in MEMORY.values())])
+    return to_markdown([['network, batch size', *MEMORY], *rows])
 
 
 def other_table(stages):
-    """-> Markdown table with the outcomes of the tests and a row for each other check"""
+    """-> Markdown table with the outcomes of the tests, and a row for each check that is in no other table or has failed"""
     rows = [['check', 'result']]
+    above = [name for name in (*SPEED.values(), MEASURED_BY) if name != '--compile']  # whose text says more than the table of speed
+    in_tables = {f'{case} {name}' for case in checks_of(stages)[1] for name in above}
     for name, result in stages.items():
         checks = result['checks']
         if name == 'correct':
             counts = Counter(check['status'] for check in checks)
             rows.append([f'{len(checks)} tests', ', '.join(f'{n} {status}' for status, n in counts.items())])
             checks = [check for check in checks if check['status'] == 'FAIL']
-        if name not in ('fast', 'compile'):
-            rows += [[check['name'], check['figure'] if check['status'] == 'PASS' else f"{check['status']}: {check['figure']}"]
-                     for check in checks]
+        rows += [[check['name'], check['figure'] if check['status'] == 'PASS' else f"{check['status']}: {check['figure']}"]
+                 for check in checks if check['name'] not in in_tables or check['status'] == 'FAIL']
     return to_markdown(rows)
 
 
@@ -91,7 +108,8 @@ def main(argv=None):
     write_text(path, json.dumps(facts | {name: result['checks'] for name, result in stages.items()}, indent=1) + '\n')
     memory = f", {facts['memory_gb']} GB" if facts['memory_gb'] else ''
     title = f"{facts['device']}{memory}, {facts['cores']} cores, torch {facts['torch']}, Python {facts['python']}"
-    text = f'{title}\n\nImages per second (share of the network alone):\n\n{speed_table(stages)}\n\n{other_table(stages)}\n'
+    text = (f'{title}\n\nImages per second (share of the network alone), with the images in GPU memory unless a column says host:\n\n'
+            f'{speed_table(stages)}\n\nGPU memory:\n\n{memory_table(stages)}\n\n{other_table(stages)}\n')
     write_text(os.path.join(folder, 'table.md'), text)
     print(text)
     print(f"* Wrote {path} and {os.path.join(folder, 'table.md')}")

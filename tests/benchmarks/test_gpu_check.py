@@ -12,13 +12,19 @@ import torch
 
 from benchmarks.gpu import summary
 from benchmarks.gpu.checks import Found, Skip, Stage
-from benchmarks.gpu.whole import projection, timed
+from benchmarks.gpu.compile import pay_off, verdict
+from benchmarks.gpu.data import SETS
+from benchmarks.gpu.fast import AIMS, LARGE, beside_the_network
+from benchmarks.gpu.training import observed
+from benchmarks.gpu.whole import projection
 from tests.factories import ROOT
 from utils.common import InputError, Interrupted
+from utils.datasets.demo import counts_of
+from utils.training.placement import Trial
 
 LINE = re.compile(r'(PASS|FAIL|SKIP) (.+?): (.+)')
-STAGES = {'data': 'data eyepacs', 'fast': 'resnext50 b8 Balanced-MixUp', 'whole': '30 epochs, projected',
-          'compile': 'mobilenetV2 b64 --compile'}
+PARTS = {'data': 'data eyepacs', 'device data': 'mobilenetV2 b64 plain, device data', 'host data': 'resnext50 b8 Balanced-MixUp, host data',
+         'evaluation': 'mobilenetV2 b64 evaluation, host data', 'whole run': '30 epochs, projected', 'compile': 'mobilenetV2 b64 --compile'}
 
 
 @pytest.fixture(scope='module')
@@ -43,9 +49,16 @@ def test_no_check_fails(checked):
     assert done.returncode == 0 and 'FAIL' not in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize('stage', STAGES)
-def test_each_stage_prints_its_checks(checked, stage):
-    assert STAGES[stage] in found(checked)
+@pytest.mark.parametrize('part', PARTS)
+def test_each_part_is_among_the_checks(checked, part):
+    assert PARTS[part] in found(checked)
+
+
+def test_device_data_are_in_gpu_memory(checked):
+    result = json.loads((checked[1] / 'cpu_toy.json').read_text())
+    places = {check['name']: check['images_in'] for check in result['fast'] if 'images_in' in check}
+    assert places['mobilenetV2 b64 training, device data'] == places['one epoch of EyePACS'] == 'GPU memory'
+    assert places['mobilenetV2 b64 training, host data'] == 'host memory'
 
 
 def test_a_training_step_is_among_the_checks(checked):
@@ -66,9 +79,9 @@ def test_all_results_are_in_one_file(checked):
     assert result['toy'] and set(summary.STAGES) <= set(result)
 
 
-def test_the_table_has_a_row_for_each_network(checked):
+def test_the_tables_have_a_row_for_each_network(checked):
     text = (checked[1] / 'table.md').read_text()
-    assert len(re.findall(r'^\| (mobilenetV2|resnext50), (64|8) ', text, re.M)) == 2
+    assert len(re.findall(r'^\| (mobilenetV2|resnext50), (64|8) ', text, re.M)) == 2 * 2  # speed, memory
 
 
 def test_without_a_gpu_the_error_suggests_a_flag(tmp_path):
@@ -156,10 +169,18 @@ def test_the_file_is_named_after_the_card(device, slug):
 
 def test_the_table_shows_a_failed_check():
     checks = [{'name': 'a b8 network alone', 'status': 'PASS', 'images_per_second': 1000.},
-              {'name': 'a b8 plain', 'status': 'PASS', 'images_per_second': 900., 'ratio': .9},
-              {'name': 'a b8 Balanced-MixUp', 'status': 'FAIL', 'figure': 'RuntimeError: broken'}]
-    assert summary.speed_table({'fast': {'checks': checks}}).splitlines()[2].split('|')[1:5] == [
-        ' a, 8                ', '         1,000 ', ' 900 (0.90) ', '           FAIL ']
+              {'name': 'a b8 plain, device data', 'status': 'PASS', 'images_per_second': 900., 'ratio': .9},
+              {'name': 'a b8 plain, host data', 'status': 'FAIL', 'figure': 'RuntimeError: broken'}]
+    row = summary.speed_table({'fast': {'checks': checks}}).splitlines()[2]
+    assert [cell.strip() for cell in row.split('|')[1:6]] == ['a, 8', '1,000', '900 (0.90)', 'FAIL', '-']
+
+
+def test_the_table_of_memory_shows_what_was_measured():
+    checks = [{'name': 'a b8 network alone', 'status': 'PASS', 'images_per_second': 1000.},
+              {'name': 'a b8 training, device data', 'status': 'PASS', 'step_gb': 13.66, 'step_mb_per_image': 213.4,
+               'eval_batch_size': 256}]
+    row = summary.memory_table({'fast': {'checks': checks}}).splitlines()[2]
+    assert [cell.strip() for cell in row.split('|')[1:-1]] == ['a, 8', '13.7', '213', '-', '256', '-', '-']
 
 
 def test_the_table_names_failed_tests():
@@ -172,8 +193,44 @@ def test_a_projection_counts_the_start_once():
     assert projection(start_s=60, epoch_s=10).values['minutes'] == pytest.approx(6)
 
 
-def test_timed_restores_the_function():
+@pytest.mark.parametrize(('key', 'aim'), {('plain', 'device data'): .9, ('Balanced-MixUp', 'device data'): .85,
+                                          ('plain', 'host data'): .75, ('Balanced-MixUp', 'host data'): .75}.items())
+@pytest.mark.parametrize('aimed_at', [True, False])
+def test_a_missed_aim_fails_only_on_the_cards_it_is_for(monkeypatch, key, aim, aimed_at):
+    monkeypatch.setattr('benchmarks.gpu.fast.aimed_at', lambda: aimed_at)
+    results = [beside_the_network({'alone': 100., key: 100 * aim + change}, key).ok for change in (.1, -.1)]
+    assert AIMS[key] == aim and results == [True, not aimed_at]
+
+
+def test_compiling_that_saves_time_pays_after_some_epochs():
+    n_images = 31_613
+    values = pay_off(extra=60., rate=n_images / 20, plain=n_images / 25)  # saves 5 s per epoch
+    assert values == {'break_even_epochs': pytest.approx(12), 'pays': True, 'minutes_saved': pytest.approx((30 * 5 - 60) / 60)}
+
+
+@pytest.mark.parametrize(('extra', 'rate', 'pays'), [(149., 1250, True), (200., 1250, False), (60., 1000, False), (0., 900, False)])
+def test_compiling_pays_if_thirty_epochs_get_shorter(extra, rate, pays):
+    values = pay_off(extra, rate, plain=1000)
+    assert values['pays'] == pays == (values['minutes_saved'] > 0)
+
+
+def test_the_verdict_on_compiling_says_when_it_pays_off():
+    assert verdict(pay_off(60., 31_613 / 20, 31_613 / 25)) == 'pays for 30 epochs of EyePACS (+1.5 min; pays off after 12.0 epochs)'
+    assert verdict(pay_off(60., 900, 1000)) == 'does not pay for 30 epochs of EyePACS (-2.8 min; pays off never)'
+
+
+@pytest.mark.parametrize('evaluation', [.6, .3])  # memory of an evaluation batch as a share of that of a training step
+def test_the_warm_up_has_the_batch_sizes_of_eyepacs(evaluation):
+    size = Trial(0, 0, step=100, evaluation=int(100 * evaluation)).eval_batch_size(LARGE[0].batch_size)
+
+    def sizes(name):
+        n_train, n_val = (sum(counts_of(n)) for n in SETS[name])
+        return {size if n_val >= size else n_val, n_val % size}, n_train >= n_val
+    assert sizes('warm') == sizes('eyepacs') == ({size, SETS['eyepacs'].n_val % size}, True)
+
+
+def test_observing_restores_the_function():
     before = json.dumps
-    with timed(json, 'dumps') as seconds:
+    with observed(json, 'dumps') as calls:
         assert json.dumps([1]) == '[1]'
-    assert len(seconds) == 1 and json.dumps is before
+    assert [call.result for call in calls] == ['[1]'] and json.dumps is before
