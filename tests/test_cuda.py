@@ -1,9 +1,11 @@
 """GPU tests: results must match those of the CPU, and features that only a GPU has must work.
 
 LT_TEST_DEVICE=cuda runs these tests on the GPU, and LT_TEST_DEVICE=cpu rehearses them on the CPU. Each test reports its measured value as
-the property 'figure'. With pytest -n 4 --dist loadscope, each class runs in one process and creates its shared fixtures only once.
+the property 'figure'. With pytest -n 5 --dist loadscope, each class runs in one process and creates its shared fixtures only once.
 """
+import contextlib
 import gc
+import itertools
 import json
 import os
 import re
@@ -18,7 +20,8 @@ import pytest
 import torch
 
 import train_lt_mxp
-from models.get_model import ARCHS
+from benchmarks.gpu.training import cpu_as_gpu
+from models.get_model import ARCHS, as_arch
 from test_with_labels_eyepacs import DEFAULTS
 from tests.environment import DEVICE
 from tests.factories import ROOT, new_accelerator, picture, train_flags, write_images
@@ -27,18 +30,23 @@ from train_lt_mxp import get_parser
 from train_lt_mxp import main as train_main
 from utils.common import run_script
 from utils.data import near_duplicates
+from utils.data.device_images import DeviceArray
 from utils.data.near_duplicates import scan_image
+from utils.data.prefetch import prefetch
+from utils.get_loaders import EVAL_FACTOR
 from utils.losses import LOSSES
 from utils.model_saving_loading import digest, read_checkpoint
 from utils.prediction.accelerator import build_accelerator
 from utils.reproducibility import set_seeds
 from utils.testing import scoring
+from utils.training import engine, placement
 from utils.training.augmentation import AUGMENT
 from utils.training.data import load_data
 from utils.training.engine import train_one_epoch
 from utils.training.flags import resolve
 from utils.training.mixing import MIXING
 from utils.training.network import build_network
+from utils.training.placement import place_data
 from utils.training.plan import TrainingPlan
 from utils.training.signals import StopSignal
 from utils.training.state import TrainState
@@ -63,6 +71,28 @@ def full_precision():
         yield
     for (owner, name), value in zip(flags, before, strict=True):
         setattr(owner, name, value)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def own_memory():
+    """In a rehearsal, let the CPU count as a device with memory of its own."""
+    with cpu_as_gpu() if DEVICE == 'cpu' else contextlib.nullcontext():
+        yield
+
+
+def allow_waiting(allowed):
+    """Whether the CPU may wait for the device, or an error is raised if it does. Has no effect in a rehearsal."""
+    if DEVICE == 'cuda':
+        torch.cuda.set_sync_debug_mode('default' if allowed else 'error')
+
+
+@contextlib.contextmanager
+def no_waiting():
+    allow_waiting(False)
+    try:
+        yield
+    finally:
+        allow_waiting(True)
 
 
 @pytest.fixture
@@ -97,33 +127,39 @@ def largest_difference(a, b):
 
 # argv: the flags of each run. The prefix 'stop' sends SIGTERM in the third batch of the second epoch.
 CODE = '''
-import signal, sys
+import contextlib, os, signal, sys
 from tests import tiny_network
+from benchmarks.gpu.training import cpu_as_gpu
 from train_lt_mxp import get_parser, main
 from utils.common import Interrupted
-from utils.training.mixing import BalancedMixUp
+from utils.training import engine
 import torch
 tiny_network.register()
-prepare, calls = BalancedMixUp.__call__, []
+backward = engine.backward
 
-def strike(*args):
-    calls.append(1)
-    if len(calls) == 5 + 3:
+def strike(state, epoch, *args):
+    if (epoch.number, epoch.batches) == (1, 3):
         signal.raise_signal(signal.SIGTERM)
-    return prepare(*args)
+    return backward(state, epoch, *args)
 
-for flags in sys.argv[1:]:
-    stop, flags = flags.startswith('stop '), flags.removeprefix('stop ')
-    BalancedMixUp.__call__ = strike if stop else prepare
-    try:
-        main(get_parser().parse_args(flags.split()))
-    except Interrupted as end:
-        print('stopped by', end)
+with cpu_as_gpu() if os.environ['LT_TEST_DEVICE'] == 'cpu' else contextlib.nullcontext():
+    for flags in sys.argv[1:]:
+        engine.backward = strike if flags.startswith('stop ') else backward
+        try:
+            main(get_parser().parse_args(flags.removeprefix('stop ').split()))
+        except Interrupted as end:
+            print('stopped by', end)
 print('backend', torch.distributed.get_backend() if torch.distributed.is_initialized() else None)
 '''
 LIMIT = 90 if DEVICE == 'cuda' else None  # seconds; benchmarks/gpu_check.sh allows two minutes for the whole file
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '1']
-DETERMINISTIC = '--deterministic --model_name mobilenetV2 --n_epochs 2 --do_mixup 0.2 --ema 0.9 --momentum 0.9'
+DETERMINISTIC = '--deterministic --n_epochs 2 --do_mixup 0.2 --ema 0.9 --momentum 0.9'
+REPEATED = f'{DETERMINISTIC} --model_name mobilenetV2 --no_cache'
+FIRST = f'{REPEATED} --save_path first'
+SECOND = (f'{REPEATED} --save_path second', f'stop {REPEATED} --save_path stopped', f'{REPEATED} --save_path stopped --resume')
+PLACES = (f'{DETERMINISTIC} --save_path decoded --no_cache', f'{DETERMINISTIC} --save_path device',
+          f'{DETERMINISTIC} --save_path host --data_device host', f'stop {DETERMINISTIC} --save_path moved --data_device host',
+          f'{DETERMINISTIC} --save_path moved --resume')
 
 
 class Started:
@@ -131,9 +167,9 @@ class Started:
 
     def __init__(self, folder, tiny, launcher, *lines):
         (folder / 'code.py').write_text(CODE)
-        words = [' '.join(train_flags(tiny, f'--device {DEVICE} --no_cache {line}')) for line in lines]
-        stops = ['stop ' * line.endswith('--save_path stopped') + word for line, word in zip(lines, words, strict=True)]
-        self.process = subprocess.Popen([sys.executable, *launcher, 'code.py', *stops], cwd=folder, stdout=subprocess.PIPE,
+        runs = [' '.join(['stop'] * line.startswith('stop ') + train_flags(tiny, f"--device {DEVICE} {line.removeprefix('stop ')}"))
+                for line in lines]
+        self.process = subprocess.Popen([sys.executable, *launcher, 'code.py', *runs], cwd=folder, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)})
         self.text = None
 
@@ -152,13 +188,12 @@ class Started:
 @pytest.fixture(scope='module')
 def started(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp('processes')
-    stopped = f'{DETERMINISTIC} --save_path stopped'
-    first, *more = (f'{DETERMINISTIC} --save_path first', f'{DETERMINISTIC} --save_path second', stopped, f'{stopped} --resume ')
     if DEVICE == 'cuda':
-        begun = {'torchrun': Started(folder, tiny, TORCHRUN, '--save_path torchrun'), 'first': Started(folder, tiny, [], first),
-                 'second': Started(folder, tiny, [], *more)}
-    else:  # one process for all, because in a rehearsal starting three takes too long
-        begun = dict.fromkeys(('torchrun', 'first', 'second'), Started(folder, tiny, TORCHRUN, '--save_path torchrun', first, *more))
+        begun = {'torchrun': Started(folder, tiny, TORCHRUN, '--save_path torchrun'), 'first': Started(folder, tiny, [], FIRST),
+                 'second': Started(folder, tiny, [], *SECOND), 'places': Started(folder, tiny, [], *PLACES)}
+    else:  # one process for all, because in a rehearsal starting four takes too long
+        begun = dict.fromkeys(('torchrun', 'first', 'second', 'places'),
+                              Started(folder, tiny, TORCHRUN, '--save_path torchrun', FIRST, *SECOND, *PLACES))
     yield folder / 'experiments', begun
     for each in begun.values():  # leave no process behind if a test fails; torchrun ends its children
         each.process.terminate()
@@ -166,12 +201,20 @@ def started(tiny, tmp_path_factory):
         each.process.stdout.close()
 
 
+TRAINED = {'state_dict', 'trained', 'n_averaged', 'optimizer', 'training_loss'}  # unlike scores, they do not depend on the evaluation batch
+
+
+def content(run, names=None):
+    """-> digest of the last checkpoint of a run, and its log without times, or only their values called `names`"""
+    def chosen(values, *without):
+        return {key: value for key, value in values.items() if key not in without and (names is None or key in names)}
+    state = chosen(read_checkpoint(str(run / 'last')), 'config', 'folder')
+    assert names is None or len(state) == len(names) - 1
+    return digest(state), [chosen(record, 'seconds', 'images_per_second') for record in log_of(run)]
+
+
 def check_same(a, b):
     """Check that weights, moving average, optimizer and schedule state, and log of two runs are identical bit for bit."""
-    def content(run):
-        state = read_checkpoint(str(run / 'last'))
-        log = [{key: value for key, value in record.items() if key not in ('seconds', 'images_per_second')} for record in log_of(run)]
-        return digest({key: value for key, value in state.items() if key not in ('config', 'folder')}), log
     assert content(a) == content(b)
 
 
@@ -197,7 +240,7 @@ def args_of(data, flags):
 
 
 def parts_of(args, device):
-    """-> accelerator, network and plan of a training on `device`, without dropout, because its random numbers depend on the device"""
+    """-> accelerator, network, plan and data of a training on `device`, without dropout, whose random numbers depend on the device"""
     accelerator = build_accelerator(device, 'fp32')
     set_seeds(args.seed)
     network = build_network(args, accelerator)
@@ -206,13 +249,13 @@ def parts_of(args, device):
             module.p = 0.
     data = load_data(args, accelerator, network.stage_one)
     network.to(accelerator)
-    return accelerator, network, TrainingPlan(args, data, network)
+    return accelerator, network, TrainingPlan(args, data, network), data
 
 
 def one_step(args, device):
     """-> loss of the batch, parameters before the step, parameters and BatchNorm statistics after it"""
     with new_accelerator():
-        accelerator, network, plan = parts_of(args, device)
+        accelerator, network, plan, _ = parts_of(args, device)
         state = TrainState(args, network, accelerator, plan.n_steps)
         before = {name: value.detach().cpu().clone() for name, value in network.model.named_parameters()}
         stats = train_one_epoch(state, plan.epoch(0), accelerator, StopSignal())
@@ -248,16 +291,103 @@ class TestSteps:
             pytest.skip('the CPU has no device to wait for')
         epoch = parts_of(args_of(eight, flags), DEVICE)[2].epoch(0)
         prepare, batch = epoch.transform, next(iter(epoch.loader))
-        assert batch[0][0].is_pinned()
         prepare(batch)  # loads the kernels
-        torch.cuda.set_sync_debug_mode('error')
-        try:
+        with no_waiting():
             for number in range(20):  # each draws other operations
                 prepare.set_epoch(number)
                 prepare(batch)
-        finally:
-            torch.cuda.set_sync_debug_mode('default')
         figure('20 batches')
+
+
+# Images in the memory of the device, or copied ahead.
+
+def placed_parts(tiny, flags=''):
+    """-> accelerator, plan, state and data of a training on the device, with its images where they belong"""
+    args = resolve(get_parser().parse_args(train_flags(tiny, flags)))
+    accelerator, network, plan, data = parts_of(args, DEVICE)
+    state = TrainState(args, network, accelerator, plan.n_steps)
+    return accelerator, plan, state, place_data(data, plan, state, accelerator)
+
+
+def pixels_of(data, image_ids):
+    """-> the images of the dataset `data` with these ids, from their files: uint8 (B, 3, H, W)"""
+    return torch.stack([data.decode(data.image_ids.index(image_id)) for image_id in image_ids])
+
+
+def deep_network(n_classes, pretrained, im_size):
+    """Training keeps the outputs of all its layers, evaluation only the last ones."""
+    layers = [layer for _ in range(120) for layer in (torch.nn.BatchNorm2d(8), torch.nn.ReLU())]
+    features = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), *layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    return as_arch(torch.nn.Sequential(features, torch.nn.Linear(8, n_classes)), n_classes, '1')
+
+
+EPOCHS = [' '.join(flags) for flags in itertools.product(('--data_device auto', '--data_device host'), ('', '--do_mixup 0.2'),
+                                                         ('', '--ema 0.9'))]
+
+
+class TestImages:
+    """Where the images are, and how batches get to the network."""
+
+    def test_images_that_fit_are_on_the_device(self, tiny, capsys, figure):
+        _, plan, _, data = placed_parts(tiny)
+        line = re.search(r'\* Data: (31 images \(0\.1 MB\) in GPU memory .*)', capsys.readouterr().out)
+        assert line and data.train.cache.words.device.type == data.val.cache.words.device.type == DEVICE
+        figure(line[1])
+        (images, _, image_ids), = next(iter(plan.epoch(0).loader))
+        assert images.device.type == DEVICE and torch.equal(images.cpu(), pixels_of(data.train, image_ids))
+
+    def test_images_that_do_not_fit_are_copied_ahead(self, tiny, monkeypatch, capsys, figure):
+        monkeypatch.setattr(placement, 'MARGIN', 1.)
+        _, plan, _, data = placed_parts(tiny)
+        line = re.search(r'\* Data: (31 images \(0\.1 MB\) in host memory, since only 0\.0 MB of .*)', capsys.readouterr().out)
+        assert line and not isinstance(data.train.cache, DeviceArray)
+        figure(line[1])
+        (images, labels, image_ids), = next(iter(plan.epoch(0).loader))
+        assert images.device.type == labels.device.type == DEVICE and torch.equal(images.cpu(), pixels_of(data.train, image_ids))
+
+    def test_batches_are_copied_correctly_while_the_device_is_busy(self, figure):
+        device = build_accelerator(DEVICE, 'fp32').device
+        batches = [(torch.randint(0, 256, (8, 3, 256, 256), dtype=torch.uint8), torch.arange(8) + i, [str(i)] * 8) for i in range(8)]
+        if DEVICE == 'cuda':
+            torch.cuda._sleep(2 * 10 ** 9)  # cycles, about a second: the clones below wait for its end, and the copies ahead do not
+        with no_waiting():
+            clones = [(images.clone(), labels.clone(), ids) for images, labels, ids in prefetch(iter(batches), device)]
+        busy = DEVICE == 'cuda' and not torch.cuda.current_stream().query()
+        figure(f"{len(clones)} batches, device {'still busy' if busy else 'idle'} after the last one")
+        for (images, labels, ids), (expected_images, expected_labels, expected_ids) in zip(clones, batches, strict=True):
+            assert images.device.type == DEVICE and ids == expected_ids
+            assert torch.equal(images.cpu(), expected_images) and torch.equal(labels.cpu(), expected_labels)
+
+    @pytest.mark.parametrize('flags', EPOCHS)
+    def test_training_steps_wait_for_the_device_nowhere(self, tiny, monkeypatch, figure, flags):
+        accelerator, plan, state, _ = placed_parts(tiny, f'--batch_size 2 --n_epochs 2 {flags}')
+        monkeypatch.setattr(engine, 'CHECK_EVERY', 10 ** 9)
+        train_one_epoch(state, plan.epoch(0), accelerator, StopSignal())  # loads the kernels
+        epoch = plan.epoch(1)
+        # called after the last step, before the loss is read
+        monkeypatch.setattr(engine, 'check_finite', lambda *args: allow_waiting(True))
+        with no_waiting():
+            train_one_epoch(state, epoch, accelerator, StopSignal())
+        assert epoch.batches == 11
+        if DEVICE == 'cpu':
+            pytest.skip('the CPU has no device to wait for')
+        figure(f'{epoch.batches} steps')
+
+    def test_evaluation_batches_take_no_more_memory_than_a_training_step(self, tiny, figure):
+        if DEVICE == 'cpu':
+            pytest.skip('needs the memory statistics of a GPU')
+        with mock.patch.dict(ARCHS, {'deep': deep_network}):
+            accelerator, plan, state, data = placed_parts(tiny, '--model_name deep --im_size 256 --batch_size 8')
+        usual, size = EVAL_FACTOR * 8, data.val_loader.batch_size
+
+        def evaluate():
+            state.trained.eval()
+            with torch.inference_mode():
+                state.trained(plan.plain.normalise(torch.zeros(size, 3, 256, 256, dtype=torch.uint8, device=accelerator.device)))
+        step = placement.peak_of(lambda: placement.train_once(state.trained, data, plan, accelerator), accelerator.device)
+        evaluation = placement.peak_of(evaluate, accelerator.device)
+        figure(f'{size} images ({evaluation / 1e6:.0f} MB) instead of {usual}; a training step of 8 takes {step / 1e6:.0f} MB')
+        assert size > usual and evaluation <= 1.1 * step
 
 
 # Use runs of the device on the CPU, and the other way round.
@@ -421,6 +551,14 @@ class TestProcesses:
         begun['first'].output()
         check_same(experiments / 'first', experiments / 'stopped')
         figure(f'stopped after batch {stopped[1]} of 5 in epoch 2')
+
+    @pytest.mark.parametrize('place', ['device', 'host', 'moved'])
+    def test_training_is_the_same_bit_for_bit_wherever_the_images_are(self, started, figure, place):
+        experiments, begun = started
+        text = begun['places'].output()
+        expected, found = (content(experiments / run, TRAINED) for run in ('decoded', place))
+        assert found == expected
+        figure(re.findall(r'\* Data: (31 images .*?)(?: \(|$)', text, re.M)[{'device': -4, 'host': -3, 'moved': -1}[place]])
 
     def test_torchrun_trains(self, started, figure):
         experiments, begun = started

@@ -9,7 +9,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent.parent
 WORDS = {'cpus': "CPU's", 'cpu': 'CPU', 'mixup': 'MixUp'}  # words that a function name cannot spell
-PROCESSES = 4  # one for each test class of the file
+PROCESSES = 5  # one for each test class of the file
 
 
 def readable(nodeid):
