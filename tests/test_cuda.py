@@ -20,9 +20,9 @@ import pytest
 import torch
 
 import train_lt_mxp
-from benchmarks.gpu.training import cpu_as_gpu
 from models.get_model import ARCHS, as_arch
 from test_with_labels_eyepacs import DEFAULTS
+from tests.cpu_as_gpu import count_cpu_as_gpu
 from tests.environment import DEVICE
 from tests.factories import ROOT, new_accelerator, picture, train_flags, write_images
 from tools import check_data, export_model, predict
@@ -76,7 +76,9 @@ def full_precision():
 @pytest.fixture(scope='module', autouse=True)
 def own_memory():
     """In a rehearsal, let the CPU count as a device with memory of its own."""
-    with cpu_as_gpu() if DEVICE == 'cpu' else contextlib.nullcontext():
+    with pytest.MonkeyPatch.context() as m:
+        if DEVICE == 'cpu':
+            count_cpu_as_gpu(m)
         yield
 
 
@@ -127,9 +129,10 @@ def largest_difference(a, b):
 
 # argv: the flags of each run. The prefix 'stop' sends SIGTERM in the third batch of the second epoch.
 CODE = '''
-import contextlib, os, signal, sys
+import os, signal, sys
+import pytest
 from tests import tiny_network
-from benchmarks.gpu.training import cpu_as_gpu
+from tests.cpu_as_gpu import count_cpu_as_gpu
 from train_lt_mxp import get_parser, main
 from utils.common import Interrupted
 from utils.training import engine
@@ -142,13 +145,14 @@ def strike(state, epoch, *args):
         signal.raise_signal(signal.SIGTERM)
     return backward(state, epoch, *args)
 
-with cpu_as_gpu() if os.environ['LT_TEST_DEVICE'] == 'cpu' else contextlib.nullcontext():
-    for flags in sys.argv[1:]:
-        engine.backward = strike if flags.startswith('stop ') else backward
-        try:
-            main(get_parser().parse_args(flags.removeprefix('stop ').split()))
-        except Interrupted as end:
-            print('stopped by', end)
+if os.environ['LT_TEST_DEVICE'] == 'cpu':
+    count_cpu_as_gpu(pytest.MonkeyPatch())
+for flags in sys.argv[1:]:
+    engine.backward = strike if flags.startswith('stop ') else backward
+    try:
+        main(get_parser().parse_args(flags.removeprefix('stop ').split()))
+    except Interrupted as end:
+        print('stopped by', end)
 print('backend', torch.distributed.get_backend() if torch.distributed.is_initialized() else None)
 '''
 LIMIT = 90 if DEVICE == 'cuda' else None  # seconds; benchmarks/gpu_check.sh allows two minutes for the whole file
@@ -330,7 +334,7 @@ class TestImages:
 
     def test_images_that_fit_are_on_the_device(self, tiny, capsys, figure):
         _, plan, _, data = placed_parts(tiny)
-        line = re.search(r'\* Data: (31 images \(0\.1 MB\) in GPU memory .*)', capsys.readouterr().out)
+        line = re.search(r'\* Data: (31 images \(0\.1 MB\) in GPU memory, .*)', capsys.readouterr().out)
         assert line and data.train.cache.words.device.type == data.val.cache.words.device.type == DEVICE
         figure(line[1])
         (images, _, image_ids), = next(iter(plan.epoch(0).loader))
@@ -339,7 +343,7 @@ class TestImages:
     def test_images_that_do_not_fit_are_copied_ahead(self, tiny, monkeypatch, capsys, figure):
         monkeypatch.setattr(placement, 'MARGIN', 1.)
         _, plan, _, data = placed_parts(tiny)
-        line = re.search(r'\* Data: (31 images \(0\.1 MB\) in host memory, since only 0\.0 MB of .*)', capsys.readouterr().out)
+        line = re.search(r'\* Data: (31 images \(0\.1 MB\) in host memory: .*, which leaves 0\.0 MB)', capsys.readouterr().out)
         assert line and not isinstance(data.train.cache, DeviceArray)
         figure(line[1])
         (images, labels, image_ids), = next(iter(plan.epoch(0).loader))
@@ -558,7 +562,7 @@ class TestProcesses:
         text = begun['places'].output()
         expected, found = (content(experiments / run, TRAINED) for run in ('decoded', place))
         assert found == expected
-        figure(re.findall(r'\* Data: (31 images .*?)(?: \(|$)', text, re.M)[{'device': -4, 'host': -3, 'moved': -1}[place]])
+        figure(re.findall(r'\* Data: 31 images \(0\.1 MB\) (in \w+ memory)', text)[{'device': -4, 'host': -3, 'moved': -1}[place]])
 
     def test_torchrun_trains(self, started, figure):
         experiments, begun = started

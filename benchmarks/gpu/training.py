@@ -14,7 +14,6 @@ import torch
 from accelerate.state import AcceleratorState
 
 import train_lt_mxp
-from utils.data import dataset
 from utils.get_loaders import EVAL_FACTOR
 from utils.training import placement
 
@@ -112,7 +111,7 @@ def describe_placement(data: Any, trials: list[Call], copies: list[Call]) -> dic
     on_device = getattr(cache, 'on_device', False)
     values = {'images_in': 'GPU memory' if on_device else 'host memory', 'eval_batch_size': data.val_loader.batch_size}
     for trial_s, trial in trials:
-        values |= {'trial_s': trial_s, 'free_gb': trial.free / 1e9, 'room_gb': trial.room / 1e9, 'step_gb': trial.step / 1e9,
+        values |= {'trial_s': trial_s, 'room_gb': trial.room / 1e9, 'step_gb': trial.step / 1e9,
                    'step_mb_per_image': trial.step / batch_size / 1e6,
                    'evaluation_mb_per_image': trial.evaluation / (EVAL_FACTOR * batch_size) / 1e6}
     if on_device:
@@ -123,13 +122,10 @@ def describe_placement(data: Any, trials: list[Call], copies: list[Call]) -> dic
 
 @contextlib.contextmanager
 def cpu_as_gpu() -> Iterator[None]:
-    """Let the CPU count as a GPU of 10 GB, so that --cpu tries the placement of the images as well."""
-    memory = 10 ** 10
+    """Let the CPU count as a GPU, so that --cpu tries the placement of the images as well."""
+    import pytest  # only --cpu needs it, and the tests
 
-    def peak_of(function, device):
-        function()
-        return memory // 10
-    with mock.patch.object(dataset, 'WITH_OWN_MEMORY', ('cpu',)), mock.patch.object(placement, 'WITH_OWN_MEMORY', ('cpu',)), \
-            mock.patch.object(placement, 'gpu_memory', lambda device: (memory, memory)), \
-            mock.patch.object(placement, 'peak_of', peak_of):
+    from tests.cpu_as_gpu import count_cpu_as_gpu
+    with pytest.MonkeyPatch.context() as patch:
+        count_cpu_as_gpu(patch)
         yield
