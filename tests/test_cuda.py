@@ -362,7 +362,7 @@ class TestImages:
             assert images.device.type == DEVICE and ids == expected_ids
             assert torch.equal(images.cpu(), expected_images) and torch.equal(labels.cpu(), expected_labels)
 
-    @pytest.mark.parametrize('flags', EPOCHS)
+    @pytest.mark.parametrize('flags', EPOCHS, ids=lambda flags: ' '.join(flags.split()))
     def test_training_steps_wait_for_the_device_nowhere(self, tiny, monkeypatch, figure, flags):
         accelerator, plan, state, _ = placed_parts(tiny, f'--batch_size 2 --n_epochs 2 {flags}')
         monkeypatch.setattr(engine, 'CHECK_EVERY', 10 ** 9)
