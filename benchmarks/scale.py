@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.memory import peak
 from utils.data.check_data import check_data
+from utils.data.dataset import ClassLoader
 from utils.data.image_cache import _Array
 from utils.data.sampling import EpochSampler
 from utils.get_loaders import ClassDataset, get_combo_loader, get_eval_loader, modify_loader
@@ -66,8 +67,8 @@ def steps(csv, folder, n_classes):
         _Array([data], '.')
     data.cache = Zeros()
     with timed('samplers'):
-        loader = get_eval_loader(data, BATCH_SIZE)
-        loader = torch.utils.data.DataLoader(data, BATCH_SIZE, sampler=EpochSampler(data.labels), drop_last=True, collate_fn=tuple)
+        get_eval_loader(data, BATCH_SIZE)
+        loader = ClassLoader(data, batch_size=BATCH_SIZE, sampler=EpochSampler(data.labels), drop_last=True, collate_fn=tuple)
         pair = get_combo_loader(modify_loader(loader, 'instance'))
     with timed('epoch'):
         for _ in pair:

@@ -505,7 +505,7 @@ class TestComparisons:
         ours, expected = (predictions_of(checkpoint, tiny, tmp_path, device)[0].select_dtypes('float') for device in (DEVICE, 'cpu'))
         difference = (ours - expected).abs().to_numpy().max()
         figure(f'largest difference {difference:.1g}')
-        assert ours.shape == expected.shape and difference <= 1e-3 and expected.std().max() > .1
+        assert ours.shape == expected.shape and difference <= 1e-3 and expected.std().max() > .02
 
     def test_heat_maps_equal_the_cpus(self, checkpoint, tiny, tmp_path, monkeypatch, figure):
         maps, grad_cam = [], predict.grad_cam
