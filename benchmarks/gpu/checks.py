@@ -44,7 +44,7 @@ class Stage:
         """Call `function(*args)` and record its result. `needs`: expected seconds. -> the result, or None after an exception or a skip
 
         An exception is recorded as FAIL: the console shows its first line, and the log has the traceback. `Skip` and out-of-memory
-        errors are recorded as SKIP. `Interrupted` ends the stage.
+        errors are recorded as SKIP, and so is `Interrupted`, which ends the stage.
         """
         start = time.monotonic()
         try:
@@ -55,6 +55,7 @@ class Stage:
             self.record('SKIP', name, str(skip))
             return None
         except Interrupted:  # the time limit of the stage
+            self.record('SKIP', name, 'stopped, since the time of its stage is over', time.monotonic() - start)
             raise
         except Exception as err:
             if full := out_of_memory(err) or (err.__cause__ and out_of_memory(err.__cause__)):  # training wraps it in its own error

@@ -145,9 +145,10 @@ def test_full_gpu_memory_in_training_is_a_skip(stage):
     assert outcome(stage, train)['status'] == 'SKIP'
 
 
-def test_a_signal_ends_the_stage(stage):
+def test_a_signal_ends_the_stage_and_names_the_check(stage):
     with pytest.raises(Interrupted):
-        outcome(stage, fail(Interrupted(signal.SIGTERM)))
+        stage.check('name', fail(Interrupted(signal.SIGTERM)))
+    assert [(check['name'], check['status']) for check in stage.checks] == [('name', 'SKIP')]
 
 
 def test_a_check_that_needs_too_much_time_is_skipped(stage):
