@@ -117,12 +117,11 @@ class TestDecision:
         assert 'in host memory: a training step leaves only 0.0 MB of GPU memory for them' in capsys.readouterr().out
 
     def test_a_full_memory_in_one_of_several_processes_ends_the_run(self, monkeypatch):
-        def full(function, device):
+        def full(*args):
             raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
-        monkeypatch.setattr(placement, 'peak_of', full)
+        monkeypatch.setattr(placement, 'peaks', full)
         with pytest.raises(torch.OutOfMemoryError):
-            placement.measure_step(SimpleNamespace(), SimpleNamespace(plain=SimpleNamespace(inputs=None, normalise=None)),
-                                   SimpleNamespace(trained=None), SimpleNamespace(num_processes=2, device='cpu'))
+            placement.measure_step(None, None, SimpleNamespace(trained=None), SimpleNamespace(num_processes=2))
 
     def test_memory_that_another_program_takes_meanwhile(self, train, gpu, prefetched, monkeypatch, capsys):
         monkeypatch.setattr(Trial, 'room', GB)  # as it was when the trial ended

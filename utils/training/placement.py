@@ -141,5 +141,5 @@ def evaluate_once(model: torch.nn.Module, data: TrainingData, prepare: Transform
 
 def some_images(data: TrainingData, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """A training batch of black images, with labels that occur."""
-    labels = torch.from_numpy(data.train.labels[:data.train_loader.batch_size])
+    labels = torch.tensor(data.train.labels[:data.train_loader.batch_size])
     return torch.zeros((len(labels), 3, *data.train.im_size), dtype=torch.uint8, device=accelerator.device), labels, []
