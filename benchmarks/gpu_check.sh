@@ -73,7 +73,7 @@ finish() {
     case $code in
         0) ;;
         3) failed=1 ;;  # each failed check has printed its line
-        124|137) failed=1; echo "FAIL $1: timed out after $2 s, see $out/$1.log" ;;
+        124|137) failed=1; echo "FAIL $1: timed out after $2 s (its last check may have no line), see $out/$1.log" ;;
         *) failed=1; echo "FAIL $1: exited with status $code, see $out/$1.log" ;;
     esac
 }

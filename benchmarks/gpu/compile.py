@@ -1,5 +1,7 @@
 """Speed with --compile, the extra time of its first epoch, and after how many epochs it pays off."""
+import os
 import shutil
+import sysconfig
 
 import torch
 
@@ -13,6 +15,8 @@ def compiled(stage: Stage, case: Case, plain: float | None) -> Found:
     """Train two epochs. `plain`: images per second without --compile; None if they were not measured."""
     if not (stage.toy or any(map(shutil.which, ('cc', 'gcc', 'clang')))):
         raise Skip('torch.compile needs a C compiler')
+    if not (stage.toy or os.path.exists(os.path.join(sysconfig.get_path('include'), 'Python.h'))):
+        raise Skip('torch.compile needs the header files of Python')
     torch._dynamo.config.disable = stage.toy  # compiling takes minutes on a CPU, so --cpu only tests the code around it
     first, second = train(train_args(stage, case, '--compile --n_epochs 2 --train_eval off --save_path compiled')).records
     if stage.toy:

@@ -22,7 +22,8 @@ def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Yield host batches with images and labels on `device`, one of WITH_OWN_MEMORY.
 
     While a batch is in use, a thread reads the next one and copies it on a side stream. Neither the CPU nor the device waits, as long as
-    reading a batch takes less time than a training step. Errors of `batches` are raised here. An interruption does not wait for a batch.
+    reading a batch takes less time than a training step. Errors of `batches` are raised here. An interruption does not wait for the next
+    batch, so that the state is saved in time.
     """
     backend, stream = torch.get_device_module(device), side_stream(device)  # tests use torch.cpu, whose streams do nothing
 
