@@ -343,7 +343,7 @@ class TestImages:
     def test_images_that_do_not_fit_are_copied_ahead(self, tiny, monkeypatch, capsys, figure):
         monkeypatch.setattr(placement, 'MARGIN', 1.)
         _, plan, _, data = placed_parts(tiny)
-        line = re.search(r'\* Data: (31 images \(0\.1 MB\) in host memory: a training step leaves only 0\.0 MB .*)', capsys.readouterr().out)
+        line = re.search(r'\* Data: (31 images \(0\.1 MB\) in host memory: a training step leaves only .*)', capsys.readouterr().out)
         assert line and not isinstance(data.train.cache, DeviceArray)
         figure(line[1])
         (images, labels, image_ids), = next(iter(plan.epoch(0).loader))
