@@ -103,6 +103,10 @@ def test_confusion_counts_against_scikit_learn(n, absent):
     np.testing.assert_array_equal(confusion_counts(y, pred, 6), sk.confusion_matrix(y, pred, labels=range(6)))
 
 
+def test_confusion_counts_of_lists():
+    assert confusion_counts([0, 1, 1], [0, 1, 0], 2).tolist() == [[1, 0], [1, 1]]
+
+
 def test_original_confusion_of_eyepacs(real_data):
     """The published confusion matrix of 53,576 images gives the published scores."""
     table = pd.read_csv(os.path.join(real_data, 'labels', 'eyepacs_bmu01_confusion.csv'), index_col=0).to_numpy()

@@ -71,9 +71,10 @@ def evaluate_multi_cls(y_true: np.ndarray, y_pred: np.ndarray, y_proba: np.ndarr
                    acc=float(np.mean(y_true == y_pred)))
 
 
-def confusion_counts(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndarray:
-    """(K, K) int64: rows are true classes, columns predicted ones."""
-    return np.bincount(y_true * n_classes + y_pred, minlength=n_classes * n_classes).reshape(n_classes, n_classes)
+def confusion_counts(y_true: ArrayLike, y_pred: ArrayLike, n_classes: int) -> np.ndarray:
+    """(K, K) int64: rows are true classes, columns predicted ones. `y_true`, `y_pred`: int (N,)."""
+    pairs = np.asarray(y_true) * n_classes + np.asarray(y_pred)
+    return np.bincount(pairs, minlength=n_classes * n_classes).reshape(n_classes, n_classes)
 
 
 def recall_per_class(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndarray:
