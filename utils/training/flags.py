@@ -99,7 +99,7 @@ def add_flags(parser: RecipeParser) -> RecipeParser:
     add_device_flag(training)
     training.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'bf16'),
                           help='numerical precision; auto: bf16 on CUDA, fp32 elsewhere')
-    training.add_argument('--compile', action='store_true', help='use torch.compile, which pays off in long runs on a GPU')
+    training.add_argument('--compile', action='store_true', help='use torch.compile: a slower first epoch, perhaps faster later ones')
     training.add_argument('--sync_bn', action='store_true', help='with several GPUs, compute BatchNorm statistics over the whole batch')
     training.add_argument('--deterministic', action='store_true', help='make runs on CUDA reproducible, at lower speed')
     run = parser.add_argument_group('run folder')
