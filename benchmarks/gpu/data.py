@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from utils.common import gigabytes
 from utils.data.image_cache import SPARE, use_cache
 from utils.data.image_hashes import hash_file
 from utils.datasets.demo import counts_of
@@ -81,8 +82,9 @@ def write_set(stage, name, sizes):
     start, folder, size = time.monotonic(), os.path.join(stage.data, name), im_size(stage)
     os.makedirs(os.path.join(folder, 'images'))
     needed, free = sum(sizes) * 3 * size ** 2, shutil.disk_usage(folder).free
-    if needed + 2 * SPARE > free:
-        raise Skip(f'needs {needed / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB free: choose another folder with --data')
+    if needed + SPARE > free:
+        raise Skip(f'needs {gigabytes(needed)} and {gigabytes(SPARE)} to spare, but {folder} has {gigabytes(free)} free: choose another '
+                   'folder with --data')
     rng = np.random.default_rng(sum(sizes))
     sets = []
     for split, n in zip(('train', 'val'), sizes, strict=True):

@@ -2,10 +2,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +15,13 @@ import torch
 from benchmarks.gpu import summary
 from benchmarks.gpu.checks import Found, Skip, Stage
 from benchmarks.gpu.compile import pay_off, verdict
-from benchmarks.gpu.data import SETS
+from benchmarks.gpu.data import SETS, TOY_SETS, write_set
 from benchmarks.gpu.fast import AIMS, LARGE, beside_the_network
 from benchmarks.gpu.training import observed
 from benchmarks.gpu.whole import projection
 from tests.factories import ROOT
 from utils.common import InputError, Interrupted
+from utils.data.image_cache import SPARE
 from utils.datasets.demo import counts_of
 from utils.training.placement import Trial
 
@@ -99,6 +102,21 @@ def test_an_unknown_flag_is_named():
 @pytest.fixture
 def stage(tmp_path):
     return Stage('one', str(tmp_path), True, 60, str(tmp_path / 'data'))
+
+
+def disk_with(monkeypatch, free):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: SimpleNamespace(free=free))
+
+
+def test_a_full_disk_is_reported_with_all_that_is_needed(stage, monkeypatch):
+    disk_with(monkeypatch, SPARE)
+    with pytest.raises(Skip, match=r'needs 2\.0 MB and 1\.1 GB to spare, but .* has 1\.1 GB free: choose another folder with --data'):
+        write_set(stage, 'b8', SETS['b8'])
+
+
+def test_disk_with_little_more_than_the_spare_bytes_is_enough(stage, monkeypatch):
+    disk_with(monkeypatch, SPARE + (1 << 20))
+    assert write_set(stage, 'b8', TOY_SETS['b8']).values['n_images'] >= 16
 
 
 def outcome(stage, function, **options):
