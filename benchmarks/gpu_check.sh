@@ -9,7 +9,7 @@
 #   --data FOLDER   folder for 35 GB of synthetic images, which are deleted at the end
 #                   (default: /dev/shm, which is in memory, if it has 48 GB free, else the temporary folder)
 #   --cpu           run the checks at small sizes on the CPU, in about 2 minutes; the measured speeds mean nothing
-#   --study         fine-tune a pretrained network on the HAM10000 images in LT_REAL_DATA instead;
+#   --study         compare methods with a pretrained network on the images in LT_REAL_DATA instead;
 #                   run the same command again to resume an interrupted study
 #
 # Examples:

@@ -1,18 +1,20 @@
-"""Print the tables of a study.
+"""Print the tables of a study as Markdown.
 
-Reads METHOD/seed*/results_test.csv in the folder, and writes study.csv there with a row for each method and seed. Prints Markdown tables:
-the mean and standard deviation over seeds, the mean rank over seeds and scores, and the difference from the baseline. The 95 % interval
-of this difference covers other test images and other seeds.
+For each set: the mean and standard deviation of the scores over the seeds, and the difference from the baseline. The 95 % interval of this
+difference covers other test images and other seeds. Then the mean rank of each method over all sets and seeds. The scores come from
+study.csv in the folder, and the intervals from the predictions beside it. --table prints the tables without intervals from a study.csv
+alone.
 
-Example (after benchmarks.study with data in data/isic8):
+Examples:
 
-  python -m benchmarks.study_report results/study --train_csv data/isic8/train_isic8_lt.csv
+  python -m benchmarks.study_report results/study
+  python -m benchmarks.study_report --table benchmarks/results/study.csv
 """
 from utils.cli import tune_process
 
 tune_process()  # before torch is imported
 
-import glob
+import json
 import os
 import sys
 
@@ -20,98 +22,110 @@ import numpy as np
 import pandas as pd
 
 from utils.cli import say_next, script_parser
-from utils.common import InputError, run_script, write_text
-from utils.data.label_column import describe_label_column
-from utils.get_loaders import ClassDataset
+from utils.common import counted, read_text, run_script
 from utils.prediction.predictions import read_labelled
 from utils.statistics.bootstrap import bootstrap_figures
 from utils.statistics.folds import mean_over_seeds
 from utils.statistics.tables import to_markdown
 
-from .study import BASELINE, METHODS, slug_of
+from .study_methods import BASELINE
+from .study_table import NAME, SCORES, SETTINGS, key_of, predictions_of, read_table
 
-FIGURES = {'bacc': 'balanced accuracy', 'mcc': 'MCC', 'f1': 'macro-F1', 'auc': 'macro-AUC', 'nll': 'NLL'}
+RANKED = ('bacc', 'mcc', 'f1', 'auc', 'nll')
+COMPARED = ('bacc', 'mcc', 'nll')
 SMALLER_IS_BETTER = ('nll',)
-GROUPS = ('many', 'medium', 'few')
 
 
-def read_study(folder, class_count, draws=1000):
-    """-> {method: {seed: BootstrapResult}} in the order of METHODS, for the seeds that the baseline has"""
-    found = {}
-    for method in METHODS:
-        for csv in sorted(glob.glob(os.path.join(glob.escape(folder), slug_of(method), 'seed*', 'results_test.csv'))):
-            seed = int(os.path.basename(os.path.dirname(csv)).removeprefix('seed'))
-            figures = bootstrap_figures([read_labelled(csv)], draws, class_count=class_count)[0]  # the same resamples for every file
-            found.setdefault(method, {})[seed] = figures
-    if BASELINE not in found:
-        raise InputError(f'{folder} has no tested run of {BASELINE}: run benchmarks.study first')
-    common = {method: {seed: f for seed, f in runs.items() if seed in found[BASELINE]} for method, runs in found.items()}
-    return {method: runs for method, runs in common.items() if runs}
+def shown(score, value, sign=''):
+    """-> a score as text, in percent except for NLL"""
+    return f'{value:{sign}.2f}' if score == 'nll' else f'{100 * value:{sign}.1f}'
 
 
-def value_of(figures, name):
-    key = ('groups', name, 'recall') if name in GROUPS else ('metrics', name)
-    return figures.values.get(key, np.nan)
-
-
-def table_of(study):
-    """-> DataFrame with a row for each method and seed; scores are fractions"""
-    return pd.DataFrame([{'method': method, 'seed': seed} | {name: value_of(figures, name) for name in (*FIGURES, *GROUPS)}
-                         for method, runs in study.items() for seed, figures in runs.items()])
+def complete(table):
+    """-> the rows of the pairs of set and seed that all methods have"""
+    return table[table.groupby(['set', 'seed']).method.transform('nunique') == table.method.nunique()]
 
 
 def mean_ranks(table):
-    """-> {method: mean rank} over FIGURES and the seeds that all methods have; 1 is the best"""
-    complete = table.groupby('seed').filter(lambda rows: len(rows) == table.method.nunique())
-    ranks = [complete.groupby('seed')[name].rank(ascending=name in SMALLER_IS_BETTER) for name in FIGURES]
-    return pd.concat(ranks, axis=1).mean(axis=1).groupby(complete.method).mean()
+    """-> DataFrame (methods x RANKED): mean rank over the `complete` pairs of set and seed; 1 is the best. Equal scores share a rank."""
+    table = complete(table)
+    ranks = {score: table.groupby(['set', 'seed'])[score].rank(ascending=score in SMALLER_IS_BETTER) for score in RANKED}
+    return pd.DataFrame(ranks).groupby(table.method).mean()
 
 
-def difference(runs, baseline, name):
+def rank_rows(table):
+    """-> rows of the table of mean ranks, the best method first"""
+    ranks = mean_ranks(table)
+    ranks.insert(0, 'mean', ranks.mean(axis=1))
+    rows = [[method, *(f'{rank:.1f}' for rank in of_method)] for method, *of_method in ranks.sort_values('mean').itertuples()]
+    return [['method', 'mean rank', *(SCORES[score] for score in RANKED)], *rows]
+
+
+def score_rows(table):
+    """-> rows of the table of scores of one set, the method with the best mean rank first. Scores that no row has are left out."""
+    scores, ranks = [score for score in SCORES if score in table and table[score].notna().any()], mean_ranks(table).mean(axis=1)
+    rows = [['method', 'seeds', 'mean rank', *(SCORES[score] for score in scores)]]
+    for method in sorted(table.method.unique(), key=lambda m: ranks.get(m, np.inf)):
+        own = table[table.method == method]
+        cells = [shown(score, own[score].mean()) + (f' ± {shown(score, own[score].std())}' if len(own) > 1 else '') for score in scores]
+        rows.append([method, str(len(own)), f'{ranks[method]:.1f}' if method in ranks else '-', *cells])
+    return rows
+
+
+def read_figures(folder, table, draws=1000):
+    """-> {method: [BootstrapResult of each seed]} for the rows `table` of one set. All files have the same resamples."""
+    counts, found = json.loads(read_text(os.path.join(folder, SETTINGS)))['sets'], {}
+    for name, method, seed in table[['set', 'method', 'seed']].itertuples(index=False):
+        predictions = read_labelled(predictions_of(folder, name, method, seed))
+        found.setdefault(method, []).extend(bootstrap_figures([predictions], draws, class_count=counts[name]))
+    return found
+
+
+def difference(runs, baseline, score):
     """-> (difference of the means over seeds, `runs` minus `baseline`; low; high), as in `mean_over_seeds`"""
-    cell = mean_over_seeds([[list(runs.values())], [list(baseline.values())]], (1, -1)).cell(('metrics', name))
+    cell = mean_over_seeds([[runs], [baseline]], (1, -1)).cell(key_of(score))
     return cell['value'], cell['low'], cell['high']
 
 
-def markdown(study):
-    table = table_of(study)
-    ranks = mean_ranks(table)
-    rows = [['method', 'seeds', 'mean rank', *FIGURES.values(), *(f'recall, {name}' for name in GROUPS)]]
-    for method in sorted(study, key=lambda m: ranks.get(m, np.inf)):
-        own, cells = table[table.method == method], []
-        for name in (*FIGURES, *GROUPS):
-            scale, digits = (1, 2) if name == 'nll' else (100, 1)
-            spread = f' ± {scale * own[name].std():.{digits}f}' if len(own) > 1 else ''
-            cells.append(f'{scale * own[name].mean():.{digits}f}{spread}' if own[name].notna().any() else '-')  # no class in this group
-        rows.append([method, str(len(own)), f'{ranks[method]:.1f}' if method in ranks else '-', *cells])
-    names = ('bacc', 'mcc', 'nll')
-    differences = [['method', *(f'{FIGURES[name]} [95 %]' for name in names)]]
-    for method in sorted((m for m in study if m != BASELINE), key=lambda m: -difference(study[m], study[BASELINE], 'bacc')[0]):
-        cells = []
-        for name in names:
-            scale, digits = (1, 2) if name == 'nll' else (100, 1)
-            value, low, high = (scale * v for v in difference(study[method], study[BASELINE], name))
-            cells.append(f'{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]')
-        differences.append([method, *cells])
-    return f'{to_markdown(rows)}\n\nDifference from {BASELINE}:\n\n{to_markdown(differences)}\n'
+def shown_difference(score, value, low, high):
+    """-> a difference with its interval as text; without the interval if it is undefined"""
+    return shown(score, value, '+') + ('' if low is None else f" [{shown(score, low, '+')}, {shown(score, high, '+')}]")
+
+
+def difference_rows(figures):
+    """-> rows of the differences from BASELINE, the largest gain in balanced accuracy first. `figures`: see `read_figures`"""
+    differences = {method: [difference(runs, figures[BASELINE], score) for score in COMPARED]
+                   for method, runs in figures.items() if method != BASELINE}
+    rows = [['method', *(f'{SCORES[score]} [95 %]' for score in COMPARED)]]
+    for method in sorted(differences, key=lambda m: -differences[m][0][0]):
+        rows.append([method, *(shown_difference(score, *cell) for score, cell in zip(COMPARED, differences[method], strict=True))])
+    return rows
+
+
+def markdown(table, folder=None):
+    """-> the tables of a study.csv; with differences if `folder` has the predictions of its rows"""
+    parts = []
+    for name, rows in table.groupby('set', sort=False):
+        parts += [f'## {name}', to_markdown(score_rows(rows))]
+        if folder and BASELINE in rows.method.values and rows.method.nunique() > 1:
+            parts += [f'Difference from {BASELINE}:', to_markdown(difference_rows(read_figures(folder, rows)))]
+    pairs = counted(len(complete(table).groupby(['set', 'seed'])), 'pair')
+    return '\n\n'.join([*parts, f'## Mean ranks over {pairs} of set and seed', to_markdown(rank_rows(table))]) + '\n'
 
 
 def get_parser():
     parser = script_parser(__doc__)
-    parser.add_argument('folder', help='results folder of the study, such as results/study')
-    parser.add_argument('--train_csv', required=True, metavar='CSV', help='training csv, for the groups many, medium and few')
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument('folder', nargs='?', help='results folder of the study, such as results/study')
+    source.add_argument('--table', metavar='CSV', help='study.csv of a study, to print the tables without intervals')
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    train = ClassDataset(args.train_csv)
-    print(describe_label_column(args.train_csv, train.label_column), file=sys.stderr)
-    count = np.bincount(train.labels)
-    study = read_study(args.folder, count)
-    write_text(os.path.join(args.folder, 'study.csv'), table_of(study).round(5).to_csv(index=False))
-    print(markdown(study))
-    say_next('see all runs on one page', 'python', '-m', 'tools.report', args.folder, file=sys.stderr)  # stdout has only the tables
+    print(markdown(read_table(args.table or os.path.join(args.folder, NAME)), args.folder))
+    if args.folder:
+        say_next('see all runs on one page', 'python', '-m', 'tools.report', args.folder, file=sys.stderr)  # stdout has only the tables
 
 
 if __name__ == '__main__':

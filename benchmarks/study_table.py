@@ -1,0 +1,86 @@
+"""The results folder of a study: where its files are, and study.csv with a row for each set, method and seed."""
+import os
+import statistics
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from utils.common import InputError, write_text
+from utils.prediction.predictions import read_labelled
+from utils.runs.formats import read_log
+from utils.runs.history import best_epoch
+from utils.statistics.weighted_metrics import WeightedMetrics, are_grades
+
+from .study_methods import slug_of
+
+SCORES = {'bacc': 'balanced accuracy', 'mcc': 'MCC', 'f1': 'macro-F1', 'auc': 'macro-AUC', 'nll': 'NLL', 'ece': 'ECE',
+          'many': 'recall, many', 'medium': 'recall, medium', 'few': 'recall, few', 'kappa': 'quadratic kappa'}
+GROUPS = ('many', 'medium', 'few')
+KEY = ['set', 'method', 'seed']
+NAME, SETTINGS = 'study.csv', 'settings.json'
+
+
+def name_of(data, method, seed, stage=''):
+    """-> name of a run: its folder below results/ or experiments/ of the study. `data`: name of the set"""
+    return os.path.join(data, stage, slug_of(method), f'seed{seed}')
+
+
+def predictions_of(folder, *run):
+    """-> path of the predictions csv of the test set. `run`: arguments of `name_of`
+
+    The file exists if the run is done. log.jsonl beside it is the log of the tested network.
+    """
+    return os.path.join(folder, name_of(*run), 'results_test.csv')
+
+
+def key_of(score):
+    """-> key of a score of `SCORES` in the results of `WeightedMetrics`"""
+    return ('groups', score, 'recall') if score in GROUPS else ('metrics', score)
+
+
+def scores_of(csv, class_count):
+    """-> {name in `SCORES`: fraction, NaN where undefined} of a predictions csv. Only grades have a kappa.
+
+    `class_count`: training images of each class.
+    """
+    table = read_labelled(csv)
+    metrics = WeightedMetrics(table, ordered=are_grades(table.class_names), class_count=class_count)
+    values = metrics(np.ones((len(table.preds), 1)))
+    return {name: float(values[key_of(name)][0]) for name in SCORES}
+
+
+def training_of(folder, metric):
+    """-> {'epoch': the one that was tested, chosen by `metric`; 'seconds' of the training; 'images_per_second': median of the epochs}
+
+    They come from log.jsonl in `folder`. The log of a two-stage method is that of stage two.
+    """
+    history = read_log(folder)
+    return {'epoch': best_epoch(history, metric), 'seconds': sum(record['seconds'] for record in history),
+            'images_per_second': statistics.median(record['images_per_second'] for record in history)}
+
+
+def lock_of(folder):
+    """-> a lock for the files that all runs of a study write, also in several processes"""
+    return FileLock(os.path.join(folder, '.lock'))
+
+
+def add_row(folder, row):
+    """Add a row to study.csv in `folder`, or replace the row of the same set, method and seed."""
+    path, new = os.path.join(folder, NAME), pd.DataFrame([row]).round(5)
+    with lock_of(folder):
+        if os.path.exists(path):
+            old = read_table(path)
+            same = (old[KEY] == new[KEY].iloc[0]).all(axis=1)
+            new = pd.concat([old[~same], new])
+        write_text(path, new.sort_values(KEY).to_csv(index=False))
+
+
+def read_table(path):
+    """-> DataFrame of a study.csv. Scores are fractions, NaN where undefined."""
+    if not os.path.isfile(path):
+        raise InputError(f'there is no {path}: run benchmarks.study first')
+    table = pd.read_csv(path, dtype={'set': str, 'method': str})
+    if missing := [name for name in [*KEY, 'bacc'] if name not in table]:
+        raise InputError(f"{path} is not the table of a study: it has no column {', '.join(missing)}")
+    return table
