@@ -21,7 +21,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ from utils.training.recipes import RECIPES
 from utils.training.signals import SIGNALS
 
 from .study_methods import METHODS, NO_METHOD, ONE_STAGE, POST_HOC, PRETRAINED, TWO_STAGE
-from .study_runner import RESUME, Runner
+from .study_runner import RESUME, Queue, Runner
 from .study_sets import StudySet, read_set
 from .study_table import KEY, SETTINGS, add_row, lock_of, name_of, predictions_of, scores_of, training_of
 
@@ -180,40 +179,10 @@ class Study:
         return row
 
 
-class Queue:
-    """Hands out the tasks of a study in order, to several threads. Tasks whose first training is going on in another thread are handed out
-    after it."""
-
-    def __init__(self, study):
-        self.pending = [(task, study.trainings(task)[0].name) for task in study.tasks]
-        self.going_on, self.changed = set(), threading.Condition()
-
-    def take(self):
-        """-> (task, name of its first training), None if none is left. The caller must `release` the name."""
-        with self.changed:
-            while self.pending:
-                for item in self.pending:
-                    if item[1] not in self.going_on:
-                        self.pending.remove(item)
-                        self.going_on.add(item[1])
-                        return item
-                self.changed.wait()
-            return None
-
-    def release(self, name):
-        with self.changed:
-            self.going_on.discard(name)
-            self.changed.notify_all()
-
-    def clear(self):
-        with self.changed:
-            self.pending.clear()
-            self.changed.notify_all()
-
-
 def run_all(study):
     """Run the tasks of a study, as many at a time as it has jobs, and print a line for each. -> the lines of those that failed"""
-    queue, failures, number = Queue(study), [], itertools.count(1)
+    queue = Queue((task, study.trainings(task)[0].name) for task in study.tasks)
+    failures, number = [], itertools.count(1)
 
     def work():
         while item := queue.take():

@@ -1,0 +1,160 @@
+"""The table of a study, and the tables of its report, against independent computations."""
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import rankdata
+from sklearn import metrics as sk
+
+from benchmarks import study_report
+from benchmarks.study_report import complete, difference, markdown, mean_ranks, read_figures, score_rows, shown_difference
+from benchmarks.study_table import add_row, predictions_of, read_table, scores_of
+from tests.factories import ROOT
+from utils.common import InputError
+
+COUNT = [150, 40, 5]  # training images: one class in each shot group
+SETS, METHODS, SEEDS = ('skin', 'eyes'), ('CE', 'BSCE', 'CE, cRT'), (0, 1, 2)
+
+
+def write_predictions(path, seed, names, n=90):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % len(names)
+    probs = rng.dirichlet(np.ones(len(names)), n) + .4 * np.eye(len(names))[y] * rng.random((n, 1))
+    table = pd.DataFrame(probs / probs.sum(axis=1, keepdims=True), columns=[f'p_{name}' for name in names])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.assign(image_id=[f'i{i}' for i in range(n)], label=y, pred=probs.argmax(axis=1)).to_csv(path, index=False)
+    return y, table.to_numpy()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Results of a study with random predictions: two sets, three methods, three seeds. The classes of `eyes` are grades."""
+    folder = tmp_path_factory.mktemp('results')
+    for i, (data, method, seed) in enumerate((data, method, seed) for data in SETS for method in METHODS for seed in SEEDS):
+        csv = predictions_of(str(folder), data, method, seed)
+        write_predictions(folder / csv, i, [f'DR{c}' for c in range(3)] if data == 'eyes' else list('abc'))
+        add_row(str(folder), {'set': data, 'method': method, 'seed': seed} | scores_of(csv, COUNT))
+    (folder / 'settings.json').write_text(json.dumps({'sets': dict.fromkeys(SETS, COUNT)}))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def table(folder):
+    return read_table(folder / 'study.csv')
+
+
+def expected_ece(y, probs, n_bins=15):
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == y
+    ece = 0.
+    for b in range(n_bins):
+        inside = (confidence > b / n_bins) & (confidence <= (b + 1) / n_bins)
+        ece += abs((confidence[inside] - right[inside]).sum()) / len(y)
+    return ece
+
+
+def test_scores_equal_those_of_scikit_learn(tmp_path):
+    y, probs = write_predictions(tmp_path / 'p.csv', 7, ['DR0', 'DR1', 'DR2'])
+    pred = probs.argmax(axis=1)
+    recall = sk.recall_score(y, pred, average=None)
+    expected = {'bacc': sk.balanced_accuracy_score(y, pred), 'mcc': sk.matthews_corrcoef(y, pred),
+                'f1': sk.f1_score(y, pred, average='macro'), 'auc': sk.roc_auc_score(y, probs, multi_class='ovr'),
+                'nll': sk.log_loss(y, probs), 'ece': expected_ece(y, probs), 'many': recall[0], 'medium': recall[1], 'few': recall[2],
+                'kappa': sk.cohen_kappa_score(y, pred, weights='quadratic')}
+    assert scores_of(str(tmp_path / 'p.csv'), COUNT) == pytest.approx(expected, abs=1e-6)
+
+
+def test_only_grades_have_a_kappa(table):
+    assert table.groupby('set').kappa.count().to_dict() == {'eyes': 9, 'skin': 0}
+
+
+def test_no_row_is_lost_if_several_threads_write(tmp_path):
+    rows = [{'set': 'a', 'method': 'CE', 'seed': seed, 'bacc': .5} for seed in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda row: add_row(str(tmp_path), row), rows))
+    assert read_table(tmp_path / 'study.csv').seed.tolist() == list(range(20))
+
+
+def test_a_row_replaces_that_of_the_same_run(tmp_path):
+    for bacc in (.5, .6):
+        add_row(str(tmp_path), {'set': 'a', 'method': 'CE', 'seed': 0, 'bacc': bacc})
+    assert read_table(tmp_path / 'study.csv').bacc.tolist() == [.6]
+
+
+def test_a_missing_table_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r'there is no .*study\.csv: run benchmarks\.study first'):
+        read_table(tmp_path / 'study.csv')
+
+
+def test_another_csv_is_an_error(tmp_path):
+    (tmp_path / 'a.csv').write_text('method,bacc\nCE,1\n')
+    with pytest.raises(InputError, match='is not the table of a study: it has no column set, seed'):
+        read_table(tmp_path / 'a.csv')
+
+
+def test_mean_ranks_equal_those_of_scipy(table):
+    ranks = mean_ranks(table)
+    for score in study_report.RANKED:
+        sign = 1 if score == 'nll' else -1
+        scores = table.pivot_table(index=['set', 'seed'], columns='method', values=score)
+        expected = np.mean([rankdata(sign * row) for row in scores.to_numpy()], axis=0)
+        assert ranks.loc[scores.columns, score].to_numpy() == pytest.approx(expected)
+
+
+def test_equal_scores_share_a_rank():
+    rows = [{'set': 'a', 'method': method, 'seed': 0} | dict.fromkeys(study_report.RANKED, .5) for method in METHODS]
+    assert (mean_ranks(pd.DataFrame(rows)) == 2).all(axis=None)
+
+
+def test_only_runs_that_all_methods_have_are_ranked(table):
+    lacking = table.drop(table.index[(table.set == 'eyes') & (table.method == 'BSCE') & (table.seed == 1)])
+    pairs = complete(lacking)[['set', 'seed']].drop_duplicates().to_numpy().tolist()
+    assert sorted(pairs) == [['eyes', 0], ['eyes', 2], ['skin', 0], ['skin', 1], ['skin', 2]]
+
+
+def test_scores_are_means_and_standard_deviations_over_the_seeds(table):
+    skin = table[table.set == 'skin']
+    header, *rows = score_rows(skin)
+    for row in rows:
+        own = 100 * skin[skin.method == row[0]].bacc
+        assert row[header.index('balanced accuracy')] == f'{own.mean():.1f} ± {own.std():.1f}'
+
+
+def test_a_single_seed_has_no_standard_deviation(table):
+    assert '±' not in str(score_rows(table[(table.set == 'skin') & (table.seed == 0)]))
+
+
+def test_scores_that_no_row_has_are_left_out(table):
+    assert 'quadratic kappa' not in score_rows(table[table.set == 'skin'])[0]
+    assert 'quadratic kappa' in score_rows(table[table.set == 'eyes'])[0]
+
+
+def test_the_difference_is_that_of_the_means_over_the_seeds(folder, table):
+    skin = table[table.set == 'skin']
+    figures = read_figures(str(folder), skin, draws=50)
+    means = skin.groupby('method').nll.mean()
+    value, low, high = difference(figures['BSCE'], figures['CE'], 'nll')
+    assert value == pytest.approx(means['BSCE'] - means['CE'], abs=1e-5) and low < value < high
+
+
+@pytest.mark.parametrize(('cell', 'text'), [
+    (('bacc', .012, -.01, .034), '+1.2 [-1.0, +3.4]'), (('nll', .012, -.01, .034), '+0.01 [-0.01, +0.03]'),
+    (('bacc', .012, None, None), '+1.2')])
+def test_the_text_of_a_difference(cell, text):
+    assert shown_difference(*cell) == text
+
+
+def test_the_tables_of_a_csv_are_those_of_its_folder_without_differences(folder, table, monkeypatch, capsys):
+    monkeypatch.setattr(study_report, 'read_figures', lambda folder, rows: read_figures(folder, rows, draws=20))
+    study_report.main(['--table', str(folder / 'study.csv')])
+    alone = capsys.readouterr().out.strip()
+    parts = markdown(table, str(folder)).split('\n\n')
+    start = [i for i, part in enumerate(parts) if part.startswith('Difference from CE')]
+    assert len(start) == 2
+    assert '\n\n'.join(part for i, part in enumerate(parts) if i not in start and i - 1 not in start).strip() == alone
+
+
+def test_the_committed_study_can_be_tabulated(capsys):
+    study_report.main(['--table', str(ROOT / 'benchmarks' / 'results' / 'study.csv')])
+    assert '| class sampling         |     3 |       1.7 |        48.0 ± 4.2 | 43.2 ± 4.5 |' in capsys.readouterr().out
