@@ -123,9 +123,11 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    print(markdown(read_table(args.table or os.path.join(args.folder, NAME)), args.folder))
-    if args.folder:
-        say_next('see all runs on one page', 'python', '-m', 'tools.report', args.folder, file=sys.stderr)  # stdout has only the tables
+    table = read_table(args.table or os.path.join(args.folder, NAME))
+    print(markdown(table, args.folder))
+    for name in table.set.unique() if args.folder else ():
+        say_next(f'see all runs on {name} on one page', 'python', '-m', 'tools.report', os.path.join(args.folder, name),
+                 file=sys.stderr)  # stdout has only the tables
 
 
 if __name__ == '__main__':

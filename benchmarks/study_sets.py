@@ -1,10 +1,8 @@
 """Write the data sets of the study, each as a folder with train.csv, val.csv, test.csv and images/.
 
-The folder SOURCE has a folder for each collection of images, with images.zip or images/ and these csvs:
-
-  ham10000/  train_ham.csv, train_ham_small.csv, val_ham.csv, test_ham.csv   -> sets ham and ham_small
-  idrid/     train_idrid.csv, val_idrid.csv, test_idrid.csv                  -> set idrid
-  isic8/     train_isic8_lt.csv, val_isic8_lt.csv, train_isic8.csv           -> set isic8_lt
+SOURCE has a folder for each collection, with images.zip or images/ and csvs. The sets ham and ham_small need ham10000/ with train_ham.csv,
+train_ham_small.csv, val_ham.csv and test_ham.csv. The set idrid needs idrid/ with train_idrid.csv, val_idrid.csv and test_idrid.csv. The
+set isic8_lt needs isic8/ with train_isic8_lt.csv, val_isic8_lt.csv and train_isic8.csv.
 
 Sets without their files are skipped, and sets that TARGET has already are kept. Test images that are exact copies of training or
 validation images are left out. The test images of isic8_lt are those of train_isic8.csv in neither of its other csvs. If a class has none,
