@@ -128,9 +128,9 @@ def write_set(source, collection, images, target):
 
 def missing_files(source, folder):
     """-> names of the files of a set that its collection in `folder` lacks"""
-    names = [name for name in source[1:4] if not os.path.isfile(os.path.join(folder, source.folder, name))]
-    has_images = any(os.path.exists(os.path.join(folder, source.folder, name)) for name in ('images.zip', 'images'))
-    return names if has_images else ['images', *names]
+    collection, csvs = os.path.join(folder, source.folder), [getattr(source, split) for split in SPLITS]
+    has_images = any(os.path.exists(os.path.join(collection, name)) for name in ('images.zip', 'images'))
+    return [*([] if has_images else ['images']), *(csv for csv in csvs if not os.path.isfile(os.path.join(collection, csv)))]
 
 
 def write_sets(source, target, names=tuple(SOURCES)):
