@@ -4,8 +4,8 @@ SOURCE has a folder for each collection, with images.zip or images/ and csvs. Th
 train_ham_small.csv, val_ham.csv and test_ham.csv. The set idrid needs idrid/ with train_idrid.csv, val_idrid.csv and test_idrid.csv. The
 set isic8_lt needs isic8/ with train_isic8_lt.csv, val_isic8_lt.csv and train_isic8.csv.
 
-Sets without their files are skipped, and sets that TARGET has already are kept. Test images that are exact copies of training or
-validation images are left out. The test images of isic8_lt are those of train_isic8.csv in neither of its other csvs. If a class has none,
+Sets without their files are skipped, and sets that TARGET has already are kept. Validation and test images whose files are exact copies of
+training images are left out, and so are test images that are copies of validation images. The test images of isic8_lt are those of train_isic8.csv in neither of its other csvs. If a class has none,
 half of its validation images become test images.
 
 Example:
@@ -81,15 +81,18 @@ def split_held_out(train, val, pool):
 
 
 def without_copies(tables, paths):
-    """Leave out the test images whose files equal a training or validation image: one retinal photograph of IDRiD is in its official
-    training and test sets (train_IDRiD_118, test_IDRiD_064).
+    """Leave out images whose files equal an image of an earlier split. In IDRiD, the photographs train_IDRiD_118 and test_IDRiD_064 of the
+    official training and test sets are the same file.
 
-    `tables`: {split: DataFrame}; `paths`: {image id: path}. -> (tables, {id of a test image: id of the image that it copies})
+    `tables`: {split: DataFrame}; `paths`: {image id: path}. -> (tables, {id that is left out: id of the image that it copies})
     """
-    known = {file_sha256(paths[image_id]): image_id for split in ('train', 'val') for image_id in tables[split].image_id}
-    same = {image_id: known.get(file_sha256(paths[image_id])) for image_id in tables['test'].image_id}
-    copies = {image_id: first for image_id, first in same.items() if first is not None}
-    return tables | {'test': tables['test'][~tables['test'].image_id.isin(copies)]}, copies
+    earlier, copies, kept = {}, {}, {}
+    for split in SPLITS:
+        hashes = {image_id: file_sha256(paths[image_id]) for image_id in tables[split].image_id}
+        copies |= {image_id: earlier[found] for image_id, found in hashes.items() if found in earlier}
+        earlier = {found: image_id for image_id, found in hashes.items()} | earlier
+        kept[split] = tables[split][~tables[split].image_id.isin(copies)]
+    return kept, copies
 
 
 def unpack(collection, folder):
@@ -116,7 +119,7 @@ def write_set(source, collection, images, target):
         raise InputError(f'{collection} lacks images of its csvs: {preview(missing)}')
     tables, copies = without_copies(tables, paths)
     for image_id, first in copies.items():
-        print(f'* {os.path.basename(target)}: {image_id} is left out of the test set, since its file is a copy of {first}')
+        print(f'* {os.path.basename(target)}: {image_id} is left out, since its file is a copy of {first}')
     os.makedirs(os.path.join(target, 'images'))
     for split, table in tables.items():
         write_text(os.path.join(target, f'{split}.csv'), table.to_csv(index=False))

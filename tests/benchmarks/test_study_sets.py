@@ -30,11 +30,11 @@ def write_collection(folder, csvs, zipped, copies=()):
 
 @pytest.fixture
 def source(tmp_path):
-    """Collections of HAM10000 and IDRiD with two copies among the test images of IDRiD; no ISIC images."""
+    """Collections of HAM10000 and IDRiD, the latter with copies in other splits; no ISIC images."""
     ham = {'train_ham.csv': ['a', 'b', 'c', 'd'], 'train_ham_small.csv': ['a', 'b'], 'val_ham.csv': ['e', 'f'], 'test_ham.csv': ['g', 'h']}
     write_collection(tmp_path / 'real' / 'ham10000', ham, zipped=True)
-    idrid = {'train_idrid.csv': ['a', 'b'], 'val_idrid.csv': ['c', 'd'], 'test_idrid.csv': ['e', 'f', 'g', 'h']}
-    write_collection(tmp_path / 'real' / 'idrid', idrid, zipped=False, copies=[('f', 'a'), ('g', 'd')])
+    idrid = {'train_idrid.csv': ['a', 'b'], 'val_idrid.csv': ['c', 'd', 'i'], 'test_idrid.csv': ['e', 'f', 'g', 'h']}
+    write_collection(tmp_path / 'real' / 'idrid', idrid, zipped=False, copies=[('f', 'a'), ('g', 'd'), ('i', 'b')])
     return tmp_path / 'real'
 
 
@@ -62,13 +62,17 @@ def test_sets_share_the_files_of_their_images(target):
     assert os.path.samefile(target / 'ham' / 'images' / 'a.png', target / 'ham_small' / 'images' / 'a.png')
 
 
-def test_copies_of_training_and_validation_images_are_left_out_of_the_test_set(target):
+def test_copies_of_images_in_an_earlier_split_are_left_out(target):
     assert ids(target / 'idrid' / 'test.csv') == ['e', 'h'] and ids(target / 'idrid' / 'val.csv') == ['c', 'd']
+
+
+def test_no_training_image_is_left_out(target):
+    assert ids(target / 'idrid' / 'train.csv') == ['a', 'b']
 
 
 def test_copies_are_printed(source, tmp_path, capsys):
     write_sets(str(source), str(tmp_path / 'sets'), ['idrid'])
-    assert '* idrid: f is left out of the test set, since its file is a copy of a\n' in capsys.readouterr().out
+    assert '* idrid: f is left out, since its file is a copy of a\n' in capsys.readouterr().out
 
 
 def test_a_set_without_its_files_is_skipped(source, tmp_path, capsys):
