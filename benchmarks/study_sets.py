@@ -4,9 +4,9 @@ SOURCE has a folder for each collection, with images.zip or images/ and csvs. Th
 train_ham_small.csv, val_ham.csv and test_ham.csv. The set idrid needs idrid/ with train_idrid.csv, val_idrid.csv and test_idrid.csv. The
 set isic8_lt needs isic8/ with train_isic8_lt.csv, val_isic8_lt.csv and train_isic8.csv.
 
-Sets without their files are skipped, and sets that TARGET has already are kept. Validation and test images whose files are exact copies of
-training images are left out, and so are test images that are copies of validation images. The test images of isic8_lt are those of train_isic8.csv in neither of its other csvs. If a class has none,
-half of its validation images become test images.
+Sets without their files are skipped, and sets that TARGET has already are kept. Images whose files are exact copies of an image in an
+earlier split (training, validation, test) are left out. The test images of isic8_lt are those of train_isic8.csv in neither of its other
+csvs. If a class has none, half of its validation images become test images.
 
 Example:
 
