@@ -8,8 +8,9 @@ from torch import nn
 from models.arch import CIFAR, Arch, Builder, as_arch
 from models.heads import set_head
 from models.own_network import own_builder
+from models.published import load_file
 from models.resnet32 import ResNet32
-from models.weights import check_hub, load_weights, read_state_dict, short_waits
+from models.weights import check_hub, short_waits
 from utils.common import InputError
 
 
@@ -69,8 +70,8 @@ def get_arch(model_name: str, n_classes: int = 5, init: str = 'none', im_size: t
     """Build the network `model_name` for `n_classes`.
 
     model_name: a key of ARCHS, the name of a timm model, or path/to/file.py:function (see `own_builder`).
-    init: 'imagenet' (pretrained weights, downloaded or from the local cache), 'none' (random), or the path of a state dict of this
-    network: .pth, read with weights_only=True, or .safetensors. Its last layer may have a different number of classes.
+    init: 'imagenet' (pretrained weights, downloaded or from the local cache), 'none' (random), or the path of a file with weights of this
+    network (see `load_file`). Its last layer may have a different number of classes.
     im_size: (height, width) of the input, for networks that are built for one size (default: timm's).
     head: type of the last layer, a key of models.heads.HEADS.
 
@@ -83,8 +84,9 @@ def get_arch(model_name: str, n_classes: int = 5, init: str = 'none', im_size: t
     else:
         arch = _untrained(build, model_name, n_classes, im_size)
         if init != 'none':
-            skipped = load_weights(arch.model, read_state_dict(init), init, skip_classifier_of_other_size=True)
-            arch.model.initial_weights = init + (', but a new last layer' if skipped or head == 'cosine' else '')
+            loaded = load_file(arch.model, init, new_classifier=head == 'cosine')
+            print(f'* --init {init}: {loaded.describe()}')
+            arch.model.initial_weights = init + (', but a new last layer' if loaded.new_classifier else '')
     set_head(arch.model, head)
     return arch
 

@@ -1,6 +1,5 @@
-"""Weights of a network: read them from a file, check and copy them, re-initialise the classifier."""
+"""Weights of a network: check and copy them, re-initialise the classifier, ask the hub for them."""
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
 from typing import Any, cast
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from models.heads import CosineClassifier, get_head
-from utils.common import InputError
+from utils.common import InputError, preview
 
 PATIENCE = 20  # seconds to wait for a server to answer
 
@@ -52,23 +51,18 @@ def init_classifier(model: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
-def read_state_dict(path: str) -> dict[str, torch.Tensor]:
-    """Read a state dict from `path`, a .safetensors file or one of torch.save. Raises `InputError` if this is not possible."""
-    if not os.path.isfile(path):
-        raise InputError(f'no such weights file: {path} (--init takes imagenet, none or the path of a state dict)')
-    try:
-        if path.endswith('.safetensors'):
-            from safetensors.torch import load_file
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as err:  # a damaged file raises one of many types of errors
-        raise InputError(f'{path} cannot be read as a state dict: it is damaged, or not a weights file') from err
-    for wrapper in ('state_dict', 'model'):
-        state = state.get(wrapper, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f'{path} does not contain a state dict (a dictionary of tensors)')
-    return {name.removeprefix('module.'): value for name, value in state.items()}
+def describe_misfit(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor], source: str, *, wrong: list[str],
+                    strange: list[str]) -> str:
+    """Say why `state` of the file `source` does not fit a network with the tensors `own`: the first key, and how many there are.
+
+    wrong: names of the network that the file lacks or has in another shape. strange: names of the file that the network lacks.
+    """
+    name = (wrong or strange)[0]
+    what = ('is missing' if name not in state else 'is unknown to the network' if name not in own else
+            f'has shape {tuple(state[name].shape)} instead of {tuple(own[name].shape)}')
+    names = f'; unknown: {preview(strange, 3)}' if strange not in ([], [name]) else ''
+    return (f'{source} does not fit the network: {name} {what} ({len(wrong)} of its {len(own)} tensors '
+            f'do not fit, {len(strange)} of the {len(state)} in the file are unknown){names}')
 
 
 def check_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str, skip_classifier_of_other_size: bool = False) -> list[str]:
@@ -83,11 +77,7 @@ def check_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str,
     wrong = [name for name in own if name not in skipped and (name not in state or state[name].shape != own[name].shape)]
     strange = [name for name in state if name not in own and not (skipped and name.startswith(head))]
     if wrong or strange:
-        name = (wrong or strange)[0]
-        what = ('is missing' if name not in state else 'is unknown to the network' if name not in own else
-                f'has shape {tuple(state[name].shape)} instead of {tuple(own[name].shape)}')
-        raise InputError(f'{source} does not fit the network: {name} {what} ({len(wrong)} of its {len(own)} tensors '
-                         f'do not fit, {len(strange)} of the {len(state)} in the file are unknown)')
+        raise InputError(describe_misfit(own, state, source, wrong=wrong, strange=strange))
     return skipped
 
 

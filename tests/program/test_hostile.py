@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from models.weights import read_state_dict
+from models.weights_file import read_weights_file
 from tests.factories import ROOT
 from tools import download_file, prepare_endo_data
 from utils.common import InputError
@@ -40,7 +40,7 @@ def test_a_pickle_is_refused_everywhere(evil, train, tmp_path):
         with pytest.raises(InputError, match='cannot be read as a checkpoint'):
             train(f'--pretrained_weights {path}')
     with pytest.raises(InputError, match='cannot be read as a state dict'):
-        read_state_dict(str(evil))
+        read_weights_file(str(evil))
     with pytest.raises(InputError, match='cannot be read as a state dict'):
         train(f'--init {evil}')
     assert not (tmp_path / 'ran').exists()

@@ -69,7 +69,7 @@ def add_flags(parser: RecipeParser) -> RecipeParser:
     network.add_argument('--model_name', default='bit_resnext50_1', metavar='NAME',
                          help=f"{', '.join(ARCHS)}, any timm model, or path/to/file.py:function")
     network.add_argument('--init', default='imagenet', metavar='imagenet|none|PATH',
-                         help='initial weights: ImageNet (downloaded once), random, or a local state dict')
+                         help='initial weights: ImageNet (downloaded once), random, or a file, for example of RETFound or DINOv2')
     training = parser.add_argument_group('training')
     training.add_argument('--n_epochs', type=int, default=7, metavar='N', help='number of epochs')
     training.add_argument('--batch_size', type=int, default=8, metavar='N', help='images per training step, over all processes')
