@@ -42,6 +42,8 @@ def said(flags, n_processes=1, device_type='cpu'):
     ('--init imagenet --pretrained_weights x', '--init imagenet has no effect with --pretrained_weights'),
     ('--grow_from 0.5 --im_size 16', '--grow_from 0.5 has no effect with --im_size 16,16: smaller sizes are multiples of 16 pixels'),
     ('--grow_from 0.5 --n_epochs 1', '--grow_from 0.5 has no effect with one epoch, which uses the full --im_size'),
+    ('--layer_decay 0.7 --trainable classifier',
+     '--layer_decay 0.7 has no effect with --trainable classifier, which trains the last layer alone'),
     ('--momentum 0 --schedule onecycle',
      '--momentum 0 has no effect with --schedule onecycle, which varies the momentum between 0.95 and 0.85'),
     ('--momentum 0.9 --optimizer adamw', '--momentum 0.9 has no effect with --optimizer adamw'),
@@ -74,7 +76,8 @@ def test_sync_bn_of_a_frozen_backbone_is_named():
     '--defer 0.8 --sampling class', '--momentum 0.9', '--momentum 0 --optimizer adam', '--min_lr 0.001 --schedule cosine', '--warmup 0.1',
     '--patience 3 --min_lr 0.001',
     '--init none --pretrained_weights x', '--grow_from 0.5', '--wd 0.1 --optimizer sgd --trainable scale --pretrained_weights x',
-    '--mixup_off_epochs 0', '--do_mixup 0', '--do_not_save no --save_path x', '--cache_dir x'])
+    '--mixup_off_epochs 0', '--do_mixup 0',
+    '--layer_decay 0.7', '--layer_decay 1 --trainable classifier', '--do_not_save no --save_path x', '--cache_dir x'])
 def test_flags_with_an_effect_are_not_named(flags):
     assert said(flags) == []
 

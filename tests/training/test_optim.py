@@ -116,11 +116,11 @@ def test_resuming_a_schedule(name):
 def test_adamw_does_not_decay_biases_and_normalisation():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
     model[2].bias.requires_grad_(False)
-    groups = OPTIMIZERS['adamw'](model, SimpleNamespace(lr=.1, wd=.3)).param_groups
+    groups = OPTIMIZERS['adamw'](model, SimpleNamespace(lr=.1, wd=.3, layer_decay=1.)).param_groups
     assert [group['weight_decay'] for group in groups] == [.3, 0.]
     assert [len(group['params']) for group in groups] == [2, 3]  # two weights; the bias of the convolution, weight and bias of BatchNorm
     for name in ('sgd', 'adam'):
-        group, = OPTIMIZERS[name](model, SimpleNamespace(lr=.1, wd=.3, momentum=.9)).param_groups
+        group, = OPTIMIZERS[name](model, SimpleNamespace(lr=.1, wd=.3, momentum=.9, layer_decay=1.)).param_groups
         assert group['weight_decay'] == .3 and len(group['params']) == 5
 
 

@@ -114,6 +114,7 @@ ENTRIES: dict[str, Entry] = {
     'model_name': Entry('network'), 'init': Entry('initial weights (--init)', _choice(STARTS)), 'n_epochs': Entry('epochs'),
     'batch_size': Entry('batch size'), 'accumulate': Entry('parts of a batch'), 'grow_from': Entry('initial image size', _percent),
     'optimizer': Entry('optimiser', _choice(OPTIMIZERS)), 'lr': Entry('learning rate'),
+    'layer_decay': Entry('learning-rate factor of each earlier layer'),
     'schedule': Entry('learning-rate schedule', _choice(SCHEDULES)), 'warmup': Entry('warm-up', _percent),
     'min_lr': Entry('minimum learning rate'), 'patience': Entry('patience in epochs'), 'ema': Entry('moving average of the weights'),
     'momentum': Entry('momentum'), 'wd': Entry('weight decay'), 'metric': Entry('metric that selects the epoch', _choice(METRIC_NAMES)),
@@ -196,6 +197,11 @@ def _optimizer(c):
     return ', '.join([*parts, *([f"weight decay {number(c['wd'])}"] if c.get('wd') else [])])
 
 
+def _rate(c):
+    decay = c.get('layer_decay', 1)
+    return number(c['lr']) + (f', times {number(decay)} for each layer before the last one' if decay < 1 else '')
+
+
 def _schedule(c):
     """The schedule with the flags that it uses."""
     schedule = c.get('schedule')
@@ -225,7 +231,8 @@ PARTS = (
     Part('loss', ('loss_fn', 'loss_params', 'cdt_gamma'), _loss), _one('sampling'), Part('deferred re-balancing', ('defer',), _deferred),
     Part('mixing', ('mixing', 'mix_alpha', 'mixup_off_epochs'), _mixing), _one('augment'),
     Part('optimiser', ('optimizer', 'momentum', 'wd'), _optimizer),
-    _one('lr'), Part('learning-rate schedule', ('schedule', 'patience', 'min_lr', 'warmup'), _schedule),
+    Part('learning rate', ('lr', 'layer_decay'), _rate),
+    Part('learning-rate schedule', ('schedule', 'patience', 'min_lr', 'warmup'), _schedule),
     Part('batch size', ('batch_size', 'accumulate'), _batch), _one('n_epochs'),
     Part('moving average of the weights', ('ema',), lambda c: f"decay {number(c['ema'])}" if c.get('ema') else None), _one('seed'),
     Part('training images', ('csv_train', 'class_count'), _training_images), _one('csv_val'),

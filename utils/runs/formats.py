@@ -14,7 +14,7 @@ from utils.evaluation import METRICS
 # the alpha of Balanced-MixUp was in 'do_mixup', and often in 'mix_alpha' as well.
 FORMAT = 2
 # Flags added after format 0, each with the value that corresponds to the behaviour of older versions
-ADDED_FLAGS = {'data_device': 'host', 'grow_from': 1., 'label_column': None, 'private': False}
+ADDED_FLAGS = {'data_device': 'host', 'grow_from': 1., 'label_column': None, 'layer_decay': 1., 'private': False}
 PUBLISHED_ALPHAS = {'balanced_mixup': .2, 'mixup': 1., 'cutmix': 1., 'remix': 1.}  # used if an older configuration has no alpha
 MAX_CLASSES, MAX_NAME, MAX_STRING = 10**6, 1000, 10**5  # length of a list; characters of a class name, and of any other string
 HEADS = ('linear', 'cosine', 'scaled')  # the keys of models.heads.HEADS, copied because importing it needs torch
@@ -104,7 +104,7 @@ OPTIONAL = {
     'initial_weights': TEXT,
     'pretrained_weights': or_null(TEXT), 'recipe': or_null(TEXT), 'mix_alpha': SCORE, 'mixup_off_epochs': COUNT,
     'augment': TEXT, 'defer': NUMBER, 'schedule': TEXT, 'warmup': NUMBER, 'min_lr': NUMBER, 'patience': COUNT, 'ema': NUMBER,
-    'momentum': NUMBER, 'wd': NUMBER, 'grow_from': NUMBER,
+    'momentum': NUMBER, 'wd': NUMBER, 'grow_from': NUMBER, 'layer_decay': NUMBER,
     'loss_params': or_null(Kind('a dictionary of numbers', lambda value: _is_dictionary_of(_is_number, value))),
 }
 RECORD = {'epoch': COUNT, 'lr': SCORE, 'train': SCORES, 'val': SCORES}  # keys of log.jsonl

@@ -78,6 +78,8 @@ def add_flags(parser: RecipeParser) -> RecipeParser:
                           help='progressive resizing: start at this fraction of --im_size, reach all of it after 80 %% of the epochs')
     training.add_argument('--optimizer', default='sgd', choices=OPTIMIZERS, help='optimizer')
     training.add_argument('--lr', type=float, default=.01, metavar='RATE', help='learning rate')
+    training.add_argument('--layer_decay', type=float, default=1., metavar='DECAY',
+                          help='multiply the learning rate by this factor for each layer before the last one, for example 0.7; 1 is off')
     training.add_argument('--schedule', default='plateau', choices=SCHEDULES,
                           help='learning-rate schedule; plateau: divide by 10 after more than --patience epochs without improvement')
     training.add_argument('--warmup', type=float, metavar='FRACTION',
@@ -139,6 +141,8 @@ WITHOUT_EFFECT = (
     ('grow_from', 'with one epoch, which uses the full --im_size', lambda a: a.grow_from < 1 and a.n_epochs == 1),
     ('grow_from', 'with --im_size {im_size[0]},{im_size[1]}: smaller sizes are multiples of 16 pixels',
      lambda a: a.grow_from < 1 and size_in_epoch(a.im_size, a.grow_from, 0, a.n_epochs) == tuple(a.im_size)),
+    ('layer_decay', 'with --trainable {trainable}, which trains the last layer alone',
+     lambda a: a.layer_decay < 1 and a.trainable != 'all'),
     ('momentum', 'with --optimizer {optimizer}', lambda a: a.momentum and a.optimizer != 'sgd'),
     ('momentum', 'with --schedule onecycle, which varies the momentum between 0.95 and 0.85',
      lambda a: a.optimizer == 'sgd' and a.schedule == 'onecycle'),
@@ -166,8 +170,9 @@ def resolve(args: Namespace) -> Namespace:
     for name in ('defer', 'warmup', 'ema'):
         if getattr(args, name) is not None and not 0 <= getattr(args, name) < 1:
             raise InputError(f'--{name} must lie in 0..1 (1 excluded), got {getattr(args, name)}')
-    if not 0 < args.grow_from <= 1:
-        raise InputError(f'--grow_from must lie in 0..1 (0 excluded), got {args.grow_from}')
+    for name in ('grow_from', 'layer_decay'):
+        if not 0 < getattr(args, name) <= 1:
+            raise InputError(f'--{name} must lie in 0..1 (0 excluded), got {getattr(args, name)}')
     if args.csv_val is None:
         args.csv_val = sibling_csv(args.csv_train, 'val')
         if args.csv_val == args.csv_train:

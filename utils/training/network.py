@@ -14,6 +14,7 @@ from utils.common import InputError, out_of_memory
 from utils.losses import LOSSES
 from utils.prediction.inference import Normalise
 from utils.reproducibility import random_state, set_random_state
+from utils.training.optim import layer_groups
 from utils.training.phases import size_in_epoch
 from utils.training.two_stage import StageOne, describe_start, get_stage_two, set_trainable, train_mode
 
@@ -66,9 +67,11 @@ class Network:
 
 def build_network(args: Namespace, accelerator: Accelerator) -> Network:
     """Build the network with its initial weights on the CPU, and check it with `check_forward`. Raises `InputError` if the weights cannot
-    be loaded or do not fit, or if the check fails."""
+    be loaded or do not fit, if the check fails, or if --layer_decay finds no layers."""
     with accelerator.local_main_process_first():  # it downloads weights for the others
         network = initial_network(args)
+    if args.layer_decay < 1:
+        layer_groups(network.model, args)  # only for its errors
     check_forward(network.model, args, args.batch_size // args.accumulate // (1 if args.sync_bn else accelerator.num_processes))
     return network
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from utils.common import InputError
 from utils.evaluation import SMALLER_IS_BETTER
 
 
@@ -21,6 +22,28 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def layer_groups(model: nn.Module, args: Namespace, *, spare_vectors: bool = False) -> list[dict]:
+    """Parameter groups for --layer_decay: the last layer has the rate `args.lr`, and each layer before it `args.layer_decay` times that of
+    the next one (Clark et al., ICLR 2020, ELECTRA; Bao et al., ICLR 2022, BEiT).
+
+    The layers are those of timm, such as the blocks of a ViT. In a network that is not timm's, each 12 weight tensors before the
+    classifier are a layer. spare_vectors: no weight decay for biases and normalisation layers. Raises `InputError` if there is one layer.
+    """
+    from timm.optim import param_groups_layer_decay  # imported here because it takes seconds
+    if not hasattr(model, 'pretrained_cfg'):  # where timm looks up how the names of the classifier start
+        model.pretrained_cfg = {'classifier': f'{model.classifier_name}.'}  # type: ignore[assignment]
+    groups = param_groups_layer_decay(model, args.wd, layer_decay=args.layer_decay, weight_decay_exclude_1d=spare_vectors)
+    if {group['lr_scale'] for group in groups} == {1} and all(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f'--layer_decay {args.layer_decay:g}: all weights of {args.model_name} are in one layer: leave the flag out')
+    return [{'params': group['params'], 'weight_decay': group['weight_decay'], 'lr': args.lr * group['lr_scale']} for group in groups]
+
+
+def _groups(model, args, *, spare_vectors=False):
+    if args.layer_decay < 1:
+        return layer_groups(model, args, spare_vectors=spare_vectors)
+    return [group for group in decayed_and_not(model, args.wd) if group['params']] if spare_vectors else trainable_parameters(model)
+
+
 def _fused(model):
     """On CUDA, update all parameters in one kernel."""
     return {'fused': True} if next(model.parameters()).is_cuda else {}
@@ -28,9 +51,9 @@ def _fused(model):
 
 # sgd and adam decay every parameter, as in the original. adamw excludes biases and normalisation layers, which is common practice.
 OPTIMIZERS = {
-    'sgd': lambda model, args: torch.optim.SGD(trainable_parameters(model), args.lr, args.momentum, weight_decay=args.wd, **_fused(model)),
-    'adam': lambda model, args: torch.optim.Adam(trainable_parameters(model), args.lr, weight_decay=args.wd, **_fused(model)),
-    'adamw': lambda model, args: torch.optim.AdamW([g for g in decayed_and_not(model, args.wd) if g['params']], args.lr, **_fused(model)),
+    'sgd': lambda model, args: torch.optim.SGD(_groups(model, args), args.lr, args.momentum, weight_decay=args.wd, **_fused(model)),
+    'adam': lambda model, args: torch.optim.Adam(_groups(model, args), args.lr, weight_decay=args.wd, **_fused(model)),
+    'adamw': lambda model, args: torch.optim.AdamW(_groups(model, args, spare_vectors=True), args.lr, **_fused(model)),
 }
 SCHEDULES = {'plateau': 0., 'cosine': .05, 'onecycle': .3}  # name -> default fraction of warm-up steps
 SHORT = 10  # after a shorter decay, the last step would still have more than a few percent of the rate
@@ -46,11 +69,14 @@ class Schedule:
 
     cosine and onecycle reach their minimum after the last step, so the last step is close to it. If a long warm-up leaves fewer than
     SHORT steps, they reach it at the last step, which would otherwise have a high rate.
+
+    With --layer_decay, the rates of the groups of `optimizer` keep their ratios, and `lr` and `min_lr` are those of the last layer.
     """
 
     def __init__(self, args: Namespace, optimizer: torch.optim.Optimizer, n_steps: int):
         name, warmup, lr, min_lr = args.schedule, args.warmup, args.lr, args.min_lr
         self.name, self.lr, self.min_lr = name, lr, min_lr
+        rates = [group['lr'] for group in optimizer.param_groups]
         n_warm, end = round(warmup * n_steps), n_steps
         self.by_step: lr_scheduler.LRScheduler | None = None
         self.by_epoch: lr_scheduler.ReduceLROnPlateau | None = None
@@ -60,7 +86,7 @@ class Schedule:
         if name == 'onecycle':
             if warmup * (end + 1) == 1:  # a warm-up of zero steps, by which torch would divide
                 warmup = math.nextafter(warmup, 0)
-            self.by_step = lr_scheduler.OneCycleLR(optimizer, lr, total_steps=end + 1, pct_start=warmup)
+            self.by_step = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=end + 1, pct_start=warmup)
         elif name == 'cosine':
             floor = min_lr / lr
 
@@ -71,8 +97,10 @@ class Schedule:
             self.by_step = lr_scheduler.LambdaLR(optimizer, factor)
         else:
             self.by_step = lr_scheduler.LinearLR(optimizer, .01, total_iters=n_warm) if n_warm else None
+            # By default, torch ignores a step down by less than 1e-8, which the first layers of a deep network may need.
+            lowest = {'min_lr': [min_lr * rate / lr for rate in rates], 'eps': 0} if len(set(rates)) > 1 else {'min_lr': min_lr}
             self.by_epoch = lr_scheduler.ReduceLROnPlateau(optimizer, 'min' if args.metric in SMALLER_IS_BETTER else 'max', factor=.1,
-                                                           patience=args.patience, min_lr=min_lr)
+                                                           patience=args.patience, **lowest)
         self.steps, self.n_warm = 0, n_warm
 
     def after_step(self) -> None:

@@ -28,7 +28,8 @@ class TrainState:
 
     @property
     def lr(self) -> float:
-        return self.optimizer.param_groups[0]['lr']
+        """The learning rate, with --layer_decay that of the last layer."""
+        return max(group['lr'] for group in self.optimizer.param_groups)
 
     def step(self) -> None:
         self.optimizer.step()
