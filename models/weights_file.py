@@ -21,7 +21,7 @@ class WeightsFile(NamedTuple):
 def read_weights_file(path: str) -> WeightsFile:
     """Read the weights in `path`, a .safetensors file or one of torch.save. Raises `InputError` if this is not possible."""
     if not os.path.isfile(path):
-        raise InputError(f'no such weights file: {path} (--init takes imagenet, none or the path of a state dict)')
+        raise InputError(f'no such weights file: {path} (--init takes imagenet, none or the path of a file with weights)')
     try:
         content = _read(path)
     except Exception as err:  # a damaged file raises one of many types of errors
@@ -46,10 +46,11 @@ def _read(path: str) -> Any:
 
 
 def _problem(path: str) -> str:
+    """Say why the file could not be read."""
     try:
         types = sorted({*torch.serialization.get_unsafe_globals_in_checkpoint(path)} - {'argparse.Namespace'})
     except Exception:  # the file is damaged
         types = []
     if not types:
         return 'it is damaged, or not a weights file'
-    return f'besides tensors it contains {preview(types)}, and loading such objects can run code: it must be saved again without them'
+    return f'besides tensors it contains {preview(types)}, which can run code when they are loaded: save its tensors alone'
