@@ -91,7 +91,7 @@ def test_growing_images(train, monkeypatch, tmp_path):
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_every_recipe(train, recipe, tmp_path):
     """Recipes with their own flags, except those for a fast test."""
-    stage_two = '--pretrained_weights experiments/one' if recipe.startswith('stage_two') else ''
+    stage_two = '--pretrained_weights experiments/one' if RECIPES[recipe].get('trainable') or recipe.startswith('stage_two') else ''
     if stage_two:
         train('--save_path one')
     config = json.loads((train(f'--recipe {recipe} {stage_two}') / 'config.cfg').read_text())

@@ -180,8 +180,11 @@ def resolve(args: Namespace) -> Namespace:
             raise InputError(f"the validation csv cannot be guessed from the name '{name}': give it with --csv_val")
         if os.path.isfile(args.csv_train) and not os.path.isfile(args.csv_val):
             raise InputError(f'no such csv: {args.csv_val} (guessed from --csv_train): give the validation csv with --csv_val')
-    if not args.pretrained_weights and (args.trainable == 'scale' or (args.trainable == 'classifier' and args.init == 'none')):
-        raise InputError(f'--trainable {args.trainable} would freeze a random backbone: use it in stage two, with --pretrained_weights')
+    if args.trainable == 'scale' and not args.pretrained_weights:
+        raise InputError('--trainable scale is for stage two: give the run of stage one with --pretrained_weights')
+    if args.trainable == 'classifier' and args.init == 'none' and not args.pretrained_weights:
+        raise InputError('--trainable classifier would freeze random features: give weights with --init imagenet, --init PATH or '
+                         '--pretrained_weights')
     resolve_method(args)
     args.warmup = SCHEDULES[args.schedule] if args.warmup is None else args.warmup
     first, *below = os.path.normpath(args.save_path).split(os.sep)
