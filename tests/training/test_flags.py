@@ -40,7 +40,8 @@ def test_the_parser_rejects_typos(capsys, flags, message):
     ('--n_epochs 0', '--n_epochs must be positive'), ('--do_mixup -1', '--do_mixup must not be negative'),
     ('--csv_train data/x.csv', "cannot be guessed from the name 'x.csv': give it with --csv_val"),
     ('--csv_train train/strain.csv', "cannot be guessed from the name 'strain.csv'"),
-    ('--trainable classifier --init none', 'would freeze a random backbone'),
+    ('--trainable classifier --init none', 'give weights with --init imagenet, --init PATH or --pretrained_weights'),
+    ('--trainable scale', 'give the run of stage one with --pretrained_weights'),
     *((f'--layer_decay {value}', '--layer_decay must lie in 0..1 (0 excluded)') for value in ('0', '-0.5', '1.01', 'nan')),
     ('--lr nan', '--lr must be positive'),
 ])
