@@ -4,7 +4,8 @@ A set is a folder with train.csv, val.csv, test.csv and images/, as benchmarks.s
 post-hoc correction are chosen on the validation csv. The test csv is only reported.
 
 Each finished run adds a row to results/NAME/study.csv. The same command resumes a study, also with more sets, methods or seeds. Methods
-that start from the same stage one share it.
+that start from the same stage one share it. results/NAME/settings.json has the flags and the SHA-256 of the csvs, of the weights file and
+of the file of an own network. If one of them has changed, the study does not start.
 
 Examples (the second one needs a state dict of the network):
 
@@ -24,8 +25,8 @@ import signal
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
-from utils.cli import network_flag, say_next, script_parser
-from utils.common import InputError, Interrupted, read_text, run_script, write_text
+from utils.cli import network_flag, own_network, parse_im_size, say_next, script_parser
+from utils.common import InputError, Interrupted, file_sha256, read_text, run_script, write_text
 from utils.evaluation import METRICS
 from utils.training.recipes import RECIPES
 from utils.training.signals import SIGNALS
@@ -39,11 +40,17 @@ STAGE_ONE, STAGE_TWO = 2 / 3, 1 / 3  # shares of the epochs
 DECIDES = ('im_size', 'model_name', 'init', 'lr', 'n_epochs', 'recipe', 'metric')  # flags that change the results
 
 
+def im_size(text):
+    """'128' -> '128,128', so that both are the same setting. Raises the error of `parse_im_size`."""
+    return ','.join(map(str, parse_im_size(text)))
+
+
 def get_parser():
     parser = script_parser(__doc__)
     data = parser.add_argument_group('data')
     data.add_argument('sets', nargs='+', metavar='SET', help='folders of the data sets; those with few training images run first')
-    data.add_argument('--im_size', default='128', metavar='PIXELS', help='size of the resized images: height,width or one number for both')
+    data.add_argument('--im_size', default='128', type=im_size, metavar='PIXELS',
+                      help='size of the resized images: height,width or one number for both')
     training = parser.add_argument_group('training')
     training.add_argument('--model_name', default='tf_efficientnet_lite0', metavar='NAME', help='network, as for train_lt_mxp.py')
     training.add_argument('--init', default='imagenet', metavar='imagenet|none|PATH', help='initial weights, as for train_lt_mxp.py')
@@ -82,11 +89,17 @@ class Training(NamedTuple):
     flags: list
 
 
+def sha256_of_files(args):
+    """-> {'--flag path': SHA-256} of the files with the weights and the network. The train script reports those that are missing."""
+    paths = {'init': args.init, 'model_name': (own_network(args.model_name) or [''])[0]}
+    return {f'--{name} {getattr(args, name)}': file_sha256(path) for name, path in paths.items() if os.path.isfile(path)}
+
+
 class Study:
     """Trains and tests the methods in `args`, below experiments/ and results/ in the current folder.
 
     `tasks` are in the order of work: by seed, then by the number of training images, then by method. Raises `InputError` for unfit sets,
-    and if the results there were made with other flags.
+    and if the results there were made with other flags, csvs, weights or networks.
     """
 
     def __init__(self, args):
@@ -100,17 +113,24 @@ class Study:
         self.check_settings(sets)
 
     def check_settings(self, sets):
-        """Compare the flags with those of earlier calls, and record them and the training images of each class."""
+        """Compare the flags and the content of the files with those of earlier calls, and record them.
+
+        The training images of each class are recorded for the report.
+        """
         path, settings = os.path.join(self.folder, SETTINGS), {name: getattr(self.args, name) for name in DECIDES}
-        counts = {data.name: data.class_count for data in sets}
+        counts, hashes = {data.name: data.class_count for data in sets}, {data.name: data.sha256() for data in sets}
+        hashes |= sha256_of_files(self.args)
         os.makedirs(self.folder, exist_ok=True)
         with lock_of(self.folder):
-            saved = json.loads(read_text(path)) if os.path.exists(path) else settings | {'sets': {}}
+            saved = json.loads(read_text(path)) if os.path.exists(path) else settings | {'sets': {}, 'sha256': {}}
+            if 'sha256' not in saved:
+                raise InputError(f'{path} is of an older version, which did not record the SHA-256 of the data: use another --name')
             if changed := [f'--{name} {saved[name]}' for name in DECIDES if saved[name] != settings[name]]:
                 raise InputError(f"{self.folder} was made with {', '.join(changed)}: use the same flags or another --name")
-            if others := [name for name in counts if saved['sets'].get(name, counts[name]) != counts[name]]:
-                raise InputError(f"{self.folder} was made with other training images of {', '.join(others)}: use another --name")
-            write_text(path, json.dumps(settings | {'sets': saved['sets'] | counts}, indent=1) + '\n')
+            if others := [name for name in hashes if saved['sha256'].get(name, hashes[name]) != hashes[name]]:
+                raise InputError(f"{self.folder} was made with other contents of {', '.join(others)}: restore them or use another --name")
+            record = settings | {'sets': saved['sets'] | counts, 'sha256': saved['sha256'] | hashes}
+            write_text(path, json.dumps(record, indent=1) + '\n')
 
     def trainings(self, task):
         """-> the `Training`s of a task, in order. The last one is tested."""

@@ -12,6 +12,7 @@ Example:
 
   python -m benchmarks.study_sets data/real data/study
 """
+import hashlib
 import os
 import shutil
 import tempfile
@@ -56,6 +57,10 @@ class StudySet(NamedTuple):
 
     def csv(self, split: str) -> str:
         return os.path.join(self.folder, f'{split}.csv')
+
+    def sha256(self) -> str:
+        """-> one SHA-256 for the three csvs, that of their hashes"""
+        return hashlib.sha256(' '.join(file_sha256(self.csv(split)) for split in SPLITS).encode()).hexdigest()
 
     @property
     def images(self) -> str:
@@ -149,6 +154,9 @@ def write_sets(source, target, names=tuple(SOURCES)):
         raise InputError(f"{source} has none of the sets {', '.join(names)}: python -m benchmarks.study_sets --help lists the files")
     os.makedirs(target, exist_ok=True)
     new = [name for name in found if not os.path.exists(os.path.join(target, name))]
+    for name in found:
+        if name not in new:
+            print(f'* {name}: kept, it exists')
     for folder in dict.fromkeys(SOURCES[name].folder for name in new):
         collection = os.path.join(source, folder)
         with tempfile.TemporaryDirectory(dir=target, prefix='.') as temporary:  # a set is renamed when it is complete

@@ -154,5 +154,6 @@ def draw(folder):
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(os.path.join(images, f'{image_id}.jpg'))
         table = pd.DataFrame({'image_id': ids, 'patient_id': ids, 'name': [f'class {label}' for label in labels], 'label': labels})
         table.to_csv(os.path.join(collection, getattr(source, split)), index=False)
+    torch.manual_seed(0)  # a resumed study needs the same weights
     torch.save(get_arch(TOY_PLAN.model_name, 10).model.state_dict(), os.path.join(folder, 'weights', WEIGHTS))
     return folder

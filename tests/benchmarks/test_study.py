@@ -17,6 +17,7 @@ from benchmarks.gpu import decode
 from benchmarks.gpu import study as study_stage
 from benchmarks.gpu.checks import Skip, Stage
 from benchmarks.study_methods import METHODS, NO_METHOD, ONE_STAGE, PRETRAINED, TWO_STAGE, slug_of
+from benchmarks.study_sets import SPLITS
 from tests.factories import write_images
 from train_lt_mxp import get_parser as get_train_parser
 from utils.common import InputError, Interrupted
@@ -292,12 +293,53 @@ def test_results_from_other_flags_are_an_error(tiny, tmp_path, monkeypatch):
         tiny_study(tiny, '--lr', '0.002')
 
 
-def test_results_of_another_set_of_the_same_name_are_an_error(images, tmp_path, monkeypatch):
+@pytest.mark.parametrize('split', SPLITS)
+def test_a_changed_csv_is_an_error(images, tmp_path, monkeypatch, split):
+    """The labels are permuted, so each class has as many images as before."""
     monkeypatch.chdir(tmp_path)
     tiny_study(images)
-    write_images(images, {'train': (4, 2)})
-    with pytest.raises(InputError, match='was made with other training images of set: use another --name'):
+    rows = pd.read_csv(images / f'{split}.csv')
+    rows.assign(name=np.roll(rows.name, 1), label=np.roll(rows.label, 1)).to_csv(images / f'{split}.csv', index=False)
+    with pytest.raises(InputError, match='results/study was made with other contents of set: restore them or use another --name'):
         tiny_study(images)
+
+
+@pytest.mark.parametrize(('flag', 'value'), [('--init', 'weights.pth'), ('--model_name', 'net.py:build')])
+def test_a_changed_file_of_weights_or_of_the_network_is_an_error(tiny, tmp_path, monkeypatch, flag, value):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / value.removesuffix(':build')
+    file.write_text('old')
+    tiny_study(tiny, flag, value)
+    file.write_text('new')
+    with pytest.raises(InputError, match=f'was made with other contents of {flag} {value}: '):
+        tiny_study(tiny, flag, value)
+
+
+def test_another_set_does_not_replace_the_record_of_the_first(images, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_study(images)
+    tiny_study(tiny)
+    write_images(images, {'val': (4, 2)})
+    with pytest.raises(InputError, match='other contents of set: '):
+        tiny_study(images)
+
+
+def test_both_ways_to_write_a_size_are_the_same_setting(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tiny_study(tiny, '--im_size', '32').args.im_size == tiny_study(tiny, '--im_size', '32,32').args.im_size
+
+
+def test_a_malformed_size_is_an_error(tiny, capsys):
+    with pytest.raises(SystemExit):
+        tiny_study(tiny, '--im_size', 'large')
+    assert 'argument --im_size: expected one size or height,width in pixels' in capsys.readouterr().err
+
+
+def test_settings_of_an_older_version_are_an_error(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / 'results' / 'study' / 'settings.json', '{"sets": {}}')
+    with pytest.raises(InputError, match=r'settings\.json is of an older version'):
+        tiny_study(tiny)
 
 
 def test_two_sets_of_the_same_name_are_an_error(tiny, tmp_path, monkeypatch):

@@ -94,6 +94,13 @@ def test_a_set_that_exists_is_kept(source, target):
     assert (target / 'ham' / 'test.csv').read_text() == 'mine' and ids(target / 'ham_small' / 'train.csv') == ['a', 'b']
 
 
+def test_a_set_that_is_kept_is_printed(source, target, capsys):
+    shutil.rmtree(target / 'idrid')
+    capsys.readouterr()
+    write_sets(str(source), str(target), ['idrid', 'ham'])
+    assert [line for line in capsys.readouterr().out.splitlines() if 'kept' in line] == ['* ham: kept, it exists']
+
+
 def test_a_missing_image_leaves_no_set_behind(source, tmp_path):
     os.remove(source / 'idrid' / 'images' / 'c.png')
     with pytest.raises(InputError, match=r'idrid lacks images of its csvs: c$'):
