@@ -95,27 +95,27 @@ class Runner:
 class Queue:
     """Hands out tasks in order to several threads. `items`: pairs of a task and the name of its first training, which tasks may share.
 
-    A task whose first training is going on in another thread is handed out after it, so that no thread has to wait for it.
+    A task whose first training is running in another thread is handed out after it, so that no thread has to wait for it.
     """
 
     def __init__(self, items):
-        self.pending, self.going_on, self.changed = list(items), set(), threading.Condition()
+        self.pending, self.running, self.changed = list(items), set(), threading.Condition()
 
     def take(self):
         """-> (task, name of its first training), None if none is left. The caller must `release` the name after the training."""
         with self.changed:
             while self.pending:
                 for item in self.pending:
-                    if item[1] not in self.going_on:
+                    if item[1] not in self.running:
                         self.pending.remove(item)
-                        self.going_on.add(item[1])
+                        self.running.add(item[1])
                         return item
                 self.changed.wait()
             return None
 
     def release(self, name):
         with self.changed:
-            self.going_on.discard(name)
+            self.running.discard(name)
             self.changed.notify_all()
 
     def clear(self):
