@@ -1,9 +1,11 @@
 """Print the tables of a study as Markdown.
 
-For each set: the mean and standard deviation of the scores over the seeds, and the difference from the baseline. The 95 % interval of this
-difference covers other test images and other seeds. Then the mean rank of each method over all sets and seeds. The scores come from
-study.csv in the folder, and the intervals from the predictions beside it. --table prints the tables without intervals from a study.csv
-alone.
+For each set: the mean and standard deviation of the scores over the seeds, and the difference from the baseline over the seeds that both
+have. The 95 % interval of this difference covers other test images and other seeds. With a single seed it covers test images only, which a
+star marks. Then the mean rank of each method over the pairs of set and seed that all methods have.
+
+The scores come from study.csv in the folder, and the intervals from the predictions beside it. --table prints the tables without intervals
+from a study.csv alone.
 
 Examples:
 
@@ -24,11 +26,11 @@ import pandas as pd
 from utils.cli import say_next, script_parser
 from utils.common import counted, read_text, run_script
 from utils.prediction.predictions import read_labelled
-from utils.statistics.bootstrap import bootstrap_figures
+from utils.statistics.bootstrap import bootstrap_figures, combine
 from utils.statistics.folds import mean_over_seeds
 from utils.statistics.tables import to_markdown
 
-from .study_methods import BASELINE
+from .study_methods import BASELINE, POST_HOC
 from .study_table import NAME, SCORES, SETTINGS, key_of, predictions_of, read_table
 
 RANKED = ('bacc', 'mcc', 'f1', 'auc', 'nll')
@@ -73,33 +75,65 @@ def score_rows(table):
 
 
 def read_figures(folder, table, draws=1000):
-    """-> {method: [BootstrapResult of each seed]} for the rows `table` of one set. All files have the same resamples."""
+    """-> {method: {seed: BootstrapResult}} for the rows `table` of one set. All files have the same resamples."""
     counts, found = json.loads(read_text(os.path.join(folder, SETTINGS)))['sets'], {}
     for name, method, seed in table[['set', 'method', 'seed']].itertuples(index=False):
         predictions = read_labelled(predictions_of(folder, name, method, seed))
-        found.setdefault(method, []).extend(bootstrap_figures([predictions], draws, class_count=counts[name]))
+        found.setdefault(method, {})[seed], = bootstrap_figures([predictions], draws, class_count=counts[name])
     return found
 
 
-def difference(runs, baseline, score):
-    """-> (difference of the means over seeds, `runs` minus `baseline`; low; high), as in `mean_over_seeds`"""
-    cell = mean_over_seeds([[runs], [baseline]], (1, -1)).cell(key_of(score))
-    return cell['value'], cell['low'], cell['high']
+def common_seeds(figures, method):
+    """-> the seeds that both `method` and BASELINE have. `figures`: see `read_figures`"""
+    return sorted(figures[method].keys() & figures[BASELINE].keys())
 
 
-def shown_difference(score, value, low, high):
-    """-> a difference with its interval as text; without the interval if it is undefined"""
-    return shown(score, value, '+') + ('' if low is None else f" [{shown(score, low, '+')}, {shown(score, high, '+')}]")
+def difference(figures, method):
+    """-> `BootstrapResult` of `method` minus BASELINE, as means over their `common_seeds`
+
+    A post-hoc correction of BASELINE has the networks of BASELINE, so the difference is taken within each seed. All other methods have
+    trainings of their own, which are independent of those of BASELINE even with the same seeds.
+    """
+    runs, baseline = ([figures[name][seed] for seed in common_seeds(figures, method)] for name in (method, BASELINE))
+    if POST_HOC.get(method, (method,))[0] == BASELINE:
+        return mean_over_seeds([[[combine(pair, (1, -1)) for pair in zip(runs, baseline, strict=True)]]])
+    return mean_over_seeds([[runs], [baseline]], (1, -1))
+
+
+def shown_difference(score, cell):
+    """-> a difference with its interval as text; without the interval if it is undefined. `cell`: see `BootstrapResult.cell`"""
+    ends = '' if cell['low'] is None else f" [{shown(score, cell['low'], '+')}, {shown(score, cell['high'], '+')}]"
+    return shown(score, cell['value'], '+') + ends
 
 
 def difference_rows(figures):
-    """-> rows of the differences from BASELINE, the largest gain in balanced accuracy first. `figures`: see `read_figures`"""
-    differences = {method: [difference(runs, figures[BASELINE], score) for score in COMPARED]
-                   for method, runs in figures.items() if method != BASELINE}
-    rows = [['method', *(f'{SCORES[score]} [95 %]' for score in COMPARED)]]
-    for method in sorted(differences, key=lambda m: -differences[m][0][0]):
-        rows.append([method, *(shown_difference(score, *cell) for score, cell in zip(COMPARED, differences[method], strict=True))])
+    """-> rows of the differences from BASELINE, the largest gain in balanced accuracy first. `figures`: see `read_figures`
+
+    Methods without a seed of BASELINE are left out. A star beside the number of seeds marks intervals that cover test images only.
+    """
+    results = {method: difference(figures, method) for method in figures if method != BASELINE and common_seeds(figures, method)}
+    rows = [['method', 'seeds', *(f'{SCORES[score]} [95 %]' for score in COMPARED)]]
+    for method, result in sorted(results.items(), key=lambda item: -item[1].values[key_of('bacc')]):
+        seeds = f"{len(common_seeds(figures, method))}{'' if result.with_seeds else '*'}"
+        rows.append([method, seeds, *(shown_difference(score, result.cell(key_of(score))) for score in COMPARED)])
     return rows
+
+
+def difference_section(figures):
+    """-> [caption, table] of the differences from BASELINE, empty if there are none. `figures`: see `read_figures`"""
+    header, *rows = difference_rows(figures)
+    if not rows:
+        return []
+    star = ' (*: one seed, so the interval covers test images only)' if any('*' in seeds for _, seeds, *_ in rows) else ''
+    return [f'Difference from {BASELINE} over the seeds of both{star}:', to_markdown([header, *rows])]
+
+
+def rank_section(table):
+    """-> [heading, table] of the mean ranks, or the reason why there are none"""
+    pairs = len(complete(table).groupby(['set', 'seed']))
+    if not pairs:
+        return ['## Mean ranks', 'No pair of set and seed has all methods yet.']
+    return [f"## Mean ranks over {counted(pairs, 'pair')} of set and seed", to_markdown(rank_rows(table))]
 
 
 def markdown(table, folder=None):
@@ -107,10 +141,9 @@ def markdown(table, folder=None):
     parts = []
     for name, rows in table.groupby('set', sort=False):
         parts += [f'## {name}', to_markdown(score_rows(rows))]
-        if folder and BASELINE in rows.method.values and rows.method.nunique() > 1:
-            parts += [f'Difference from {BASELINE}:', to_markdown(difference_rows(read_figures(folder, rows)))]
-    pairs = counted(len(complete(table).groupby(['set', 'seed'])), 'pair')
-    return '\n\n'.join([*parts, f'## Mean ranks over {pairs} of set and seed', to_markdown(rank_rows(table))]) + '\n'
+        if folder and BASELINE in rows.method.values:
+            parts += difference_section(read_figures(folder, rows))
+    return '\n\n'.join([*parts, *rank_section(table)]) + '\n'
 
 
 def get_parser():

@@ -5,14 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import rankdata
+from scipy import stats
 from sklearn import metrics as sk
 
 from benchmarks import study_report
 from benchmarks.study_report import complete, difference, markdown, mean_ranks, read_figures, score_rows, shown_difference
-from benchmarks.study_table import add_row, predictions_of, read_table, scores_of
+from benchmarks.study_table import add_row, key_of, predictions_of, read_table, scores_of
 from tests.factories import ROOT
 from utils.common import InputError
+from utils.statistics.bootstrap import BootstrapResult
 
 COUNT = [150, 40, 5]  # training images: one class in each shot group
 SETS, METHODS, SEEDS = ('skin', 'eyes'), ('CE', 'BSCE', 'CE, cRT'), (0, 1, 2)
@@ -98,7 +99,7 @@ def test_mean_ranks_equal_those_of_scipy(table):
     for score in study_report.RANKED:
         sign = 1 if score == 'nll' else -1
         scores = table.pivot_table(index=['set', 'seed'], columns='method', values=score)
-        expected = np.mean([rankdata(sign * row) for row in scores.to_numpy()], axis=0)
+        expected = np.mean([stats.rankdata(sign * row) for row in scores.to_numpy()], axis=0)
         assert ranks.loc[scores.columns, score].to_numpy() == pytest.approx(expected)
 
 
@@ -134,15 +135,66 @@ def test_the_difference_is_that_of_the_means_over_the_seeds(folder, table):
     skin = table[table.set == 'skin']
     figures = read_figures(str(folder), skin, draws=50)
     means = skin.groupby('method').nll.mean()
-    value, low, high = difference(figures['BSCE'], figures['CE'], 'nll')
-    assert value == pytest.approx(means['BSCE'] - means['CE'], abs=1e-5) and low < value < high
+    cell = difference(figures, 'BSCE').cell(key_of('nll'))
+    assert cell['value'] == pytest.approx(means['BSCE'] - means['CE'], abs=1e-5) and cell['low'] < cell['value'] < cell['high']
+
+
+def figures_of(scores, noise=0.):
+    """{method: {seed: score}} -> what `read_figures` returns, with this value of all scores. `noise`: standard error by the images"""
+    rng, keys = np.random.default_rng(0), [key_of(score) for score in study_report.COMPARED]
+    return {method: {seed: BootstrapResult(dict.fromkeys(keys, value), {key: value + noise * rng.normal(size=4001) for key in keys},
+                                           dict.fromkeys(keys, 90), {}) for seed, value in of_method.items()}
+            for method, of_method in scores.items()}
+
+
+BASE, OTHER = {0: .41, 1: .52, 2: .66}, {0: .46, 1: .56, 2: .72}  # two methods; most of the spread over the seeds is the same
+
+
+def test_a_post_hoc_correction_is_compared_within_each_seed():
+    cell = difference(figures_of({'CE': BASE, 'CE + logit adjustment': OTHER}), 'CE + logit adjustment').cell(key_of('bacc'))
+    expected = stats.ttest_rel([*OTHER.values()], [*BASE.values()]).confidence_interval()
+    assert (cell['low'], cell['high']) == pytest.approx((expected.low, expected.high), rel=.02)
+
+
+@pytest.mark.parametrize('method', ['BSCE', 'CE, cRT', 'CE, BSCE'])
+def test_seeds_of_a_method_with_its_own_trainings_are_independent_of_the_baseline(method):
+    cell = difference(figures_of({'CE': BASE, method: OTHER}), method).cell(key_of('bacc'))
+    expected = stats.ttest_ind([*OTHER.values()], [*BASE.values()], equal_var=False).confidence_interval()
+    assert (cell['low'], cell['high']) == pytest.approx((expected.low, expected.high), rel=.02)
+
+
+@pytest.mark.parametrize('method', ['BSCE', 'CE + tau-norm'])
+def test_a_difference_is_over_the_seeds_of_both(method):
+    figures = figures_of({'CE': {0: .4, 1: .5, 5: .9}, method: {1: .53, 5: .9, 7: 0.}})
+    assert difference(figures, method).values[key_of('bacc')] == pytest.approx((.53 + .9 - .5 - .9) / 2)
+
+
+def test_a_star_marks_intervals_that_cover_test_images_only():
+    figures = figures_of({'CE': {0: .4, 1: .5}, 'BSCE': {0: .5, 1: .61}, 'CE + tau-norm': {1: .5, 2: .6}}, noise=.01)
+    header, *rows = study_report.difference_rows(figures)
+    assert header[1] == 'seeds' and [row[:2] for row in rows] == [['BSCE', '2'], ['CE + tau-norm', '1*']]
+    assert study_report.difference_section(figures)[0].endswith('(*: one seed, so the interval covers test images only):')
+
+
+def test_no_star_is_explained_if_there_is_none():
+    assert study_report.difference_section(figures_of({'CE': BASE, 'BSCE': OTHER}))[0] == 'Difference from CE over the seeds of both:'
+
+
+def test_methods_without_a_seed_of_the_baseline_have_no_difference():
+    assert study_report.difference_section(figures_of({'CE': {0: .4}, 'BSCE': {1: .5}})) == []
+
+
+def test_missing_ranks_are_explained(table):
+    partial = table[((table.method == 'CE') & (table.seed == 0)) | ((table.method == 'BSCE') & (table.seed == 1))]
+    assert markdown(partial).endswith('## Mean ranks\n\nNo pair of set and seed has all methods yet.\n')
 
 
 @pytest.mark.parametrize(('cell', 'text'), [
     (('bacc', .012, -.01, .034), '+1.2 [-1.0, +3.4]'), (('nll', .012, -.01, .034), '+0.01 [-0.01, +0.03]'),
     (('bacc', .012, None, None), '+1.2')])
 def test_the_text_of_a_difference(cell, text):
-    assert shown_difference(*cell) == text
+    score, *ends = cell
+    assert shown_difference(score, dict(zip(('value', 'low', 'high'), ends, strict=True))) == text
 
 
 def test_the_tables_of_a_csv_are_those_of_its_folder_without_differences(folder, table, monkeypatch, capsys):
