@@ -128,7 +128,7 @@ def test_flags_of_methods():
                            ('--mixing mixup --mix_alpha 0', '--mix_alpha must be positive'), ('--ema 1', '--ema must lie'),
                            ('--grow_from 0', '--grow_from must lie'), ('--grow_from 1.5', '--grow_from must lie'),
                            ('--grow_from nan', '--grow_from must lie'),
-                           ('--trainable scale', 'use it in stage two'),
+                           ('--trainable scale', 'is for stage two'),
                            ('--trainable scale --loss_fn LDAM --pretrained_weights x', 'needs a cosine classifier')):
         with pytest.raises(InputError, match=message):
             args_of(flags)
