@@ -1,30 +1,33 @@
-"""Initial weights from a file (--init PATH), in the forms in which others publish networks: RETFound, MAE, DINO, MoCo, timm, ...
+"""Initial weights from a file (--init PATH), in the forms in which networks are published: RETFound, MAE, DINO, MoCo, timm, ...
 
 Such a file may contain more than the network, such as the decoder of a pre-training or another classifier, and its tensors may have other
 names. timm renames them and resizes position embeddings. Every tensor of the network must then be in the file, except for the
-classifier and a norm of pooled features. Anything unknown in the file is an error.
+classifier and a norm of pooled features. Anything unknown in the file, or lost when timm converts it, is an error.
 """
-import contextlib
-import io
-import math
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from torch import nn
 
+from models.timm_conversion import describe_resized, get_converter, get_lost
 from models.weights import describe_misfit
-from models.weights_file import State, WeightsFile, read_weights_file
+from models.weights_file import State, read_weights_file
 from utils.common import InputError, counted
 
 PREFIXES = ('module.', '_orig_mod.', 'model.', 'teacher.', 'backbone.', 'encoder.', 'base_encoder.', 'encoder_q.')
 # Names that may be left out: what only a pre-training needs, and classifiers
 PRETRAINING = re.compile(
-    r'(mask_token|decoder\w*|dino_head|ibot_head|student|momentum_encoder|encoder_k|queue\w*|predictor|projector)(\.|$)')
-CLASSIFIER = re.compile(r'(heads?|head_dist|fc|classifier)\.')
-PATCHES, POSITIONS = 'patch_embed.proj.weight', 'pos_embed'
+    r'(mask_token|decoder\w*|dino_head|ibot_head|lm_head|student|momentum_encoder|encoder_k|queue\w*|predictor|projectors?|'
+    r'projection_head|prototypes|local_cls_norm|text|logit_scale|logit_bias)(\.|$)')
+CLASSIFIER = re.compile(r'(heads?|head_dist|fc|classifier|pre_logits)\.')
+# Tensors that follow from the settings of a network. Its code computes them.
+CONSTANT = re.compile(
+    r'(.+\.)?(rope_embed\.periods|rope\.freqs_(sin|cos)|bias_mask|attn_mask|relative_coords_table|relative_position_index)$')
+ADVICE = {  # for a part that all unknown names have
+    'fc_norm.': "its network has average pooling: build one with global_pool='avg' (docs/training.md)",
+    '.attn.qkv.bias': 'its attention has biases: use the --model_name that ends in _qkvb (docs/training.md)'}
 
 
 class Fit(NamedTuple):
@@ -33,18 +36,24 @@ class Fit(NamedTuple):
     loaded: list[str]
     left_out: list[str]  # of the file
     new: list[str]  # of the network
-    wrong: list[str]  # of the network: missing in the file, or of another shape
-    strange: list[str]  # of the file: unknown
+    misfits: list[str]  # of the network: missing in the file, or of another shape
+    unknown: list[str]  # of the file: not in the network, or lost in the conversion
     resized: list[str]  # which embeddings timm resized, in words
     head: str  # name of the classifier
+    entry: str  # of the file, if several contain weights
 
     @property
     def new_classifier(self) -> bool:
         return any(name.startswith(f'{self.head}.') for name in self.new)
 
+    @property
+    def n_problems(self) -> int:
+        return len(self.misfits) + len(self.unknown)
+
     def describe(self) -> str:
+        loaded = f"{counted(len(self.loaded), 'tensor')} loaded" + (f" from '{self.entry}'" if self.entry else '')
         groups = [f'{what}: {self._groups(names)}' for what, names in (('left out', self.left_out), ('new', self.new)) if names]
-        return '; '.join([f"{counted(len(self.loaded), 'tensor')} loaded", *groups, *self.resized])
+        return '; '.join([loaded, *groups, *self.resized])
 
     def _groups(self, names: list[str]) -> str:
         """['mask_token', 'decoder_embed.weight', 'decoder_embed.bias'] -> 'mask_token (1 tensor), decoder (2 tensors)'"""
@@ -59,77 +68,61 @@ def load_file(model: nn.Module, path: str, new_classifier: bool = False) -> Fit:
     The classifier is loaded as a whole or not at all. With `new_classifier`, it is never loaded. Raises `InputError` if the file cannot be
     read or does not fit.
     """
-    file = read_weights_file(path)
-    fits = [_fit(model, given, state, new_classifier=new_classifier) for given, state in _forms(model, file)]
-    fit = min(fits, key=lambda fit: len(fit.wrong) + len(fit.strange))
-    if fit.wrong or fit.strange:
-        pooled = any(name.startswith('fc_norm.') for name in fit.strange)
-        raise InputError(describe_misfit(model.state_dict(), fit.state, path, wrong=fit.wrong, strange=fit.strange) + (
-            "; its network has average pooling: build one with global_pool='avg' (docs/training.md)" if pooled else ''))
+    fits = []
+    for fit in _fits(model, path, new_classifier):
+        fits.append(fit)
+        if not fit.n_problems:
+            break
+    fit = min(fits, key=lambda fit: fit.n_problems)
+    if fit.n_problems:
+        problem = describe_misfit(model.state_dict(), fit.state, path, misfits=fit.misfits, unknown=fit.unknown)
+        raise InputError('; '.join([problem, *_advice(fit.unknown)]))
     model.load_state_dict({name: fit.state[name] for name in fit.loaded}, strict=False)
     return fit
 
 
-def _forms(model: nn.Module, file: WeightsFile) -> Iterator[tuple[State, State]]:
-    """Yield pairs (weights by their names in the file, weights by those of `model`): with all prefixes, then with one less each time. The
-    names of `model` are those that timm converts to, or the same as in the file."""
-    convert = _timm_filter(model)
-    if convert and file.im_size:
-        model.pretrained_model_args = {'img_size': file.im_size}  # type: ignore[assignment]  # from here timm takes the old image size
-    given: State | None = file.state
-    while given is not None:
-        converted = None
-        if convert:
-            # It raises various errors for weights of other networks, and prints for DINOv3.
-            with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
-                converted = convert(dict(given), model)
-        yield from ((given, state) for state in (converted, given) if state is not None)
-        given = _without_prefix(given)
+def _advice(unknown: list[str]) -> list[str]:
+    return [advice for part, advice in ADVICE.items() if unknown and all(part in name for name in unknown)]
 
 
-def _timm_filter(model: nn.Module) -> Callable[[State, nn.Module], State] | None:
-    """Return timm's function that converts published weights for networks such as `model`, if there is one."""
-    module = next((cls.__module__ for cls in type(model).__mro__ if cls.__module__.startswith('timm.models.')), None)
-    return getattr(sys.modules[module], 'checkpoint_filter_fn', None) if module else None
+def _fits(model: nn.Module, path: str, new_classifier: bool) -> Iterator[Fit]:
+    """Yield the fit of the weights in `path` with all prefixes, then with one less each time: as timm converts them, and as they are."""
+    file = read_weights_file(path)
+    convert = get_converter(model, file.im_size)
+    for given in _without_prefixes(file.state, path):
+        if converted := convert(given):
+            fit = _fit(model, converted, get_lost(convert, given, converted), new_classifier)
+            yield fit._replace(resized=describe_resized(model, given, converted), entry=file.entry)
+        yield _fit(model, given, [], new_classifier)._replace(entry=file.entry)
 
 
-def _without_prefix(state: State) -> State | None:
-    """Remove the prefix that all names have, apart from those that may be left out. None if there is no such prefix in PREFIXES."""
-    names = [name for name in state if not PRETRAINING.match(name) and not CLASSIFIER.match(name)]
-    for prefix in PREFIXES:
-        if names and all(name.startswith(prefix) for name in names):
-            return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return None
+def _without_prefixes(state: State, path: str) -> Iterator[State]:
+    """Yield `state` of the file `path`, and again each time after removing a prefix of all names, apart from those that may be left out."""
+    while True:
+        yield state
+        names = [name for name in state if not PRETRAINING.match(name) and not CLASSIFIER.match(name)]
+        prefix = next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), None)
+        if prefix is None:
+            return
+        twice = [name for name in state if prefix + name in state]
+        if twice:
+            raise InputError(f'{path} contains both {prefix}{twice[0]} and {twice[0]}: save its state dict without one of them')
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
-def _fit(model: nn.Module, given: State, state: State, *, new_classifier: bool) -> Fit:
-    """Compare `state`, which are the weights `given` after conversion, with the tensors of `model`."""
+def _fit(model: nn.Module, state: State, lost: list[str], new_classifier: bool) -> Fit:
+    """Compare the weights `state` with the tensors of `model`. lost: names of further weights in the file."""
     own, head = model.state_dict(), cast(str, model.classifier_name)
     fitting = {name for name in own if name in state and state[name].shape == own[name].shape}
     of_head = [name for name in own | state if name.startswith(f'{head}.')]
     pooled_norm = [name for name in own if name.startswith('fc_norm.') and name not in state]  # used instead of 'norm'
     new = pooled_norm + [name for name in of_head if name in own and (new_classifier or not fitting.issuperset(of_head))]
+    uncounted = not any(name.endswith('.num_batches_tracked') for name in state)  # files of torch before 0.4.1
 
-    left_out = [name for name in given | state if name not in own and PRETRAINING.match(name)]
-    left_out += [name for name in state if (name not in own or name in new) and (
-        name in of_head or CLASSIFIER.match(name) or (pooled_norm and name.startswith('norm.')))]
-    return Fit(state, [name for name in own if name in fitting and name not in new], left_out, new, head=head,
-               wrong=[name for name in own if name not in fitting and name not in new],
-               strange=[name for name in state if name not in own and name not in left_out],
-               resized=_resized(model, given, state))
-
-
-def _resized(model: nn.Module, given: State, state: State) -> list[str]:
-    """Describe how timm has resized the embeddings of the patches and of their positions."""
-    grid = getattr(getattr(model, 'patch_embed', None), 'grid_size', None)
-    if not grid or not all(name in weights for name in (PATCHES, POSITIONS) for weights in (given, state)):
-        return []
-    kernel, new_kernel = (tuple(weights[PATCHES].shape[2:]) for weights in (given, state))
-    if given[POSITIONS] is state[POSITIONS]:
-        old_grid = tuple(grid)
-    elif size := getattr(model, 'pretrained_model_args', {}).get('img_size'):
-        old_grid = size[0] // kernel[0], size[1] // kernel[1]
-    else:  # timm takes it for a square, and few of the tokens are not patches
-        old_grid = 2 * (math.isqrt(given[POSITIONS].shape[1]),)
-    pairs = ('patch', kernel, new_kernel), ('position', old_grid, tuple(grid))
-    return ['{} embedding resized from {}x{} to {}x{}'.format(what, *old, *new) for what, old, new in pairs if old != new]
+    extra = lost + [name for name in state if name not in own or name in new]
+    left_out = [name for name in extra if name in of_head or CLASSIFIER.match(name) or PRETRAINING.match(name)
+                or (pooled_norm and name.startswith('norm.'))]
+    return Fit(state, [name for name in own if name in fitting and name not in new], left_out, new, head=head, entry='', resized=[],
+               misfits=[name for name in own if name not in fitting and name not in new
+                        and not (uncounted and name.endswith('.num_batches_tracked'))],
+               unknown=[name for name in extra if name not in left_out and not CONSTANT.match(name)])

@@ -51,18 +51,18 @@ def init_classifier(model: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
-def describe_misfit(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor], source: str, *, wrong: list[str],
-                    strange: list[str]) -> str:
+def describe_misfit(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor], source: str, *, misfits: list[str],
+                    unknown: list[str]) -> str:
     """Say why `state` of the file `source` does not fit a network with the tensors `own`: the first key, and how many there are.
 
-    wrong: names of the network that the file lacks or has in another shape. strange: names of the file that the network lacks.
+    misfits: names of the network that the file lacks or has in another shape. unknown: names of the file that the network lacks.
     """
-    name = (wrong or strange)[0]
-    what = ('is missing' if name not in state else 'is unknown to the network' if name not in own else
+    name = (misfits or unknown)[0]
+    what = ('is unknown to the network' if not misfits else 'is missing' if name not in state else
             f'has shape {tuple(state[name].shape)} instead of {tuple(own[name].shape)}')
-    names = f'; unknown: {preview(strange, 3)}' if strange not in ([], [name]) else ''
-    return (f'{source} does not fit the network: {name} {what} ({len(wrong)} of its {len(own)} tensors '
-            f'do not fit, {len(strange)} of the {len(state)} in the file are unknown){names}')
+    names = f'; unknown: {preview(unknown, 3)}' if unknown not in ([], [name]) else ''
+    return (f'{source} does not fit the network: {name} {what} ({len(misfits)} of its {len(own)} tensors '
+            f'do not fit, {len(unknown)} of the {len({*state, *unknown})} in the file are unknown){names}')
 
 
 def check_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str, skip_classifier_of_other_size: bool = False) -> list[str]:
@@ -74,10 +74,10 @@ def check_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str,
     own, head = model.state_dict(), cast(str, model.classifier_name) + '.'
     skipped = [name for name in own if skip_classifier_of_other_size and name.startswith(head)
                and (name not in state or state[name].shape != own[name].shape)]
-    wrong = [name for name in own if name not in skipped and (name not in state or state[name].shape != own[name].shape)]
-    strange = [name for name in state if name not in own and not (skipped and name.startswith(head))]
-    if wrong or strange:
-        raise InputError(describe_misfit(own, state, source, wrong=wrong, strange=strange))
+    misfits = [name for name in own if name not in skipped and (name not in state or state[name].shape != own[name].shape)]
+    unknown = [name for name in state if name not in own and not (skipped and name.startswith(head))]
+    if misfits or unknown:
+        raise InputError(describe_misfit(own, state, source, misfits=misfits, unknown=unknown))
     return skipped
 
 

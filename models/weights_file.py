@@ -9,13 +9,19 @@ import torch
 from utils.common import InputError, preview
 
 State = dict[str, torch.Tensor]
-WRAPPERS = ('state_dict', 'model', 'teacher', 'student')  # keys of a checkpoint that may hold the state dict
+# Keys of a checkpoint that may hold the state dict, those of averaged weights first
+ENTRIES = ('state_dict_ema', 'model_ema', 'teacher', 'target_encoder', 'state_dict', 'model', 'student', 'encoder')
 
 
 class WeightsFile(NamedTuple):
-    """The weights in a file. im_size: (height, width) of the training images, which checkpoints of this project contain."""
+    """The weights in a file.
+
+    im_size: (height, width) of the training images, which checkpoints of this project contain. entry: key of the weights, if the file also
+    has others.
+    """
     state: State
     im_size: tuple[int, int] | None = None
+    entry: str = ''
 
 
 def read_weights_file(path: str) -> WeightsFile:
@@ -26,14 +32,15 @@ def read_weights_file(path: str) -> WeightsFile:
         content = _read(path)
     except Exception as err:  # a damaged file raises one of many types of errors
         raise InputError(f'{path} cannot be read as a state dict: {_problem(path)}') from err
-    state = content
-    for wrapper in WRAPPERS:
-        state = state.get(wrapper, state) if isinstance(state, dict) else state
+    state, entry = content, ''
+    while isinstance(state, dict) and (found := [key for key in ENTRIES if isinstance(state.get(key), dict) and state[key]]):
+        state, entry = state[found[0]], found[0] if len(found) > 1 else entry
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f'{path} does not contain a state dict (a dictionary of tensors)')
+        keys = f'a dictionary with the keys {preview([*state])}' if isinstance(state, dict) else f'of type {type(state).__name__}'
+        raise InputError(f'{path} does not contain a state dict (a dictionary of tensors): it is {keys}; save its state dict alone')
     im_size = content.get('im_size')
     is_size = isinstance(im_size, (list, tuple)) and len(im_size) == 2 and all(isinstance(n, int) for n in im_size)
-    return WeightsFile(state, tuple(im_size) if is_size else None)
+    return WeightsFile(state, tuple(im_size) if is_size else None, entry)
 
 
 def _read(path: str) -> Any:

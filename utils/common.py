@@ -29,8 +29,11 @@ class InputError(ValueError):
     """An error that the user can fix (in a file, a flag, a label). It is shown as one message without a traceback."""
 
 
-class Interrupted(Exception):
-    """The program was asked to end by the signal `number`. `saved` tells the user what is saved and how to continue."""
+class Interrupted(BaseException):
+    """The program was asked to end by the signal `number`. `saved` tells the user what is saved and how to continue.
+
+    As with KeyboardInterrupt, `except Exception` must not catch it.
+    """
 
     def __init__(self, number: int, saved: str = ''):
         super().__init__(signal.Signals(number).name)

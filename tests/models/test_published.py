@@ -96,7 +96,7 @@ def test_mae_equals_timm(save, size):
 def test_the_parts_of_a_file_are_reported(save):
     fit = load_file(network(img_size=256), save(mae_file()[1]))
     assert fit.describe() == ('30 tensors loaded; left out: mask_token (1 tensor), decoder (3 tensors); new: head (2 tensors); '
-                              'position embedding resized from 14x14 to 16x16')
+                              'position embedding resized to 16x16')
 
 
 def test_mae_with_average_pooling(save):
@@ -105,7 +105,7 @@ def test_mae_with_average_pooling(save):
     model = network(global_pool='avg')
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fit = load_file(model, save(content))
-    assert 'left out: mask_token (1 tensor), decoder (3 tensors), norm (2 tensors); new: fc_norm (2 tensors), head (2' in fit.describe()
+    assert 'left out: mask_token (1 tensor), norm (2 tensors), decoder (3 tensors); new: fc_norm (2 tensors), head (2' in fit.describe()
     assert_kept(model, before, 'fc_norm')
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items() if name not in fit.new)
 
@@ -128,7 +128,7 @@ def test_dinov2_equals_timm(save, name, size):
     weights, model = dino2_file(name == DINO2_REG), network(name, img_size=size)
     fit = load_file(model, save(weights))
     assert_same_features(model, loaded_by_timm(name, weights, img_size=size), size)
-    resized = f'; position embedding resized from 37x37 to {size[0] // 14}x{size[1] // 14}' if size[0] < 518 else ''
+    resized = f'; position embedding resized to {size[0] // 14}x{size[1] // 14}' if size[0] < 518 else ''
     assert fit.describe() == f'{len(fit.loaded)} tensors loaded; left out: mask_token (1 tensor); new: head (2 tensors){resized}'
 
 
@@ -246,7 +246,7 @@ def test_the_grid_of_positions_follows_the_image_size_of_a_checkpoint(save):
     same, other = network(img_size=(112, 448)), network(img_size=(128, 256))
     assert 'resized' not in load_file(same, save(content)).describe()
     assert torch.equal(same.pos_embed, weights['pos_embed'])
-    assert load_file(other, save(content)).describe().endswith('position embedding resized from 7x28 to 8x16')
+    assert load_file(other, save(content)).describe().endswith('position embedding resized to 8x16')
     assert torch.equal(other.pos_embed, timm.layers.resample_abs_pos_embed(weights['pos_embed'], (8, 16), (7, 28)))
 
 
@@ -260,4 +260,4 @@ def test_a_rectangle_of_unknown_size_is_kept(save):
 def test_a_patch_embedding_of_another_size_is_reported(save):
     model = network('vit_large_patch14_224')
     assert load_file(model, save(random_weights(MAE))).describe().endswith(
-        'patch embedding resized from 16x16 to 14x14; position embedding resized from 14x14 to 16x16')
+        'patch embedding resized to 14x14; position embedding resized to 16x16')

@@ -18,7 +18,7 @@ STATE = {'a.weight': torch.arange(3.)}
 def test_the_state_dict_is_found(tmp_path, content, archive):
     """Files of torch before version 1.6 are not zip archives."""
     torch.save(content, tmp_path / 'w.pth', _use_new_zipfile_serialization=archive)
-    state, im_size = read_weights_file(str(tmp_path / 'w.pth'))
+    state, im_size, _ = read_weights_file(str(tmp_path / 'w.pth'))
     assert list(state) == ['a.weight'] and torch.equal(state['a.weight'], STATE['a.weight']) and im_size is None
 
 
