@@ -1,5 +1,6 @@
 """Files in the forms of RETFound, DINO, MoCo and others, with small random networks, are compared with what timm loads from them."""
 import argparse
+import signal
 
 import pytest
 import timm
@@ -9,7 +10,7 @@ from torch import nn
 from models.get_model import as_arch, get_arch
 from models.published import load_file
 from tests.tiny_network import NAME, TinyNetwork
-from utils.common import InputError
+from utils.common import InputError, Interrupted
 
 SMALL = {'depth': 2, 'embed_dim': 48, 'num_heads': 3}
 MAE, DINO2, DINO2_REG, DINO3 = ('vit_large_patch16_224.mae', 'vit_small_patch14_dinov2', 'vit_small_patch14_reg4_dinov2',
@@ -140,6 +141,22 @@ def test_dinov3_equals_timm(save, capsys):
     assert printed == ''
 
 
+DINO3_WITHOUT_BIASES = 'vit_small_patch16_dinov3'
+
+
+def test_the_biases_of_dinov3_need_a_network_with_biases(save):
+    with pytest.raises(InputError, match=r'blocks\.0\.attn\.qkv\.bias is unknown .* 2 of the .* the --model_name that ends in _qkvb'):
+        load_file(network(DINO3_WITHOUT_BIASES, img_size=224), save(dino3_file()))
+
+
+def test_biases_of_zero_need_no_network_with_biases(save):
+    """As dinov3_vitl16_pretrain_lvd1689m.pth"""
+    weights = {name: torch.zeros_like(tensor) if name.endswith('qkv.bias') else tensor for name, tensor in dino3_file().items()}
+    model = network(DINO3_WITHOUT_BIASES, img_size=224)
+    assert load_file(model, save(weights)).describe().endswith(' tensors loaded; left out: mask_token (1 tensor); new: head (2 tensors)')
+    assert_same_features(model, loaded_by_timm(DINO3_WITHOUT_BIASES, weights, img_size=224))
+
+
 def test_registers_need_a_network_with_registers(save):
     with pytest.raises(InputError, match='register_tokens is unknown'):
         load_file(network(DINO2), save(dino2_file(registers=True)))
@@ -200,6 +217,75 @@ def test_the_prefixes_of_the_network_itself_stay(save):
 def test_other_differences_are_errors(save, change, message):
     with pytest.raises(InputError, match=rf'w\.pth does not fit the network: {message}'):
         load_file(network(), save(change(random_weights(MAE))))
+
+
+def clip_file():
+    return prefixed('visual.trunk.', random_weights(MAE)) | {'text.token_embedding.weight': torch.randn(7, 4), 'logit_scale': torch.ones(1)}
+
+
+def test_the_text_encoder_of_a_clip_file_is_reported(save):
+    fit = load_file(network(), save(clip_file()))
+    assert fit.describe() == '30 tensors loaded; left out: text (1 tensor), logit_scale (1 tensor); new: head (2 tensors)'
+
+
+@pytest.mark.parametrize(('name', 'weights', 'lost'), [
+    (MAE, clip_file, 'other.weight'), ('eva02_tiny_patch14_224', lambda: random_weights('eva02_tiny_patch14_224'), 'x_rope.weight')])
+def test_an_unknown_tensor_that_timm_drops_is_an_error(save, name, weights, lost):
+    with pytest.raises(InputError, match=rf'{lost} is unknown to the network \(0 of'):
+        load_file(network(name), save(weights() | {lost: torch.randn(2)}))
+
+
+def test_the_layer_before_a_classifier_is_left_out(save):
+    """As in timm's first files of networks trained on ImageNet-21k."""
+    fit = load_file(network(), save(random_weights(MAE) | {'pre_logits.fc.weight': torch.randn(48, 48)}))
+    assert fit.describe() == '30 tensors loaded; left out: pre_logits (1 tensor); new: head (2 tensors)'
+
+
+def test_beit_after_pretraining(save):
+    name = 'beit_base_patch16_224'
+    weights = {key.replace('fc_norm', 'norm'): tensor for key, tensor in random_weights(name).items()}
+    head = {'mask_token': torch.randn(1, 1, 48), 'lm_head.weight': torch.randn(9, 48), 'lm_head.bias': torch.randn(9)}
+    fit = load_file(network(name), save({'model': weights | head}))
+    assert 'norm (2 tensors), mask_token (1 tensor), lm_head (2 tensors); new: fc_norm (2 tensors), head (2 tensors)' in fit.describe()
+
+
+def test_files_without_the_counters_of_batchnorm(save):
+    """As torch before 0.4.1 wrote them."""
+    weights = {name: torch.rand(tensor.shape) for name, tensor in TinyNetwork(3).state_dict().items() if 'num_batches' not in name}
+    model = get_arch(NAME, 3).model
+    assert load_file(model, save(weights)).describe() == '12 tensors loaded'
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in weights.items())
+
+
+def test_a_single_missing_counter_is_an_error(save):
+    weights = TinyNetwork(3).state_dict()
+    del weights['features.1.num_batches_tracked']
+    with pytest.raises(InputError, match=r'features\.1\.num_batches_tracked is missing'):
+        load_file(get_arch(NAME, 3).model, save(weights))
+
+
+def test_two_classifiers_of_one_name_are_an_error(save):
+    """The one within the backbone and the one beside it: neither replaces the other silently."""
+    weights = network().state_dict()
+    heads = {name: tensor for name, tensor in weights.items() if name.startswith('head.')}
+    with pytest.raises(InputError, match=r'w\.pth contains both backbone\.head\.weight and head\.weight: '):
+        load_file(network(), save(prefixed('backbone.', weights) | heads))
+
+
+def test_an_interruption_ends_the_conversion(save, monkeypatch):
+    def stop(state, model):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr('timm.models.vision_transformer.checkpoint_filter_fn', stop)
+    with pytest.raises(Interrupted):
+        load_file(network(), save(random_weights(MAE)))
+
+
+def test_averaged_weights_are_preferred_and_named(save):
+    weights, model = random_weights(MAE), network()
+    fit = load_file(model, save({'state_dict': random_weights(MAE), 'state_dict_ema': weights}))
+    assert fit.describe() == "30 tensors loaded from 'state_dict_ema'; new: head (2 tensors)"
+    assert torch.equal(model.cls_token, weights['cls_token'])
 
 
 def test_a_failed_load_changes_nothing(save):

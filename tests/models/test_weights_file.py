@@ -22,6 +22,29 @@ def test_the_state_dict_is_found(tmp_path, content, archive):
     assert list(state) == ['a.weight'] and torch.equal(state['a.weight'], STATE['a.weight']) and im_size is None
 
 
+OTHER = {'a.weight': torch.zeros(3)}
+
+
+@pytest.mark.parametrize(('content', 'entry'), [
+    ({'state_dict': OTHER, 'state_dict_ema': STATE}, 'state_dict_ema'), ({'model': OTHER, 'model_ema': STATE}, 'model_ema'),
+    ({'model': STATE, 'model_ema': None}, ''), ({'student': OTHER, 'teacher': STATE}, 'teacher'),
+    ({'encoder': OTHER, 'target_encoder': STATE, 'epoch': 3}, 'target_encoder'), ({'encoder': STATE, 'epoch': 3}, ''),
+    ({'model': {'state_dict': STATE, 'student': OTHER}}, 'state_dict')])
+def test_averaged_weights_come_first(tmp_path, content, entry):
+    torch.save(content, tmp_path / 'w.pth')
+    file = read_weights_file(str(tmp_path / 'w.pth'))
+    assert torch.equal(file.state['a.weight'], STATE['a.weight']) and file.entry == entry
+
+
+@pytest.mark.parametrize(('content', 'found'), [
+    ({'net': STATE, 'epoch': 3}, 'a dictionary with the keys net, epoch'), ({'model': {'net': STATE}}, 'a dictionary with the keys net'),
+    ([STATE], 'of type list')])
+def test_the_keys_of_an_unknown_form_are_named(tmp_path, content, found):
+    torch.save(content, tmp_path / 'w.pth')
+    with pytest.raises(InputError, match=rf'w\.pth does not contain a state dict .*: it is {found}; save its state dict alone$'):
+        read_weights_file(str(tmp_path / 'w.pth'))
+
+
 def test_another_type_of_object_is_named(tmp_path):
     torch.save({'model': STATE, 'args': argparse.Namespace(folder=PurePosixPath('x'))}, tmp_path / 'w.pth')
     with pytest.raises(InputError, match=r'w\.pth cannot be read as a state dict: besides tensors it contains pathlib\.PurePosixPath, '):
