@@ -235,6 +235,14 @@ def test_an_unknown_tensor_that_timm_drops_is_an_error(save, name, weights, lost
         load_file(network(name), save(weights() | {lost: torch.randn(2)}))
 
 
+@pytest.mark.parametrize('name', ['rope.freqs_cos', 'blocks.0.attn.rope.freqs_sin', 'blocks.0.attn.relative_position_index'])
+def test_tables_that_the_network_computes_are_ignored(save, name):
+    """As in the files of EVA-02, whose tables timm drops, except for the last one."""
+    model, weights = network('eva02_tiny_patch14_224'), random_weights('eva02_tiny_patch14_224')
+    assert load_file(model, save(weights | {name: torch.randn(4, 4)})).describe() == (
+        f'{len(weights)} tensors loaded; new: head (2 tensors)')
+
+
 def test_the_layer_before_a_classifier_is_left_out(save):
     """As in timm's first files of networks trained on ImageNet-21k."""
     fit = load_file(network(), save(random_weights(MAE) | {'pre_logits.fc.weight': torch.randn(48, 48)}))
