@@ -185,7 +185,7 @@ class Study:
         shutil.rmtree(tested)
 
     def run(self, task, trained=lambda: None):
-        """Train and test a task unless that is done, and write its row. -> the row. `trained` is called after the first training."""
+        """Train and test a task unless that is done, and write its row. -> the row. `trained` is called after each training."""
         csv = self.csv_of(task)
         if not os.path.exists(csv):
             trainings = self.trainings(task)
