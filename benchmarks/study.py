@@ -56,9 +56,9 @@ def get_parser():
     training.add_argument('--init', default='imagenet', metavar='imagenet|none|PATH', help='initial weights, as for train_lt_mxp.py')
     training.add_argument('--lr', type=float, default=.001, metavar='RATE', help='learning rate; stage two fine-tunes with a quarter of it')
     training.add_argument('--n_epochs', type=int, default=12, metavar='N', help='epochs of a method, both stages together if it has two')
-    training.add_argument('--recipe', default='modern', choices=RECIPES, metavar='NAME',
+    training.add_argument('--recipe', default='finetune', choices=RECIPES, metavar='NAME',
                           help='preset of the other flags of train_lt_mxp.py; its sampling, mixing and loss are not used')
-    training.add_argument('--metric', default='bacc', choices=METRICS, help='validation metric that selects the best epoch')
+    training.add_argument('--metric', default='auc', choices=METRICS, help='validation metric that selects the best epoch')
     runs = parser.add_argument_group('runs')
     others = ', '.join(repr(method) for method in METHODS if method not in PRETRAINED)
     runs.add_argument('--methods', nargs='+', choices=METHODS, metavar='METHOD',

@@ -4,19 +4,19 @@ For each set: the mean and standard deviation of the scores over the seeds, and 
 have. The 95 % interval of this difference covers other test images and other seeds. With a single seed it covers test images only, which a
 star marks. Then the mean rank of each method over the pairs of set and seed that all methods have.
 
-The scores come from study.csv in the folder, and the intervals from the predictions beside it. --table prints the tables without intervals
-from a study.csv alone.
+The scores come from study.csv in the folder, and the intervals from the predictions beside it. --publish CSV adds the rows to a csv and
+what the intervals need to an npz beside it. --table prints the tables from these two files, or without intervals from a csv alone.
 
 Examples:
 
   python -m benchmarks.study_report results/study
+  python -m benchmarks.study_report results/study --publish study_pretrained.csv
   python -m benchmarks.study_report --table benchmarks/results/study.csv
 """
 from utils.cli import tune_process
 
 tune_process()  # before torch is imported
 
-import json
 import os
 import sys
 
@@ -24,17 +24,16 @@ import numpy as np
 import pandas as pd
 
 from utils.cli import say_next, script_parser
-from utils.common import counted, read_text, run_script
-from utils.prediction.predictions import read_labelled
-from utils.statistics.bootstrap import bootstrap_figures, combine
+from utils.common import counted, run_script
+from utils.statistics.bootstrap import combine
 from utils.statistics.folds import mean_over_seeds
 from utils.statistics.tables import to_markdown
 
+from .study_draws import COMPARED, publish, published_figures, read_figures
 from .study_methods import BASELINE, POST_HOC
-from .study_table import NAME, SCORES, SETTINGS, key_of, predictions_of, read_table
+from .study_table import NAME, SCORES, key_of, read_table
 
 RANKED = ('bacc', 'mcc', 'f1', 'auc', 'nll')
-COMPARED = ('bacc', 'mcc', 'nll')
 SMALLER_IS_BETTER = ('nll',)
 
 
@@ -72,15 +71,6 @@ def score_rows(table):
         cells = [shown(score, own[score].mean()) + (f' ± {shown(score, own[score].std())}' if len(own) > 1 else '') for score in scores]
         rows.append([method, str(len(own)), f'{ranks[method]:.1f}' if method in ranks else '-', *cells])
     return rows
-
-
-def read_figures(folder, table, draws=1000):
-    """-> {method: {seed: BootstrapResult}} for the rows `table` of one set. All files have the same resamples."""
-    counts, found = json.loads(read_text(os.path.join(folder, SETTINGS)))['sets'], {}
-    for name, method, seed in table[['set', 'method', 'seed']].itertuples(index=False):
-        predictions = read_labelled(predictions_of(folder, name, method, seed))
-        found.setdefault(method, {})[seed], = bootstrap_figures([predictions], draws, class_count=counts[name])
-    return found
 
 
 def common_seeds(figures, method):
@@ -136,13 +126,13 @@ def rank_section(table):
     return [f"## Mean ranks over {counted(pairs, 'pair')} of set and seed", to_markdown(rank_rows(table))]
 
 
-def markdown(table, folder=None):
-    """-> the tables of a study.csv; with differences if `folder` has the predictions of its rows"""
+def markdown(table, figures_of):
+    """-> the tables of a study. `figures_of`: function from the rows of a set to their `read_figures`"""
     parts = []
     for name, rows in table.groupby('set', sort=False):
         parts += [f'## {name}', to_markdown(score_rows(rows))]
-        if folder and BASELINE in rows.method.values:
-            parts += difference_section(read_figures(folder, rows))
+        if BASELINE in (figures := figures_of(rows)):
+            parts += difference_section(figures)
     return '\n\n'.join([*parts, *rank_section(table)]) + '\n'
 
 
@@ -150,15 +140,24 @@ def get_parser():
     parser = script_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('folder', nargs='?', help='results folder of the study, such as results/study')
-    source.add_argument('--table', metavar='CSV', help='study.csv of a study, to print the tables without intervals')
+    source.add_argument('--table', metavar='CSV', help='csv of a study, to print its tables without its predictions')
+    parser.add_argument('--publish', metavar='CSV', help='csv to which the rows are added; needs the results folder')
     return parser
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
-    table = read_table(args.table or os.path.join(args.folder, NAME))
-    print(markdown(table, args.folder))
-    for name in table.set.unique() if args.folder else ():
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.table:
+        if args.publish:
+            parser.error('--publish needs the results folder instead of --table')
+        print(markdown(read_table(args.table), lambda rows: published_figures(args.table, rows)))
+        return
+    table = read_table(os.path.join(args.folder, NAME))
+    if args.publish:
+        publish(args.folder, args.publish)
+    print(markdown(table, lambda rows: read_figures(args.folder, rows)))
+    for name in table.set.unique():
         say_next(f'see all runs on {name} on one page', 'python', '-m', 'tools.report', os.path.join(args.folder, name),
                  file=sys.stderr)  # stdout has only the tables
 

@@ -67,13 +67,15 @@ def lock_of(folder):
 
 def add_row(folder, row):
     """Add a row to study.csv in `folder`, or replace the row of the same set, method and seed."""
-    path, new = os.path.join(folder, NAME), pd.DataFrame([row]).round(5)
     with lock_of(folder):
-        if os.path.exists(path):
-            old = read_table(path)
-            same = (old[KEY] == new[KEY].iloc[0]).all(axis=1)
-            new = pd.concat([old[~same], new])
-        write_text(path, new.sort_values(KEY).to_csv(index=False))
+        add_rows(os.path.join(folder, NAME), pd.DataFrame([row]).round(5))
+
+
+def add_rows(path, new):
+    """Add the rows of the DataFrame `new` to the csv `path`. Rows of the same set, method and seed are replaced."""
+    if os.path.exists(path):
+        new = pd.concat([read_table(path), new]).drop_duplicates(KEY, keep='last')
+    write_text(path, new.sort_values(KEY).to_csv(index=False))
 
 
 def read_table(path):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from benchmarks.study import Study
 from benchmarks.study import get_parser as get_study_parser
+from benchmarks.study_draws import publish, read_figures
 from benchmarks.study_methods import PRETRAINED
 from benchmarks.study_report import markdown
 from benchmarks.study_sets import SOURCES, write_sets
@@ -104,17 +105,17 @@ def score(study, task, stops):
 
 
 def tabulate(stage, plan, study):
-    """Copy study.csv, and write study.md for the finished runs."""
+    """Write study.csv, study.npz and study.md for the finished runs."""
     csv, path = os.path.join(study.folder, NAME), os.path.join(stage.out, 'study')
     if not os.path.exists(csv):
         raise Skip('there is no finished run yet')
     table, args, facts = read_table(csv), study.args, device_facts()
     text = (f'Images of {plan.im_size}x{plan.im_size} pixels. Training: {plan.model_name} with pretrained weights, recipe {args.recipe}, '
             f'{plan.n_epochs} epochs (both stages together), learning rate {args.lr:g}, or {args.lr / 4:g} for fine-tuning in stage two. '
-            'The epoch and the strength of logit adjustment are chosen by balanced accuracy on the validation set. The test set is only '
-            f"reported. Device: {facts['device']}, torch {facts['torch']}.\n\n")
-    shutil.copyfile(csv, f'{path}.csv')
-    write_text(f'{path}.md', text + markdown(table, study.folder))
+            f'On the validation set, {args.metric} selects the epoch and balanced accuracy the strength of logit adjustment. The test set '
+            f"is only reported. Device: {facts['device']}, torch {facts['torch']}.\n\n")
+    publish(study.folder, f'{path}.csv')
+    write_text(f'{path}.md', text + markdown(table, lambda rows: read_figures(study.folder, rows)))
     return Found(f'{table.method.nunique()} methods, see {path}.md')
 
 

@@ -31,7 +31,7 @@ RECORD = {'epoch': 1, 'lr': .1, 'train': {}, 'val': {'bacc': .5, 'loss': 1.}, 's
 
 def run(module, out):
     """Run the stage in `module` at small sizes. -> {name of the check: its entry in the JSON file}"""
-    stage = Stage('stage', str(out), True, 60, str(out / 'data'), io.StringIO())
+    stage = Stage('stage', str(out), True, 3600, str(out / 'data'), io.StringIO())
     module.run(stage)
     return {check['name']: check for check in json.loads((out / 'stage.json').read_text())['checks']}
 

@@ -1,5 +1,6 @@
 """The table of a study, and the tables of its report, against independent computations."""
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +10,8 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from benchmarks import study_report
-from benchmarks.study_report import complete, difference, markdown, mean_ranks, read_figures, score_rows, shown_difference
+from benchmarks.study_draws import publish, published_figures, read_figures
+from benchmarks.study_report import complete, difference, markdown, mean_ranks, score_rows, shown_difference
 from benchmarks.study_table import add_row, key_of, predictions_of, read_table, scores_of
 from tests.factories import ROOT
 from utils.common import InputError
@@ -186,7 +188,7 @@ def test_methods_without_a_seed_of_the_baseline_have_no_difference():
 
 def test_missing_ranks_are_explained(table):
     partial = table[((table.method == 'CE') & (table.seed == 0)) | ((table.method == 'BSCE') & (table.seed == 1))]
-    assert markdown(partial).endswith('## Mean ranks\n\nNo pair of set and seed has all methods yet.\n')
+    assert markdown(partial, lambda rows: {}).endswith('## Mean ranks\n\nNo pair of set and seed has all methods yet.\n')
 
 
 @pytest.mark.parametrize(('cell', 'text'), [
@@ -197,11 +199,10 @@ def test_the_text_of_a_difference(cell, text):
     assert shown_difference(score, dict(zip(('value', 'low', 'high'), ends, strict=True))) == text
 
 
-def test_the_tables_of_a_csv_are_those_of_its_folder_without_differences(folder, table, monkeypatch, capsys):
-    monkeypatch.setattr(study_report, 'read_figures', lambda folder, rows: read_figures(folder, rows, draws=20))
+def test_the_tables_of_a_csv_are_those_of_its_folder_without_differences(folder, table, capsys):
     study_report.main(['--table', str(folder / 'study.csv')])
     alone = capsys.readouterr().out.strip()
-    parts = markdown(table, str(folder)).split('\n\n')
+    parts = markdown(table, lambda rows: read_figures(str(folder), rows, draws=20)).split('\n\n')
     start = [i for i, part in enumerate(parts) if part.startswith('Difference from CE')]
     assert len(start) == 2
     assert '\n\n'.join(part for i, part in enumerate(parts) if i not in start and i - 1 not in start).strip() == alone
@@ -210,3 +211,52 @@ def test_the_tables_of_a_csv_are_those_of_its_folder_without_differences(folder,
 def test_the_committed_study_can_be_tabulated(capsys):
     study_report.main(['--table', str(ROOT / 'benchmarks' / 'results' / 'study.csv')])
     assert '| class sampling         |     3 |       1.7 |        48.0 ± 4.2 | 43.2 ± 4.5 |' in capsys.readouterr().out
+
+
+@pytest.fixture(scope='module')
+def published(folder, tmp_path_factory):
+    """-> csv of the published study"""
+    csv = str(tmp_path_factory.mktemp('published') / 'all.csv')
+    publish(str(folder), csv)
+    return csv
+
+
+def test_a_published_study_has_the_rows_of_its_folder(table, published):
+    pd.testing.assert_frame_equal(read_table(published), table)
+
+
+@pytest.mark.parametrize('score', study_report.COMPARED)
+def test_a_published_study_has_the_intervals_of_its_folder(folder, table, published, score):
+    skin = table[table.set == 'skin']
+    cell, expected = (difference(figures, 'BSCE').cell(key_of(score))
+                      for figures in (published_figures(published, skin), read_figures(str(folder), skin)))
+    assert [cell[part] for part in ('value', 'low', 'high')] == pytest.approx(
+        [expected[part] for part in ('value', 'low', 'high')], abs=3e-4)
+
+
+def test_parts_of_a_study_are_published_in_the_same_files(folder, table, published, tmp_path):
+    csv, part = str(tmp_path / 'all.csv'), tmp_path / 'part'
+    for name in SETS:
+        shutil.copytree(folder / name, part / name)
+        shutil.copyfile(folder / 'settings.json', part / 'settings.json')
+        table[table.set == name].to_csv(part / 'study.csv', index=False)
+        publish(str(part), csv)
+        shutil.rmtree(part)
+    of_parts, of_all = (np.load(path.replace('.csv', '.npz')) for path in (csv, published))
+    assert {name: of_parts[name].tolist() for name in of_parts} == {name: of_all[name].tolist() for name in of_all}
+
+
+def test_runs_without_draws_have_no_difference(folder, table):
+    assert published_figures(str(folder / 'study.csv'), table) == {}
+
+
+def test_an_npz_that_cannot_be_read_is_an_error(table, tmp_path):
+    (tmp_path / 'a.npz').write_bytes(b'PK broken')
+    with pytest.raises(InputError, match=r'a\.npz cannot be read .* delete it to print the tables without intervals'):
+        published_figures(str(tmp_path / 'a.csv'), table)
+
+
+def test_only_a_results_folder_can_be_published(capsys):
+    with pytest.raises(SystemExit):
+        study_report.main(['--table', 'a.csv', '--publish', 'b.csv'])
+    assert '--publish needs the results folder instead of --table' in capsys.readouterr().err

@@ -20,6 +20,7 @@ RECIPES: dict[str, dict] = {
     'stage_two_crt': _STAGE_TWO | {'trainable': 'classifier', 'sampling': 'class'},
     'stage_two_lws': _STAGE_TWO | {'trainable': 'scale', 'sampling': 'class'},
     'stage_two_bsce': _STAGE_TWO | {'loss_fn': 'BSCE', 'lr': .0005},
+    'finetune': _MODERN | {'lr': .001, 'wd': .1, 'n_epochs': 16, 'augment': 'trivial'},
     'finetune_fast': _MODERN | {'lr': .003, 'wd': 1., 'n_epochs': 20, 'augment': 'none', 'loss_fn': 'BSCE', 'trainable': 'classifier'},
 }
 
