@@ -194,7 +194,7 @@ class Study:
                 trained()
             self.test(task, self.run_folder(trainings[-1]))
         row = dict(zip(KEY, task.key(), strict=True))
-        row |= scores_of(csv, task.data.class_count) | training_of(os.path.dirname(csv), self.args.metric)
+        row |= scores_of(csv, task.data.class_count) | training_of(csv)
         add_row(self.folder, row)
         return row
 

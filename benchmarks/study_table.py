@@ -1,4 +1,5 @@
 """The results folder of a study: where its files are, and study.csv with a row for each set, method and seed."""
+import json
 import os
 import statistics
 
@@ -6,10 +7,10 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from utils.common import InputError, write_text
+from utils.common import InputError, read_text, write_text
 from utils.prediction.predictions import read_labelled
 from utils.runs.formats import read_log
-from utils.runs.history import best_epoch
+from utils.runs.results import results_path
 from utils.statistics.weighted_metrics import WeightedMetrics, are_grades
 
 from .study_methods import slug_of
@@ -50,13 +51,13 @@ def scores_of(csv, class_count):
     return {name: float(values[key_of(name)][0]) for name in SCORES}
 
 
-def training_of(folder, metric):
-    """-> {'epoch': the one that was tested, chosen by `metric`; 'seconds' of the training; 'images_per_second': median of the epochs}
+def training_of(csv):
+    """-> {'epoch': the one that was tested; 'seconds' of the training; 'images_per_second': median of the epochs}
 
-    They come from log.jsonl in `folder`. The log of a two-stage method is that of stage two.
+    They come from the results file and log.jsonl beside the predictions `csv`. The log of a two-stage method is that of stage two.
     """
-    history = read_log(folder)
-    return {'epoch': best_epoch(history, metric), 'seconds': sum(record['seconds'] for record in history),
+    history, tested = read_log(os.path.dirname(csv)), json.loads(read_text(results_path(csv)))['checkpoint']
+    return {'epoch': tested['epoch'], 'seconds': sum(record['seconds'] for record in history),
             'images_per_second': statistics.median(record['images_per_second'] for record in history)}
 
 

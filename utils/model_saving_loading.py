@@ -28,7 +28,7 @@ from utils.runs.formats import (
     check_values,
     upgrade,
 )
-from utils.runs.history import best_index
+from utils.runs.history import best_index, comparable_scores
 
 FILE_NAME = 'model_checkpoint.pth'
 FIELDS = ('model_name', 'class_names', 'class_count', 'im_size', 'mean', 'std', 'epoch', 'metrics', 'config', 'state_dict')
@@ -184,11 +184,13 @@ def _read_best(run):
     found = [read_checkpoint(file) for file in sorted(glob.glob(os.path.join(glob.escape(run), 'epoch_*', FILE_NAME)))]
     if not found:
         raise InputError(f'no checkpoint in {run}: there is no epoch_*/{FILE_NAME}')
-    metric = found[0]['config']['metric']
+    config = found[0]['config']
+    metric = config['metric']
     for info in found:
         if not isinstance(info['metrics'].get(metric), (int, float)):
             raise InputError(f"{info['folder']}: 'metrics' lacks {metric}, so the best checkpoint cannot be chosen: give the path of one")
-    return found[best_index([info['metrics'][metric] for info in found], metric)]
+    scores = comparable_scores([info['epoch'] for info in found], [info['metrics'][metric] for info in found], config)
+    return found[best_index(scores, metric)]
 
 
 def _confirmed(saved: str, given: str | None, folder: str) -> str:

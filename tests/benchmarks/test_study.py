@@ -160,7 +160,9 @@ class FakeScripts:
             write(Path('experiments', value['--save_path'], 'val_metrics.txt'), '')
         else:
             self.tested.append(flags)
-            write(Path(value['--results_path'], os.path.relpath(value['--load_path'], 'experiments'), 'results_test.csv'), predictions())
+            results = Path(value['--results_path'], os.path.relpath(value['--load_path'], 'experiments'))
+            write(results / 'results_test.csv', predictions())
+            write(results / 'results_test.json', json.dumps({'checkpoint': {'epoch': 1}}))
 
 
 def write(path, text):

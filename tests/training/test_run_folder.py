@@ -178,3 +178,15 @@ def test_prune(tmp_path, metric, left):
         kept[str(tmp_path / name)] = score
     run_folder.prune_checkpoints(kept, 2, metric)
     assert sorted(os.listdir(tmp_path)) == left == sorted(os.path.basename(folder) for folder in kept)
+
+
+def test_the_best_epoch_of_deferred_rebalancing_is_one_with_rebalancing(train, monkeypatch):
+    end_epoch = run_folder.RunFolder.end_epoch
+
+    def with_falling_auc(self, epoch, stats, scores, state):
+        scores.val['auc'] = .9 - .1 * epoch.number
+        end_epoch(self, epoch, stats, scores, state)
+    monkeypatch.setattr(run_folder.RunFolder, 'end_epoch', with_falling_auc)
+    run = train('--n_epochs 4 --metric auc --sampling class --defer 0.5 --n_checkpoints 3')
+    assert len(list(run.glob('epoch_*'))) == 3 and read_checkpoint(str(run))['epoch'] == 3
+    assert 'Best epoch = 3\n' in (run / 'val_metrics.txt').read_text()

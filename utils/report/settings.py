@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from utils.runs.history import n_deferred
 from utils.runs.paths import name_of_run
 from utils.statistics.weighted_metrics import METRIC_NAMES
 
@@ -176,8 +177,8 @@ def _loss(c):
 
 
 def _deferred(c):
-    n_deferred = round(c.get('defer', 0) * c['n_epochs'])
-    return f"begins after epoch {n_deferred} of {c['n_epochs']}" if n_deferred else None
+    n = n_deferred(c)
+    return f"begins after epoch {n} of {c['n_epochs']}" if n else None
 
 
 def _mixing(c):

@@ -17,7 +17,7 @@ def what_was_run(run: Run) -> list[Markup]:
     c, rows, parts = run.config, [('run', run.name)], []
     if c is not None:
         words = {part.name: part.words(c) for part in settings.PARTS} | {'epochs': f"{len(run.history)} of {c['n_epochs']} trained"}
-        kept = f"{best_epoch(run.history, c['metric'])}, by {METRIC_NAMES.get(c['metric'], c['metric'])} on the validation set"
+        kept = f"{best_epoch(run.history, c)}, by {METRIC_NAMES.get(c['metric'], c['metric'])} on the validation set"
         rows += [(name, value) for name, value in words.items() if value is not None]
         rows.append(('best epoch', kept if run.history else 'none yet'))
     if run.table:
@@ -69,7 +69,7 @@ def training(run: Run, draw: Draw) -> list[Markup]:
     if not run.history or run.config is None:
         return []
     metric = 'bacc' if run.config['metric'] in SMALLER_IS_BETTER else run.config['metric']
-    name, best = METRIC_NAMES[metric], best_epoch(run.history, run.config['metric'])
+    name, best = METRIC_NAMES[metric], best_epoch(run.history, run.config)
     before = sum(len(records) for _, records in run.stages[:-1])
     at = 100 * series(run.history, 'val', metric)[best - 1]
     (scores, boundaries), (losses, _) = stage_lines(run, metric, 100), stage_lines(run, 'loss')

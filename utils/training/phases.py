@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 
 from utils.data.sampling import get_sampling_probabilities
 from utils.losses import CrossEntropy, get_deferred_loss_fns, get_loss_fn
+from utils.runs import history
 from utils.training.mixing import MIXING
 
 
@@ -22,7 +23,7 @@ def size_in_epoch(im_size: tuple[int, ...], start: float, epoch: int, n_epochs: 
 
 def n_deferred(args: Namespace) -> int:
     """Number of epochs before re-balancing begins."""
-    return round(args.defer * args.n_epochs)
+    return history.n_deferred(vars(args))
 
 
 def n_mixed(args: Namespace) -> int:

@@ -19,7 +19,7 @@ from utils.evaluation import is_better
 from utils.model_saving_loading import FIELDS, save_model
 from utils.reproducibility import describe_environment
 from utils.runs.formats import nan_to_null
-from utils.runs.history import best_epoch
+from utils.runs.history import best_epoch, comparable_scores
 from utils.training.data import TrainingData
 from utils.training.engine import Scores
 from utils.training.plan import Epoch
@@ -39,14 +39,14 @@ class RunFolder:
     With `path` None (--do_not_save), the history is kept in memory and nothing is written. Without `writes` (all processes except the
     first), the folder is only read. `flags`: those of the train script.
 
-    `history` has one record per epoch, as in log.jsonl. `kept` is the score of each checkpoint folder on disk. When a run is resumed,
+    `history` has one record per epoch, as in log.jsonl. `kept` is the epoch of each checkpoint folder on disk. When a run is resumed,
     `last` is the checkpoint last/, and `mid_epoch` is the checkpoint interrupted/ if the run was stopped in a later epoch.
     """
 
     def __init__(self, path: str | None, flags: dict[str, Any], writes: bool = True):
         self.path, self.flags, self.metric = path, flags, flags['metric']
         self.history: list[dict[str, Any]] = []
-        self.kept: dict[str, float] = {}
+        self.kept: dict[str, int] = {}
         self.last: dict[str, Any] | None = None
         self.mid_epoch: dict[str, Any] | None = None
         self.stopped: StoppedRun | None = None
@@ -94,11 +94,11 @@ class RunFolder:
     def _continue(self, path, writes):
         run = self.stopped = read_stopped_run(path, self.flags)
         self.history, self.last, self.mid_epoch = run.history, run.last, run.mid_epoch
-        self.kept = {folder: self.score(epoch) for folder, epoch in run.kept}
+        self.kept = dict(run.kept)
         if writes:
             for folder in run.leftovers:
                 remove(folder)
-            prune_checkpoints(self.kept, self.flags['n_checkpoints'], self.metric)
+            self._prune()
 
     @property
     def resume_state(self) -> dict[str, Any] | None:
@@ -154,7 +154,7 @@ class RunFolder:
 
     def best_epoch(self) -> int:
         """The best epoch, counted from 1; the earliest of equally good ones."""
-        return best_epoch(self.history, self.metric)
+        return best_epoch(self.history, self.flags)
 
     @contextlib.contextmanager
     def saves_on(self, stop: StopSignal, state: TrainState, epoch: Epoch) -> Iterator[None]:
@@ -180,17 +180,30 @@ class RunFolder:
         self.mid_epoch = None
         if self.path is None:
             return
-        number, metric, n_checkpoints = epoch.number + 1, self.metric, self.flags['n_checkpoints']
+        number = epoch.number + 1
         write_text(self.file(f'performance_epoch_{number:02d}.txt'), epoch_text(scores, self.config['class_names'], stats['lr']))
         write_text(self.file('log.jsonl'), ''.join(json.dumps(nan_to_null(line)) + '\n' for line in self.history))
         checkpoint = self._checkpoint(number, scores.val, state)
-        if len(self.kept) < n_checkpoints or any(is_better(metric, self.score(number), score) for score in self.kept.values()):
+        if len(self.kept) < self.flags['n_checkpoints'] or self._beats_one(number):
             folder = self.file(checkpoint_name(record))
             save_model(folder, {name: checkpoint[name] for name in (*FIELDS, 'image_hashes')})
-            self.kept[folder] = self.score(number)
+            self.kept[folder] = number
         save_model(self.file('last'), checkpoint)
         shutil.rmtree(self.file('interrupted'), ignore_errors=True)
-        prune_checkpoints(self.kept, n_checkpoints, metric)
+        self._prune()
+
+    def _comparable(self, epochs):
+        return comparable_scores(epochs, [self.score(epoch) for epoch in epochs], self.flags)
+
+    def _beats_one(self, epoch):
+        """Whether `epoch` is better than that of a kept checkpoint."""
+        new, *kept = self._comparable([epoch, *self.kept.values()])
+        return any(is_better(self.metric, new, score) for score in kept)
+
+    def _prune(self):
+        scores = dict(zip(self.kept, self._comparable([*self.kept.values()]), strict=True))
+        prune_checkpoints(scores, self.flags['n_checkpoints'], self.metric)
+        self.kept = {folder: self.kept[folder] for folder in scores}
 
     def finish(self) -> None:
         """Write val_metrics.txt, which also marks the run as finished."""
