@@ -131,14 +131,15 @@ both_stages() {
             --pretrained_weights "experiments/$prefix/instance/$network"
     done < <(methods two)
 }
-# toolbox PREFIX NETWORK TESTER TEST_FLAGS -- TRAIN_FLAGS: all recipes; stage two starts from the run of `modern`
+# toolbox PREFIX NETWORK TESTER TEST_FLAGS -- TRAIN_FLAGS: recipes for pretrained networks; stage two starts from plain fine-tuning
 toolbox() {
     local prefix=$1 network=$2 recipe
     shift 2
-    for recipe in modern modern_bsce; do experiment "$prefix/$recipe/$network" "$@" --recipe "$recipe" --model_name "$network"; done
+    run_recipe() { local name=$1 recipe=$2; shift 2; experiment "$prefix/$name/$network" "$@" --recipe "$recipe" --model_name "$network"; }
+    for recipe in finetune finetune_fast; do run_recipe $recipe $recipe "$@"; done
+    run_recipe finetune_plain finetune "$@" --loss_fn CE --n_epochs 8
     settle
-    for recipe in stage_two_crt stage_two_lws stage_two_bsce; do
-        experiment "$prefix/$recipe/$network" "$@" --recipe "$recipe" --model_name "$network" \
-            --pretrained_weights "experiments/$prefix/modern/$network"
+    for recipe in finetune_two_stage stage_two_crt stage_two_lws; do
+        run_recipe $recipe $recipe "$@" --pretrained_weights "experiments/$prefix/finetune_plain/$network"
     done
 }

@@ -12,7 +12,7 @@ from utils.testing import scoring
 
 
 @pytest.mark.parametrize(('group', 'n_trainings'), [
-    ('demo', 5), ('eyepacs', 14), ('endo', 70), ('eyepacs_recipes', 5), ('endo_recipes', 25), ('cifar', 6),
+    ('demo', 5), ('eyepacs', 14), ('endo', 70), ('eyepacs_recipes', 6), ('endo_recipes', 30), ('cifar', 6),
 ])
 def test_every_line_parses(scripts, group, n_trainings):
     runs, tests = [], []
@@ -23,7 +23,7 @@ def test_every_line_parses(scripts, group, n_trainings):
             args = train_lt_mxp.resolve(args)
             if args.pretrained_weights:  # stage two starts from an earlier run of the group
                 assert args.pretrained_weights in runs
-                assert '/instance/' in args.pretrained_weights or '/modern/' in args.pretrained_weights
+                assert '/instance/' in args.pretrained_weights or '/finetune_plain/' in args.pretrained_weights
             runs.append(f'experiments/{args.save_path}')
         elif words[1] == '-m':
             assert (ROOT / (words[2].replace('.', '/') + '.py')).exists()

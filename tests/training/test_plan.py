@@ -129,6 +129,7 @@ def test_flags_of_methods():
                            ('--grow_from 0', '--grow_from must lie'), ('--grow_from 1.5', '--grow_from must lie'),
                            ('--grow_from nan', '--grow_from must lie'),
                            ('--trainable scale', 'is for stage two'),
+                           ('--recipe finetune_two_stage', '--recipe finetune_two_stage is for stage two'),
                            ('--trainable scale --loss_fn LDAM --pretrained_weights x', 'needs a cosine classifier')):
         with pytest.raises(InputError, match=message):
             args_of(flags)

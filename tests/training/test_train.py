@@ -17,7 +17,7 @@ from utils.model_saving_loading import read_checkpoint
 from utils.training import engine
 from utils.training.augmentation import AUGMENT
 from utils.training.mixing import MIXING
-from utils.training.recipes import RECIPES
+from utils.training.recipes import RECIPES, STAGE_TWO
 
 
 def test_run_folder(train, capsys):
@@ -91,7 +91,7 @@ def test_growing_images(train, monkeypatch, tmp_path):
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_every_recipe(train, recipe, tmp_path):
     """Recipes with their own flags, except those for a fast test."""
-    stage_two = '--pretrained_weights experiments/one' if RECIPES[recipe].get('trainable') or recipe.startswith('stage_two') else ''
+    stage_two = '--pretrained_weights experiments/one' if RECIPES[recipe].get('trainable') or recipe in STAGE_TWO else ''
     if stage_two:
         train('--save_path one')
     config = json.loads((train(f'--recipe {recipe} {stage_two}') / 'config.cfg').read_text())

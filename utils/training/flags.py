@@ -19,7 +19,7 @@ from utils.training.augmentation import AUGMENT
 from utils.training.mixing import MIXING
 from utils.training.optim import OPTIMIZERS, SCHEDULES
 from utils.training.phases import corrects_twice, n_deferred, n_mixed, size_in_epoch
-from utils.training.recipes import RECIPES, RecipeParser
+from utils.training.recipes import RECIPES, STAGE_TWO, RecipeParser
 
 
 def add_flags(parser: RecipeParser) -> RecipeParser:
@@ -180,8 +180,9 @@ def resolve(args: Namespace) -> Namespace:
             raise InputError(f"the validation csv cannot be guessed from the name '{name}': give it with --csv_val")
         if os.path.isfile(args.csv_train) and not os.path.isfile(args.csv_val):
             raise InputError(f'no such csv: {args.csv_val} (guessed from --csv_train): give the validation csv with --csv_val')
-    if args.trainable == 'scale' and not args.pretrained_weights:
-        raise InputError('--trainable scale is for stage two: give the run of stage one with --pretrained_weights')
+    two = f'--recipe {args.recipe}' if args.recipe in STAGE_TWO else '--trainable scale' if args.trainable == 'scale' else None
+    if two and not args.pretrained_weights:
+        raise InputError(f'{two} is for stage two: give the run of stage one with --pretrained_weights')
     if args.trainable == 'classifier' and args.init == 'none' and not args.pretrained_weights:
         raise InputError('--trainable classifier would freeze random features: give weights with --init imagenet, --init PATH or '
                          '--pretrained_weights')

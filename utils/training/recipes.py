@@ -7,6 +7,7 @@ from utils.common import InputError
 _MODERN = {'optimizer': 'adamw', 'lr': .002, 'wd': .01, 'schedule': 'onecycle', 'ema': .998, 'batch_size': 16, 'augment': 'rotate',
            'train_eval': 'off'}
 _STAGE_TWO = _MODERN | {'n_epochs': 10, 'augment': 'original'}
+_FINETUNE = _MODERN | {'lr': .001, 'wd': .1, 'n_epochs': 12, 'augment': 'trivial', 'loss_fn': 'BSCE'}
 RECIPES: dict[str, dict] = {
     'original': {},
     'original_mxp': {'mixing': 'balanced_mixup', 'mix_alpha': .1},
@@ -20,9 +21,11 @@ RECIPES: dict[str, dict] = {
     'stage_two_crt': _STAGE_TWO | {'trainable': 'classifier', 'sampling': 'class'},
     'stage_two_lws': _STAGE_TWO | {'trainable': 'scale', 'sampling': 'class'},
     'stage_two_bsce': _STAGE_TWO | {'loss_fn': 'BSCE', 'lr': .0005},
-    'finetune': _MODERN | {'lr': .001, 'wd': .1, 'n_epochs': 16, 'augment': 'trivial'},
+    'finetune': _FINETUNE,
+    'finetune_two_stage': _FINETUNE | {'lr': .00025, 'n_epochs': 4},
     'finetune_fast': _MODERN | {'lr': .003, 'wd': 1., 'n_epochs': 20, 'augment': 'none', 'loss_fn': 'BSCE', 'trainable': 'classifier'},
 }
+STAGE_TWO = 'stage_two_crt', 'stage_two_lws', 'stage_two_bsce', 'finetune_two_stage'
 
 
 class RecipeParser(Parser):
