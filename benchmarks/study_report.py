@@ -5,7 +5,8 @@ have. The 95 % interval of this difference covers other test images and other se
 star marks. Then the mean rank of each method over the pairs of set and seed that all methods have.
 
 The scores come from study.csv in the folder, and the intervals from the predictions beside it. --publish CSV adds the rows to a csv and
-what the intervals need to an npz beside it. --table prints the tables from these two files, or without intervals from a csv alone.
+what the intervals need to an npz beside it, and prints the tables of all rows of that csv. --table prints the tables of such a csv again,
+without intervals if it has no npz.
 
 Examples:
 
@@ -148,14 +149,14 @@ def get_parser():
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
-    if args.table:
-        if args.publish:
+    if args.publish:
+        if args.table:
             parser.error('--publish needs the results folder instead of --table')
-        print(markdown(read_table(args.table), lambda rows: published_figures(args.table, rows)))
+        publish(args.folder, args.publish)
+    if csv := args.publish or args.table:
+        print(markdown(read_table(csv), lambda rows: published_figures(csv, rows)))
         return
     table = read_table(os.path.join(args.folder, NAME))
-    if args.publish:
-        publish(args.folder, args.publish)
     print(markdown(table, lambda rows: read_figures(args.folder, rows)))
     for name in table.set.unique():
         say_next(f'see all runs on {name} on one page', 'python', '-m', 'tools.report', os.path.join(args.folder, name),

@@ -256,6 +256,14 @@ def test_an_npz_that_cannot_be_read_is_an_error(table, tmp_path):
         published_figures(str(tmp_path / 'a.csv'), table)
 
 
+def test_publishing_prints_the_tables_of_the_published_study(folder, tmp_path, capsys):
+    csv = str(tmp_path / 'all.csv')
+    for words in ([str(folder), '--publish', csv], ['--table', csv]):
+        study_report.main(words)
+    both = capsys.readouterr().out
+    assert both == 2 * both[:len(both) // 2] and both.count('Difference from CE') == 4
+
+
 def test_only_a_results_folder_can_be_published(capsys):
     with pytest.raises(SystemExit):
         study_report.main(['--table', 'a.csv', '--publish', 'b.csv'])
