@@ -5,6 +5,7 @@ same pair of files.
 """
 import json
 import os
+import zipfile
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def read_arrays(csv):
     try:
         with np.load(path) as saved:
             return dict(saved)
-    except (OSError, ValueError, EOFError) as err:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
         raise InputError(f'{path} cannot be read ({err}): restore it, or delete it to print the tables without intervals') from err
 
 

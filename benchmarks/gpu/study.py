@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.study import Study
 from benchmarks.study import get_parser as get_study_parser
-from benchmarks.study_draws import publish, read_figures
+from benchmarks.study_draws import publish, published_figures
 from benchmarks.study_methods import PRETRAINED
 from benchmarks.study_report import markdown
 from benchmarks.study_sets import SOURCES, write_sets
@@ -115,7 +115,7 @@ def tabulate(stage, plan, study):
             f'On the validation set, {args.metric} selects the epoch and balanced accuracy the strength of logit adjustment. The test set '
             f"is only reported. Device: {facts['device']}, torch {facts['torch']}.\n\n")
     publish(study.folder, f'{path}.csv')
-    write_text(f'{path}.md', text + markdown(table, lambda rows: read_figures(study.folder, rows)))
+    write_text(f'{path}.md', text + markdown(table, lambda rows: published_figures(f'{path}.csv', rows)))
     return Found(f'{table.method.nunique()} methods, see {path}.md')
 
 

@@ -2,6 +2,7 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -250,8 +251,9 @@ def test_runs_without_draws_have_no_difference(folder, table):
     assert published_figures(str(folder / 'study.csv'), table) == {}
 
 
-def test_an_npz_that_cannot_be_read_is_an_error(table, tmp_path):
-    (tmp_path / 'a.npz').write_bytes(b'PK broken')
+@pytest.mark.parametrize('n_bytes', [0, 2, 1000])
+def test_an_npz_that_cannot_be_read_is_an_error(table, published, tmp_path, n_bytes):
+    (tmp_path / 'a.npz').write_bytes(Path(published).with_suffix('.npz').read_bytes()[:n_bytes])
     with pytest.raises(InputError, match=r'a\.npz cannot be read .* delete it to print the tables without intervals'):
         published_figures(str(tmp_path / 'a.csv'), table)
 
