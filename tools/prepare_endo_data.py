@@ -95,7 +95,7 @@ def main(argv=None):
         say_next('train and test every method', 'bash', 'run_lt_experiments.sh', 'endo')
     else:
         csvs = [os.path.join(args.out, f'{split}_endo1.csv') for split in ('train', 'val')]
-        say_next('train', *to_train(*csvs, images, N_FINDINGS))
+        say_next('train', *to_train(*csvs, images, N_FINDINGS, '--recipe', 'finetune'))
 
 
 if __name__ == '__main__':

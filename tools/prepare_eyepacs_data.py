@@ -91,7 +91,7 @@ def main(argv=None):
         say_next('train and test every method', 'bash', 'run_lt_experiments.sh', 'eyepacs')
     else:
         csvs = [os.path.join(args.out, f'{split}_eyepacs.csv') for split in ('train', 'val')]
-        say_next('train', *to_train(*csvs, IMAGES, GRADES))
+        say_next('train', *to_train(*csvs, IMAGES, GRADES, '--recipe', 'finetune'))
 
 
 if __name__ == '__main__':

@@ -58,7 +58,7 @@ def main(argv=None):
     write_image_set(folder, name, {split: (images, labels, range(len(labels))) for split, (images, labels) in splits.items()}, names)
     size = max(64, splits['train'][0].shape[1])  # the strides of the networks would reduce smaller images to nothing
     paths = [os.path.join(folder, file) for file in (f'train_{name}.csv', f'val_{name}.csv', 'images')]
-    say_next('train', *to_train(*paths, k, '--im_size', size, '--save_path', f'{name}/instance'))
+    say_next('train', *to_train(*paths, k, '--im_size', size, '--recipe', 'finetune', '--save_path', f'{name}/finetune'))
 
 
 if __name__ == '__main__':

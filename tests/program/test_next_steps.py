@@ -77,7 +77,7 @@ def test_checks_before_training(pictures, follow):
     contact_sheet.main(['data/train_my set.csv', '--data_path', 'my set'])
     with pytest.raises(SystemExit, match='False'):
         follow('tools.check_data', '--num_workers', '1', '--similarity', '1')
-    follow('train_lt_mxp.py', *QUICK.split(), '--do_not_save')
+    assert follow('train_lt_mxp.py', *QUICK.split(), '--do_not_save').recipe == 'finetune'
     contact_sheet.main(['data/val_my set.csv', '--data_path', 'my set'])
     with pytest.raises(SystemExit, match='False'):
         follow('tools.check_data', '--num_workers', '1')
