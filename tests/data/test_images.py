@@ -30,6 +30,7 @@ def test_read_image(folder, name):
     image = read_image(folder / name, (11, 17))
     assert image.shape == (3, 11, 17) and image.dtype == torch.uint8
     with Image.open(folder / name) as opened:
+        opened = opened.convert('RGBA') if opened.mode == 'P' else opened  # Pillow warns of transparency
         expected = np.asarray(opened.convert('RGB').resize((17, 11), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
 
