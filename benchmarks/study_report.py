@@ -1,7 +1,7 @@
 """Print the tables of a study as Markdown.
 
-For each set: the mean and standard deviation of the scores over the seeds, and the difference from the baseline over the seeds that both
-have. The 95 % interval of this difference covers other test images and other seeds. With a single seed it covers test images only, which a
+For each set: the mean and standard deviation of the scores and of recall in the shot groups over the seeds, and the difference from the
+baseline over the seeds that both have. The 95 % interval of this difference covers other test images and other seeds. With a single seed it covers test images only, which a
 star marks. Then the mean rank of each method over the pairs of set and seed that all methods have.
 
 The scores come from study.csv in the folder, and the intervals from the predictions beside it. --publish CSV adds the rows to a csv and
@@ -32,8 +32,9 @@ from utils.statistics.tables import to_markdown
 
 from .study_draws import COMPARED, publish, published_figures, read_figures
 from .study_methods import BASELINE, POST_HOC
-from .study_table import NAME, SCORES, key_of, read_table
+from .study_table import GROUPS, NAME, SCORES, key_of, read_table
 
+OVERALL = [score for score in SCORES if score not in GROUPS]
 RANKED = ('bacc', 'mcc', 'f1', 'auc', 'nll')
 SMALLER_IS_BETTER = ('nll',)
 
@@ -63,15 +64,24 @@ def rank_rows(table):
     return [['method', 'mean rank', *(SCORES[score] for score in RANKED)], *rows]
 
 
-def score_rows(table):
-    """-> rows of the table of scores of one set, the method with the best mean rank first. Scores that no row has are left out."""
-    scores, ranks = [score for score in SCORES if score in table and table[score].notna().any()], mean_ranks(table).mean(axis=1)
+def score_rows(table, scores):
+    """-> rows of a table of `scores` of one set, the method with the best mean rank first. Scores that no row has are left out."""
+    scores, ranks = [score for score in scores if score in table and table[score].notna().any()], mean_ranks(table).mean(axis=1)
     rows = [['method', 'seeds', 'mean rank', *(SCORES[score] for score in scores)]]
     for method in sorted(table.method.unique(), key=lambda m: ranks.get(m, np.inf)):
         own = table[table.method == method]
         cells = [shown(score, own[score].mean()) + (f' ± {shown(score, own[score].std())}' if len(own) > 1 else '') for score in scores]
         rows.append([method, str(len(own)), f'{ranks[method]:.1f}' if method in ranks else '-', *cells])
     return rows
+
+
+def recall_section(table):
+    """-> [caption, table] of recall in the shot groups of one set, empty if there are none"""
+    header, *rows = score_rows(table, GROUPS)
+    if not header[3:]:
+        return []
+    return ['Recall of classes with more than 100 training images (many), 20 to 100 (medium) and less than 20 (few):',
+            to_markdown([[method, *cells] for method, _, _, *cells in [header, *rows]])]
 
 
 def common_seeds(figures, method):
@@ -131,7 +141,7 @@ def markdown(table, figures_of):
     """-> the tables of a study. `figures_of`: function from the rows of a set to their `read_figures`"""
     parts = []
     for name, rows in table.groupby('set', sort=False):
-        parts += [f'## {name}', to_markdown(score_rows(rows))]
+        parts += [f'## {name}', to_markdown(score_rows(rows, OVERALL)), *recall_section(rows)]
         if BASELINE in (figures := figures_of(rows)):
             parts += difference_section(figures)
     return '\n\n'.join([*parts, *rank_section(table)]) + '\n'

@@ -1,5 +1,6 @@
 """The table of a study, and the tables of its report, against independent computations."""
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from sklearn import metrics as sk
 from benchmarks import study_report
 from benchmarks.study_draws import publish, published_figures, read_figures
 from benchmarks.study_report import complete, difference, markdown, mean_ranks, score_rows, shown_difference
-from benchmarks.study_table import add_row, key_of, predictions_of, read_table, scores_of
+from benchmarks.study_table import SCORES, add_row, key_of, predictions_of, read_table, scores_of
 from tests.factories import ROOT
 from utils.common import InputError
 from utils.statistics.bootstrap import BootstrapResult
@@ -119,19 +120,26 @@ def test_only_runs_that_all_methods_have_are_ranked(table):
 
 def test_scores_are_means_and_standard_deviations_over_the_seeds(table):
     skin = table[table.set == 'skin']
-    header, *rows = score_rows(skin)
+    header, *rows = score_rows(skin, ['bacc'])
     for row in rows:
         own = 100 * skin[skin.method == row[0]].bacc
         assert row[header.index('balanced accuracy')] == f'{own.mean():.1f} ± {own.std():.1f}'
 
 
 def test_a_single_seed_has_no_standard_deviation(table):
-    assert '±' not in str(score_rows(table[(table.set == 'skin') & (table.seed == 0)]))
+    assert '±' not in str(score_rows(table[(table.set == 'skin') & (table.seed == 0)], SCORES))
 
 
 def test_scores_that_no_row_has_are_left_out(table):
-    assert 'quadratic kappa' not in score_rows(table[table.set == 'skin'])[0]
-    assert 'quadratic kappa' in score_rows(table[table.set == 'eyes'])[0]
+    assert 'quadratic kappa' not in score_rows(table[table.set == 'skin'], SCORES)[0]
+    assert 'quadratic kappa' in score_rows(table[table.set == 'eyes'], SCORES)[0]
+
+
+def test_recall_in_the_shot_groups_has_a_table_of_its_own(table):
+    skin = table[table.set == 'skin']
+    few = 100 * skin[skin.method == 'CE'].few
+    assert f'{few.mean():.1f} ± {few.std():.1f}' in study_report.recall_section(skin)[1]
+    assert 'recall' not in markdown(table.drop(columns=['many', 'medium', 'few']), lambda rows: {})
 
 
 def test_the_difference_is_that_of_the_means_over_the_seeds(folder, table):
@@ -212,6 +220,22 @@ def test_the_tables_of_a_csv_are_those_of_its_folder_without_differences(folder,
 def test_the_committed_study_can_be_tabulated(capsys):
     study_report.main(['--table', str(ROOT / 'benchmarks' / 'results' / 'study.csv')])
     assert '| class sampling         |     3 |       1.7 |        48.0 ± 4.2 | 43.2 ± 4.5 |' in capsys.readouterr().out
+
+
+def without_padding(text):
+    return re.sub('-+', '-', re.sub(' +', ' ', text))
+
+
+def test_the_tables_in_the_documentation_are_those_of_the_committed_study(capsys):
+    study_report.main(['--table', str(ROOT / 'benchmarks' / 'results' / 'study_pretrained.csv')])
+    tables = [part.strip() for part in capsys.readouterr().out.split('\n\n') if part.startswith('|')]
+    page = without_padding((ROOT / 'docs' / 'study.md').read_text())
+    assert tables and [table for table in tables if without_padding(table) not in page] == []
+
+
+@pytest.mark.parametrize('cell', re.findall(r'[\d.]+ ± [\d.]+', (ROOT / 'README.md').read_text()))
+def test_the_results_in_the_readme_are_those_of_the_study(cell):
+    assert f'| {cell} |' in (ROOT / 'docs' / 'study.md').read_text()
 
 
 @pytest.fixture(scope='module')
