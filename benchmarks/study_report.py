@@ -1,8 +1,8 @@
 """Print the tables of a study as Markdown.
 
 For each set: the mean and standard deviation of the scores and of recall in the shot groups over the seeds, and the difference from the
-baseline over the seeds that both have. The 95 % interval of this difference covers other test images and other seeds. With a single seed it covers test images only, which a
-star marks. Then the mean rank of each method over the pairs of set and seed that all methods have.
+baseline over the seeds that both have. The 95 % interval of this difference covers other test images and other seeds. With a single seed it
+covers test images only, which a star marks. Then the mean rank of each method over the pairs of set and seed that all methods have.
 
 The scores come from study.csv in the folder, and the intervals from the predictions beside it. --publish CSV adds the rows to a csv and
 what the intervals need to an npz beside it, and prints the tables of all rows of that csv. --table prints the tables of such a csv again,
