@@ -233,7 +233,7 @@ def test_the_tables_in_the_documentation_are_those_of_the_committed_study(capsys
     assert tables and [table for table in tables if without_padding(table) not in page] == []
 
 
-@pytest.mark.parametrize('cell', re.findall(r'[\d.]+ ± [\d.]+', (ROOT / 'README.md').read_text()))
+@pytest.mark.parametrize('cell', re.findall(r'\d+\.\d ± \d+\.\d', (ROOT / 'README.md').read_text()))
 def test_the_results_in_the_readme_are_those_of_the_study(cell):
     assert f'| {cell} |' in (ROOT / 'docs' / 'study.md').read_text()
 

@@ -20,7 +20,8 @@ def prepare(monkeypatch, flags):
 
 def test_folds_of_the_original(tmp_path, monkeypatch, capsys):
     prepare(monkeypatch, f'--zip {write_endo_zip(tmp_path / "a.zip")} --out {tmp_path}/data')
-    assert parse(next_words(capsys.readouterr().out))[1].data_path == f'{tmp_path}/data/images'
+    args = parse(next_words(capsys.readouterr().out))[1]
+    assert (args.data_path, args.recipe) == (f'{tmp_path}/data/images', 'finetune')
     with Image.open(tmp_path / 'data/images/00-00-abc.jpg') as image:
         assert image.size == (640, 512)
     tables = {(s, i): pd.read_csv(tmp_path / f'data/{s}_endo{i}.csv') for s in ('train', 'val') for i in range(1, 6)}

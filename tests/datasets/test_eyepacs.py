@@ -24,7 +24,8 @@ def test_eyepacs_split_by_patient(tmp_path, monkeypatch, capsys):
     names = [f'{i // 2 + 10}_{("left", "right")[i % 2]}' for i in range(2000)]
     pd.DataFrame({'image': names, 'level': levels}).to_csv(tmp_path / 'labels.csv', index=False)
     parts = eyepacs(tmp_path, monkeypatch, tmp_path / 'labels.csv')
-    assert parse(next_words(capsys.readouterr().out))[1].csv_train == f'{tmp_path}/data/train_eyepacs.csv'
+    args = parse(next_words(capsys.readouterr().out))[1]
+    assert (args.csv_train, args.recipe) == (f'{tmp_path}/data/train_eyepacs.csv', 'finetune')
     assert [len(part) for part in parts] == pytest.approx([1400, 200, 400], abs=12)
     assert sorted(pd.concat(parts).image_id) == sorted(names)
     patients = [set(part.patient_id) for part in parts]
