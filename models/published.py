@@ -21,6 +21,7 @@ PREFIXES = ('module.', '_orig_mod.', 'model.', 'teacher.', 'backbone.', 'encoder
 PRETRAINING = re.compile(
     r'(mask_token|decoder\w*|dino_head|ibot_head|lm_head|student|momentum_encoder|encoder_k|queue\w*|predictor|projectors?|'
     r'projection_head|prototypes|local_cls_norm|text|logit_scale|logit_bias)(\.|$)')
+CHUNK = re.compile(r'blocks\.\d+\.(?=\d+\.)')  # blocks.CHUNK.BLOCK of DINOv2's training, where BLOCK counts through all chunks
 CLASSIFIER = re.compile(r'(heads?|head_dist|fc|classifier|pre_logits)\.')
 # Tensors that follow from the settings of a network. Its code computes them.
 CONSTANT = re.compile(
@@ -89,11 +90,21 @@ def _fits(model: nn.Module, path: str, new_classifier: bool) -> Iterator[Fit]:
     """Yield the fit of the weights in `path` with all prefixes, then with one less each time: as timm converts them, and as they are."""
     file = read_weights_file(path)
     convert = get_converter(model, file.im_size)
-    for given in _without_prefixes(file.state, path):
+    for given in _readings(file.state, path):
         if converted := convert(given):
             fit = _fit(model, converted, get_lost(convert, given, converted), new_classifier)
             yield fit._replace(resized=describe_resized(model, given, converted), entry=file.entry)
         yield _fit(model, given, [], new_classifier)._replace(entry=file.entry)
+
+
+def _readings(state: State, path: str) -> Iterator[State]:
+    """Yield `state` of the file `path` without prefixes (`_without_prefixes`), then also without the chunks of DINOv2's training."""
+    plain = state
+    for plain in _without_prefixes(state, path):
+        yield plain
+    whole = {CHUNK.sub('blocks.', name): tensor for name, tensor in plain.items()}
+    if len(whole) == len(plain) and whole.keys() != plain.keys():  # other networks count the blocks of each stage from 0: not unique
+        yield whole
 
 
 def _without_prefixes(state: State, path: str) -> Iterator[State]:
