@@ -15,7 +15,11 @@ TWO_STAGE = {  # 'stage one, stage two' -> flags of stage two; {fine_tuning} is 
     'CE, cRT BSCE': '--trainable classifier --loss_fn BSCE', 'CE, cRT LAS': '--trainable classifier --sampling class --loss_fn LAS',
     'CE, BSCE': '--loss_fn BSCE --lr {fine_tuning:g}', 'Balanced-MixUp, BSCE': '--loss_fn BSCE --lr {fine_tuning:g}',
 }
-POST_HOC = {'CE + tau-norm': ('CE', '--tau_norm'), 'CE + logit adjustment': ('CE', '--logit_adjust')}  # name -> trained method, test flags
+POST_HOC = {  # name -> trained method, flags of the test script
+    'CE + tau-norm': ('CE', '--tau_norm'), 'CE + logit adjustment': ('CE', '--logit_adjust'), 'CE + calibration': ('CE', '--calibrate'),
+    'BSCE + calibration': ('BSCE', '--calibrate'), 'BSCE + training prior': ('BSCE', '--calibrate', '--target_prior', 'train'),
+    'BSCE + 8 copies': ('BSCE', '--dihedral_tta', '4'),
+}
 METHODS = (*ONE_STAGE, *TWO_STAGE, *POST_HOC)
 PRETRAINED = ('CE', 'class sampling', 'sqrt sampling', 'sqrt sampling + LA 0.5', 'BSCE', 'CE + logit adjustment', 'CDT', 'LDAM-DRW',
               'CE-DRW', 'Balanced-MixUp 0.1', 'Balanced-MixUp', 'Balanced-MixUp, BSCE', 'CE, cRT', 'CE, LWS', 'CE, BSCE')

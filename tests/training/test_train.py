@@ -45,6 +45,7 @@ def test_run_folder(train, capsys):
     info = read_checkpoint(str(run))
     assert info['epoch'] == best['epoch'] and info['class_names'] == ['class0', 'class1', 'class2'] and info['im_size'] == (32, 32)
     out = capsys.readouterr().out
+    assert '* tiny_test: ' in out and '; input: mean 0.485 0.456 0.406, std 0.229 0.224 0.225; initial weights: ' in out
     assert 'Train||Val Loss' in out and f"Best epoch {best['epoch']}" in out and 'test_with_labels_eyepacs.py --load_path' in out
 
 

@@ -55,7 +55,8 @@ class Network:
         n_trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         start = describe_start(self.model.initial_weights, args.im_size, self.stage_one.facts, self.frozen,
                                reinitialised=self.reinitialised)
-        return f'* {args.model_name}: {n_trainable:,} trainable parameters; {start}'
+        scale = f'input: mean {_shown(self.mean)}, std {_shown(self.std)}'
+        return f'* {args.model_name}: {n_trainable:,} trainable parameters; {scale}; {start}'
 
     def to(self, accelerator: Accelerator, sync_bn: bool = False) -> None:
         """Move the network to the device of `accelerator`. `sync_bn`: compute BatchNorm statistics over all processes."""
@@ -63,6 +64,11 @@ class Network:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model = self.model.to(accelerator.device, memory_format=torch.channels_last)
         self.normalise = Normalise(accelerator.device, self.mean, self.std)
+
+
+def _shown(values: tuple) -> str:
+    """(.485, .456, .406) -> '0.485 0.456 0.406'; (.5, .5, .5) -> '0.5'"""
+    return ' '.join(f'{value:.4g}' for value in (values if len(set(values)) > 1 else values[:1]))
 
 
 def build_network(args: Namespace, accelerator: Accelerator) -> Network:
