@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import study_report
 from benchmarks.study_draws import published_figures
-from benchmarks.study_report import difference_rows
+from benchmarks.study_report import difference_rows, score_rows
 from benchmarks.study_table import read_table
 from tests.factories import ROOT
 
@@ -21,6 +21,12 @@ def rows_below(heading):
     lines = PAGE.split(f'\n### {heading}\n')[1].split('\n#')[0].splitlines()
     header, _, *rows = ([cell.strip() for cell in line.strip('|').split('|')] for line in lines if line.startswith('|'))
     return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def scores_in(study, name, method, scores):
+    """-> the cells 'mean ± standard deviation' of a method on the set `name`"""
+    table = read_table(csv_of(study)).query('set == @name and method == @method')
+    return score_rows(table, scores)[1][3:]
 
 
 def without_padding(text):
@@ -45,3 +51,16 @@ def test_the_gains_without_and_with_tuning(column, study):
     gains = {method: gain for method, _, gain, *_ in difference_rows(published_figures(csv_of(study), rows))}
     compared = [row for row in rows_below('How much is left when plain training is tuned') if row['method'] in gains]
     assert compared and [row[column] for row in compared] == [gains[row['method']] for row in compared]
+
+
+@pytest.mark.parametrize(('name', 'method', 'row'), [(row['set'], row['method'], row) for row in rows_below('Probabilities')])
+def test_the_scores_of_corrected_probabilities(name, method, row):
+    assert scores_in('study_probabilities', name, method, ['bacc', 'mcc', 'nll', 'ece']) == [
+        row['balanced accuracy'], row['MCC'], row['NLL'], row['ECE']]
+
+
+@pytest.mark.parametrize(('row', 'study', 'method'), [
+    (0, 'study_pretrained', 'BSCE'), (1, 'study_224', 'BSCE'), (2, 'study_224', 'BSCE + 8 copies')])
+def test_the_scores_of_larger_images(row, study, method):
+    cells = rows_below('Larger images')[row]
+    assert scores_in(study, 'isic8_lt', method, ['bacc', 'mcc', 'auc']) == [cells['balanced accuracy'], cells['MCC'], cells['macro-AUC']]
