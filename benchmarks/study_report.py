@@ -2,7 +2,8 @@
 
 For each set: the mean and standard deviation of the scores and of recall in the shot groups over the seeds, and the difference from the
 baseline over the seeds that both have. The 95 % interval of this difference covers other test images and other seeds. With a single seed it
-covers test images only, which a star marks. Then the mean rank of each method over the pairs of set and seed that all methods have.
+covers test images only, which a star marks. Then the mean rank of each method over the sets that have all methods, by its mean over the
+seeds of each set.
 
 The scores come from study.csv in the folder, and the intervals from the predictions beside it. --publish CSV adds the rows to a csv and
 what the intervals need to an npz beside it, and prints the tables of all rows of that csv. --table prints the tables of such a csv again,
@@ -45,15 +46,18 @@ def shown(score, value, sign=''):
 
 
 def complete(table):
-    """-> the rows of the pairs of set and seed that all methods have"""
-    return table[table.groupby(['set', 'seed']).method.transform('nunique') == table.method.nunique()]
+    """-> the rows of the sets that have all methods"""
+    return table[table.groupby('set').method.transform('nunique') == table.method.nunique()]
 
 
 def mean_ranks(table):
-    """-> DataFrame (methods x RANKED): mean rank over the `complete` pairs of set and seed; 1 is the best. Equal scores share a rank."""
-    table = complete(table)
-    ranks = {score: table.groupby(['set', 'seed'])[score].rank(ascending=score in SMALLER_IS_BETTER) for score in RANKED}
-    return pd.DataFrame(ranks).groupby(table.method).mean()
+    """-> DataFrame (methods x RANKED): mean rank over the `complete` sets (Demšar, JMLR 2006); 1 is the best. Equal scores share a rank.
+
+    In each set, methods are ranked by their mean over all seeds that they have. So each set counts alike, and no run is left out.
+    """
+    means = complete(table).groupby(['set', 'method'])[[*RANKED]].mean()
+    ranks = {score: means.groupby('set')[score].rank(ascending=score in SMALLER_IS_BETTER) for score in RANKED}
+    return pd.DataFrame(ranks).groupby('method').mean()
 
 
 def rank_rows(table):
@@ -131,10 +135,10 @@ def difference_section(figures):
 
 def rank_section(table):
     """-> [heading, table] of the mean ranks, or the reason why there are none"""
-    pairs = len(complete(table).groupby(['set', 'seed']))
-    if not pairs:
-        return ['## Mean ranks', 'No pair of set and seed has all methods yet.']
-    return [f"## Mean ranks over {counted(pairs, 'pair')} of set and seed", to_markdown(rank_rows(table))]
+    n_sets = complete(table).set.nunique()
+    if not n_sets:
+        return ['## Mean ranks', 'No set has all methods yet.']
+    return [f"## Mean ranks over {counted(n_sets, 'set')}", to_markdown(rank_rows(table))]
 
 
 def markdown(table, figures_of):
