@@ -59,8 +59,8 @@ def test_the_scores_of_corrected_probabilities(name, method, row):
         row['balanced accuracy'], row['MCC'], row['NLL'], row['ECE']]
 
 
-@pytest.mark.parametrize(('row', 'study', 'method'), [
-    (0, 'study_pretrained', 'BSCE'), (1, 'study_224', 'BSCE'), (2, 'study_224', 'BSCE + 8 copies')])
-def test_the_scores_of_larger_images(row, study, method):
-    cells = rows_below('Larger images')[row]
-    assert scores_in(study, 'isic8_lt', method, ['bacc', 'mcc', 'auc']) == [cells['balanced accuracy'], cells['MCC'], cells['macro-AUC']]
+@pytest.mark.parametrize('row', rows_below('Larger images'), ids=lambda row: f"{row['set']}, {row['image size']}")
+def test_the_scores_of_larger_images(row):
+    study = 'study_pretrained' if row['image size'] == '128x128' else 'study_larger'
+    method = 'BSCE + 8 copies' if 'dihedral' in row['test-time augmentation'] else 'BSCE'
+    assert scores_in(study, row['set'], method, ['bacc', 'mcc', 'auc']) == [row['balanced accuracy'], row['MCC'], row['macro-AUC']]
