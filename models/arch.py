@@ -9,6 +9,7 @@ from utils.common import InputError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of RGB values in 0..1
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 class ImageClassifier(nn.Module):

@@ -1,15 +1,16 @@
 """Build a network by name: one of the paper's backbones (`ARCHS`), a timm model, or a function in a file of the user."""
 import difflib
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from torch import nn
 
-from models.arch import CIFAR, Arch, Builder, as_arch
+from models.arch import CIFAR, HALVES, Arch, Builder, as_arch
 from models.heads import set_head
 from models.own_network import own_builder
 from models.published import load_file
-from models.resnet32 import ResNet32
+from models.small_images import ResNet32, resnet18_28
 from models.weights import check_hub, short_waits
 from utils.common import InputError
 
@@ -50,10 +51,12 @@ def _timm(name: str, zero_head: bool = False) -> Builder:
     return build
 
 
-def _resnet32(n_classes: int, pretrained: bool, im_size: tuple[int, int] | None) -> Arch:
-    if pretrained:
-        raise InputError('resnet32 is for small images and has no ImageNet weights: use --init none to train it from scratch')
-    return as_arch(ResNet32(n_classes), n_classes, 'fc', *CIFAR)
+def _small_images(name: str, network: Callable[[int], nn.Module], scaling: tuple[Sequence[float], Sequence[float]]) -> Builder:
+    def build(n_classes: int, pretrained: bool, im_size: tuple[int, int] | None) -> Arch:
+        if pretrained:
+            raise InputError(f'{name} is for small images and has no ImageNet weights: use --init none to train it from scratch')
+        return as_arch(network(n_classes), n_classes, 'fc', *scaling)
+    return build
 
 
 ARCHS: dict[str, Builder] = {
@@ -61,7 +64,8 @@ ARCHS: dict[str, Builder] = {
     'resnext50': _torchvision('resnext50_32x4d', 'fc'),
     'resnet_50': _torchvision('resnet50', 'fc'),
     'bit_resnext50_1': _timm('resnetv2_50x1_bit.goog_in21k', zero_head=True),
-    'resnet32': _resnet32,
+    'resnet32': _small_images('resnet32', ResNet32, CIFAR),  # standard for CIFAR
+    'resnet18_28': _small_images('resnet18_28', resnet18_28, HALVES),  # MedMNIST
 }
 
 

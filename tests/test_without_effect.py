@@ -53,6 +53,7 @@ def said(flags, n_processes=1, device_type='cpu'):
     ('--wd 0.1 --optimizer adamw --trainable scale --pretrained_weights x',
      '--wd 0.1 has no effect with --optimizer adamw, which does not decay the factors of --trainable scale'),
     ('--min_lr 0.001 --schedule onecycle', '--min_lr 0.001 has no effect with --schedule onecycle'),
+    ('--min_lr 0.001 --schedule step', '--min_lr 0.001 has no effect with --schedule step'),
     ('--pat 3 --schedule cosine', '--patience 3 has no effect with --schedule cosine'),
     ('--sync_bn', '--sync_bn has no effect with one process'),
     ('--deterministic', '--deterministic has no effect without CUDA; runs on the CPU are always reproducible'),

@@ -14,7 +14,7 @@ def test_arch(name):
     model, mean, std = get_arch(name, n_classes=7)
     head = model.get_submodule(model.classifier_name)
     assert head.weight.shape[0] == 7 and model.n_classes == 7 and len(mean) == len(std) == 3
-    own = {'bit_resnext50_1': (.5, .5, .5), 'resnet32': (.4914, .4822, .4465)}
+    own = {'bit_resnext50_1': (.5, .5, .5), 'resnet32': (.4914, .4822, .4465), 'resnet18_28': (.5, .5, .5)}
     assert mean == own.get(name, (.485, .456, .406))
     assert (head.weight == 0).all() == (name == 'bit_resnext50_1')
     assert [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1] == model.classifier_name
@@ -34,8 +34,23 @@ def test_resnet32():
         features = torch.rand(1, 16, 6, 6)
         out = block(features)
     assert torch.equal(out[:, 8:24], features[:, :, ::2, ::2]) and not out[:, :8].any() and not out[:, 24:].any()
-    with pytest.raises(InputError, match='--init none'):
-        get_arch('resnet32', 10, init='imagenet')
+
+
+def test_resnet18_28():
+    """The weights of ResNet-18, but for a 3 x 3 first layer, and a map of 4 x 4 features for 28 x 28 pixels: nothing is pooled before."""
+    model = get_arch('resnet18_28', 5).model.eval()
+    features = []
+    model.layer4.register_forward_hook(lambda module, inputs, output: features.append(output.shape))
+    with torch.no_grad():
+        model(torch.rand(2, 3, 28, 28))
+    assert features == [(2, 512, 4, 4)]
+    assert sum(p.numel() for p in model.parameters()) == 11_689_512 - 64 * 3 * (49 - 9) - 995 * 513  # 5 classes instead of 1,000
+
+
+@pytest.mark.parametrize('name', ['resnet32', 'resnet18_28'])
+def test_networks_for_small_images_have_no_imagenet_weights(name):
+    with pytest.raises(InputError, match=f'{name} is for small images and has no ImageNet weights: use --init none'):
+        get_arch(name, 10, init='imagenet')
 
 
 def test_network_built_for_one_size():

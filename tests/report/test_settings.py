@@ -70,6 +70,8 @@ def shown(tmp_path):
      'divided by 10 when the validation score stops improving, patience 2 epochs, minimum 0.00001'),
     ({'schedule': 'onecycle', 'patience': 2, 'min_lr': 1e-5, 'warmup': .3}, 'learning-rate schedule',
      'one cycle (up, then down), warm-up in the first 30 % of the steps'),
+    ({'schedule': 'step', 'patience': 2, 'min_lr': 1e-5, 'warmup': 0.}, 'learning-rate schedule',
+     'divided by 10 after 1/2 and 3/4 of the training'),
     ({'grow_from': .5}, 'image size', '96 x 96 pixels (height x width), growing from 50 % of it'),
     ({'batch_size': 1024, 'accumulate': 4}, 'batch size', '1,024 images in 4 parts'),
     ({'init': 'imagenet', 'initial_weights': 'resnet10t.c3_in1k of timm'}, 'starts from', 'resnet10t.c3_in1k of timm'),

@@ -35,6 +35,23 @@ def test_cosine():
         assert rate == pytest.approx(expected)
 
 
+@pytest.mark.parametrize('n_epochs', [4, 20, 100])
+def test_step_divides_by_ten_at_a_half_and_three_quarters(n_epochs):
+    """The schedule of the MedMNIST paper: of 100 epochs, the rate is divided after 50 and after 75."""
+    expected = torch.optim.lr_scheduler.MultiStepLR(optimizer := torch.optim.SGD([nn.Parameter(torch.zeros(1))], .5),
+                                                    [n_epochs // 2, 3 * n_epochs // 4])
+    got = rates('step', 0., 10 * n_epochs)
+    for epoch in range(n_epochs):
+        assert got[10 * epoch:10 * epoch + 10] == pytest.approx([optimizer.param_groups[0]['lr']] * 10)
+        optimizer.step()
+        expected.step()
+
+
+def test_step_with_a_warmup():
+    got = rates('step', .2)
+    assert got[:20] == pytest.approx([.5 * (.01 + .99 * step / 20) for step in range(20)]) and got[20:50] == [.5] * 30
+
+
 def test_onecycle():
     got = rates('onecycle', .3)
     assert got[0] == pytest.approx(.5 / 25) and max(got) == pytest.approx(.5, rel=1e-3) and got[-1] < .002

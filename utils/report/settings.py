@@ -32,8 +32,8 @@ AUGMENTATIONS = {
     'trivial': 'TrivialAugment'}
 OPTIMIZERS = {'sgd': 'SGD', 'adam': 'Adam', 'adamw': 'AdamW'}
 SCHEDULES = {
-    'plateau': 'divided by 10 when the validation score stops improving', 'cosine': 'half a cosine (down)',
-    'onecycle': 'one cycle (up, then down)'}
+    'plateau': 'divided by 10 when the validation score stops improving', 'step': 'divided by 10 after 1/2 and 3/4 of the training',
+    'cosine': 'half a cosine (down)', 'onecycle': 'one cycle (up, then down)'}
 STARTS = {'random': 'random weights', 'none': 'random weights', 'imagenet': 'ImageNet weights'}
 TRAINABLE = {'all': 'all', 'classifier': 'the last one (frozen backbone)', 'scale': 'one factor per class (frozen network)'}
 HEADS = {'linear': 'linear', 'cosine': 'cosine similarity', 'scaled': 'linear, with one factor per class'}

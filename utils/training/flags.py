@@ -81,9 +81,11 @@ def add_flags(parser: RecipeParser) -> RecipeParser:
     training.add_argument('--layer_decay', type=float, default=1., metavar='DECAY',
                           help='multiply the learning rate by this factor for each layer before the last one, for example 0.7; 1 is off')
     training.add_argument('--schedule', default='plateau', choices=SCHEDULES,
-                          help='learning-rate schedule; plateau: divide by 10 after more than --patience epochs without improvement')
+                          help='learning-rate schedule; plateau: divide by 10 after more than --patience epochs without improvement; '
+                               'step: divide by 10 after 1/2 and 3/4 of the training')
     training.add_argument('--warmup', type=float, metavar='FRACTION',
-                          help='fraction of the steps with a rising learning rate, 0 to 1 (default: plateau 0, cosine 0.05, onecycle 0.3)')
+                          help='fraction of the steps with a rising learning rate, 0 to 1 (default: plateau and step 0, cosine 0.05, '
+                               'onecycle 0.3)')
     training.add_argument('--min_lr', type=float, default=-1, metavar='RATE',
                           help='minimum learning rate: plateau stops after an epoch at it, cosine ends at it; -1 means --lr / 1000')
     training.add_argument('--patience', type=int, default=2, metavar='N',
@@ -148,7 +150,7 @@ WITHOUT_EFFECT = (
      lambda a: a.optimizer == 'sgd' and a.schedule == 'onecycle'),
     ('wd', 'with --optimizer adamw, which does not decay the factors of --trainable scale',
      lambda a: a.wd and a.optimizer == 'adamw' and a.trainable == 'scale'),
-    ('min_lr', 'with --schedule onecycle', lambda a: a.schedule == 'onecycle'),
+    ('min_lr', 'with --schedule {schedule}', lambda a: a.schedule in ('step', 'onecycle')),
     ('patience', 'with --schedule {schedule}', lambda a: a.schedule != 'plateau'),
     ('sync_bn', 'with one process', lambda a: a.n_processes == 1),
     ('sync_bn', 'with --trainable {trainable}, which keeps the BatchNorm statistics', lambda a: a.trainable != 'all'),

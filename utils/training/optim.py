@@ -55,7 +55,7 @@ OPTIMIZERS = {
     'adam': lambda model, args: torch.optim.Adam(_groups(model, args), args.lr, weight_decay=args.wd, **_fused(model)),
     'adamw': lambda model, args: torch.optim.AdamW(_groups(model, args, spare_vectors=True), args.lr, **_fused(model)),
 }
-SCHEDULES = {'plateau': 0., 'cosine': .05, 'onecycle': .3}  # name -> default fraction of warm-up steps
+SCHEDULES = {'plateau': 0., 'step': 0., 'cosine': .05, 'onecycle': .3}  # name -> default fraction of warm-up steps
 SHORT = 10  # after a shorter decay, the last step would still have more than a few percent of the rate
 
 
@@ -63,9 +63,10 @@ class Schedule:
     """Learning-rate schedule. Call `after_step()` after each training step and `after_epoch(value)` with the validation metric (None:
     skip the epoch).
 
-    plateau: divide by 10 after more than `patience` epochs without improvement, as in the original. cosine: half a cosine from `lr` to
-    `min_lr` over the whole training. onecycle: torch's OneCycleLR (Smith and Topin, 2018), which also varies the momentum. `warmup`:
-    fraction of all steps in which the rate rises, linearly from 1 % of lr or, for onecycle, along a cosine from 4 %.
+    plateau: divide by 10 after more than `patience` epochs without improvement, as in the original. step: divide by 10 after 1/2 and after
+    3/4 of the steps (He et al., CVPR 2016, section 4.2). cosine: half a cosine from `lr` to `min_lr` over the whole training. onecycle:
+    torch's OneCycleLR (Smith and Topin, 2018), which also varies the momentum. `warmup`: fraction of all steps in which the rate rises,
+    linearly from 1 % of lr or, for onecycle, along a cosine from 4 %.
 
     cosine and onecycle reach their minimum after the last step, so the last step is close to it. If a long warm-up leaves fewer than
     SHORT steps, they reach it at the last step, which would otherwise have a high rate.
@@ -80,21 +81,23 @@ class Schedule:
         n_warm, end = round(warmup * n_steps), n_steps
         self.by_step: lr_scheduler.LRScheduler | None = None
         self.by_epoch: lr_scheduler.ReduceLROnPlateau | None = None
-        if n_warm > max(n_steps / 2, n_steps - SHORT) and name != 'plateau' and n_steps > 1:
+        if n_warm > max(n_steps / 2, n_steps - SHORT) and name in ('cosine', 'onecycle') and n_steps > 1:
             end = n_steps - 1
             n_warm = min(n_warm, end - 1)
         if name == 'onecycle':
             if warmup * (end + 1) == 1:  # a warm-up of zero steps, by which torch would divide
                 warmup = math.nextafter(warmup, 0)
             self.by_step = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=end + 1, pct_start=warmup)
-        elif name == 'cosine':
+        elif name in ('cosine', 'step'):
             floor = min_lr / lr
 
-            def factor(step):
-                if step < n_warm:
-                    return .01 + .99 * step / n_warm
+            def cosine(step):
                 return floor + (1 - floor) * (1 + math.cos(math.pi * min((step - n_warm) / max(end - n_warm, 1), 1))) / 2
-            self.by_step = lr_scheduler.LambdaLR(optimizer, factor)
+
+            def stairs(step):
+                return .1 ** ((step >= n_steps / 2) + (step >= 3 * n_steps / 4))
+            decay = cosine if name == 'cosine' else stairs
+            self.by_step = lr_scheduler.LambdaLR(optimizer, lambda step: .01 + .99 * step / n_warm if step < n_warm else decay(step))
         else:
             self.by_step = lr_scheduler.LinearLR(optimizer, .01, total_iters=n_warm) if n_warm else None
             # By default, torch ignores a step down by less than 1e-8, which the first layers of a deep network may need.

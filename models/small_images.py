@@ -1,7 +1,20 @@
-"""ResNet-32 for images of 32 x 32 pixels, the standard for CIFAR results. ImageNet networks would shrink such images to one position."""
+"""Networks for images of about 30 x 30 pixels, as used for published results. ImageNet networks would shrink them to one position."""
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+def resnet18_28(n_classes: int) -> nn.Module:
+    """ResNet-18 as in the MedMNIST paper, for images of 28 x 28 pixels (Yang et al., Scientific Data 2023).
+
+    The first layer is a 3 x 3 convolution of stride 1, and no pooling follows it. The initial weights are those of torchvision.
+    """
+    import torchvision  # imported here because it takes seconds
+    model = torchvision.models.resnet18(num_classes=n_classes)
+    model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode='fan_out', nonlinearity='relu')
+    model.maxpool = nn.Identity()
+    return model
 
 
 class Block(nn.Module):
