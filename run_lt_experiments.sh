@@ -3,17 +3,20 @@
 #
 # Train and test all experiments of a group, and compare those of the demonstration. Finished runs are skipped and interrupted runs are resumed.
 #
-#   GROUP      demo (default; needs no data), eyepacs, endo (the experiments of the paper), eyepacs_recipes, endo_recipes, cifar
+#   GROUP      demo (default; needs no data), eyepacs, endo (the experiments of the paper), eyepacs_recipes, endo_recipes,
+#              cifar, medmnist
 #   --jobs N   run N experiments in parallel, spread over the GPUs if there are any (default: 1, demo: 2)
 #   --only N   train and test only the N-th experiment of the group
 #   --dry_run  print the commands without running them
-#   SEEDS      environment variable: random seeds of the demo (default: 0)
+#   SEEDS      environment variable: random seeds of demo (default: 0) and medmnist (default: 0 1 2)
+#   INIT       environment variable: initial weights of the fine-tuning in medmnist, as for --init (default: imagenet)
 #
 # Examples:
 #
 #   bash run_lt_experiments.sh
 #   SEEDS="0 1 2" bash run_lt_experiments.sh demo --jobs 2
 #   bash run_lt_experiments.sh endo --only 15 --dry_run
+#   INIT=tf_efficientnet_lite0.pth bash run_lt_experiments.sh medmnist
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # sh may be another shell, or bash in its POSIX mode
 set +o posix
 set -euo pipefail
@@ -22,7 +25,7 @@ cd "$(dirname "$0")"
 group=demo dry= n_jobs= only=
 while [ $# -gt 0 ]; do
     case $1 in
-        demo|eyepacs|endo|eyepacs_recipes|endo_recipes|cifar) group=$1 ;;
+        demo|eyepacs|endo|eyepacs_recipes|endo_recipes|cifar|medmnist) group=$1 ;;
         --jobs) n_jobs=${2:-}; shift; [[ $n_jobs =~ ^[1-9][0-9]*$ ]] || { echo "error: --jobs takes a number of 1 or more" >&2; exit 2; } ;;
         --only) only=${2:-}; shift; [[ $only =~ ^[1-9][0-9]{0,5}$ ]] || { echo "error: --only takes a number of 1 or more" >&2; exit 2; } ;;
         --dry_run) dry=1 ;;
@@ -31,13 +34,10 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-if [ $group = demo ]; then
-    for seed in ${SEEDS:-0}; do
-        [[ $seed =~ ^[0-9]+$ ]] || { echo "error: SEEDS takes whole numbers, not $seed" >&2; exit 2; }
-    done
-    n_jobs=${n_jobs:-2}
-fi
-n_jobs=${n_jobs:-1}
+for seed in ${SEEDS:-}; do
+    [[ $seed =~ ^[0-9]+$ ]] || { echo "error: SEEDS takes whole numbers, not $seed" >&2; exit 2; }
+done
+n_jobs=${n_jobs:-$([ $group = demo ] && echo 2 || echo 1)}
 [ -z "$only" ] || n_jobs=1
 . tools/experiments.sh
 [ -n "$dry" ] && PYTHON=python || setup_environment requirements.txt
@@ -95,12 +95,38 @@ cifar() {
             --train_eval off $flags
     done < <(methods two)
 }
+# medmnist: RetinaMNIST with the network and the training of the MedMNIST paper, which takes --metric auc to choose the epoch
+medmnist() {
+    local seed data=data/retinamnist
+    local common=(--csv_train $data/train_retinamnist.csv --data_path $data/images --metric auc)
+    local paper=(--model_name resnet18_28 --init none --im_size 28 --n_epochs 100 --batch_size 128 --optimizer adam --lr 0.001
+                 --schedule step --augment none --train_eval off)
+    [ -d $data ] || do_ "$PYTHON" -m tools.prepare_medmnist_data retinamnist
+    for seed in ${SEEDS:-0 1 2}; do
+        run() { local method=$1; shift; experiment "medmnist/$method/seed$seed" eyepacs --csv_test $data/test_retinamnist.csv \
+            --dihedral_tta 0 -- "${common[@]}" --seed "$seed" "$@"; }
+        run paper "${paper[@]}"
+        run paper_BSCE "${paper[@]}" --loss_fn BSCE
+        run finetune --recipe finetune --model_name tf_efficientnet_lite0 --init "${INIT:-imagenet}" --im_size 128
+    done
+    settle
+    do_ "$PYTHON" -m tools.compare_experiments results/medmnist --baseline paper
+    [ -n "$dry$only" ] || echo "* Published for the network and training of 'paper': ACC 52.4, AUC 71.7 (Yang et al., 2023)"
+    what="write a report of these runs" next="$(printf %q "$PYTHON") -m tools.report results/medmnist --baseline paper"
+}
+medmnist_cost() {
+    case "$*" in
+        *"--recipe finetune"*) echo 20 ;;
+        *train_lt_mxp.py*) echo 100 ;;
+        *) echo 1 ;;
+    esac
+}
 what="compare the methods" next="$(printf %q "$PYTHON") -m tools.compare_experiments results/${group%%_*}"
 [ -n "$dry" ] || plan "$group"
 "$group"
 settle
 [ "${only:-0}" -le "$n_experiments" ] || { echo "error: --only $only: $group has only $n_experiments experiments" >&2; exit 2; }
 seeds=
-[ $group != demo ] || [ -z "${SEEDS:-}" ] || seeds="SEEDS=$(printf %q "$SEEDS") "
+[[ $group != demo && $group != medmnist || -z ${SEEDS:-} ]] || seeds="SEEDS=$(printf %q "$SEEDS") "
 [ -z "$dry" ] || what="run these commands" next="${seeds}bash run_lt_experiments.sh $group ${only:+--only }${only:---jobs $n_jobs}"
 say_next "$what" "$next" >&2

@@ -21,7 +21,7 @@ TEXTS = {page: (ROOT / page).read_text(encoding='utf-8') for page in PAGES}
 DOCS = [page for page in PAGES if page.startswith('docs/')]
 OTHER_PROGRAMS = {'pip', 'source', 'kaggle', 'tensorboard', 'sbatch', 'git', 'audit/bin/pip', 'audit/bin/pip-audit'}
 OTHER_MODULES = {'pytest', 'mypy', 'ruff', 'venv', 'webbrowser'}
-EXPERIMENTS = {'demo', 'eyepacs', 'endo', 'eyepacs_recipes', 'endo_recipes', 'cifar'}
+EXPERIMENTS = {'demo', 'eyepacs', 'endo', 'eyepacs_recipes', 'endo_recipes', 'cifar', 'medmnist'}
 
 
 # Form

@@ -93,7 +93,7 @@ def test_flags_of_a_recipe_are_not_named(recipe):
     assert said(f'--recipe {recipe} {stage_two} --optimizer sgd --schedule onecycle --n_epochs 2 --sampling instance') == []
 
 
-@pytest.mark.parametrize('group', ['demo', 'eyepacs', 'endo', 'eyepacs_recipes', 'endo_recipes', 'cifar'])
+@pytest.mark.parametrize('group', ['demo', 'eyepacs', 'endo', 'eyepacs_recipes', 'endo_recipes', 'cifar', 'medmnist'])
 def test_no_experiment_has_a_flag_without_effect(scripts, group):
     trainings = [' '.join(words[2:]) for words in experiment_lines(scripts, group) if words[1] == 'train_lt_mxp.py']
     assert trainings and [said(flags) for flags in trainings] == [[]] * len(trainings)

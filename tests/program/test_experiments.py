@@ -13,6 +13,7 @@ from utils.testing import scoring
 
 @pytest.mark.parametrize(('group', 'n_trainings'), [
     ('demo', 5), ('eyepacs', 14), ('endo', 70), ('eyepacs_recipes', 6), ('endo_recipes', 30), ('cifar', 6),
+    ('medmnist', 9),
 ])
 def test_every_line_parses(scripts, group, n_trainings):
     runs, tests = [], []
