@@ -32,7 +32,7 @@ from utils.training.recipes import RECIPES
 from utils.training.signals import SIGNALS
 
 from .study_methods import METHODS, NO_METHOD, ONE_STAGE, POST_HOC, PRETRAINED, TWO_STAGE
-from .study_runner import RESUME, Queue, Runner
+from .study_runner import RESUME, Queue, Runner, script_of
 from .study_sets import StudySet, read_set
 from .study_table import KEY, SETTINGS, add_row, lock_of, name_of, predictions_of, scores_of, training_of
 
@@ -156,12 +156,13 @@ class Study:
             raise self.failed[training.name]
         started = any(os.path.exists(os.path.join(run, state)) for state in ('last', 'interrupted'))
         try:
-            self.runner.call(os.path.join(self.folder, training.name, 'train.log'), 'train_lt_mxp.py', '--csv_train', data.csv('train'),
-                             '--csv_val', data.csv('val'), '--data_path', data.images, '--n_classes', str(len(data.class_count)),
-                             '--im_size', a.im_size, '--model_name', a.model_name, '--init', a.init, '--recipe', a.recipe,
-                             '--metric', a.metric, '--num_workers', '0', *NO_METHOD.split(), '--lr', str(a.lr),
-                             '--n_epochs', str(training.n_epochs), *training.flags, '--save_path', f'{a.name}/{training.name}',
-                             '--resume' if started else '--overwrite')
+            self.runner.call(
+                os.path.join(self.folder, training.name, 'train.log'), script_of(training.flags),
+                '--csv_train', data.csv('train'), '--csv_val', data.csv('val'), '--data_path', data.images,
+                '--n_classes', str(len(data.class_count)), '--im_size', a.im_size, '--model_name', a.model_name, '--init', a.init,
+                '--recipe', a.recipe, '--metric', a.metric, '--num_workers', '0', *NO_METHOD.split(), '--lr', str(a.lr),
+                '--n_epochs', str(training.n_epochs), *training.flags, '--save_path', f'{a.name}/{training.name}',
+                '--resume' if started else '--overwrite')
         except InputError as err:
             self.failed[training.name] = err
             raise

@@ -5,11 +5,16 @@ NO_METHOD = '--sampling instance --loss_fn CE --loss_params --mixing none --mixu
 ONE_STAGE = {  # name -> flags
     'CE': '', 'BSCE': '--loss_fn BSCE', 'class sampling': '--sampling class', 'sqrt sampling': '--sampling sqrt', 'CDT': '--loss_fn CDT',
     'CE-DRW': '--defer 0.8', 'LDAM-DRW': '--loss_fn LDAM --defer 0.8', 'Balanced-MixUp 0.1': '--do_mixup 0.1',
-    'Balanced-MixUp': '--do_mixup 0.2', 'sqrt sampling + LA 0.5': '--sampling sqrt --loss_fn LA --loss_params tau=0.5',
-    'FOCAL': '--loss_fn FOCAL', 'VS': '--loss_fn VS', 'WCE': '--loss_fn WCE',
-    'MixUp + BSCE': '--mixing mixup --mix_alpha 0.4 --mixup_off_epochs 3 --loss_fn BSCE', 'LADE': '--loss_fn LADE',
-    'SEESAW': '--loss_fn SEESAW',
+    'Balanced-MixUp': '--do_mixup 0.2', 'Balanced-MixUp 0.3': '--do_mixup 0.3',
+    'sqrt sampling + LA 0.5': '--sampling sqrt --loss_fn LA --loss_params tau=0.5', 'FOCAL': '--loss_fn FOCAL', 'VS': '--loss_fn VS',
+    'WCE': '--loss_fn WCE', 'MixUp + BSCE': '--mixing mixup --mix_alpha 0.4 --mixup_off_epochs 3 --loss_fn BSCE',
+    'LADE': '--loss_fn LADE', 'SEESAW': '--loss_fn SEESAW',
 }
+# One change at a time, to find when Balanced-MixUp helps. A change of the training also changes plain training.
+CHANGES = {'batch 32': '--batch_size 32', 'long': '--n_epochs 60 --patience 5', 'by loss': '--metric loss'}
+VARIANTS = {'per image': '--variant per_image', 'symmetric': '--variant symmetric', 'off at the end': '--mixup_off_epochs 10'}
+ONE_STAGE |= {f'CE {change}': flags for change, flags in CHANGES.items()}
+ONE_STAGE |= {f'Balanced-MixUp {change}': f'--do_mixup 0.2 {flags}' for change, flags in (CHANGES | VARIANTS).items()}
 TWO_STAGE = {  # 'stage one, stage two' -> flags of stage two; {fine_tuning} is a quarter of --lr
     'CE, cRT': '--trainable classifier --sampling class', 'CE, LWS': '--trainable scale --sampling class',
     'CE, cRT BSCE': '--trainable classifier --loss_fn BSCE', 'CE, cRT LAS': '--trainable classifier --sampling class --loss_fn LAS',

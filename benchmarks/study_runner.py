@@ -13,6 +13,8 @@ from utils.cli import ROOT
 from utils.common import InputError, Interrupted, no_link, read_text
 from utils.testing import scoring
 
+from . import mixing_variants
+
 RESUME = ': run the same command to resume'
 
 
@@ -20,11 +22,21 @@ def run_training(flags):
     train_lt_mxp.main(train_lt_mxp.get_parser().parse_args(flags), ['train_lt_mxp.py', *flags])
 
 
+def run_variant(flags):
+    mixing_variants.train([VARIANT, *flags])
+
+
 def run_testing(flags):
     scoring.main(test_with_labels_eyepacs.__doc__, **test_with_labels_eyepacs.DEFAULTS, argv=flags)
 
 
-SCRIPTS = {'train_lt_mxp.py': run_training, 'test_with_labels_eyepacs.py': run_testing}
+VARIANT = 'benchmarks/mixing_variants.py'
+SCRIPTS = {'train_lt_mxp.py': run_training, VARIANT: run_variant, 'test_with_labels_eyepacs.py': run_testing}
+
+
+def script_of(flags):
+    """-> the script that trains with `flags`"""
+    return VARIANT if '--variant' in flags else 'train_lt_mxp.py'
 
 
 def first_line(error):
@@ -73,7 +85,7 @@ class Runner:
             if self.stopped:
                 raise Interrupted(signal.SIGTERM)
             process = subprocess.Popen([sys.executable, os.path.join(ROOT, script), *flags], stdout=f, stderr=subprocess.STDOUT,
-                                       env=os.environ | {'OMP_NUM_THREADS': '1'},
+                                       env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': ROOT},
                                        process_group=0)  # else Ctrl-C reaches it besides `stop`, and a second signal ends it unsaved
             self.processes.add(process)
         status = process.wait()

@@ -48,6 +48,10 @@ class Mixing(BatchTransform):
         """
         raise NotImplementedError
 
+    def draw_weight(self) -> float:
+        """The weight of an image, drawn once per batch. Its partner gets the rest."""
+        return self.mix_rng.beta(self.alpha, self.alpha)
+
     def one_hot(self, labels: torch.Tensor) -> torch.Tensor:
         return F.one_hot(labels, len(self.class_count)).float()
 
@@ -66,7 +70,7 @@ class Mixing(BatchTransform):
         images, labels, _ = batch[0]
         x, labels = self.augmented(images), self.to_device(labels)
         other, other_labels = self.partners(x, labels)
-        share = self.mix_rng.beta(self.alpha, self.alpha)  # weight of the image itself; its partner gets the rest
+        share = self.draw_weight()
         x, label_share = self.mix(x, other, share, labels, other_labels=other_labels)
         y = torch.lerp(self.one_hot(other_labels), self.one_hot(labels), label_share)
         return self.normalise.standardise(x), y
@@ -139,6 +143,10 @@ class BalancedMixUp(Mixing):
     alpha = .2
     n_loaders = 2  # the second one is class-balanced
 
+    def draw_weight(self) -> float:
+        """The weight of the class-balanced batch."""
+        return self.mix_rng.beta(self.alpha, 1)
+
     @classmethod
     def label_shares(cls, seen: Array, class_count: Array, alpha: float, batch_size: int) -> Array:
         balanced = class_count * get_sampling_probabilities(class_count, 'class')
@@ -150,7 +158,7 @@ class BalancedMixUp(Mixing):
         images, labels = (torch.cat([self.to_device(own), self.to_device(balanced)])
                           for own, balanced in ((images, balanced_images), (labels, balanced_labels)))
         x, y = self.augmented(images), self.one_hot(labels)
-        share = self.mix_rng.beta(self.alpha, 1)
+        share = self.draw_weight()
         x, y = (own.lerp_(balanced, share) for own, balanced in (x.chunk(2), y.chunk(2)))
         return self.normalise.standardise(x), y
 
