@@ -1,11 +1,16 @@
 """Mixed images and labels compared with the formulas of the papers, with the same random draws."""
+import copy
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
 
+import train_lt_mxp
+from models.arch import IMAGENET
 from tests.factories import MEAN, STD, image_batch
 from utils.prediction.inference import Normalise
+from utils.training import engine
 from utils.training.augmentation import draw_params, jitter, move
 from utils.training.mixing import MIXING, BalancedMixUp, CutMix, MixUp, Remix
 
@@ -39,6 +44,32 @@ def test_weight_of_the_balanced_batch_is_beta(normalise, alpha):
     other = one[0], torch.tensor([1]), ['b']
     weights = np.array([prepare([one, other])[1][0, 1].item() for _ in range(1500)])
     assert kstest(weights, lambda x: x ** alpha).pvalue > 1e-3  # the distribution function of Beta(alpha, 1)
+
+
+def test_a_training_step_is_that_of_the_paper(train, monkeypatch):
+    """The weights after one step of SGD, compared with equation 2 and the soft cross-entropy in float64."""
+    seen = {}
+
+    def one_epoch(state, epoch, *others):
+        state.trained.classifier[0].p = 0  # no dropout
+        (batch,) = epoch.loader
+        seen.update(before=copy.deepcopy(state.trained).double(), batch=batch)
+        stats = engine.train_one_epoch(state, epoch, *others)
+        seen['after'] = copy.deepcopy(state.trained)
+        return stats
+
+    monkeypatch.setattr(train_lt_mxp, 'train_one_epoch', one_epoch)
+    train('--n_epochs 1 --batch_size 16 --do_mixup 0.3 --augment none --lr 0.1 --seed 8 --do_not_save')
+    reference, (instance, balanced) = seen['before'], seen['batch']
+    weight = np.random.default_rng([8, 4, 0]).beta(.3, 1)
+    x = (1 - weight) * instance[0].double() + weight * balanced[0].double()
+    x = (x / 255 - torch.tensor(IMAGENET[0]).view(3, 1, 1)) / torch.tensor(IMAGENET[1]).view(3, 1, 1)
+    y = (1 - weight) * torch.eye(3)[instance[1]] + weight * torch.eye(3)[balanced[1]]
+    loss = -(y * reference(x).log_softmax(1)).sum(1).mean()
+    for parameter, gradient in zip(reference.parameters(), torch.autograd.grad(loss, list(reference.parameters())), strict=True):
+        parameter.data -= .1 * gradient
+    for found, expected in zip(seen['after'].parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
 
 
 def coded(labels, height=20, width=26):
