@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from medmnist import evaluator
 
 from tests.next_steps import next_words, parse
 from tools import download_file
@@ -16,6 +17,7 @@ from utils.common import InputError
 from utils.data.check_data import check_data
 from utils.datasets import npz_images
 from utils.datasets.medmnist import SETS
+from utils.evaluation import evaluate_multi_cls
 from utils.get_loaders import ClassDataset
 
 
@@ -219,3 +221,25 @@ def test_a_named_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / 'set.npz')
     with pytest.raises(InputError, match=r'set\.npz is not a regular file'):
         main([str(tmp_path / 'set.npz')])
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_accuracy_and_auc_are_those_of_the_authors(seed):
+    """The evaluator of the package medmnist, for all sets with one label per image: more than two classes, graded or not."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(5, 400, p=[.44, .12, .23, .16, .05])
+    probs = rng.dirichlet(np.ones(5), 400).round(2)  # with ties
+    probs /= probs.sum(axis=1, keepdims=True)
+    found = evaluate_multi_cls(labels, probs.argmax(axis=1), probs)
+    for task in ('multi-class', 'ordinal-regression'):
+        expected = [evaluator.getACC(labels[:, None], probs, task), evaluator.getAUC(labels[:, None], probs, task)]
+        assert [found.acc, found.auc] == pytest.approx(expected)
+
+
+def test_accuracy_and_auc_of_two_classes_are_those_of_the_authors():
+    rng = np.random.default_rng(0)
+    labels, p = rng.integers(0, 2, 200), rng.random(200)
+    probs = np.stack([1 - p, p], axis=1)
+    found = evaluate_multi_cls(labels, probs.argmax(axis=1), probs)
+    expected = [evaluator.getACC(labels[:, None], probs[:, 1], 'binary-class'), evaluator.getAUC(labels[:, None], probs, 'binary-class')]
+    assert [found.acc, found.auc] == pytest.approx(expected)

@@ -1,13 +1,15 @@
 """tools.evaluate_predictions on one file, folds, repeats and two files to compare: its console output and JSON."""
 import json
+import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
-from tests.factories import random_table
+from tests.factories import ROOT, random_table
 from tests.report_files import write, write_run
 from tools.evaluate_predictions import main
 from utils.common import InputError, file_sha256
@@ -42,6 +44,30 @@ def test_unordered_classes_have_no_kappa(tmp_path, capsys):
     csv = write(tmp_path / 'a.csv', random_table(0, names=['cat', 'dog', 'cow']))
     assert run(csv)['metrics']['kappa']['value'] is None and 'kappa' not in capsys.readouterr().out
     assert run(csv, '--ordered')['metrics']['kappa']['value'] is not None and 'cow or worse' in capsys.readouterr().out
+
+
+def test_the_conversion_of_other_predictions_in_the_documentation(tmp_path, monkeypatch):
+    """The Python lines of docs/evaluation.md on five folds of 23 classes, of which two never occur and others only in some folds. The
+    pooled scores are those of scikit-learn on all images together."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    p_class = np.r_[0, 0, .6 ** np.arange(21)]
+    labels = [rng.choice(23, 200, p=p_class / p_class.sum()) for _ in range(5)]
+    probs = [rng.dirichlet(np.ones(23), 200) + 2 * np.eye(23)[y] * rng.random((200, 1)) for y in labels]
+    probs = [p / p.sum(axis=1, keepdims=True) for p in probs]
+    for fold in range(5):
+        np.savez(f'fold{fold + 1}.npz', probs=probs[fold], labels=labels[fold], names=[f'{fold}_{i}' for i in range(200)])
+    exec(re.search(r'```python\n(import numpy.*?)```', (ROOT / 'docs' / 'evaluation.md').read_text(), re.S)[1])
+    result = run(*(f'fold{fold}.csv' for fold in range(1, 6)))
+    y, p = np.concatenate(labels), np.concatenate(probs)
+    present = np.unique(y)
+    assert min(len(np.unique(fold)) for fold in labels) < len(present) < 23
+    expected = {
+        'acc': metrics.accuracy_score(y, p.argmax(1)), 'mcc': metrics.matthews_corrcoef(y, p.argmax(1)),
+        'bacc': metrics.recall_score(y, p.argmax(1), labels=present, average='macro'),
+        'auc': np.mean([metrics.roc_auc_score(y == c, p[:, c]) for c in present]),
+        'ap': np.mean([metrics.average_precision_score(y == c, p[:, c]) for c in present])}
+    assert result['of'] == 'pooled' and {name: result['metrics'][name]['value'] for name in expected} == pytest.approx(expected)
 
 
 def test_folds_are_pooled(tmp_path, capsys):
