@@ -12,10 +12,11 @@ import numpy as np
 from utils.common import InputError, read_text, whole_file
 from utils.prediction.predictions import read_labelled
 from utils.statistics.bootstrap import BootstrapResult, bootstrap_figures
+from utils.statistics.weighted_metrics import are_grades
 
 from .study_table import KEY, NAME, SETTINGS, add_rows, key_of, predictions_of, read_table
 
-COMPARED = ('bacc', 'mcc', 'nll')
+COMPARED = ('bacc', 'mcc', 'nll', 'kappa')
 
 
 def read_figures(folder, table, draws=1000):
@@ -23,7 +24,8 @@ def read_figures(folder, table, draws=1000):
     counts, found = json.loads(read_text(os.path.join(folder, SETTINGS)))['sets'], {}
     for name, method, seed in table[KEY].itertuples(index=False):
         predictions = read_labelled(predictions_of(folder, name, method, seed))
-        found.setdefault(method, {})[seed], = bootstrap_figures([predictions], draws, class_count=counts[name])
+        found.setdefault(method, {})[seed], = bootstrap_figures(
+            [predictions], draws, ordered=are_grades(predictions.class_names), class_count=counts[name])
     return found
 
 
@@ -57,7 +59,8 @@ def publish(folder, csv):
     for name, rows in table.groupby('set'):
         for method, of_seed in read_figures(folder, rows).items():
             for seed, result in of_seed.items():
-                deviations = [result.draws[key_of(score)] - result.values[key_of(score)] for score in COMPARED]
+                deviations = [result.draws[key_of(score)] - result.values[key_of(score)] for score in COMPARED
+                              if np.isfinite(result.values[key_of(score)])]
                 arrays[entry(name, method, seed)] = np.array(deviations, np.float16)
                 arrays[entry(name)] = np.array(result.counts[key_of('bacc')])
     with whole_file(npz_of(csv)) as f:
@@ -66,12 +69,15 @@ def publish(folder, csv):
 
 
 def published_figures(csv, table):
-    """`read_figures` from the npz beside `csv`, with the scores of COMPARED only. Runs without draws are left out."""
+    """`read_figures` from the npz beside `csv`, with the scores of COMPARED only. Runs without draws are left out.
+
+    Only grades have draws of kappa, the last one, and only if they were published since it is compared.
+    """
     arrays, found = read_arrays(csv), {}
     for row in table.to_dict('records'):
         if (deviations := arrays.get(entry(*(row[part] for part in KEY)))) is None:
             continue
-        values = {key_of(score): row[score] for score in COMPARED}
+        values = {key_of(score): row[score] for score in COMPARED[:len(deviations)]}
         draws = {key: values[key] + of_score.astype(np.float64) for key, of_score in zip(values, deviations, strict=True)}
         counts = dict.fromkeys(values, int(arrays[entry(row['set'])]))
         found.setdefault(row['method'], {})[row['seed']] = BootstrapResult(values, draws, counts, {})

@@ -114,13 +114,16 @@ def shown_difference(score, cell):
 def difference_rows(figures):
     """-> rows of the differences from BASELINE, the largest gain in balanced accuracy first. `figures`: see `read_figures`
 
-    Methods without a seed of BASELINE are left out. A star beside the number of seeds marks intervals that cover test images only.
+    Methods without a seed of BASELINE are left out, and so is a score that a run lacks: only grades have a kappa. A star beside the number
+    of seeds marks intervals that cover test images only.
     """
+    runs = [run for of_seed in figures.values() for run in of_seed.values()]
+    scores = [score for score in COMPARED if all(np.isfinite(run.values.get(key_of(score), np.nan)) for run in runs)]
     results = {method: difference(figures, method) for method in figures if method != BASELINE and common_seeds(figures, method)}
-    rows = [['method', 'seeds', *(f'{SCORES[score]} [95 %]' for score in COMPARED)]]
+    rows = [['method', 'seeds', *(f'{SCORES[score]} [95 %]' for score in scores)]]
     for method, result in sorted(results.items(), key=lambda item: -item[1].values[key_of('bacc')]):
         seeds = f"{len(common_seeds(figures, method))}{'' if result.with_seeds else '*'}"
-        rows.append([method, seeds, *(shown_difference(score, result.cell(key_of(score))) for score in COMPARED)])
+        rows.append([method, seeds, *(shown_difference(score, result.cell(key_of(score))) for score in scores)])
     return rows
 
 

@@ -18,6 +18,7 @@ from .study_methods import slug_of
 SCORES = {'bacc': 'balanced accuracy', 'mcc': 'MCC', 'f1': 'macro-F1', 'auc': 'macro-AUC', 'nll': 'NLL', 'ece': 'ECE',
           'many': 'recall, many', 'medium': 'recall, medium', 'few': 'recall, few', 'kappa': 'quadratic kappa'}
 GROUPS = ('many', 'medium', 'few')
+CHOOSING = ('bacc', 'mcc', 'kappa', 'auc')  # scores of the validation set by which hyper-parameters may be chosen
 KEY = ['set', 'method', 'seed']
 NAME, SETTINGS = 'study.csv', 'settings.json'
 
@@ -52,13 +53,16 @@ def scores_of(csv, class_count):
 
 
 def training_of(csv):
-    """-> {'epoch': the one that was tested; 'seconds' of the training; 'images_per_second': median of the epochs}
+    """-> {'epoch': the one that was tested; 'seconds' of the training; 'images_per_second': median of the epochs; 'val_bacc' and the like:
+    scores of CHOOSING on the validation set, without test-time augmentation}
 
     They come from the results file and log.jsonl beside the predictions `csv`. The log of a two-stage method is that of stage two.
     """
     history, tested = read_log(os.path.dirname(csv)), json.loads(read_text(results_path(csv)))['checkpoint']
+    chosen = next(record['val'] for record in history if record['epoch'] == tested['epoch'])
     return {'epoch': tested['epoch'], 'seconds': sum(record['seconds'] for record in history),
-            'images_per_second': statistics.median(record['images_per_second'] for record in history)}
+            'images_per_second': statistics.median(record['images_per_second'] for record in history),
+            **{f'val_{score}': chosen[score] for score in CHOOSING}}
 
 
 def lock_of(folder):

@@ -25,7 +25,8 @@ from utils.common import InputError, Interrupted
 from utils.training.flags import resolve
 from utils.training.recipes import RECIPES
 
-RECORD = {'epoch': 1, 'lr': .1, 'train': {}, 'val': {'bacc': .5, 'loss': 1.}, 'seconds': 2., 'images_per_second': 10.}
+RECORD = {'epoch': 1, 'lr': .1, 'train': {}, 'val': {'bacc': .5, 'mcc': .4, 'kappa': .3, 'auc': .8, 'loss': 1.}, 'seconds': 2.,
+          'images_per_second': 10.}
 
 
 # The stage `study`
@@ -227,6 +228,11 @@ def test_each_finished_run_adds_its_row_at_once(tiny, fakes):
 def test_a_row_tells_the_training_time(tiny, fakes):
     study_main(tiny, '--methods', 'CE')
     assert table()[['epoch', 'seconds', 'images_per_second']].to_numpy().tolist() == [[1, 2, 10]]
+
+
+def test_a_row_has_the_validation_scores_of_the_tested_epoch(tiny, fakes):
+    study_main(tiny, '--methods', 'CE')
+    assert table()[['val_bacc', 'val_mcc', 'val_kappa', 'val_auc']].to_numpy().tolist() == [[.5, .4, .3, .8]]
 
 
 def test_the_same_command_repeats_nothing(tiny, fakes):

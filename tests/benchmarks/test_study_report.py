@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 
 from benchmarks import study_report
 from benchmarks.study_draws import publish, published_figures, read_figures
-from benchmarks.study_report import complete, difference, markdown, mean_ranks, score_rows, shown_difference
+from benchmarks.study_report import complete, difference, difference_rows, markdown, mean_ranks, score_rows, shown_difference
 from benchmarks.study_table import SCORES, add_row, key_of, predictions_of, read_table, scores_of
 from tests.factories import ROOT
 from utils.common import InputError
@@ -239,11 +239,25 @@ def test_a_published_study_has_the_rows_of_its_folder(table, published):
 
 @pytest.mark.parametrize('score', study_report.COMPARED)
 def test_a_published_study_has_the_intervals_of_its_folder(folder, table, published, score):
-    skin = table[table.set == 'skin']
+    eyes = table[table.set == 'eyes']
     cell, expected = (difference(figures, 'BSCE').cell(key_of(score))
-                      for figures in (published_figures(published, skin), read_figures(str(folder), skin)))
+                      for figures in (published_figures(published, eyes), read_figures(str(folder), eyes)))
     assert [cell[part] for part in ('value', 'low', 'high')] == pytest.approx(
         [expected[part] for part in ('value', 'low', 'high')], abs=3e-4)
+
+
+@pytest.mark.parametrize(('name', 'has_kappa'), [('eyes', True), ('skin', False)])
+def test_only_grades_have_a_difference_in_kappa(table, published, name, has_kappa):
+    header, *_ = difference_rows(published_figures(published, table[table.set == name]))
+    assert ('quadratic kappa [95 %]' in header) == has_kappa
+
+
+def test_draws_without_kappa_are_compared_by_the_other_scores(table, published, tmp_path):
+    csv = str(tmp_path / 'old.csv')
+    with np.load(published.replace('.csv', '.npz')) as saved:
+        np.savez(csv.replace('.csv', '.npz'), **{name: array[:3] if '|' in name else array for name, array in saved.items()})
+    old, new = (difference_rows(published_figures(path, table[table.set == 'eyes'])) for path in (csv, published))
+    assert old == [row[:5] for row in new] and len(new[0]) == 6
 
 
 def test_parts_of_a_study_are_published_in_the_same_files(folder, table, published, tmp_path):
