@@ -6,7 +6,7 @@ import pytest
 from benchmarks import study_report
 from benchmarks.study_draws import published_figures
 from benchmarks.study_report import difference_rows, score_rows
-from benchmarks.study_table import read_table
+from benchmarks.study_table import SCORES, read_table
 from tests.factories import ROOT
 
 PAGE, README = ((ROOT / name).read_text() for name in ('docs/study.md', 'README.md'))
@@ -16,11 +16,20 @@ def csv_of(study):
     return str(ROOT / 'benchmarks' / 'results' / f'{study}.csv')
 
 
+def tables_below(heading):
+    """-> the tables below a heading of the page, each as a list of {column: cell}"""
+    tables = []
+    for part in PAGE.split(f'\n### {heading}\n')[1].split('\n#')[0].split('\n\n'):
+        if part.startswith('|'):
+            header, _, *rows = ([cell.strip() for cell in line.strip('|').split('|')] for line in part.splitlines())
+            tables.append([dict(zip(header, row, strict=True)) for row in rows])
+    return tables
+
+
 def rows_below(heading):
-    """-> the table below a heading of the page, as a list of {column: cell}"""
-    lines = PAGE.split(f'\n### {heading}\n')[1].split('\n#')[0].splitlines()
-    header, _, *rows = ([cell.strip() for cell in line.strip('|').split('|')] for line in lines if line.startswith('|'))
-    return [dict(zip(header, row, strict=True)) for row in rows]
+    """-> the only table below a heading of the page, as a list of {column: cell}"""
+    (rows,) = tables_below(heading)
+    return rows
 
 
 def scores_in(study, name, method, scores):
@@ -64,3 +73,26 @@ def test_the_scores_of_larger_images(row):
     study = 'study_pretrained' if row['image size'] == '128x128' else 'study_larger'
     method = 'BSCE + 8 copies' if 'dihedral' in row['test-time augmentation'] else 'BSCE'
     assert scores_in(study, row['set'], method, ['bacc', 'mcc', 'auc']) == [row['balanced accuracy'], row['MCC'], row['macro-AUC']]
+
+
+@pytest.mark.parametrize(('name', 'heading'), [('idrid', 'Retina (idrid), training of the paper')])
+class TestTrainingOfThePaper:
+    def test_scores(self, name, heading):
+        scores = {title: score for score, title in SCORES.items()}
+        for row in tables_below(heading)[0]:
+            found = scores_in('study_paper', name, row['method'], [scores[title] for title in row if title in scores])
+            assert found == [cell for title, cell in row.items() if title in scores]
+
+    def test_validation_scores(self, name, heading):
+        table = read_table(csv_of('study_paper')).query('set == @name').groupby('method')
+        for row in tables_below(heading)[0]:
+            title, = (title for title in row if title.startswith('validation '))
+            score = {f'validation {title}': f'val_{score}' for score, title in SCORES.items()}[title]
+            values = 100 * table.get_group(row['method'])[score]
+            assert row[title] == f'{values.mean():.1f} ± {values.std():.1f}'
+
+    def test_differences(self, name, heading):
+        rows = read_table(csv_of('study_paper')).query('set == @name')
+        header, *differences = difference_rows(published_figures(csv_of('study_paper'), rows))
+        assert sorted(map(list, map(dict.values, tables_below(heading)[1]))) == sorted(differences)
+        assert [*tables_below(heading)[1][0]] == header
