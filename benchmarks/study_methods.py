@@ -1,4 +1,4 @@
-"""The methods of the study, as flags of the train and test scripts. A comma in a name separates the two stages."""
+"""The methods of the study, as flags of the train and test scripts. A comma outside of parentheses separates the two stages."""
 import re
 
 NO_METHOD = '--sampling instance --loss_fn CE --loss_params --mixing none --mixup_off_epochs 0 --defer 0 --trainable all'  # plain training
@@ -10,11 +10,14 @@ ONE_STAGE = {  # name -> flags
     'WCE': '--loss_fn WCE', 'MixUp + BSCE': '--mixing mixup --mix_alpha 0.4 --mixup_off_epochs 3 --loss_fn BSCE',
     'LADE': '--loss_fn LADE', 'SEESAW': '--loss_fn SEESAW',
 }
-# One change at a time, to find when Balanced-MixUp helps. A change of the training also changes plain training.
-CHANGES = {'batch 32': '--batch_size 32', 'long': '--n_epochs 60 --patience 5', 'by loss': '--metric loss'}
-VARIANTS = {'per image': '--variant per_image', 'symmetric': '--variant symmetric', 'off at the end': '--mixup_off_epochs 10'}
-ONE_STAGE |= {f'CE {change}': flags for change, flags in CHANGES.items()}
-ONE_STAGE |= {f'Balanced-MixUp {change}': f'--do_mixup 0.2 {flags}' for change, flags in (CHANGES | VARIANTS).items()}
+# One change at a time, to find when Balanced-MixUp helps: of the training, also without mixing, and of the mixing. With a plateau schedule,
+# the metric and the length of the training also change the rate, so these changes start from a step schedule.
+TRAINING_CHANGES = {'batch 32': '--batch_size 32', 'step': '--schedule step', 'step, by loss': '--schedule step --metric loss',
+                    'step, 60 epochs': '--schedule step --n_epochs 60'}
+MIXING_CHANGES = {'per image': '--variant per_image', 'symmetric': '--variant symmetric',
+                  'step, off at the end': '--schedule step --mixup_off_epochs 10'}
+ONE_STAGE |= {f'CE ({change})': flags for change, flags in TRAINING_CHANGES.items()}
+ONE_STAGE |= {f'Balanced-MixUp ({change})': f'--do_mixup 0.2 {flags}' for change, flags in (TRAINING_CHANGES | MIXING_CHANGES).items()}
 TWO_STAGE = {  # 'stage one, stage two' -> flags of stage two; {fine_tuning} is a quarter of --lr
     'CE, cRT': '--trainable classifier --sampling class', 'CE, LWS': '--trainable scale --sampling class',
     'CE, cRT BSCE': '--trainable classifier --loss_fn BSCE', 'CE, cRT LAS': '--trainable classifier --sampling class --loss_fn LAS',
@@ -33,4 +36,4 @@ BASELINE = 'CE'
 
 def slug_of(method):
     """-> name of the folder of a method"""
-    return re.sub(r'[ ,+]+', '_', method)
+    return re.sub(r'[ ,+(]+', '_', method.rstrip(')'))

@@ -7,13 +7,15 @@ from torch import nn
 def resnet18_28(n_classes: int) -> nn.Module:
     """ResNet-18 as in the MedMNIST paper, for images of 28 x 28 pixels (Yang et al., Scientific Data 2023).
 
-    The first layer is a 3 x 3 convolution of stride 1, and no pooling follows it. The initial weights are those of torchvision.
+    The first layer is a 3 x 3 convolution of stride 1, and no pooling follows it. The initial weights are drawn as PyTorch does by default,
+    unlike those of torchvision.
     """
     import torchvision  # imported here because it takes seconds
     model = torchvision.models.resnet18(num_classes=n_classes)
-    model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode='fan_out', nonlinearity='relu')
-    model.maxpool = nn.Identity()
+    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
     return model
 
 

@@ -50,10 +50,10 @@ def test_the_shares_of_the_labels(variant, rare):
     np.testing.assert_allclose(variant.label_shares(np.array([.75, .25]), np.array([9, 3]), .3, 8), [1 - rare, rare])
 
 
-@pytest.mark.parametrize('method', ['Balanced-MixUp per image', 'Balanced-MixUp symmetric'])
+@pytest.mark.parametrize('method', ['Balanced-MixUp (per image)', 'Balanced-MixUp (symmetric)'])
 def test_the_study_trains_variants_with_their_script(method):
     assert script_of(ONE_STAGE[method].split()) == 'benchmarks/mixing_variants.py'
 
 
 def test_the_study_trains_the_method_of_the_paper_with_the_train_script():
-    assert script_of(ONE_STAGE['Balanced-MixUp off at the end'].split()) == 'train_lt_mxp.py'
+    assert script_of(ONE_STAGE['Balanced-MixUp (step, off at the end)'].split()) == 'train_lt_mxp.py'

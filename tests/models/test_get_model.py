@@ -47,6 +47,13 @@ def test_resnet18_28():
     assert sum(p.numel() for p in model.parameters()) == 11_689_512 - 64 * 3 * (49 - 9) - 995 * 513  # 5 classes instead of 1,000
 
 
+def test_the_filters_of_resnet18_28_are_drawn_as_by_default():
+    """Uniformly up to 1 / sqrt(fan_in), as in the code of the MedMNIST paper."""
+    for name, module in get_arch('resnet18_28', 5).model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.abs().max().item() == pytest.approx(module.weight[0].numel() ** -.5, rel=.05), name
+
+
 @pytest.mark.parametrize('name', ['resnet32', 'resnet18_28'])
 def test_networks_for_small_images_have_no_imagenet_weights(name):
     with pytest.raises(InputError, match=f'{name} is for small images and has no ImageNet weights: use --init none'):
