@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Usage: bash run_lt_experiments.sh [GROUP] [--jobs N] [--only N] [--dry_run]
 #
-# Train and test all experiments of a group, and compare those of the demonstration. Finished runs are skipped and interrupted runs are resumed.
+# Train and test all experiments of a group, and compare those of demo and medmnist. Finished runs are skipped and interrupted runs are resumed.
 #
 #   GROUP      demo (default; needs no data), eyepacs, endo (the experiments of the paper), eyepacs_recipes, endo_recipes,
 #              cifar, medmnist
@@ -9,7 +9,7 @@
 #   --only N   train and test only the N-th experiment of the group
 #   --dry_run  print the commands without running them
 #   SEEDS      environment variable: random seeds of demo (default: 0) and medmnist (default: 0 1 2)
-#   INIT       environment variable: initial weights of the fine-tuning in medmnist, as for --init (default: imagenet)
+#   INIT       environment variable: file with the initial weights of the fine-tuning in medmnist (default: download them)
 #
 # Examples:
 #
@@ -34,9 +34,13 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+[[ $group = demo || $group = medmnist ]] || unset SEEDS
+[ $group = medmnist ] || unset INIT
 for seed in ${SEEDS:-}; do
     [[ $seed =~ ^[0-9]+$ ]] || { echo "error: SEEDS takes whole numbers, not $seed" >&2; exit 2; }
 done
+case ${INIT:-/} in /*) ;; *) INIT=$called_from/$INIT ;; esac
+[ -z "${INIT:-}" ] || [ -f "$INIT" ] || { echo "error: no such file: INIT=$INIT" >&2; exit 2; }
 n_jobs=${n_jobs:-$([ $group = demo ] && echo 2 || echo 1)}
 [ -z "$only" ] || n_jobs=1
 . tools/experiments.sh
@@ -129,7 +133,8 @@ what="compare the methods" next="$(printf %q "$PYTHON") -m tools.compare_experim
 "$group"
 settle
 [ "${only:-0}" -le "$n_experiments" ] || { echo "error: --only $only: $group has only $n_experiments experiments" >&2; exit 2; }
-seeds=
-[[ $group != demo && $group != medmnist || -z ${SEEDS:-} ]] || seeds="SEEDS=$(printf %q "$SEEDS") "
-[ -z "$dry" ] || what="run these commands" next="${seeds}bash run_lt_experiments.sh $group ${only:+--only }${only:---jobs $n_jobs}"
+variables=
+[ -z "${SEEDS:-}" ] || variables="SEEDS=$(printf %q "$SEEDS") "
+[ -z "${INIT:-}" ] || variables+="INIT=$(printf %q "$INIT") "
+[ -z "$dry" ] || what="run these commands" next="${variables}bash run_lt_experiments.sh $group ${only:+--only }${only:---jobs $n_jobs}"
 say_next "$what" "$next" >&2

@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from utils.cli import script_parser
-from utils.common import run_script
+from utils.common import InputError, run_script
 from utils.evaluation import evaluate_multi_cls
 from utils.get_loaders import get_test_cls_loader
 from utils.model_saving_loading import load_model
@@ -39,6 +39,8 @@ def get_parser():
 def variances(model):
     """-> running variances of all BatchNorm channels, float64 (C,)"""
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not layers:
+        raise InputError('the network has no BatchNorm layers')
     return torch.cat([layer.running_var for layer in layers]).double().cpu().numpy()
 
 

@@ -1,8 +1,7 @@
-"""Train with a variant of Balanced-MixUp that differs from the paper in one point. All flags are those of train_lt_mxp.py.
+"""Train with a variant of Balanced-MixUp that differs from the paper in one point. All other flags are those of train_lt_mxp.py.
 
 --variant per_image draws a weight for each image instead of one for each batch. --variant symmetric draws the weight from Beta(alpha,
-alpha) instead of Beta(alpha, 1), so that on average half of the mixture is from the class-balanced batch. The study of Balanced-MixUp
-(docs/study.md) compares them.
+alpha) instead of Beta(alpha, 1), so that on average half of the mixture is from the class-balanced batch.
 
 Example (after python -m tools.prepare_demo_data):
 
@@ -20,7 +19,7 @@ import torch
 
 from train_lt_mxp import main
 from utils.cli import script_parser
-from utils.common import run_script
+from utils.common import InputError, run_script
 from utils.data.sampling import get_sampling_probabilities
 from utils.training.flags import add_flags
 from utils.training.memory import LESS
@@ -58,8 +57,10 @@ def get_parser():
 def train(argv):
     """Train with the command line `argv`, which begins with the script. A variant takes the place of Balanced-MixUp meanwhile."""
     args = get_parser().parse_args(argv[1:])
+    if args.mixing != 'balanced_mixup':
+        raise InputError(f'--variant {args.variant} is a kind of Balanced-MixUp: add --do_mixup ALPHA')
     with patch.dict(MIXING, balanced_mixup=VARIANTS[args.variant]):
-        main(args, argv)
+        main(args, ['-m', 'benchmarks.mixing_variants', *argv[1:]])  # as the command to resume has it
 
 
 if __name__ == '__main__':

@@ -83,6 +83,12 @@ def group_of(csv):
     return group.group() if group else os.path.dirname(csv) or '.'
 
 
+def other_classes(table):
+    """-> note if `pred` is not the most probable class in some rows, as in predictions by costs; else None"""
+    n = (table.probs[np.arange(len(table.preds)), table.preds] < table.probs.max(axis=1)).sum()
+    return f'{table.path}: pred is not the most probable class in {n} of {len(table.preds)} rows' if n else None
+
+
 def training_counts(args, class_names):
     """-> number of training images of each class, a list of length K; None if no flag gives them"""
     k = len(class_names)
@@ -134,7 +140,7 @@ def main(argv=None):
         differing = differing_settings(args.csvs, [0 if result['of'] == 'mean' else i for i in range(len(tables))])
     if differing:
         print(f'* Note: the files are pooled, but the settings of their runs differ: {describe_settings(differing)}', file=sys.stderr)
-    notes = [*filter(None, map(replaced_network, args.csvs)), *copies_note({'files': args.csvs})]
+    notes = [*filter(None, map(replaced_network, args.csvs)), *copies_note({'files': args.csvs}), *filter(None, map(other_classes, tables))]
     if result['of'] == 'pooled' or len(tables) > 2:
         notes += ways_note({csv: [csv] for csv in args.csvs})
     for note in notes:
@@ -150,9 +156,10 @@ def main(argv=None):
         keep_private(args.private, beside=os.path.dirname(args.json))
         write_text(args.json, json.dumps(settings | result, indent=1, ensure_ascii=False) + '\n')
         print(f'* Wrote {args.json}')
-    file = os.path.basename(args.csvs[0])
-    say_next('compare with other runs', 'python', '-m', 'tools.compare_experiments', group_of(args.csvs[0]),
-             *([] if file == 'results_test.csv' else ['--file', file]))
+    file, *others = {os.path.basename(csv) for csv in args.csvs}
+    if not others:  # files of one name can be compared with those of the same name in other folders
+        say_next('compare with other runs', 'python', '-m', 'tools.compare_experiments', group_of(args.csvs[0]),
+                 *([] if file == 'results_test.csv' else ['--file', file]))
 
 
 if __name__ == '__main__':

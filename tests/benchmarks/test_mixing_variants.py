@@ -4,10 +4,11 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from benchmarks.mixing_variants import VARIANTS, PerImage, Symmetric
+from benchmarks.mixing_variants import VARIANTS, PerImage, Symmetric, train
 from benchmarks.study_methods import ONE_STAGE
 from benchmarks.study_runner import script_of
 from tests.factories import MEAN, STD
+from utils.common import InputError
 from utils.prediction.inference import Normalise
 
 BLACK, WHITE = torch.zeros(6, 3, 4, 4, dtype=torch.uint8), torch.full((6, 3, 4, 4), 255, dtype=torch.uint8)
@@ -48,6 +49,11 @@ def test_a_symmetric_weight_has_a_mean_of_one_half():
 def test_the_shares_of_the_labels(variant, rare):
     """Of 9 and 3 images, the balanced batch has half of each class."""
     np.testing.assert_allclose(variant.label_shares(np.array([.75, .25]), np.array([9, 3]), .3, 8), [1 - rare, rare])
+
+
+def test_a_variant_needs_balanced_mixup():
+    with pytest.raises(InputError, match='--variant symmetric is a kind of Balanced-MixUp: add --do_mixup ALPHA'):
+        train(['benchmarks/mixing_variants.py', '--variant', 'symmetric', '--mixing', 'mixup'])
 
 
 @pytest.mark.parametrize('method', ['Balanced-MixUp (per image)', 'Balanced-MixUp (symmetric)'])

@@ -75,7 +75,7 @@ def test_the_scores_of_larger_images(row):
     assert scores_in(study, row['set'], method, ['bacc', 'mcc', 'auc']) == [row['balanced accuracy'], row['MCC'], row['macro-AUC']]
 
 
-@pytest.mark.parametrize(('name', 'heading'), [('idrid', 'Retina (idrid), training of the paper')])
+@pytest.mark.parametrize(('name', 'heading'), [('idrid', 'With the training of the paper')])
 class TestTrainingOfThePaper:
     def test_scores(self, name, heading):
         scores = {title: score for score, title in SCORES.items()}

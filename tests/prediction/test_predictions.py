@@ -31,8 +31,8 @@ def test_without_labels_and_patients(tmp_path):
 
 
 @pytest.mark.parametrize(('old', 'new', 'message'), [
-    ('image_id', 'file', r'x\.csv is not a predictions csv .* no column image_id'), ('p_ill', 'ill', 'no column p_<class>'),
-    ('001,7,0,0', '001,7,2,0', r"x\.csv, row 2: label '2' is outside 0\.\.1 \(the file has 2"),
+    ('image_id', 'file', r'x\.csv is not a csv of predictions .* no column image_id'), ('p_ill', 'ill', 'no column p_<class>'),
+    ('001,7,0,0', '001,7,2,0', r"x\.csv, row 2: label '2' is outside 0\.\.1: a class is its position among the 2 columns"),
     ('001,7,0,0', '001,7,,0', "row 2: label '' is outside"), ('001,7,0,0', '001,7,0,.5', r"row 2: pred '\.5' is outside"),
     ('0.8', '', r'row 2 \(001\): .* missing or not numbers \(sum nan\), in 1 of 2 rows'), ('0.8', 'many', 'not numbers'),
     ('0.8', '0.9', r'row 2 \(001\): .* do not add up to 1 \(sum 1\.1\), in 1 of 2 rows'), ('0.8,0.2', '1.2,-0.2', 'negative'),

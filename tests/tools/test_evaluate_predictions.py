@@ -70,6 +70,20 @@ def test_the_conversion_of_other_predictions_in_the_documentation(tmp_path, monk
     assert result['of'] == 'pooled' and {name: result['metrics'][name]['value'] for name in expected} == pytest.approx(expected)
 
 
+def test_a_prediction_that_is_not_the_most_probable_class_gives_a_note(tmp_path, capsys):
+    table = random_table(0)
+    preds = table.probs.argmax(axis=1)
+    preds[:3] = (preds[:3] + 1) % 5
+    csv = write(tmp_path / 'a.csv', table._replace(preds=preds))
+    run(csv)
+    assert f'* Note: {csv}: pred is not the most probable class in 3 of 80 rows\n' in capsys.readouterr().err
+
+
+def test_files_of_different_names_have_no_next_command(tmp_path, capsys):
+    run(*(write(tmp_path / f'fold{i}.csv', random_table(i)._replace(image_ids=[f'{i}_{j}' for j in range(80)])) for i in range(3)))
+    assert '* Next' not in capsys.readouterr().out
+
+
 def test_folds_are_pooled(tmp_path, capsys):
     table = random_table(1, n=90)
     parts = [write(tmp_path / f'{i}.csv', table, slice(30 * i, 30 * i + 30)) for i in range(3)]

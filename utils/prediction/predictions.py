@@ -29,20 +29,22 @@ def _classes(table, column, k, path):
     bad = np.flatnonzero(~(np.isin(values, np.arange(k))))
     if len(bad):
         more = f", and {counted(len(bad) - 1, 'more row')}" if len(bad) > 1 else ''
-        raise InputError(f"{path}, row {bad[0] + 2}: {column} '{table[column].fillna('').iloc[bad[0]]}' is outside 0..{k - 1}{more} "
-                         f'(the file has {k} columns p_<class>)')
+        raise InputError(f"{path}, row {bad[0] + 2}: {column} '{table[column].fillna('').iloc[bad[0]]}' is outside 0..{k - 1}{more}: "
+                         f'a class is its position among the {k} columns p_<class>, counted from 0')
     return values.astype(np.int64)
 
 
 def _probabilities(table, columns, path):
     probs = table[columns].apply(pd.to_numeric, errors='coerce').to_numpy(np.float64)
     total = probs.sum(axis=1)
-    for what, bad in (('are missing or not numbers', ~np.isfinite(probs).all(axis=1)), ('are negative', (probs < 0).any(axis=1)),
-                      ('do not add up to 1', ~(np.abs(total - 1) <= TOLERANCE))):
+    for what, advice, bad in (
+            ('are missing or not numbers', '', ~np.isfinite(probs).all(axis=1)),
+            ('are negative', ' (logits need a softmax)', (probs < 0).any(axis=1)),
+            ('do not add up to 1', ' (divide percentages by 100; write enough digits)', ~(np.abs(total - 1) <= TOLERANCE))):
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(f'{path}, row {row + 2} ({table.image_id.iloc[row]}): probabilities p_<class> {what} (sum {total[row]:.4g}), '
-                             f'in {bad.sum()} of {len(table)} rows')
+                             f'in {bad.sum()} of {len(table)} rows{advice}')
     return probs
 
 
@@ -55,7 +57,7 @@ def read_predictions(path: str) -> PredictionTable:
     columns = [name for name in table.columns if name.startswith('p_')]
     missing = [name for name in ('image_id', 'pred') if name not in table.columns]
     if missing or len(columns) < 2:
-        raise InputError(f'{path} is not a predictions csv of the test scripts: '
+        raise InputError(f'{path} is not a csv of predictions (docs/evaluation.md shows its columns): '
                          f"it has no column {', '.join([*missing, *(['p_<class> for each class'] if len(columns) < 2 else [])])}")
     if not len(table):
         raise InputError(f'{path} has no rows')
@@ -77,7 +79,7 @@ def read_labelled(path: str) -> PredictionTable:
     """`read_predictions` for a file that must have labels, which all scores need."""
     table = read_predictions(path)
     if table.labels is None:
-        raise InputError(f"{path} has no column 'label', which the scores need: run the test on a csv with labels")
+        raise InputError(f"{path} has no column 'label', which the scores need: run the test on a csv with labels, or add the column")
     return table
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.common import InputError, counted, progress
+from utils.common import InputError, counted, preview, progress
 from utils.prediction.predictions import PredictionTable
 from utils.statistics.weighted_metrics import WeightedMetrics, chance_levels, labels_of
 
@@ -92,7 +92,9 @@ def check_classes(table: PredictionTable, class_names: list[str], source: str) -
     if table.class_names == class_names:
         return
     if len(table.class_names) != len(class_names):
-        what = f'{len(table.class_names)} and {len(class_names)} classes'
+        shorter, longer = sorted(((table.class_names, table.path), (class_names, source)), key=lambda pair: len(pair[0]))
+        absent = preview([f'p_{name}' for name in longer[0] if name not in shorter[0]])
+        what = f'{len(table.class_names)} and {len(class_names)} classes, {shorter[1]} lacks {absent}'
     else:
         c, a, b = next((c, *pair) for c, pair in enumerate(zip(table.class_names, class_names, strict=True)) if pair[0] != pair[1])
         order = ' (the same names in another order)' if sorted(table.class_names) == sorted(class_names) else ''
@@ -116,7 +118,8 @@ def align(tables: Sequence[PredictionTable]) -> list[PredictionTable]:
                                patient_ids=table.patient_ids and [table.patient_ids[i] for i in order])
         if labels is not None and first.labels is not None and len(wrong := np.flatnonzero(labels != first.labels)):
             raise InputError(f"{table.path} and {first.path} have different labels for {counted(len(wrong), 'image')}, first for "
-                             f'{first.image_ids[wrong[0]]}: {labels[wrong[0]]} and {first.labels[wrong[0]]}')
+                             f'{first.image_ids[wrong[0]]}: {labels[wrong[0]]} and {first.labels[wrong[0]]} '
+                             '(images of different folds need different names)')
         result.append(table)
     return result
 

@@ -89,9 +89,8 @@ class Schedule:
                 warmup = math.nextafter(warmup, 0)
             self.by_step = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=end + 1, pct_start=warmup)
         elif name in ('cosine', 'step'):
-            floor = min_lr / lr
-
             def cosine(step):
+                floor = min_lr / lr
                 return floor + (1 - floor) * (1 + math.cos(math.pi * min((step - n_warm) / max(end - n_warm, 1), 1))) / 2
 
             def stairs(step):
