@@ -1,8 +1,8 @@
 """Print the tables of a study as Markdown.
 
-For each set: the mean and standard deviation of the scores and of recall in the shot groups over the seeds, and the difference from the
-baseline over the seeds that both have. The 95 % interval of this difference covers other test images and other seeds. With a single seed it
-covers test images only, which a star marks. Then the mean rank of each method over the sets that have all methods, by its mean over the
+For each set: the mean and standard deviation of the scores and of recall in the shot groups over the seeds, and the difference from
+--baseline over the seeds that both have. The 95 % interval of this difference covers other test images and other seeds. With a single seed,
+it covers test images only, which a star marks. Then the mean rank of each method over the sets that have all methods, by its mean over the
 seeds of each set.
 
 The scores come from study.csv in the folder, and the intervals from the predictions beside it. --publish CSV adds the rows to a csv and
@@ -14,6 +14,7 @@ Examples:
   python -m benchmarks.study_report results/study
   python -m benchmarks.study_report results/study --publish study_pretrained.csv
   python -m benchmarks.study_report --table benchmarks/results/study.csv
+  python -m benchmarks.study_report --table benchmarks/results/study.csv --baseline 'class sampling'
 """
 from utils.cli import tune_process
 
@@ -26,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from utils.cli import say_next, script_parser
-from utils.common import counted, run_script
+from utils.common import InputError, counted, run_script
 from utils.statistics.bootstrap import combine
 from utils.statistics.folds import mean_over_seeds
 from utils.statistics.tables import to_markdown
@@ -88,21 +89,27 @@ def recall_section(table):
             to_markdown([[method, *cells] for method, _, _, *cells in [header, *rows]])]
 
 
-def common_seeds(figures, method):
-    """-> the seeds that both `method` and BASELINE have. `figures`: see `read_figures`"""
-    return sorted(figures[method].keys() & figures[BASELINE].keys())
+def common_seeds(figures, method, baseline):
+    """-> the seeds that both methods have. `figures`: see `read_figures`"""
+    return sorted(figures.get(method, {}).keys() & figures.get(baseline, {}).keys())
 
 
-def difference(figures, method):
-    """-> `BootstrapResult` of `method` minus BASELINE, as means over their `common_seeds`
+def trained_method(method):
+    """-> the method with whose networks `method` predicts: another one only for post-hoc corrections"""
+    return POST_HOC.get(method, (method,))[0]
 
-    A post-hoc correction of BASELINE has the networks of BASELINE, so the difference is taken within each seed. All other methods have
-    trainings of their own, which are independent of those of BASELINE even with the same seeds.
+
+def difference(figures, method, baseline=BASELINE):
+    """-> `BootstrapResult` of `method` minus `baseline`, as means over their `common_seeds`
+
+    A post-hoc correction has the networks of another method, so their difference is taken within each seed. Otherwise, the networks are
+    independent even with the same seeds.
     """
-    runs, baseline = ([figures[name][seed] for seed in common_seeds(figures, method)] for name in (method, BASELINE))
-    if POST_HOC.get(method, (method,))[0] == BASELINE:
-        return mean_over_seeds([[[combine(pair, (1, -1)) for pair in zip(runs, baseline, strict=True)]]])
-    return mean_over_seeds([[runs], [baseline]], (1, -1))
+    seeds = common_seeds(figures, method, baseline)
+    first, second = ([figures[name][seed] for seed in seeds] for name in (method, baseline))
+    if trained_method(method) == trained_method(baseline):
+        return mean_over_seeds([[[combine(pair, (1, -1)) for pair in zip(first, second, strict=True)]]])
+    return mean_over_seeds([[first], [second]], (1, -1))
 
 
 def shown_difference(score, cell):
@@ -111,29 +118,30 @@ def shown_difference(score, cell):
     return shown(score, cell['value'], '+') + ends
 
 
-def difference_rows(figures):
-    """-> rows of the differences from BASELINE, the largest gain in balanced accuracy first. `figures`: see `read_figures`
+def difference_rows(figures, baseline=BASELINE):
+    """-> rows of the differences from `baseline`, the largest gain in balanced accuracy first. `figures`: see `read_figures`
 
-    Methods without a seed of BASELINE are left out, and so is a score that a run lacks: only grades have a kappa. A star beside the number
-    of seeds marks intervals that cover test images only.
+    Methods without a seed of `baseline` are left out, and so is a score that a run lacks: only grades have a kappa. A star beside the
+    number of seeds marks intervals that cover test images only.
     """
     runs = [run for of_seed in figures.values() for run in of_seed.values()]
     scores = [score for score in COMPARED if all(np.isfinite(run.values.get(key_of(score), np.nan)) for run in runs)]
-    results = {method: difference(figures, method) for method in figures if method != BASELINE and common_seeds(figures, method)}
+    results = {method: difference(figures, method, baseline) for method in figures
+               if method != baseline and common_seeds(figures, method, baseline)}
     rows = [['method', 'seeds', *(f'{SCORES[score]} [95 %]' for score in scores)]]
     for method, result in sorted(results.items(), key=lambda item: -item[1].values[key_of('bacc')]):
-        seeds = f"{len(common_seeds(figures, method))}{'' if result.with_seeds else '*'}"
+        seeds = f"{len(common_seeds(figures, method, baseline))}{'' if result.with_seeds else '*'}"
         rows.append([method, seeds, *(shown_difference(score, result.cell(key_of(score))) for score in scores)])
     return rows
 
 
-def difference_section(figures):
-    """-> [caption, table] of the differences from BASELINE, empty if there are none. `figures`: see `read_figures`"""
-    header, *rows = difference_rows(figures)
+def difference_section(figures, baseline=BASELINE):
+    """-> [caption, table] of the differences from `baseline`, empty if there are none. `figures`: see `read_figures`"""
+    header, *rows = difference_rows(figures, baseline)
     if not rows:
         return []
     star = ' (*: one seed, so the interval covers test images only)' if any('*' in seeds for _, seeds, *_ in rows) else ''
-    return [f'Difference from {BASELINE} over the seeds of both{star}:', to_markdown([header, *rows])]
+    return [f'Difference from {baseline} over the seeds of both{star}:', to_markdown([header, *rows])]
 
 
 def rank_section(table):
@@ -144,13 +152,12 @@ def rank_section(table):
     return [f"## Mean ranks over {counted(n_sets, 'set')}", to_markdown(rank_rows(table))]
 
 
-def markdown(table, figures_of):
+def markdown(table, figures_of, baseline=BASELINE):
     """-> the tables of a study. `figures_of`: function from the rows of a set to their `read_figures`"""
     parts = []
     for name, rows in table.groupby('set', sort=False):
         parts += [f'## {name}', to_markdown(score_rows(rows, OVERALL)), *recall_section(rows)]
-        if BASELINE in (figures := figures_of(rows)):
-            parts += difference_section(figures)
+        parts += difference_section(figures_of(rows), baseline)
     return '\n\n'.join([*parts, *rank_section(table)]) + '\n'
 
 
@@ -160,7 +167,14 @@ def get_parser():
     source.add_argument('folder', nargs='?', help='results folder of the study, such as results/study')
     source.add_argument('--table', metavar='CSV', help='csv of a study, to print its tables without its predictions')
     parser.add_argument('--publish', metavar='CSV', help='csv to which the rows are added; needs the results folder')
+    parser.add_argument('--baseline', default=BASELINE, metavar='METHOD', help='method to which the others are compared')
     return parser
+
+
+def check_baseline(baseline, table):
+    """Raise `InputError` if no row of `table` has this method. Without a CE, the default, there are no differences."""
+    if baseline not in (methods := [*table.method.unique()]) and baseline != BASELINE:
+        raise InputError(f"--baseline {baseline}: the study has no such method, only {', '.join(methods)}")
 
 
 def main(argv=None):
@@ -170,12 +184,11 @@ def main(argv=None):
         if args.table:
             parser.error('--publish needs the results folder instead of --table')
         publish(args.folder, args.publish)
-    if csv := args.publish or args.table:
-        print(markdown(read_table(csv), lambda rows: published_figures(csv, rows)))
-        return
-    table = read_table(os.path.join(args.folder, NAME))
-    print(markdown(table, lambda rows: read_figures(args.folder, rows)))
-    for name in table.set.unique():
+    csv = args.publish or args.table
+    table = read_table(csv or os.path.join(args.folder, NAME))
+    check_baseline(args.baseline, table)
+    print(markdown(table, lambda rows: published_figures(csv, rows) if csv else read_figures(args.folder, rows), args.baseline))
+    for name in [] if csv else table.set.unique():
         say_next(f'see all runs on {name} on one page', 'python', '-m', 'tools.report', os.path.join(args.folder, name),
                  file=sys.stderr)  # stdout has only the tables
 

@@ -177,6 +177,24 @@ def test_seeds_of_a_method_with_its_own_trainings_are_independent_of_the_baselin
     assert (cell['low'], cell['high']) == pytest.approx((expected.low, expected.high), rel=.02)
 
 
+@pytest.mark.parametrize(('method', 'baseline'), [('BSCE', 'BSCE + calibration'), ('BSCE + 8 copies', 'BSCE + calibration')])
+def test_methods_with_the_same_networks_are_compared_within_each_seed(method, baseline):
+    cell = difference(figures_of({baseline: BASE, method: OTHER}), method, baseline).cell(key_of('bacc'))
+    expected = stats.ttest_rel([*OTHER.values()], [*BASE.values()]).confidence_interval()
+    assert (cell['low'], cell['high']) == pytest.approx((expected.low, expected.high), rel=.02)
+
+
+def test_the_baseline_can_be_chosen(folder, table):
+    figures = read_figures(str(folder), table[table.set == 'skin'], draws=50)
+    caption, rows = study_report.difference_section(figures, 'BSCE')
+    assert caption.startswith('Difference from BSCE ') and '| CE ' in rows and '| BSCE ' not in rows
+
+
+def test_a_baseline_without_a_row_is_an_error():
+    with pytest.raises(InputError, match=r'^--baseline BSEC: the study has no such method, only Balanced-MixUp, '):
+        study_report.main(['--table', str(ROOT / 'benchmarks' / 'results' / 'study_paper.csv'), '--baseline', 'BSEC'])
+
+
 @pytest.mark.parametrize('method', ['BSCE', 'CE + tau-norm'])
 def test_a_difference_is_over_the_seeds_of_both(method):
     figures = figures_of({'CE': {0: .4, 1: .5, 5: .9}, method: {1: .53, 5: .9, 7: 0.}})
