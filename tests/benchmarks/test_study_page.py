@@ -1,6 +1,7 @@
-"""The figures of docs/study.md and of the README against the committed csvs of the studies."""
+"""The figures of docs/study.md, docs/datasets.md and the README against the committed csvs."""
 import re
 
+import pandas as pd
 import pytest
 
 from benchmarks import study_report
@@ -9,17 +10,17 @@ from benchmarks.study_report import difference_rows, score_rows
 from benchmarks.study_table import SCORES, read_table
 from tests.factories import ROOT
 
-PAGE, README = ((ROOT / name).read_text() for name in ('docs/study.md', 'README.md'))
+PAGE, DATASETS, README = ((ROOT / name).read_text() for name in ('docs/study.md', 'docs/datasets.md', 'README.md'))
 
 
 def csv_of(study):
     return str(ROOT / 'benchmarks' / 'results' / f'{study}.csv')
 
 
-def tables_below(heading):
-    """-> the tables below a heading of the page, each as a list of {column: cell}"""
+def tables_below(heading, page=PAGE):
+    """-> the tables below a heading of a page, each as a list of {column: cell}"""
     tables = []
-    for part in PAGE.split(f'\n### {heading}\n')[1].split('\n#')[0].split('\n\n'):
+    for part in page.split(f'# {heading}\n')[1].split('\n#')[0].split('\n\n'):
         if part.startswith('|'):
             header, _, *rows = ([cell.strip() for cell in line.strip('|').split('|')] for line in part.splitlines())
             tables.append([dict(zip(header, row, strict=True)) for row in rows])
@@ -50,8 +51,8 @@ def test_the_tables_of_all_methods_are_those_of_the_report(capsys):
 
 
 @pytest.mark.parametrize('cell', re.findall(r'\d+\.\d ± \d+\.\d', README))
-def test_the_results_in_the_readme_are_those_of_the_study(cell):
-    assert f'| {cell} |' in PAGE
+def test_the_results_in_the_readme_are_those_of_a_page(cell):
+    assert f'| {cell} |' in PAGE + DATASETS
 
 
 @pytest.mark.parametrize(('column', 'study'), [('pretrained, not tuned', 'study_untuned'), ('pretrained, tuned', 'study_pretrained')])
@@ -73,6 +74,15 @@ def test_the_scores_of_larger_images(row):
     study = 'study_pretrained' if row['image size'] == '128x128' else 'study_larger'
     method = 'BSCE + 8 copies' if 'dihedral' in row['test-time augmentation'] else 'BSCE'
     assert scores_in(study, row['set'], method, ['bacc', 'mcc', 'auc']) == [row['balanced accuracy'], row['MCC'], row['macro-AUC']]
+
+
+@pytest.mark.parametrize('training', ['paper', 'paper_BSCE', 'finetune'])
+def test_the_scores_on_retinamnist(training):
+    found, = (row for row in tables_below('MedMNIST', DATASETS)[1] if row['training'] == f'`{training}`')
+    table = pd.read_csv(csv_of('retinamnist')).query('method == @training').set_index('metric')
+    titles = {'accuracy': 'acc', 'macro-AUC': 'auc', 'balanced accuracy': 'bacc', 'quadratic kappa': 'kappa', 'MCC': 'mcc'}
+    expected = {title: f'{100 * table["mean"][score]:.1f} ± {100 * table.sd[score]:.1f}' for title, score in titles.items()}
+    assert found == {'training': f'`{training}`', **expected}
 
 
 @pytest.mark.parametrize(('name', 'heading'), [('ham_small', 'HAM10000 with the training of the paper'),
