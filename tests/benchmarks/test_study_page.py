@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import study_report
 from benchmarks.study_draws import published_figures
-from benchmarks.study_report import difference_rows, score_rows
-from benchmarks.study_table import SCORES, read_table
+from benchmarks.study_report import common_seeds, difference, difference_rows, score_rows, shown_difference
+from benchmarks.study_table import SCORES, key_of, read_table
 from tests.factories import ROOT
 
 PAGE, DATASETS, README = ((ROOT / name).read_text() for name in ('docs/study.md', 'docs/datasets.md', 'README.md'))
@@ -83,6 +83,25 @@ def test_the_scores_on_retinamnist(training):
     titles = {'accuracy': 'acc', 'macro-AUC': 'auc', 'balanced accuracy': 'bacc', 'quadratic kappa': 'kappa', 'MCC': 'mcc'}
     expected = {title: f'{100 * table["mean"][score]:.1f} ± {100 * table.sd[score]:.1f}' for title, score in titles.items()}
     assert found == {'training': f'`{training}`', **expected}
+
+
+CHANGES = {'none': ('CE', 'Balanced-MixUp'), 'batches of 32': ('CE (batch 32)', 'Balanced-MixUp (batch 32)'),
+           'step schedule': ('CE (step)', 'Balanced-MixUp (step)'),
+           'step schedule, epoch by loss': ('CE (step, by loss)', 'Balanced-MixUp (step, by loss)'),
+           'step schedule, 60 epochs': ('CE (step, 60 epochs)', 'Balanced-MixUp (step, 60 epochs)'),
+           'one lambda per image': ('CE', 'Balanced-MixUp (per image)'), 'Beta(alpha, alpha)': ('CE', 'Balanced-MixUp (symmetric)'),
+           'step schedule, last 10 epochs unmixed': ('CE (step)', 'Balanced-MixUp (step, off at the end)')}
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_one_change_at_a_time(change):
+    plain, mixed = CHANGES[change]
+    rows = read_table(csv_of('study_paper')).query('set == "idrid"')
+    figures = published_figures(csv_of('study_paper'), rows)
+    rows, result = rows[rows.seed.isin(common_seeds(figures, mixed, plain))], difference(figures, mixed, plain)
+    found, = (row for row in rows_below('One change at a time') if row['change'] == change)
+    assert [*found.values()][1:] == [*(score_rows(rows[rows.method == method], ['bacc'])[1][3] for method in (plain, mixed)),
+                                     *(shown_difference(score, result.cell(key_of(score))) for score in ('bacc', 'mcc', 'kappa'))]
 
 
 @pytest.mark.parametrize(('name', 'heading'), [('ham_small', 'HAM10000 with the training of the paper'),
