@@ -13,6 +13,7 @@ from utils.prediction.predictions import PredictionTable
 from utils.statistics.bootstrap import BootstrapResult, align, as_cells, bootstrap_figures, check_classes, combine, drawn_units
 from utils.statistics.weighted_metrics import chance_levels, labels_of
 
+PAIRINGS = 8  # random orders in which Student's t is added to the image draws
 ENDING = re.compile(r'\.(jpe?g|jfif|png|tiff?|bmp|gif|webp|ppm)$', re.I)  # may be missing in image ids
 
 
@@ -93,14 +94,17 @@ def _training_noise(test_sets, key):
 
 @lru_cache(maxsize=8)
 def _student(freedom, n):
-    """`n` evenly spaced quantiles of Student's t, so their percentiles are those of t. Their random order is the same for every score and
-    independent of the images."""
-    level = np.linspace(0, 1, n).clip(.5 / n, 1 - .5 / n)  # the ends would be infinite
-    return np.random.default_rng(0).permutation(stdtrit(freedom, level))
+    """-> float64 (2 x PAIRINGS, n). Each row has `n` evenly spaced quantiles of Student's t, so its percentiles are those of t, in a random
+    order that is the same for every score and independent of the images. For each row r there is a row -r. So the interval of a difference
+    does not depend on which method is subtracted from the other."""
+    level, rng = np.linspace(0, 1, n).clip(.5 / n, 1 - .5 / n), np.random.default_rng(0)  # the ends would be infinite
+    rows = rng.permuted(np.tile(stdtrit(freedom, level), (PAIRINGS, 1)), axis=1)
+    return np.concatenate([rows, -rows])
 
 
 def _with_training_noise(draws, noises):
-    """Image draws of a score (draws,), `_training_noise` of each of its methods -> draws that cover seeds as well"""
+    """Image draws of a score (draws,), `_training_noise` of each of its methods -> draws that cover seeds as well: (2 x PAIRINGS x draws,),
+    or those of the images if all runs agree"""
     spread, in_draws, freedom = (np.array(column) for column in zip(*noises, strict=True))
     defined = draws[np.isfinite(draws)]
     if not spread.sum() > 0 or not len(defined):  # all runs agree, or the score is undefined
@@ -108,7 +112,7 @@ def _with_training_noise(draws, noises):
     images, twice = defined.var(), np.minimum(in_draws, spread).sum()
     shared = np.sqrt(max(0, 1 - twice / images)) if images > 0 else 1
     scale, welch = np.sqrt(spread.sum()), spread.sum() ** 2 / (spread ** 2 / freedom).sum()
-    return defined.mean() + shared * (draws - defined.mean()) + scale * _student(welch, len(draws))
+    return (defined.mean() + shared * (draws - defined.mean()) + scale * _student(welch, len(draws))).ravel()
 
 
 def mean_over_seeds(methods: Sequence[Sequence[Sequence[BootstrapResult]]], signs: Sequence[float] = (1,),
