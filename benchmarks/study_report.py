@@ -7,7 +7,8 @@ seeds of each set.
 
 The scores come from study.csv in the folder, and the intervals from the predictions beside it. --publish CSV adds the rows to a csv and
 what the intervals need to an npz beside it, and prints the tables of all rows of that csv. --table prints the tables of such a csv again,
-without intervals if it has no npz.
+without intervals if it has no npz. --baseline_csv CSV takes the baseline from another published csv with the same test images, such as a
+study with larger images.
 
 Examples:
 
@@ -15,6 +16,7 @@ Examples:
   python -m benchmarks.study_report results/study --publish study_pretrained.csv
   python -m benchmarks.study_report --table benchmarks/results/study.csv
   python -m benchmarks.study_report --table benchmarks/results/study.csv --baseline 'class sampling'
+  python -m benchmarks.study_report --table benchmarks/results/study_paper.csv --baseline_csv benchmarks/results/study_pretrained.csv
 """
 from utils.cli import tune_process
 
@@ -168,7 +170,23 @@ def get_parser():
     source.add_argument('--table', metavar='CSV', help='csv of a study, to print its tables without its predictions')
     parser.add_argument('--publish', metavar='CSV', help='csv to which the rows are added; needs the results folder')
     parser.add_argument('--baseline', default=BASELINE, metavar='METHOD', help='method to which the others are compared')
+    parser.add_argument('--baseline_csv', metavar='CSV', help='published csv with the baseline (default: that of the other methods)')
     return parser
+
+
+def with_baseline_of(csv, figures, baseline, name):
+    """-> `figures` of the set `name` and those of `baseline` in another published csv, as the method 'BASELINE of CSV'. Raises `InputError`
+    if the numbers of test images differ."""
+    rows = read_table(csv).query('set == @name and method == @baseline')
+    other = published_figures(csv, rows).get(baseline, {})
+    counts = {count for of_seed in [*figures.values(), other] for run in of_seed.values() for count in run.counts.values()}
+    if other and len(counts) > 1:
+        raise InputError(f'--baseline_csv {csv}: {name} has other test images there')
+    return figures | {baseline_name(csv, baseline): other}
+
+
+def baseline_name(csv, baseline):
+    return f'{baseline} of {os.path.basename(csv)}' if csv else baseline
 
 
 def check_baseline(baseline, table):
@@ -186,8 +204,13 @@ def main(argv=None):
         publish(args.folder, args.publish)
     csv = args.publish or args.table
     table = read_table(csv or os.path.join(args.folder, NAME))
-    check_baseline(args.baseline, table)
-    print(markdown(table, lambda rows: published_figures(csv, rows) if csv else read_figures(args.folder, rows), args.baseline))
+    check_baseline(args.baseline, read_table(args.baseline_csv) if args.baseline_csv else table)
+
+    def figures_of(rows):
+        figures = published_figures(csv, rows) if csv else read_figures(args.folder, rows)
+        return with_baseline_of(args.baseline_csv, figures, args.baseline, rows.set.iloc[0]) if args.baseline_csv else figures
+
+    print(markdown(table, figures_of, baseline_name(args.baseline_csv, args.baseline)))
     for name in [] if csv else table.set.unique():
         say_next(f'see all runs on {name} on one page', 'python', '-m', 'tools.report', os.path.join(args.folder, name),
                  file=sys.stderr)  # stdout has only the tables

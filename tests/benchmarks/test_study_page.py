@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import study_report
 from benchmarks.study_draws import published_figures
-from benchmarks.study_report import common_seeds, difference, difference_rows, score_rows, shown_difference
+from benchmarks.study_report import common_seeds, difference, difference_rows, score_rows, shown_difference, with_baseline_of
 from benchmarks.study_table import SCORES, key_of, read_table
 from tests.factories import ROOT
 
@@ -76,6 +76,17 @@ def test_the_scores_of_larger_images(row):
     assert scores_in(study, row['set'], method, ['bacc', 'mcc', 'auc']) == [row['balanced accuracy'], row['MCC'], row['macro-AUC']]
 
 
+@pytest.mark.parametrize(('name', 'study', 'method', 'baseline', 'score'), [
+    ('idrid', 'study_paper', 'CE', 'CE', 'mcc'), ('idrid', 'study_paper', 'CE', 'CE', 'bacc'),
+    ('ham_small', 'study_paper', 'CE', 'CE', 'bacc'), ('isic8_lt', 'study_larger', 'BSCE', 'BSCE', 'bacc'),
+    ('isic8_lt', 'study_larger', 'BSCE + 8 copies', 'BSCE', 'mcc')])
+def test_differences_from_the_pretrained_study(name, study, method, baseline, score):
+    rows = read_table(csv_of(study)).query('set == @name')
+    figures = with_baseline_of(csv_of('study_pretrained'), published_figures(csv_of(study), rows), baseline, name)
+    cell = difference(figures, method, f'{baseline} of study_pretrained.csv').cell(key_of(score))
+    assert shown_difference(score, cell) in PAGE
+
+
 @pytest.mark.parametrize('training', ['paper', 'paper_BSCE', 'finetune'])
 def test_the_scores_on_retinamnist(training):
     found, = (row for row in tables_below('MedMNIST', DATASETS)[1] if row['training'] == f'`{training}`')
@@ -93,15 +104,17 @@ CHANGES = {'none': ('CE', 'Balanced-MixUp'), 'batches of 32': ('CE (batch 32)', 
            'step schedule, last 10 epochs unmixed': ('CE (step)', 'Balanced-MixUp (step, off at the end)')}
 
 
-@pytest.mark.parametrize('change', CHANGES)
-def test_one_change_at_a_time(change):
+@pytest.mark.parametrize(('name', 'change', 'found'), [
+    (name, row['change'], row)
+    for name, table in zip(('idrid', 'ham_small'), tables_below('One change at a time'), strict=False) for row in table])
+def test_one_change_at_a_time(name, change, found):
     plain, mixed = CHANGES[change]
-    rows = read_table(csv_of('study_paper')).query('set == "idrid"')
+    rows = read_table(csv_of('study_paper')).query('set == @name')
     figures = published_figures(csv_of('study_paper'), rows)
     rows, result = rows[rows.seed.isin(common_seeds(figures, mixed, plain))], difference(figures, mixed, plain)
-    found, = (row for row in rows_below('One change at a time') if row['change'] == change)
+    compared = [score for score, title in SCORES.items() if f'difference in {title} [95 %]' in found]
     assert [*found.values()][1:] == [*(score_rows(rows[rows.method == method], ['bacc'])[1][3] for method in (plain, mixed)),
-                                     *(shown_difference(score, result.cell(key_of(score))) for score in ('bacc', 'mcc', 'kappa'))]
+                                     *(shown_difference(score, result.cell(key_of(score))) for score in compared)]
 
 
 @pytest.mark.parametrize(('name', 'heading'), [('ham_small', 'HAM10000 with the training of the paper'),

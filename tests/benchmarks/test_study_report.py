@@ -195,6 +195,36 @@ def test_a_baseline_without_a_row_is_an_error():
         study_report.main(['--table', str(ROOT / 'benchmarks' / 'results' / 'study_paper.csv'), '--baseline', 'BSEC'])
 
 
+RESULTS = ROOT / 'benchmarks' / 'results'
+
+
+def test_the_baseline_can_come_from_another_csv(capsys):
+    study_report.main(['--table', str(RESULTS / 'study_larger.csv'), '--baseline', 'BSCE',
+                       '--baseline_csv', str(RESULTS / 'study_pretrained.csv')])
+    means = {study: read_table(RESULTS / f'{study}.csv').query('set == "isic8_lt" and method == "BSCE"').bacc.mean()
+             for study in ('study_larger', 'study_pretrained')}
+    _, rows = capsys.readouterr().out.split('Difference from BSCE of study_pretrained.csv over the seeds of both:\n\n')
+    found, = (row for row in rows.split('\n\n')[0].splitlines() if row.startswith('| BSCE  '))
+    assert f"{100 * (means['study_larger'] - means['study_pretrained']):+.1f} [" in found
+
+
+def test_a_baseline_of_other_test_images_is_an_error(published):
+    figures = {'CE': {0: BootstrapResult({}, {}, {key_of('bacc'): 89}, {})}}
+    with pytest.raises(InputError, match=r'^--baseline_csv .*all\.csv: skin has other test images there$'):
+        study_report.with_baseline_of(published, figures, 'BSCE', 'skin')
+
+
+def test_a_set_without_the_baseline_in_the_other_csv_has_no_difference(published):
+    figures = study_report.with_baseline_of(published, figures_of({'BSCE': OTHER}), 'CE', 'another set')
+    assert study_report.difference_section(figures, 'CE of all.csv') == []
+
+
+def test_a_baseline_that_the_other_csv_lacks_is_an_error():
+    with pytest.raises(InputError, match=r'^--baseline FOCAL: the study has no such method, only '):
+        study_report.main(['--table', str(RESULTS / 'study_paper.csv'), '--baseline', 'FOCAL',
+                           '--baseline_csv', str(RESULTS / 'study_pretrained.csv')])
+
+
 @pytest.mark.parametrize('method', ['BSCE', 'CE + tau-norm'])
 def test_a_difference_is_over_the_seeds_of_both(method):
     figures = figures_of({'CE': {0: .4, 1: .5, 5: .9}, method: {1: .53, 5: .9, 7: 0.}})
