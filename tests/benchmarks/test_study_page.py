@@ -117,6 +117,16 @@ def test_one_change_at_a_time(name, change, found):
                                      *(shown_difference(score, result.cell(key_of(score))) for score in compared)]
 
 
+@pytest.mark.parametrize('loss', ['CE', 'BSCE', 'CDT'])
+def test_the_scores_on_cifar10_lt(loss):
+    found, = (row for row in tables_below('CIFAR-LT', DATASETS)[0] if loss in re.findall(r'\w+', row['loss']))
+    table = pd.read_csv(csv_of('cifar10_lt')).query('method == @loss').set_index('metric')
+    gain, low, high = (f'{100 * table[column]["acc"]:+.1f}' for column in ('difference', 'difference_low', 'difference_high'))
+    titles = {'accuracy': 'acc', 'MCC': 'mcc', 'macro-AUC': 'auc', 'recall, 81 images': 'recall ship', 'recall, 49 images': 'recall truck'}
+    assert {title: found[title] for title in titles} == {title: f'{100 * table["mean"][score]:.1f}' for title, score in titles.items()}
+    assert found['difference [95 %]'] == ('-' if loss == 'CE' else f'{gain} [{low}, {high}]')
+
+
 @pytest.mark.parametrize(('name', 'heading'), [('ham_small', 'HAM10000 with the training of the paper'),
                                                ('idrid', 'IDRiD with the training of the paper')])
 class TestTrainingOfThePaper:
