@@ -117,6 +117,20 @@ def test_one_change_at_a_time(name, change, found):
                                      *(shown_difference(score, result.cell(key_of(score))) for score in compared)]
 
 
+@pytest.mark.parametrize(('seeds', 'studies'), [
+    ('0 to 2', ['study_pretrained']), ('3 to 5', ['study_stage_one']), ('0 to 5', ['study_pretrained', 'study_stage_one'])])
+def test_balanced_mixup_as_stage_one(seeds, studies):
+    found, = (row for row in rows_below('Balanced-MixUp as stage one') if row['seeds'] == seeds)
+    methods, tables, runs = ('CE, BSCE', 'Balanced-MixUp, BSCE'), [], {}
+    for study in studies:
+        tables.append(read_table(csv_of(study)).query('set == "ham_small"'))
+        for method, of_seed in published_figures(csv_of(study), tables[-1]).items():
+            runs[method] = runs.get(method, {}) | of_seed
+    rows, result = pd.concat(tables), difference(runs, *methods[::-1])
+    assert [*found.values()][1:] == [*(score_rows(rows[rows.method == method], ['bacc'])[1][3] for method in methods),
+                                     *(shown_difference(score, result.cell(key_of(score))) for score in ('bacc', 'mcc', 'nll'))]
+
+
 @pytest.mark.parametrize('loss', ['CE', 'BSCE', 'CDT'])
 def test_the_scores_on_cifar10_lt(loss):
     found, = (row for row in tables_below('CIFAR-LT', DATASETS)[0] if loss in re.findall(r'\w+', row['loss']))
