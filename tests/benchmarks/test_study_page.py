@@ -106,7 +106,7 @@ CHANGES = {'none': ('CE', 'Balanced-MixUp'), 'batches of 32': ('CE (batch 32)', 
 
 @pytest.mark.parametrize(('name', 'change', 'found'), [
     (name, row['change'], row)
-    for name, table in zip(('idrid', 'ham_small'), tables_below('One change at a time'), strict=False) for row in table])
+    for name, table in zip(('idrid', 'ham_small'), tables_below('One change at a time'), strict=True) for row in table])
 def test_one_change_at_a_time(name, change, found):
     plain, mixed = CHANGES[change]
     rows = read_table(csv_of('study_paper')).query('set == @name')
