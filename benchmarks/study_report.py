@@ -179,7 +179,7 @@ def with_baseline_of(csv, figures, baseline, name):
     if the numbers of test images differ."""
     rows = read_table(csv).query('set == @name and method == @baseline')
     other = published_figures(csv, rows).get(baseline, {})
-    counts = {count for of_seed in [*figures.values(), other] for run in of_seed.values() for count in run.counts.values()}
+    counts = {run.counts[key_of('bacc')] for of_seed in [*figures.values(), other] for run in of_seed.values()}
     if other and len(counts) > 1:
         raise InputError(f'--baseline_csv {csv}: {name} has other test images there')
     return figures | {baseline_name(csv, baseline): other}

@@ -214,6 +214,11 @@ def test_a_baseline_of_other_test_images_is_an_error(published):
         study_report.with_baseline_of(published, figures, 'BSCE', 'skin')
 
 
+def test_the_scores_of_a_folder_can_be_compared_with_a_published_csv(folder, table, published):
+    figures = study_report.with_baseline_of(published, read_figures(str(folder), table[table.set == 'eyes']), 'CE', 'eyes')
+    assert difference(figures, 'CE', 'CE of all.csv').values[key_of('bacc')] == pytest.approx(0, abs=1e-5)
+
+
 def test_a_set_without_the_baseline_in_the_other_csv_has_no_difference(published):
     figures = study_report.with_baseline_of(published, figures_of({'BSCE': OTHER}), 'CE', 'another set')
     assert study_report.difference_section(figures, 'CE of all.csv') == []
