@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,14 @@ def write_images(folder, counts=None, size=28, seed=0):
         pd.DataFrame(rows, columns=['image_id', 'name', 'label']).sample(frac=1, random_state=seed).to_csv(
             folder / f'{split}.csv', index=False)
     return folder
+
+
+def write_distinct_images(root, *paths, size=8):
+    """Write an image to each of the `paths` below `root`. No two of them are equal: the colour depends on the path."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        colour = tuple(zlib.crc32(str(path).encode()).to_bytes(4, 'little')[:3])
+        Image.new('RGB', (size, size), colour).save(root / path, 'PNG')  # whatever its extension: JPEG would make colours equal
 
 
 def train_flags(tiny, flags=''):

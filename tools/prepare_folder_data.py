@@ -19,23 +19,33 @@ tune_process()  # before torch is imported
 import os
 import re
 import unicodedata
-from operator import itemgetter
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
 from utils.cli import say_next, script_parser, warn_without_effect
-from utils.common import InputError, counted, preview, run_script, write_text
+from utils.common import InputError, counted, preview, run_script
 from utils.data.files import list_images
 from utils.data.images import FORMATS, open_rgb
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import describe_label_column
 from utils.data.permissions import add_private_flag, keep_private
-from utils.data.read_csv import clean_patients, csv_text, patient_key
 from utils.datasets.archives import one_line
-from utils.datasets.splitting import rarity, split_groups
+from utils.datasets.csv_splits import (
+    add_output_flags,
+    add_patients,
+    add_split_flags,
+    check_split_flags,
+    draw_parts,
+    leave_out_copies,
+    match_patients,
+    natural,
+    print_classes,
+    refuse_unfit_parts,
+    split_of,
+    write_parts,
+)
 
 WITHOUT_EFFECT = (
     ('label_column', 'without --classes_from', lambda a: not a.classes_from),
@@ -43,8 +53,6 @@ WITHOUT_EFFECT = (
     *((f'{name}_fraction', f'if the {name} images have a folder', lambda a, name=name: name in a.parts)
       for name in ('val', 'test')),
 )
-SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
-BESIDE_SPLIT = {'data', 'dataset', 'image', 'images', 'set', 'split'}  # further words in the folder name of a split
 NO_CLASS = re.compile(r'fold[\W_]*\d+|(annotation|evaluation|image|label|mask|segmentation)s?|dev|eval', re.IGNORECASE)
 MASK = re.compile(r'(.+)_(?:mask|segmentation)(?:_\d+)?')
 
@@ -56,22 +64,9 @@ def get_parser():
     classes.add_argument('--classes_from', metavar='CSV', help='csv with the class names and numbers to use, such as the training csv; '
                          'all images go to one csv, test_NAME.csv')
     classes.add_argument('--label_column', metavar='COLUMN', help=f'--classes_from: {LABEL_HELP}')
-    split = parser.add_argument_group('split')
-    split.add_argument('--patient_pattern', metavar='REGEX', help='regular expression with one group (...), which matches the patient in '
-                       'the path below FOLDER; all images of a patient go to the same split (default: each image counts as a patient)')
-    split.add_argument('--val_fraction', type=float, default=.1, metavar='FRACTION', help='share of patients for validation')
-    split.add_argument('--test_fraction', type=float, default=.2, metavar='FRACTION', help='share of patients for testing')
-    split.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the split')
-    output = parser.add_argument_group('output')
-    output.add_argument('--out', default='data', metavar='FOLDER', help='folder for the csvs')
-    output.add_argument('--name', metavar='NAME', help='name of the data set, as in train_NAME.csv (default: name of the folder)')
-    add_private_flag(output)
+    add_split_flags(parser, 'FOLDER')
+    add_private_flag(add_output_flags(parser, 'name of the folder'))
     return parser
-
-
-def natural(text):
-    """-> sort key that puts grade2 before grade10"""
-    return [int(part) if i % 2 else part.lower() for i, part in enumerate(re.split(r'([0-9]+)', text))], text
 
 
 def readable(folder, image):
@@ -88,15 +83,6 @@ def readable(folder, image):
     except OSError:
         return False
     return True
-
-
-def split_of(folder):
-    """-> 'train', 'val' or 'test' if the name of a folder means that split, such as training_set or 'b. Testing Set'; else ''"""
-    words = [word for word in re.findall('[a-z]+', folder.lower()) if len(word) > 1]
-    splits = [SPLITS.get(word) or SPLITS.get(word.removesuffix('set')) for word in words]
-    known = {split for split in splits if split}
-    others = {word for word, split in zip(words, splits, strict=True) if not split}
-    return known.pop() if len(known) == 1 and others <= BESIDE_SPLIT else ''
 
 
 def class_depth(folder, images):
@@ -184,77 +170,11 @@ def number_classes(table, folder, training=None):
     return numbers, labels
 
 
-def patients(image_ids, pattern):
-    """-> what the only group of `pattern` matches in each id. Raises `InputError` naming the first id without a match."""
-    try:
-        compiled = re.compile(pattern)
-    except re.error as err:
-        raise InputError(f'--patient_pattern {pattern} is not a valid regular expression: {err}') from err
-    if compiled.groups != 1:
-        raise InputError(f'--patient_pattern {pattern} must have one group (...), not {compiled.groups}')
-    found = [compiled.search(image_id) for image_id in image_ids]
-    missing = [image_id for image_id, match in zip(image_ids, found, strict=True) if not (match and match.group(1))]
-    if missing:
-        raise InputError(f'--patient_pattern {pattern} finds no patient in {len(missing)} of {len(found)} images, such as {missing[0]}')
-    return [match.group(1) for match in found]
-
-
-def add_patients(table, pattern):
-    """Insert `patient_id` into `table`. -> (N,) group of each image: its patient, or only the image itself if it has none"""
-    if not pattern:
-        return table.image_id
-    ids = clean_patients(pd.Series(patients(table.image_id, pattern), table.index, dtype=str))
-    table.insert(1, 'patient_id', ids)
-    return ids.map(patient_key, na_action='ignore').astype(ids.dtype).fillna('image ' + table.image_id)
-
-
-def split(table, groups, args):
-    """-> (N,) train, val or test for each row: that of its folder, or a random one"""
-    part, drawn = table.part.to_numpy(object), table.part.isin(['', 'train']).to_numpy()
-    fractions = [0. if (part == name).any() else fraction for name, fraction in (('val', args.val_fraction), ('test', args.test_fraction))]
-    index = split_groups(groups[drawn], rarity(table.label[drawn]), fractions, args.seed)
-    part[drawn] = np.array(['val', 'test', 'train'])[index]
-    spread = pd.Series(part).groupby(groups.to_numpy()).nunique()
-    if (spread > 1).any():
-        print(f"* Warning: {counted((spread > 1).sum(), 'patient')} in more than one of the folders train, val and test: "
-              f'{preview(spread.index[spread > 1].tolist())}')
-    return part
-
-
-def write_parts(table, part, folder, set_name):
-    """Write <split>_<set_name>.csv for each split in `part`. -> {split: path}"""
-    os.makedirs(folder, exist_ok=True)
-    csv = {}
-    for name in ('train', 'val', 'test'):
-        rows = table[part == name].drop(columns='part')
-        if len(rows):
-            csv[name] = os.path.join(folder, f'{name}_{set_name}.csv')
-            write_text(csv[name], csv_text(rows))
-            of = f" of {counted(rows.patient_id.nunique(), 'patient')}" if 'patient_id' in rows else ''
-            print(f"* {csv[name]}: {counted(len(rows), 'image')}{of}")
-    return csv
-
-
-def refuse_unfit_parts(counts, numbers, folder, set_name):
-    """Raise `InputError` for a class without training images, a split without validation images, or a stale test csv."""
-    absent = [name for name, c in numbers.items() if not counts['train'][c]]
-    if absent:
-        raise InputError(f"no training images are left of {', '.join(absent)}: give another --seed, or smaller fractions")
-    if 'val' not in counts:
-        raise InputError('there are no validation images: give a larger --val_fraction')
-    old = os.path.join(folder, f'test_{set_name}.csv')
-    if 'test' not in counts and os.path.exists(old):
-        raise InputError(f'{old} belongs to an earlier split, and this one has no test images: delete it, or give another --name')
-
-
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
-    if min(args.val_fraction, args.test_fraction) < 0 or args.val_fraction + args.test_fraction >= 1 or not args.val_fraction:
-        raise InputError('--val_fraction must be above 0, --test_fraction 0 or more, and their sum below 1')
+    check_split_flags(args)
     set_name = args.name or os.path.basename(os.path.abspath(args.folder))
-    if os.path.basename(set_name) != set_name:
-        raise InputError(f'--name {set_name} must not contain a folder: use --out for that')
     table = read_folder(args.folder)
     warn_without_effect(parser, argv, args, WITHOUT_EFFECT, parts=set(table.part))
     training = None
@@ -265,18 +185,18 @@ def main(argv=None):
         print(describe_label_column(args.classes_from, training.label_column))
     numbers, table['label'] = number_classes(table, args.folder, training)
     table['name'] = table.label.map({c: name for name, c in numbers.items()})  # the spelling of the training csv
-    groups = add_patients(table, args.patient_pattern)
-    part = np.full(len(table), 'test') if args.classes_from else split(table, groups, args)
-    counts = {name: np.bincount(table.label[part == name], minlength=max(numbers.values()) + 1)
-              for name in ('train', 'val', 'test') if (part == name).any()}
-    if not args.classes_from:
-        refuse_unfit_parts(counts, numbers, args.out, set_name)
-    if training:
-        table = table.rename(columns={'label': training.label_column})  # the test scripts look for this column
+    if args.patient_pattern:
+        add_patients(table, match_patients(table.image_id, args.patient_pattern))
+    if args.classes_from:
+        table['part'] = 'test'
+    else:
+        table = leave_out_copies(table, args.folder)
+        draw_parts(table, args, 'the folders train, val and test')
+        refuse_unfit_parts(table, numbers, args.out, set_name)
     keep_private(args.private, beside=args.out)
-    csv = write_parts(table, part, args.out, set_name)
-    for name, c in sorted(numbers.items(), key=itemgetter(1)):
-        print(f"  class {c} ({name}): {' / '.join(str(count[c]) for count in counts.values())}")
+    label_column = training.label_column if training else 'label'  # the test scripts look for the column of the training csv
+    csv = write_parts(table.rename(columns={'label': label_column}), args.out, set_name)
+    print_classes(table, numbers)
     say_next('check the csvs and images', 'python', '-m', 'tools.check_data', *csv.values(), '--data_path', args.folder,
              *(['--n_classes', max(numbers.values()) + 1] if args.classes_from else []))
 

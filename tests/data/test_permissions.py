@@ -6,12 +6,14 @@ import sys
 
 import pytest
 
+from tests.factories import write_distinct_images
 from tools import (
     check_data,
     contact_sheet,
     ensemble_predictions,
     evaluate_predictions,
     predict,
+    prepare_csv_data,
     prepare_folder_data,
     report,
 )
@@ -101,6 +103,7 @@ WRITERS = {
     'contact_sheet': (contact_sheet.main, ['{tiny}/test.csv', '--data_path', '{tiny}/images', '--out', 'out/a.png']),
     'ensemble_predictions': (ensemble_predictions.main, [CSV, 'copy.csv', '--out', 'out/a.csv']),
     'check_data': (check_data.main, ['{tiny}/test.csv', '--data_path', '{tiny}/images', '--num_workers', '1', '--out', 'out/a.csv']),
+    'prepare_csv_data': (prepare_csv_data.main, ['classes.csv', '--images', 'classes', '--out', 'out']),
     'prepare_folder_data': (prepare_folder_data.main, ['classes', '--out', 'out', '--test_fraction', '0', '--val_fraction', '0.5']),
 }
 
@@ -108,10 +111,8 @@ WRITERS = {
 @pytest.mark.parametrize('name', WRITERS)
 def test_files_written_by_tools(tested, tiny, tmp_path, capsys, name):
     write_text('copy.csv', (tmp_path / CSV).read_text())
-    for folder in ('a', 'b'):
-        for i in range(4):
-            (tmp_path / 'classes' / folder).mkdir(parents=True, exist_ok=True)
-            (tmp_path / 'classes' / folder / f'{i}.jpg').write_bytes((tiny / 'images' / f'test_0_{i % 3}.jpg').read_bytes())
+    write_distinct_images(tmp_path / 'classes', *(f'{folder}/{i}.jpg' for folder in 'ab' for i in range(4)))
+    write_text('classes.csv', 'image,label\n' + ''.join(f'{folder}/{i},{folder}\n' for folder in 'ab' for i in range(4)))
     (tmp_path / 'out').mkdir()
     main, words = WRITERS[name]
     try:

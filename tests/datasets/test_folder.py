@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.factories import write_distinct_images
 from tests.next_steps import next_words, parse
 from tools.prepare_folder_data import main
 from utils.common import InputError
@@ -21,10 +22,8 @@ CLASSES = {'grade10': 6, 'grade2': 60, 'None': 30, '007': 4}
 def folder(tmp_path):
     for name, n in CLASSES.items():
         for i in range(n):
-            path = tmp_path / 'set' / name / 'deep' / f'p{i // 2}_{i}.{("JPG", "png", "tif")[i % 3]}'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new('RGB', (8, 8), (i, 0, 0)).save(path)
-    (tmp_path / 'set' / 'loose.png').write_bytes(path.read_bytes())
+            write_distinct_images(tmp_path / 'set', f'{name}/deep/p{i // 2}_{i}.{("JPG", "png", "tif")[i % 3]}')
+    write_distinct_images(tmp_path / 'set', 'loose.png')
     (tmp_path / 'set' / 'grade2' / 'broken.jpg').write_text('text')
     (tmp_path / 'set' / 'grade2' / 'notes.txt').touch()
     return tmp_path / 'set'
@@ -97,8 +96,7 @@ def pictures(folder, *names, n=6):
     """Write `n` images to each of the folders `names` below `folder`."""
     for name in names:
         (folder / name).mkdir(parents=True)
-        for i in range(n):
-            Image.new('RGB', (8, 8), (i, 0, 0)).save(folder / name / f'{i}.png')
+        write_distinct_images(folder, *(f'{name}/{i}.png' for i in range(n)))
     return folder
 
 
@@ -275,7 +273,7 @@ def test_patients_in_two_spellings_stay_together(tmp_path, monkeypatch):
     folder = pictures(tmp_path / 'set', 'a', 'b', n=0)
     for i in range(1, 41):
         for name in (f'p{i}_1', f'P0{i}_2'):
-            Image.new('RGB', (8, 8)).save(folder / 'ab'[i % 2] / f'{name}.png')
+            write_distinct_images(folder, f"{'ab'[i % 2]}/{name}.png")
     main(['set', '--patient_pattern', '/([^_]+)_'])
     tables = [ClassDataset(f'data/{part}_set.csv').table for part in ('train', 'val', 'test')]
     assert sum(table.patient_id.str.lower().str.replace('p0', 'p').nunique() for table in tables) == 40

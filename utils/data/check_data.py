@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # this module imports torch, which tools for predictions csvs
     from utils.data.dataset import ClassDataset
 
 PATIENT_COLUMNS = ('patient', 'patientid', 'patientname', 'patientnumber', 'patientno', 'pid', 'subject', 'subjectid',
-                   'participant', 'participantid', 'caseid', 'lesionid', 'mrn')  # probably patient ids, but ignored
+                   'participant', 'participantid', 'mrn', 'caseid', 'lesionid')  # probably patient ids, but ignored
 
 
 class Problem(NamedTuple):

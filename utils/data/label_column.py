@@ -57,7 +57,7 @@ def _is_label_name(column):
     return column.casefold() in LABEL_NAMES
 
 
-def _words(column):
+def words_of(column: str) -> set[str]:
     """'DR_grade', 'drGrade' and 'DRGrade' -> {'dr', 'grade'}"""
     return {word.lower() for word in re.findall('[A-Z]+(?![a-z])|[A-Z]?[a-z]+', column)}
 
@@ -70,7 +70,7 @@ def _refuse_guess(table, csv_path):
         raise InputError(f"{csv_path} has two possible class columns, '{same[0]}' and '{last}': {way_out}")
     if _is_label_name(last):
         return
-    if alike := [column for column in others if _words(column) & LABEL_WORDS]:
+    if alike := [column for column in others if words_of(column) & LABEL_WORDS]:
         raise InputError(f"{csv_path}: the last column is '{last}', but '{alike[0]}' may be the class: {way_out}, "
                          f"for example --label_column '{alike[0]}'")
     if spread := find_binary_columns(table):
