@@ -110,6 +110,13 @@ def test_patients_and_lesions_of_a_published_table_stay_together(published):
     assert sum(map(len, patients)) == len(set.union(*patients)) == 10 * len(published[1])
 
 
+@pytest.mark.parametrize(('header', 'row', 'classes'), [('image,level', 'p{i},{x}', GRADES), ('id_code,diagnosis', 'p{i},{x}', ('a', 'b'))])
+def test_a_table_with_the_columns_of_a_published_one_but_other_cells(folder, capsys, header, row, classes):
+    simple(folder, 40, header, row, classes)
+    assert set(classes_of(prepare('t.csv', '--images', 'set'))) == set(range(len(classes)))
+    assert 'Recognised' not in capsys.readouterr().out
+
+
 def write_idrid(folder):
     for part, n in (('a. Training Set', 50), ('b. Testing Set', 20)):
         write_distinct_images(folder / '1. Original Images', *(f'{part}/IDRiD_{i:03d}.jpg' for i in range(1, n + 1)))

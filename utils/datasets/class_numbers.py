@@ -56,7 +56,7 @@ def number_classes(source: LabelTable, texts: pd.Series, wanted: Sequence[str]) 
         return {text: c for c, text in enumerate(counting)}, list(wanted)
     if wanted:
         order = list(wanted)
-    elif known_names and set(present) <= {str(c) for c in range(len(known_names))}:
+    elif known_names:
         return {str(c): c for c in range(len(known_names))}, known_names
     elif column:
         order = present

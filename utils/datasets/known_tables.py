@@ -1,6 +1,8 @@
-"""Label tables of published data sets, recognised by their columns."""
-from collections.abc import Iterable
+"""Label tables of published data sets, recognised by their columns and cells."""
+import re
 from typing import NamedTuple
+
+import pandas as pd
 
 DR_GRADES = ('DR0', 'DR1', 'DR2', 'DR3', 'DR4')
 MESSIDOR = 'both eyes of a patient are in the set: --join messidor-2.csv (from the publisher) keeps them in one split'
@@ -42,7 +44,13 @@ KNOWN_TABLES = (
 )
 
 
-def find_known_table(columns: Iterable[str]) -> KnownTable | None:
-    """-> the first known table whose image, class and further columns are all among `columns`; None if there is none"""
-    present = set(columns)
-    return next((table for table in KNOWN_TABLES if {table.image, *table.labels, *table.marks} <= present), None)
+def find_known_table(table: pd.DataFrame) -> KnownTable | None:
+    """-> the first known table whose columns `table` has, with the same kind of cells; None if there is none"""
+    return next((known for known in KNOWN_TABLES if {known.image, *known.labels, *known.marks} <= set(table) and _fits(known, table)), None)
+
+
+def _fits(known, table):
+    """Return whether the cells may be those of a known table: its grades, and ids in which its pattern finds the patient."""
+    grades, ids = pd.to_numeric(table[known.labels[0]].dropna(), errors='coerce'), table[known.image].dropna()
+    return ((not known.class_names or grades.isin(range(len(known.class_names))).all())
+            and (not known.patient_pattern or all(re.search(known.patient_pattern, image_id) for image_id in ids)))
