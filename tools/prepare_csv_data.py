@@ -97,7 +97,7 @@ def main(argv=None):
         describe(test, tables[1])
     if source.known and source.known.hint and 'patient_id' not in tables[0]:
         print(f'* Note: {source.known.hint}')
-    table = leave_out_copies(pd.concat(tables, ignore_index=True), root)
+    table = leave_out_copies(pd.concat(tables, ignore_index=True), root, args.copies)
     draw_parts(table, args, 'the given splits')
     if args.one_per_group:
         table = keep_one_per_patient(table)

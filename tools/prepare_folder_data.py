@@ -49,7 +49,8 @@ from utils.datasets.csv_splits import (
 
 WITHOUT_EFFECT = (
     ('label_column', 'without --classes_from', lambda a: not a.classes_from),
-    *((flag, 'with --classes_from, which makes one csv', lambda a: a.classes_from) for flag in ('val_fraction', 'test_fraction', 'seed')),
+    *((flag, 'with --classes_from, which makes one csv', lambda a: a.classes_from)
+      for flag in ('val_fraction', 'test_fraction', 'copies', 'seed')),
     *((f'{name}_fraction', f'if the {name} images have a folder', lambda a, name=name: name in a.parts)
       for name in ('val', 'test')),
 )
@@ -190,7 +191,7 @@ def main(argv=None):
     if args.classes_from:
         table['part'] = 'test'
     else:
-        table = leave_out_copies(table, args.folder)
+        table = leave_out_copies(table, args.folder, args.copies)
         draw_parts(table, args, 'the folders train, val and test')
         refuse_unfit_parts(table, numbers, args.out, set_name)
     keep_private(args.private, beside=args.out)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from utils.common import InputError, counted, file_sha256, preview, whole_file
-from utils.data.read_csv import clean_patients, csv_text, patient_key
+from utils.data.read_csv import clean_patients, csv_text, patient_key, read_csv
 from utils.datasets.splitting import rarity, split_groups
 
 SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
@@ -45,6 +45,8 @@ def add_split_flags(parser: argparse.ArgumentParser, path_below: str) -> argpars
                        'patient)')
     split.add_argument('--val_fraction', type=float, default=.1, metavar='FRACTION', help='share of patients for validation')
     split.add_argument('--test_fraction', type=float, default=.2, metavar='FRACTION', help='share of patients for testing')
+    split.add_argument('--copies', metavar='CSV', help='csv of duplicates, written by tools.check_data --out; they are left out like equal '
+                       'files')
     split.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the split')
     return split
 
@@ -110,26 +112,28 @@ def draw_parts(table: pd.DataFrame, args: argparse.Namespace, fixed_by: str) -> 
               f'{preview(spread.index[spread > 1].tolist())}')
 
 
-def leave_out_copies(table: pd.DataFrame, folder: str) -> pd.DataFrame:
+def leave_out_copies(table: pd.DataFrame, folder: str, known: str | None = None) -> pd.DataFrame:
     """Keep one row of each group of images whose files are equal: the first in val, else in train. -> the rows that are kept
 
     Images that the source puts into test are always kept, and their copies are not, so that published test sets stay complete. Otherwise,
-    no image is kept of copies with different classes. `folder`: the data path. Prints what is left out.
+    no image is kept of copies with different classes. `folder`: the data path. `known`: csv of further copies, as written by
+    `tools.check_data --out`. Prints what is left out.
     """
     rank, ids = table.part.map(ORDER.index).to_numpy(), table.image_id.tolist()
-    left_out: dict[str, dict] = {'is a copy of another image': {}, 'is also an image of another class': {}}
-    for group in _equal_files([os.path.join(folder, image_id) for image_id in ids]):
+    left_out: dict[str, dict] = {'of another image': {}, 'of an image of another class': {}}
+    groups = _equal_files([os.path.join(folder, image_id) for image_id in ids])
+    for group in _merged(groups + (_read_pairs(known, folder, ids) if known else [])):
         first, *others = sorted(group, key=lambda row: rank[row])
         same_class = table.label.iloc[group].nunique() == 1
         out = [row for row in others if table.part.iloc[row] != 'test']
         if not same_class and table.part.iloc[first] != 'test':
             out.append(first)
-        left_out['is a copy of another image' if same_class else 'is also an image of another class'] |= {
+        left_out['of another image' if same_class else 'of an image of another class'] |= {
             row: first if row != first else others[0] for row in out}
     for what, rows in left_out.items():
         if rows:
             named = preview([f'{ids[row]} (= {ids[other]})' for row, other in rows.items()])
-            print(f"* Left out: {counted(len(rows), 'image')} whose file {what}: {named}")
+            print(f"* Left out: {len(rows)} {'copy' if len(rows) == 1 else 'copies'} {what}: {named}")
     out_rows = {row for rows in left_out.values() for row in rows}
     return table[[row not in out_rows for row in range(len(table))]].reset_index(drop=True)
 
@@ -143,6 +147,25 @@ def _equal_files(paths):
         for i in same_size if len(same_size) > 1 else ():
             hashes[file_sha256(paths[i])].append(i)
     return sorted(group for group in hashes.values() if len(group) > 1)
+
+
+def _read_pairs(path, folder, ids):
+    """-> groups of rows that a csv of `tools.check_data --out` names as copies; images that are not in `ids` are ignored"""
+    table, _ = read_csv(path, 'csv of duplicates (--copies)')
+    if missing := [column for column in ('image_a', 'image_b') if column not in table]:
+        raise InputError(f"--copies: {path} has no column '{missing[0]}': give a csv that tools.check_data --out has written")
+    rows = {os.path.realpath(os.path.join(folder, image_id)): row for row, image_id in enumerate(ids)}
+    pairs = [[rows.get(os.path.realpath(image)) for image in pair] for pair in table[['image_a', 'image_b']].itertuples(index=False)]
+    return [pair for pair in pairs if None not in pair]
+
+
+def _merged(groups):
+    """Merge `groups` of rows that have a row in common. -> sorted groups of sorted rows"""
+    group_of: dict = {}
+    for group in groups:
+        merged = sorted({row for member in group for row in group_of.get(member, [member])})
+        group_of |= dict.fromkeys(merged, merged)
+    return sorted(list(group) for group in {tuple(group) for group in group_of.values()})
 
 
 def keep_one_per_patient(table: pd.DataFrame) -> pd.DataFrame:
