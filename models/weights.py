@@ -71,7 +71,7 @@ def check_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str,
     With `skip_classifier_of_other_size`, the tensors of the classifier may have other shapes. Returns the names of these tensors in
     `model`, which must not be loaded. Raises `InputError` naming `source` and the first key that does not fit.
     """
-    own, head = model.state_dict(), cast(str, model.classifier_name) + '.'
+    own, head = model.state_dict(), f'{model.classifier_name}.' if skip_classifier_of_other_size else ''  # an ensemble has no classifier
     skipped = [name for name in own if skip_classifier_of_other_size and name.startswith(head)
                and (name not in state or state[name].shape != own[name].shape)]
     misfits = [name for name in own if name not in skipped and (name not in state or state[name].shape != own[name].shape)]

@@ -105,7 +105,8 @@ def write_safetensors(path, loaded, sidecar):
         f.write(save({name: value.contiguous() for name, value in loaded.model.state_dict().items()}, {'format': 'pt'}))
     info = loaded.info
     facts = {name: info[name] for name in ('model_name', 'class_names', 'class_count', 'im_size', 'mean', 'std', 'epoch', 'metrics')} | {
-        'head': info['config'].get('head', 'linear'), 'run': name_of_run(loaded.folder), 'safetensors_sha256': file_sha256(path),
+        'head': info['config'].get('head', 'linear'), 'members': len(info['config'].get('members', [None])),
+        'run': name_of_run(loaded.folder), 'safetensors_sha256': file_sha256(path),
         'versions': {'trained': {'torch': info['config']['torch']}, 'exported': {name: version(name) for name in PACKAGES}}} | sidecar
     write_text(os.path.splitext(path)[0] + '.json', json.dumps(nan_to_null(facts), indent=2) + '\n')
 
@@ -125,6 +126,9 @@ def main(argv=None):
           f"{'images' if args.images else 'images of noise (use --images to compare on real ones)'}")
     write_safetensors(safetensors, loaded, {'onnx': {'input': args.input, 'output': args.output, 'sha256': file_sha256(onnx)}})
     print(f'* Wrote {safetensors} and model.json')
+    if 'members' in c:
+        say_next('predict images with the network', 'python', '-m', 'tools.predict', '--load_path', args.load_path, c['data_path'])
+        return
     say_next('train from these weights', *to_train(c['csv_train'], c['csv_val'], c['data_path'], c['n_classes'],
              '--im_size', ','.join(map(str, im_size)), '--model_name', loaded.info['model_name'], '--init', safetensors))
 

@@ -101,7 +101,7 @@ def main(argv=None):
     order = (-predictions.probs).argsort(axis=1, kind='stable')[:, :k]
     rows = [[image_id, *(f'{names[c]} {100 * p[c]:5.1f} %' for c in top)]
             for image_id, top, p in zip(predictions.image_ids[:SHOWN], order, predictions.probs, strict=False)]
-    print(f"* {info['model_name']} of {loaded.folder}, epoch {info['epoch']}")
+    print(f'* {loaded}')
     print(to_text([['image', 'most likely', 'second', 'third'][:k + 1], *rows]))
     if len(good) > SHOWN:
         print(f'... and {len(good) - SHOWN} more')

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from models.ensemble import Ensemble
 from models.get_model import get_arch
 from models.weights import check_weights, load_weights
 from utils.cli import own_network
@@ -56,6 +57,12 @@ class LoadedModel(NamedTuple):
     model: nn.Module
     info: dict  # FIELDS and image_hashes without the weights
     folder: str
+
+    def __str__(self) -> str:
+        members = self.info['config'].get('members')
+        if members:
+            return f"{len(members)} networks {self.info['model_name']} from {self.folder}"
+        return f"{self.info['model_name']} from {self.folder}, epoch {self.info['epoch']}"
 
 
 def digest(value: Any) -> str:
@@ -216,7 +223,9 @@ def load_model(path: str, model_name: str | None = None) -> LoadedModel:
     state, folder, n_classes = info.pop('state_dict'), info['folder'], len(info['class_names'])
 
     def build():
-        return get_arch(info['model_name'], n_classes, im_size=info['im_size'], head=info['config'].get('head', 'linear')).model
+        models = [get_arch(info['model_name'], n_classes, im_size=info['im_size'], head=info['config'].get('head', 'linear')).model
+                  for _ in info['config'].get('members', [None])]
+        return Ensemble(models) if 'members' in info['config'] else models[0]
     try:
         with torch.device('meta'):
             check_weights(build(), state, f"{folder}, a {info['model_name']} of {n_classes:,} classes,")

@@ -130,7 +130,8 @@ def test_a_folder_that_is_not_a_class_of_the_csv_is_refused(tmp_path, trained):
         main([str(pictures(tmp_path / 'clinic', 'Benign', 'naevus', 'other')), '--classes_from', trained])
 
 
-def test_classes_from_another_column_keep_its_name(tmp_path):
+def test_classes_from_another_column_keep_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / 'a.csv').write_text('image_id,name,diagnosis,fold\nx,benign,0,0\ny,naevus,1,0\n')
     main([str(pictures(tmp_path / 'clinic', 'naevus')), '--classes_from', str(tmp_path / 'a.csv'), '--label_column', 'diagnosis'])
     test = ClassDataset('data/test_clinic.csv')

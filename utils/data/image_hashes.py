@@ -62,6 +62,15 @@ def seen_images(train_hashes: np.ndarray, val_hashes: np.ndarray, stage_one: tor
     return torch.from_numpy(np.stack([hashes, roles], axis=1))
 
 
+def merge_seen(all_seen: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The `image_hashes` of an ensemble from those of its members. An image that trained one member counts only as a training image."""
+    hashes, index = np.unique(np.concatenate([seen[:, 0].numpy() for seen in all_seen]), return_inverse=True)
+    roles = np.zeros(len(hashes), np.int64)
+    np.bitwise_or.at(roles, index, np.concatenate([seen[:, 1].numpy() for seen in all_seen]))
+    roles &= np.where(roles & (TRAINED | STAGE_ONE_TRAINED), ~(CHOSE | STAGE_ONE_CHOSE), ~0)
+    return torch.from_numpy(np.stack([hashes, roles], axis=1))
+
+
 def own_images_differ(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Return whether runs with `image_hashes` `a` and `b` trained or validated on different images; stage one is ignored."""
     return not torch.equal(*(torch.stack([seen[:, 0], seen[:, 1] & OWN_ROLES], 1)[seen[:, 1] & OWN_ROLES > 0] for seen in (a, b)))

@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import nn
 
+from models.ensemble import Ensemble
 from utils.common import InputError
 
 LONGEST = 800  # maximum length of an image's longer side, in pixels
@@ -37,9 +38,11 @@ def grad_cam(model: nn.Module, inputs: torch.Tensor, classes: torch.Tensor) -> t
     map A.
 
     ReLU(sum_k a_k A_k) with a_k = mean over positions of d logit / d A_k (Selvaraju et al., ICCV 2017, equations 1 and 2), divided by its
-    maximum for each image. The heat map is 0 if no position supports the class.
+    maximum for each image. The heat map is 0 if no position supports the class. For an ensemble, it is the mean over the members.
     """
     model.eval()
+    if isinstance(model, Ensemble):
+        return torch.stack([grad_cam(member, inputs, classes) for member in model.members]).mean(0)
     with torch.enable_grad():
         logits, maps = _last_map(model, inputs.detach().requires_grad_())
         gradient, = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), maps)

@@ -90,6 +90,11 @@ def _parent(value):
     return f"run {name_of_run(value['path'])}, epoch {value['epoch']}" if value else OFF
 
 
+def _members(value):
+    *seeds, last = dict.fromkeys(str(member['seed']) for member in value)
+    return f'{len(value)} networks, ' + (f"seeds {', '.join(seeds)} and {last}" if seeds else f'seed {last}')
+
+
 def _n_parameters(value):
     return f'{len(value):,} parameter tensors' if value else OFF
 
@@ -130,7 +135,8 @@ ENTRIES: dict[str, Entry] = {
     'parent': Entry('stage one', _parent), 'frozen': Entry('frozen', _n_parameters),
     'reinitialised': Entry('re-initialised', _n_parameters), 'csv_sha256': Entry('SHA-256 of the csvs'),
     'decoder': Entry('image decoder'), 'torch': Entry('PyTorch'),
-    'device_type': Entry('device', _choice(DEVICES)), 'mixed_precision': Entry('precision', _choice(PRECISIONS))}
+    'members': Entry('ensemble', _members), 'device_type': Entry('device', _choice(DEVICES)),
+    'mixed_precision': Entry('precision', _choice(PRECISIONS))}
 
 
 def entry(key: str, value: Any) -> tuple[str, str]:
@@ -227,7 +233,7 @@ def _versions(c):
 
 
 PARTS = (
-    _one('model_name'), Part('image size', ('im_size', 'grow_from'), _image_size),
+    _one('model_name'), _one('members'), Part('image size', ('im_size', 'grow_from'), _image_size),
     Part('starts from', ('parent', 'pretrained_weights', 'init', 'initial_weights'), _start), _one('trainable'), _one('recipe'),
     Part('loss', ('loss_fn', 'loss_params', 'cdt_gamma'), _loss), _one('sampling'), Part('deferred re-balancing', ('defer',), _deferred),
     Part('mixing', ('mixing', 'mix_alpha', 'mixup_off_epochs'), _mixing), _one('augment'),
@@ -235,7 +241,8 @@ PARTS = (
     Part('learning rate', ('lr', 'layer_decay'), _rate),
     Part('learning-rate schedule', ('schedule', 'patience', 'min_lr', 'warmup'), _schedule),
     Part('batch size', ('batch_size', 'accumulate'), _batch), _one('n_epochs'),
-    Part('moving average of the weights', ('ema',), lambda c: f"decay {number(c['ema'])}" if c.get('ema') else None), _one('seed'),
+    Part('moving average of the weights', ('ema',), lambda c: f"decay {number(c['ema'])}" if c.get('ema') else None),
+    Part('seed', ('seed',), lambda c: None if c.get('members') else in_words(c['seed'])),
     Part('training images', ('csv_train', 'class_count'), _training_images), _one('csv_val'),
     Part('versions', ('torch', 'device_type', 'mixed_precision', 'device', 'precision'), _versions))
 # Entries that do not affect the results, or that follow from other entries

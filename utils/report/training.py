@@ -16,10 +16,13 @@ def what_was_run(run: Run) -> list[Markup]:
     """The main settings in words, and a folded table of all settings."""
     c, rows, parts = run.config, [('run', run.name)], []
     if c is not None:
-        words = {part.name: part.words(c) for part in settings.PARTS} | {'epochs': f"{len(run.history)} of {c['n_epochs']} trained"}
+        words = {part.name: part.words(c) for part in settings.PARTS}
+        if not c.get('members'):
+            words['epochs'] = f"{len(run.history)} of {c['n_epochs']} trained"
         kept = f"{best_epoch(run.history, c)}, by {METRIC_NAMES.get(c['metric'], c['metric'])} on the validation set"
         rows += [(name, value) for name, value in words.items() if value is not None]
-        rows.append(('best epoch', kept if run.history else 'none yet'))
+        if not c.get('members'):
+            rows.append(('best epoch', kept if run.history else 'none yet'))
     if run.table:
         rows.append(('tested images', f'{len(run.table.preds):,}, {run.table.path}'))
     parts.append(table('Settings, data and versions', ['setting', 'value'], rows + [('test', fact) for fact in run.facts], numbers=False))

@@ -18,6 +18,7 @@ ADDED_FLAGS = {'data_device': 'host', 'grow_from': 1., 'label_column': None, 'la
 PUBLISHED_ALPHAS = {'balanced_mixup': .2, 'mixup': 1., 'cutmix': 1., 'remix': 1.}  # used if an older configuration has no alpha
 MAX_CLASSES, MAX_NAME, MAX_STRING = 10**6, 1000, 10**5  # length of a list; characters of a class name, and of any other string
 HEADS = ('linear', 'cosine', 'scaled')  # the keys of models.heads.HEADS, copied because importing it needs torch
+MAX_MEMBERS = 100  # networks of an ensemble
 MAX_DEPTH, MAX_VALUES = 10, 5 * 10**6  # nesting of lists and dictionaries; number of all values in them
 
 
@@ -73,6 +74,11 @@ def _is_parent(value):
         kind.fits(value[name]) for name, kind in PARENT.items() if name in value)
 
 
+def _are_members(value):
+    return are(lambda member: isinstance(member, dict) and all(name in member and kind.fits(member[name]) for name, kind in MEMBER.items())
+               )(value) and 2 <= len(value) <= MAX_MEMBERS
+
+
 def or_null(kind: Kind) -> Kind:
     return Kind(f'{kind.what} or null', lambda value: value is None or kind.fits(value))
 
@@ -90,6 +96,9 @@ COUNTS = Kind('a list of whole numbers', are(_is_count))
 CHANNELS = Kind('three numbers', are(_is_number, 3))
 PARENT = {'path': TEXT, 'epoch': COUNT, 'metric': METRIC, 'score': SCORE, 'im_size': SIZE}
 
+MEMBER = {'path': TEXT, 'epoch': COUNT, 'seed': COUNT, 'score': SCORE}
+MEMBERS = Kind(f'a list of 2 to {MAX_MEMBERS} dictionaries with path, epoch, seed and score', _are_members)
+
 # The keys of config.cfg that are read. Runs of all versions have the keys in REQUIRED.
 REQUIRED = {
     'model_name': TEXT, 'im_size': SIZE, 'init': TEXT, 'trainable': TEXT, 'loss_fn': TEXT, 'sampling': TEXT, 'mixing': TEXT,
@@ -101,7 +110,7 @@ REQUIRED = {
 }
 OPTIONAL = {
     'n_classes': COUNT, 'accumulate': PARTS, 'label_column': or_null(TEXT), 'class_column': or_null(TEXT), 'head': HEAD,
-    'initial_weights': TEXT,
+    'initial_weights': TEXT, 'members': MEMBERS,
     'pretrained_weights': or_null(TEXT), 'recipe': or_null(TEXT), 'mix_alpha': SCORE, 'mixup_off_epochs': COUNT,
     'augment': TEXT, 'defer': NUMBER, 'schedule': TEXT, 'warmup': NUMBER, 'min_lr': NUMBER, 'patience': COUNT, 'ema': NUMBER,
     'momentum': NUMBER, 'wd': NUMBER, 'grow_from': NUMBER, 'layer_decay': NUMBER,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from models.ensemble import Ensemble
 from models.heads import get_head
 from utils.common import InputError
 from utils.data.read_csv import read_csv
@@ -27,6 +28,8 @@ def tau_normaliser(model: torch.nn.Module) -> Adjuster:
     The classifier is linear, so the logits become (z_c - b_c) / |w_c|^tau. Norms are divided by their geometric mean, which keeps the
     scale of the logits and the confidence. Raises `InputError` if the classifier is not linear or a class vector is zero.
     """
+    if isinstance(model, Ensemble):
+        raise InputError('--tau_norm needs one network, and this is an ensemble: use --logit_adjust')
     head = get_head(model)
     if not isinstance(head, (torch.nn.Linear, torch.nn.Conv2d)):
         raise InputError(f'--tau_norm needs a linear classifier, but this network has a {type(head).__name__}')

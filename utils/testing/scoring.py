@@ -123,7 +123,7 @@ def load_network(args: argparse.Namespace) -> NetworkUnderTest:
     check_flags(args, loaded.info)
     args.data_path = loaded.info['config']['data_path'] if args.data_path is None else args.data_path
     accelerator = get_accelerator(loaded, args.device)
-    print(f"* Loaded {loaded.info['model_name']} from {loaded.folder}, epoch {loaded.info['epoch']}")
+    print(f'* Loaded {loaded}')
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     keep_private(args.private, folder, args.cache_dir)
     check_writable(folder)

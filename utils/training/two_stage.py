@@ -26,6 +26,8 @@ def get_stage_two(path: str, model_name: str, n_classes: int, im_size: tuple[int
     loaded. -> Arch, StageOne. Raises `InputError` if stage one has another network or number of classes.
     """
     parent = read_checkpoint(path)
+    if members := parent['config'].get('members'):
+        raise InputError(f"--pretrained_weights {parent['folder']} is an ensemble: give one of its networks, such as {members[0]['path']}")
     for flag, own, given in (('--model_name', parent['model_name'], model_name), ('--n_classes', len(parent['class_names']), n_classes)):
         if own != given:
             raise InputError(f"--pretrained_weights {parent['folder']} was trained with {flag} {own}, this run has {given}: "

@@ -1,0 +1,56 @@
+"""Write several trained networks as one: a run folder whose checkpoint is an `Ensemble`."""
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from utils.common import InputError, write_text
+from utils.data.image_hashes import merge_seen
+from utils.model_saving_loading import FIELDS, read_checkpoint, save_model
+from utils.runs.formats import MAX_MEMBERS, nan_to_null
+
+SHARED = ('model_name', 'head', 'class_names', 'im_size', 'mean', 'std')  # facts that the members must agree in
+
+
+def save_ensemble(paths: Sequence[str], folder: str) -> str:
+    """Write the networks at `paths` (see `read_checkpoint`) to the new run folder `folder`. -> its checkpoint folder
+
+    The folder has config.cfg, that of the first network with a list of the members, and one checkpoint. The scores of the checkpoint are
+    means over the members. Raises `InputError` if the networks do not fit together, or if `folder` exists.
+    """
+    if os.path.exists(folder):
+        raise InputError(f'{folder} already exists: remove it, or choose another folder')
+    if not 2 <= len(paths) <= MAX_MEMBERS:
+        raise InputError(f'an ensemble needs 2 to {MAX_MEMBERS} networks, not {len(paths)}')
+    members = [read_checkpoint(path) for path in paths]
+    first = members[0]
+    for member in members:
+        if 'members' in member['config']:
+            raise InputError(f"{member['folder']} is an ensemble already: give its networks")
+        for name in SHARED:
+            own, other = _fact(first, name), _fact(member, name)
+            if own != other:
+                raise InputError(f"{first['folder']} and {member['folder']} do not fit together: {name} is {own} and {other}")
+    facts = [{'path': member['folder'], 'epoch': member['epoch'], 'seed': member['config']['seed'],
+              'score': member['metrics'].get(member['config']['metric'])} for member in members]
+    config = first['config'] | {'members': facts}
+    checkpoint = os.path.join(folder, f"epoch_{max(member['epoch'] for member in members):02d}_ensemble")
+    seen = [member['image_hashes'] for member in members]
+    save_model(checkpoint, {name: first[name] for name in FIELDS} | {
+        'state_dict': {f'members.{i}.{name}': tensor for i, member in enumerate(members) for name, tensor in member['state_dict'].items()},
+        'class_count': np.mean([member['class_count'] for member in members], axis=0).round().astype(int).tolist(),
+        'epoch': max(member['epoch'] for member in members), 'metrics': _mean_metrics(members), 'config': config,
+        'image_hashes': merge_seen(seen) if all(hashes is not None for hashes in seen) else None})
+    write_text(os.path.join(folder, 'config.cfg'), json.dumps(nan_to_null(config), indent=2) + '\n')
+    return checkpoint
+
+
+def _fact(info, name):
+    return info['config'].get('head', 'linear') if name == 'head' else info[name]
+
+
+def _mean_metrics(members):
+    """-> mean of each score that is a number in all members"""
+    scores = {name: [member['metrics'].get(name) for member in members] for name in members[0]['metrics']}
+    return {name: float(np.mean(values)) for name, values in scores.items() if all(isinstance(value, (int, float)) for value in values)}
