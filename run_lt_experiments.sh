@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Usage: bash run_lt_experiments.sh [GROUP] [--jobs N] [--only N] [--dry_run]
+# Usage: bash run_lt_experiments.sh [GROUP] [--seeds N ...] [--jobs N] [--only N] [--dry_run]
+#        bash run_lt_experiments.sh own --csv_train CSV --data_path FOLDER [flags]
 #
 # Train and test all experiments of a group, and compare those of demo and medmnist. Finished runs are skipped and interrupted runs are resumed.
 #
-#   GROUP      demo (default; needs no data), eyepacs, endo (the experiments of the paper), eyepacs_recipes, endo_recipes,
-#              cifar, medmnist
-#   --jobs N   run N experiments in parallel, spread over the GPUs if there are any (default: 1, demo: 2)
-#   --only N   train and test only the N-th experiment of the group
-#   --dry_run  print the commands without running them
-#   SEEDS      environment variable: random seeds of demo (default: 0) and medmnist (default: 0 1 2)
-#   INIT       environment variable: file with the initial weights of the fine-tuning in medmnist (default: download them)
+#   GROUP        demo (default; needs no data), eyepacs, endo (the experiments of the paper), eyepacs_recipes, endo_recipes,
+#                cifar, medmnist; own: your data, see bash run_lt_experiments.sh own --help
+#   --seeds N    random seeds, one or more (default: demo 0, medmnist and own 0 1 2; others one run without a folder for the seed)
+#   --jobs N     run N experiments in parallel, spread over the GPUs if there are any (default: 1, demo: 2)
+#   --only N     train and test only the N-th experiment of the group
+#   --dry_run    print the commands without running them
+#   SEEDS, INIT  environment variables: the same as --seeds; file with the initial weights of the fine-tuning in medmnist
 #
 # Examples:
 #
 #   bash run_lt_experiments.sh
-#   SEEDS="0 1 2" bash run_lt_experiments.sh demo --jobs 2
+#   bash run_lt_experiments.sh demo --seeds 0 1 2 --jobs 2
 #   bash run_lt_experiments.sh endo --only 15 --dry_run
 #   INIT=tf_efficientnet_lite0.pth bash run_lt_experiments.sh medmnist
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # sh may be another shell, or bash in its POSIX mode
@@ -22,10 +23,19 @@ set +o posix
 set -euo pipefail
 cd "$(dirname "$0")"
 . tools/setup_environment.sh
+if [ "${1:-}" = own ]; then
+    setup_environment requirements.txt
+    case $PYTHON in */*) PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/${PYTHON##*/} ;; esac
+    root=$PWD
+    cd "$called_from"
+    PYTHONPATH=$root exec "$PYTHON" -m tools.own_experiments "${@:2}"
+fi
 group=demo dry= n_jobs= only=
 while [ $# -gt 0 ]; do
     case $1 in
         demo|eyepacs|endo|eyepacs_recipes|endo_recipes|cifar|medmnist) group=$1 ;;
+        --seeds) SEEDS=; while [[ ${2:-} =~ ^[0-9]+$ ]]; do SEEDS+="${SEEDS:+ }$2"; shift; done
+            [ -n "$SEEDS" ] || { echo "error: --seeds takes whole numbers, such as --seeds 0 1 2" >&2; exit 2; } ;;
         --jobs) n_jobs=${2:-}; shift; [[ $n_jobs =~ ^[1-9][0-9]*$ ]] || { echo "error: --jobs takes a number of 1 or more" >&2; exit 2; } ;;
         --only) only=${2:-}; shift; [[ $only =~ ^[1-9][0-9]{0,5}$ ]] || { echo "error: --only takes a number of 1 or more" >&2; exit 2; } ;;
         --dry_run) dry=1 ;;
@@ -34,7 +44,6 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[[ $group = demo || $group = medmnist ]] || unset SEEDS
 [ $group = medmnist ] || unset INIT
 for seed in ${SEEDS:-}; do
     [[ $seed =~ ^[0-9]+$ ]] || { echo "error: SEEDS takes whole numbers, not $seed" >&2; exit 2; }
@@ -93,10 +102,10 @@ cifar() {
     local method flags data=data/cifar10_lt
     [ -d $data ] || do_ "$PYTHON" -m tools.prepare_cifar_lt_data
     while read -r method flags; do
-        experiment "cifar/$method/resnet32" eyepacs --csv_test $data/test_cifar10_lt.csv --data_path $data/images --dihedral_tta 0 -- \
+        experiment "cifar/$method/resnet32$suffix" eyepacs --csv_test $data/test_cifar10_lt.csv --data_path $data/images --dihedral_tta 0 -- \
             --csv_train $data/train_cifar10_lt.csv --data_path $data/images --n_classes 10 --im_size 32 --metric bacc --init none \
             --model_name resnet32 --n_epochs 200 --batch_size 128 --lr 0.1 --momentum 0.9 --wd 0.0002 --schedule cosine \
-            --train_eval off $flags
+            --train_eval off $flags $seed_flag
     done < <(methods two)
 }
 # medmnist: RetinaMNIST with the network and the training of the MedMNIST paper, which takes --metric auc to choose the epoch
@@ -129,8 +138,17 @@ medmnist_cost() {
     esac
 }
 what="compare the methods" next="$(printf %q "$PYTHON") -m tools.compare_experiments results/${group%%_*}"
-[ -n "$dry" ] || plan "$group"
-"$group"
+# all_seeds: run the group once, or for each of SEEDS with a folder for the seed
+all_seeds() {
+    local seed suffix= seed_flag=
+    if [[ $group = demo || $group = medmnist || -z ${SEEDS:-} ]]; then "$group"; return; fi
+    for seed in $SEEDS; do
+        suffix=/seed$seed seed_flag="--seed $seed"
+        "$group"
+    done
+}
+[ -n "$dry" ] || plan all_seeds
+all_seeds
 settle
 [ "${only:-0}" -le "$n_experiments" ] || { echo "error: --only $only: $group has only $n_experiments experiments" >&2; exit 2; }
 variables=

@@ -103,7 +103,9 @@ def check_command(words):
     """Raise if the command names a program, file, module or flag that does not exist."""
     if words[0] == 'torchrun':
         words = ['python', *words[words.index('train_lt_mxp.py'):]]
-    if words[0] == 'bash':
+    if words[:3] == ['bash', 'run_lt_experiments.sh', 'own']:
+        importlib.import_module('tools.own_experiments').get_parser().parse_args(words[3:])
+    elif words[0] == 'bash':
         usage = (ROOT / words[1]).read_text(encoding='utf-8').split('\n[ -n')[0]
         assert [word for word in words[2:] if word.startswith('--') and f'  {word} ' not in usage] == []
         if words[1] == 'run_lt_experiments.sh':

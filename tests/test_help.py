@@ -46,13 +46,13 @@ def test_help(script, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         runpy.run_module(name, run_name='__main__') if '/' in script else runpy.run_path(script, run_name='__main__')
     text = capsys.readouterr().out
-    assert end.value.code in (0, None) and text.startswith('usage: python ')
+    assert end.value.code in (0, None) and text.startswith(('usage: python ', 'usage: bash run_lt_experiments.sh own '))
     parser = module_of(['python', '-m', name])[0].get_parser()
     assert parser.description.strip()
     assert examples(text)
     for words in examples(text):
         assert ' '.join(words).startswith(parser.prog)
-        parser.parse_args(module_of(words)[1])
+        parser.parse_args(words[3:] if words[0] == 'bash' else module_of(words)[1])
     flags = [action for action in parser._actions if action.dest != 'help']
     assert all(action.help for action in flags), [action.dest for action in flags if not action.help]
     assert '(default: None' not in text and '(default: False' not in text

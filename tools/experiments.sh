@@ -1,5 +1,5 @@
-# Functions for run_lt_experiments.sh, which sets dry (print only), only (number of the experiment to run), n_jobs (parallel experiments)
-# and PYTHON. They also run on macOS, which has bash 3.2 without `wait -n`, no `flock` and no `nproc`.
+# Functions for run_lt_experiments.sh, which sets dry (print only), only (number of the experiment to run), n_jobs (parallel experiments),
+# suffix and seed_flag (/seed1 and --seed 1, or empty) and PYTHON. They also run on macOS, which has bash 3.2 without `wait -n`, no `flock` and no `nproc`.
 n_gpus=$(nvidia-smi -L 2>/dev/null | wc -l) slots=$(mktemp -d) pids=()  # pids: process of each slot
 trap 'rm -rf "$slots"' EXIT
 trap 'wait; echo "interrupted: run the same command again to resume" >&2; exit 130' INT
@@ -123,23 +123,23 @@ both_stages() {
     local prefix=$1 network=$2 method flags
     shift 2
     while read -r method flags; do
-        experiment "$prefix/$method/$network" "$@" --model_name "$network" --n_epochs 30 $flags
+        experiment "$prefix/$method/$network$suffix" "$@" --model_name "$network" --n_epochs 30 $flags $seed_flag
     done < <(methods one)
     settle
     while read -r method flags; do
-        experiment "$prefix/2stage/$method/$network" "$@" --model_name "$network" --n_epochs 60 --lr 0.003 $flags \
-            --pretrained_weights "experiments/$prefix/instance/$network"
+        experiment "$prefix/2stage/$method/$network$suffix" "$@" --model_name "$network" --n_epochs 60 --lr 0.003 $flags $seed_flag \
+            --pretrained_weights "experiments/$prefix/instance/$network$suffix"
     done < <(methods two)
 }
 # toolbox PREFIX NETWORK TESTER TEST_FLAGS -- TRAIN_FLAGS: recipes for pretrained networks; stage two starts from plain fine-tuning
 toolbox() {
     local prefix=$1 network=$2 recipe
     shift 2
-    run_recipe() { local name=$1 recipe=$2; shift 2; experiment "$prefix/$name/$network" "$@" --recipe "$recipe" --model_name "$network"; }
+    run_recipe() { local name=$1 recipe=$2; shift 2; experiment "$prefix/$name/$network$suffix" "$@" --recipe "$recipe" --model_name "$network" $seed_flag; }
     for recipe in finetune finetune_fast; do run_recipe $recipe $recipe "$@"; done
     run_recipe finetune_plain finetune "$@" --loss_fn CE --n_epochs 8
     settle
     for recipe in finetune_two_stage stage_two_crt stage_two_lws; do
-        run_recipe $recipe $recipe "$@" --pretrained_weights "experiments/$prefix/finetune_plain/$network"
+        run_recipe $recipe $recipe "$@" --pretrained_weights "experiments/$prefix/finetune_plain/$network$suffix"
     done
 }

@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 
 from utils.common import InputError, counted, file_sha256, preview, whole_file
 from utils.data.read_csv import clean_patients, csv_text, patient_key, read_csv
-from utils.datasets.splitting import rarity, split_groups
+from utils.datasets.splitting import fold_groups, rarity, split_groups
 
 SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
 BESIDE_SPLIT = {'data', 'dataset', 'image', 'images', 'set', 'split'}  # further words in the folder name of a split
@@ -110,6 +110,31 @@ def draw_parts(table: pd.DataFrame, args: argparse.Namespace, fixed_by: str) -> 
     if (spread > 1).any():
         print(f"* Warning: {counted((spread > 1).sum(), 'patient')} in more than one of {fixed_by}: "
               f'{preview(spread.index[spread > 1].tolist())}')
+
+
+def fold_paths(folder: str, n_folds: int) -> list[tuple[str, str]]:
+    """-> training and validation csv of each fold"""
+    return [(os.path.join(folder, f'train_fold{i + 1}.csv'), os.path.join(folder, f'val_fold{i + 1}.csv')) for i in range(n_folds)]
+
+
+def write_folds(csvs: Sequence[str], label_column: str, paths: Sequence[tuple[str, str]], *, seed: int) -> None:
+    """Distribute the images of `csvs` over folds by patient, and write the csvs of each fold to `paths` (see `fold_paths`), all or none.
+
+    Raises `InputError` if the csvs have different columns or a class has fewer patients (or images without one) than 2.
+    """
+    tables = [read_csv(csv)[0] for csv in csvs]
+    for csv, table in zip(csvs, tables, strict=True):
+        if list(table) != list(tables[0]):
+            raise InputError(f"--folds: {csvs[0]} and {csv} have different columns ({', '.join(tables[0])}; {', '.join(table)})")
+    table = pd.concat(tables, ignore_index=True)
+    groups = groups_of(table)
+    n_groups = groups.groupby(table[label_column]).nunique()
+    if (n_groups < 2).any():
+        raise InputError(f"--folds: class {', '.join(n_groups.index[n_groups < 2])} has a single patient or image, which cannot be in "
+                         'training and validation')
+    fold = fold_groups(groups, rarity(table[label_column]), len(paths), seed)
+    write_whole({path: csv_text(table[rows]) for i, pair in enumerate(paths)
+                 for path, rows in zip(pair, (fold != i, fold == i), strict=True)})
 
 
 def leave_out_copies(table: pd.DataFrame, folder: str, known: str | None = None) -> pd.DataFrame:

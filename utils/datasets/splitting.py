@@ -26,6 +26,20 @@ def split_groups(groups: ArrayLike, strata: ArrayLike, fractions: Sequence[float
     return part[np.asarray(groups)].to_numpy(np.int64)
 
 
+def fold_groups(groups: ArrayLike, strata: ArrayLike, n_folds: int, seed: int) -> np.ndarray:
+    """Distribute the groups over `n_folds`, stratified by the largest stratum of each group.
+
+    `groups`, `strata`: as in `split_groups`. Returns int64 (N,): the fold of each row, 0 to n_folds - 1. A stratum has as many groups in
+    one fold as in another, or one more.
+    """
+    largest = pd.Series(np.asarray(strata)).groupby(np.asarray(groups)).max()
+    rng, fold, n_before = np.random.default_rng(seed), pd.Series(0, largest.index), 0
+    for _, members in largest.groupby(largest):
+        fold[members.index] = (n_before + rng.permutation(len(members))) % n_folds
+        n_before += len(members)
+    return fold[np.asarray(groups)].to_numpy(np.int64)
+
+
 def rarity(labels: ArrayLike) -> np.ndarray:
     """-> rank of each row's class by size, int64 (N,), highest for the rarest: strata for groups with images of several classes"""
     values, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)

@@ -1,0 +1,199 @@
+"""`run_lt_experiments.sh own`: from csvs to a report, with real processes and a tiny network; resumed, in folds, refused."""
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.factories import ROOT, write_images
+from tools.own_experiments import main
+from utils.common import InputError
+from utils.training import own_series
+from utils.training.own_series import choose_method
+
+NETWORK = '''
+from torch import nn
+from models.arch import as_arch
+
+def build(n_classes, pretrained, im_size):
+    return as_arch(nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                 nn.Linear(8, n_classes)), n_classes)
+'''
+# The tiny set has equal class names and disjoint noise, but smooth images of one class may look alike to the search for duplicates.
+COUNTS = {'train': (16, 8, 4), 'val': (6, 4, 3), 'test': (5, 4, 3)}
+SHORT = ['--', '--n_epochs', '1', '--batch_size', '4', '--num_workers', '0', '--cache_dir', 'cache', '--device', 'cpu']
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder with the set `set` and the network net.py:build."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    write_images(tmp_path / 'set', COUNTS)
+    (tmp_path / 'net.py').write_text(NETWORK)
+    return tmp_path
+
+
+def words(*flags):
+    return ['--csv_train', 'set/train.csv', '--data_path', 'set/images', '--model_name', 'net.py:build', '--init', 'none',
+            '--im_size', '32', '--recipes', 'plain', 'crt', '--seeds', '0', '1', *flags, *SHORT]
+
+
+def run(*flags):
+    return subprocess.run([sys.executable, '-m', 'tools.own_experiments', *words(*flags)], env=os.environ | {'PYTHONPATH': str(ROOT)},
+                          capture_output=True, text=True)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A finished series of two methods and two seeds, run two at a time."""
+    folder = tmp_path_factory.mktemp('own')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv('OMP_NUM_THREADS', '1')
+        write_images(folder / 'set', COUNTS)
+        (folder / 'net.py').write_text(NETWORK)
+        done = run('--jobs', '2')
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
+
+
+def test_everything_is_written(finished):
+    folder, _ = finished
+    assert sorted(path.name for path in (folder / 'results/own').iterdir()) == [
+        'commands.sh', 'duplicates.csv', 'fingerprint.json', 'model', 'selection.csv', 'tested.json']
+    assert {'performance_test.txt', 'results_test.csv', 'results_test.json', 'report.html'} <= {
+        path.name for path in (folder / 'results/own/model').iterdir()}
+
+
+def test_the_method_is_chosen_on_the_validation_images(finished):
+    folder, _ = finished
+    selection = pd.read_csv(folder / 'results/own/selection.csv')
+    assert selection.groupby('method').part.apply(list).to_dict() == {'plain': ['seed0', 'seed1'], 'crt': ['seed0', 'seed1']}
+    best = selection.groupby('method', sort=False).score.mean().idxmax()
+    tested = json.loads((folder / 'results/own/tested.json').read_text())
+    assert tested == {'method': best, 'runs': [f'experiments/own/{best}/seed{seed}' for seed in (0, 1)]}
+    for method, part, score in selection.itertuples(index=False):
+        log = (folder / 'experiments/own' / method / part / 'log.jsonl').read_text()
+        assert json.loads(log)['val']['bacc'] == pytest.approx(score, abs=1e-6)
+
+
+def test_the_test_is_calibrated_and_averages_the_seeds(finished):
+    folder, _ = finished
+    results = json.loads((folder / 'results/own/model/results_test.json').read_text())
+    assert results['temperature']['csv'] == 'set/val.csv' and 'own/model' in results['checkpoint']['folder']
+    assert '2 networks, seeds 0 and 1' in (folder / 'results/own/model/report.html').read_text()
+
+
+def test_the_saved_commands_are_those_that_ran(finished):
+    folder, done = finished
+    script = [line for line in (folder / 'results/own/commands.sh').read_text().splitlines() if line.startswith('python ')]
+    assert sorted(script) == sorted(line[2:] for line in done.stderr.splitlines() if line.startswith('$ '))
+    assert sum('train_lt_mxp.py' in line for line in script) == 6  # stage one, plain and crt, for two seeds
+
+
+def test_lines_of_parallel_trainings_are_named(finished):
+    _, done = finished
+    assert {'train own/plain/seed0', 'train own/stage_one/seed1'} <= {line.split(': ')[0] for line in done.stdout.splitlines()}
+    assert '[11/' not in done.stderr and '[10/10' in done.stderr
+
+
+def test_the_same_command_repeats_nothing(finished, monkeypatch):
+    folder, _ = finished
+    monkeypatch.chdir(folder)
+    before = (folder / 'results/own/model/results_test.csv').stat().st_mtime_ns
+    done = run()
+    assert done.returncode == 0 and '$ ' not in done.stderr
+    assert (folder / 'results/own/model/results_test.csv').stat().st_mtime_ns == before
+
+
+def test_a_second_test_of_the_same_images_is_refused(finished, monkeypatch):
+    folder, _ = finished
+    monkeypatch.chdir(folder)
+    done = run('--seeds', '0')
+    assert done.returncode == 1 and 'error: the test images were used for experiments/own/' in done.stderr
+
+
+@pytest.mark.parametrize(('flags', 'message'), [(['--im_size', '64'], 'a series with other --im_size'),
+                                                (['--csv_test', 'set/other.csv'], 'a series with other --csv_test, --csv_test')])
+def test_other_settings_need_another_folder(finished, monkeypatch, flags, message):
+    folder, _ = finished
+    monkeypatch.chdir(folder)
+    Path('set/other.csv').write_text(''.join(Path('set/test.csv').read_text().splitlines(True)[:-1]))
+    with pytest.raises(InputError, match=f'fingerprint.json is of {message}: give another --save_path, or remove experiments/own'):
+        main(words(*flags))
+
+
+def test_a_dry_run_prints_the_commands_and_writes_nothing(here, capsys):
+    main(words('--dry_run'))
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line[1] if line[1] != '-m' else line[2] for line in lines] == [
+        'tools.check_data', *['train_lt_mxp.py'] * 6, 'tools.ensemble_runs', 'test_with_labels_eyepacs.py', 'tools.report']
+    assert not Path('results').exists() and not Path('experiments').exists()
+
+
+def test_leakage_ends_the_series_before_training(here):
+    train = pd.read_csv('set/train.csv', dtype=str)
+    pd.concat([train, pd.read_csv('set/test.csv', dtype=str).head(1)]).to_csv('set/train.csv', index=False)
+    done = run()
+    assert done.returncode == 1 and '1 image appears in both set/train.csv and set/test.csv' in done.stdout
+    assert done.stderr.splitlines()[-1].startswith('error: failed: check the data (see above)')
+    assert not Path('experiments/own').exists() and not Path('results/own/fingerprint.json').exists()
+
+
+def test_an_interrupted_series_goes_on_where_it_stopped(here):
+    done = run('--seeds', '0', '--save_path', 'x', '--recipes', 'plain', '--metric', 'bacc')
+    assert done.returncode == 0
+    os.remove('results/x/plain/seed0/report.html')
+    os.remove('experiments/x/plain/seed0/val_metrics.txt')
+    done = run('--seeds', '0', '--save_path', 'x', '--recipes', 'plain', '--metric', 'bacc')
+    titles = [line.split('] ')[1] for line in done.stderr.splitlines() if line.startswith('[')]
+    assert done.returncode == 0 and titles == ['train x/plain/seed0', 'write the report']
+
+
+def test_folds(here):
+    os.remove('set/test.csv')
+    done = run('--folds', '3', '--seeds', '0', '--recipes', 'plain')
+    assert done.returncode == 0, done.stderr
+    parts = [pd.read_csv(f'experiments/own/folds/val_fold{i}.csv') for i in (1, 2, 3)]
+    assert sorted(pd.concat(parts).image_id) == sorted(pd.concat([pd.read_csv(f'set/{split}.csv') for split in ('train', 'val')]).image_id)
+    assert all(part.label.value_counts().to_dict().keys() == {0, 1, 2} for part in parts)
+    assert json.loads(Path('results/own/out_of_fold.json').read_text())
+    assert Path('results/own/plain/report.html').exists() and Path('experiments/own/model/config.cfg').exists()
+
+
+@pytest.mark.parametrize(('flags', 'message'), [
+    (['--seeds', '0', '0'], '--seeds different numbers of 0 or more'), (['--jobs', '0'], '--jobs must be positive'),
+    (['--folds', '1'], '--folds must be at least 2, and takes a single seed'),
+    (['--folds', '3', '--seeds', '0', '1'], '--folds must be at least 2, and takes a single seed'),
+    (['--csv_test', 'none.csv'], r'no such csv \(--csv_test\): none\.csv'),
+    (['--csv_val', 'set/train.csv'], 'give different csvs: set/train')])
+def test_bad_flags(here, flags, message):
+    with pytest.raises(InputError, match=message):
+        main(words(*flags))
+
+
+def test_a_bad_training_flag_ends_the_series_at_once(here, capsys):
+    with pytest.raises(SystemExit):
+        main([*words(), '--n_epoch_typo', '3'])
+    assert 'unrecognized arguments: --n_epoch_typo' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('metric', 'scores', 'best'), [
+    ('bacc', {'a': [.5, .7], 'b': [.6, .7]}, 'b'), ('bacc', {'a': [.6, .6], 'b': [.7, .5]}, 'a'),
+    ('loss', {'a': [.5, .7], 'b': [.6, .7]}, 'a'),
+    ('bacc', {'a': [float('nan'), 1.], 'b': [.1, .1]}, 'b')])
+def test_the_choice(metric, scores, best):
+    assert choose_method(scores, metric) == best
+
+
+def test_every_method_is_a_valid_training(here):
+    for method in own_series.METHODS.values():
+        for flags in filter(None, (method.first, method.flags)):
+            from train_lt_mxp import get_parser, resolve
+            resolve(get_parser().parse_args(['--csv_train', 'set/train.csv', *flags.split(),
+                                             *(['--pretrained_weights', 'x'] if method.first and flags == method.flags else [])]))

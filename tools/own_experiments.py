@@ -1,0 +1,207 @@
+r"""From csvs of your own images to a report: check the data, compare methods on validation images, average and calibrate the best one, test
+it once, and write a report.
+
+Called by bash run_lt_experiments.sh own. The same command resumes an interrupted series. Flags after -- go to every training.
+
+Examples:
+
+  bash run_lt_experiments.sh own --csv_train data/train_pictures.csv --data_path pictures
+  bash run_lt_experiments.sh own --csv_train data/train_pictures.csv --data_path pictures --recipes finetune crt two_stage \
+      --seeds 0 1 2 3 4 --jobs 2 -- --cache_dir /scratch/cache
+"""
+import contextlib
+import json
+import os
+import sys
+
+import numpy as np
+
+from tools.advise import describe, print_plan
+from utils.cli import Parser, parse_im_size, say_next, script_parser, sibling_csv
+from utils.common import InputError, check_writable, read_text, run_script, write_text
+from utils.data.label_column import HELP as LABEL_HELP
+from utils.data.permissions import add_private_flag, keep_private, private_flag
+from utils.data.read_csv import check_csv_exists
+from utils.datasets.csv_splits import fold_paths, write_folds
+from utils.evaluation import METRICS, SMALLER_IS_BETTER
+from utils.runs.formats import parse_json
+from utils.training.advice import METHODS, make_plan
+from utils.training.commands import Series, script_of
+from utils.training.own_series import Inputs, OwnSeries, Part, choose_method
+
+FIXED = ('csv_val', 'csv_test', 'data_path', 'label_column', 'init', 'model_name', 'im_size', 'metric', 'folds', 'train_flags')
+
+
+class SeriesParser(Parser):
+    """Puts the words after -- into `train_flags`."""
+
+    def parse_args(self, args=None, namespace=None):
+        argv = list(sys.argv[1:] if args is None else args)
+        place = argv.index('--') if '--' in argv else len(argv)
+        found = super().parse_args(argv[:place], namespace)
+        found.train_flags = argv[place + 1:]
+        return found
+
+
+def get_parser():
+    methods = '; '.join(f'{name}: {method.what}' for name, method in METHODS.items())
+    parser = script_parser(__doc__, SeriesParser)
+    parser.prog = 'bash run_lt_experiments.sh own'
+    data = parser.add_argument_group('data')
+    data.add_argument('--csv_train', required=True, metavar='CSV', help='training csv')
+    data.add_argument('--csv_val', metavar='CSV', help='validation csv (default: train in --csv_train becomes val)')
+    data.add_argument('--csv_test', metavar='CSV', help='test csv (default: train in --csv_train becomes test)')
+    data.add_argument('--data_path', required=True, metavar='FOLDER', help='folder of the images')
+    data.add_argument('--label_column', metavar='COLUMN', help=LABEL_HELP)
+    plan = parser.add_argument_group('plan', 'by default as tools.advise proposes')
+    plan.add_argument('--recipes', nargs='+', choices=list(METHODS), metavar='NAME', help=f'methods to compare ({methods})')
+    plan.add_argument('--seeds', nargs='+', type=int, metavar='N', help='random seeds of each method (default: 0 1 2, with --folds 0)')
+    plan.add_argument('--folds', type=int, metavar='K', help='cross-validation on K folds of the training and validation images, whose '
+                      'networks are averaged; --csv_test is optional then')
+    plan.add_argument('--init', default='imagenet', metavar='imagenet|none|PATH', help='initial weights')
+    plan.add_argument('--model_name', metavar='NAME', help='network')
+    plan.add_argument('--im_size', type=parse_im_size, metavar='PIXELS', help='image size: height,width or one number for both')
+    plan.add_argument('--metric', choices=METRICS, help='validation metric that chooses epochs and the method')
+    run = parser.add_argument_group('run')
+    run.add_argument('--save_path', default='own', metavar='NAME', help='folder below experiments/ and results/')
+    run.add_argument('--jobs', type=int, default=1, metavar='N', help='trainings at a time, spread over the GPUs if there are any')
+    run.add_argument('--dry_run', action='store_true', help='print the commands without running them')
+    add_private_flag(run)
+    return parser
+
+
+def parse(argv):
+    """-> checked flags, with the csvs and seeds filled in; a csv that is not needed and does not exist is None"""
+    args = get_parser().parse_args(argv)
+    args.seeds = args.seeds or ([0] if args.folds else [0, 1, 2])
+    if args.jobs < 1 or len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
+        raise InputError('--jobs must be positive, and --seeds different numbers of 0 or more')
+    if args.folds is not None and (args.folds < 2 or len(args.seeds) > 1):
+        raise InputError('--folds must be at least 2, and takes a single seed')
+    for split in ('val', 'test'):
+        csv = getattr(args, f'csv_{split}') or sibling_csv(args.csv_train, split)
+        optional = args.folds and not getattr(args, f'csv_{split}') and (csv == args.csv_train or not os.path.isfile(csv))
+        setattr(args, f'csv_{split}', None if optional else csv)
+    given = [split for split in ('train', 'val', 'test') if getattr(args, f'csv_{split}')]
+    for split in given:
+        check_csv_exists(getattr(args, f'csv_{split}'), f'csv (--csv_{split})')
+    if len({getattr(args, f'csv_{split}') for split in given}) < len(given):
+        raise InputError(f"give different csvs: {args.csv_train} does not have the word 'train' in its name, so name the others with "
+                         '--csv_val and --csv_test')
+    return args
+
+
+def plan_of(args, found):
+    """-> `Plan` for the fingerprint `found`, with the values of flags in place of the proposed ones"""
+    import torch  # imported here because it takes seconds
+
+    plan = make_plan(found, torch.cuda.is_available(), args.init)
+    given = {'methods': args.recipes, 'model_name': args.model_name, 'metric': args.metric,
+             'im_size': args.im_size and ','.join(map(str, args.im_size))}
+    given = {name: value for name, value in given.items() if value}
+    return plan._replace(**given, reasons=plan.reasons | dict.fromkeys(given, 'given'))
+
+
+def read_json(path):
+    """-> content of a JSON file of this script, None if it does not exist"""
+    return parse_json(read_text(path), path) if os.path.isfile(path) else None
+
+
+def settings_of(args):
+    """-> the flags that cannot change in a series, as plain values"""
+    return {name: list(value) if isinstance(value, tuple) else value for name in FIXED for value in [getattr(args, name)]}
+
+
+def refuse_other_series(args, found, before, path):
+    """Raise `InputError` if the series `before`, the content of fingerprint.json at `path`, has other csvs or settings."""
+    hashes = [{split: of['sha256'] for split, of in one['splits'].items()} for one in (found, before)]
+    changed = [f'--csv_{split}' for split in hashes[0] | hashes[1] if hashes[0].get(split) != hashes[1].get(split)]
+    changed += [f'--{name}' for name, value in settings_of(args).items() if value != before['settings'].get(name)]
+    if changed:
+        raise InputError(f"{path} is of a series with other {', '.join(changed)}: give another --save_path, or remove "
+                         f'experiments/{args.save_path} and results/{args.save_path}')
+
+
+def refuse_second_test(series, method):
+    """Raise `InputError` if the test images have been used for other networks: a second choice would not be independent of that test."""
+    path, runs = series.result('tested.json'), series.runs(method)
+    before = read_json(path)
+    if before and before['runs'] != runs:
+        raise InputError(f"the test images were used for {', '.join(before['runs'])}, and the choice is now {', '.join(runs)}: to test a "
+                         f'second time, remove {path} and {os.path.dirname(series.page(method))}, and experiments/{series.name}/model')
+    write_text(path, json.dumps({'method': method, 'runs': runs}, indent=2) + '\n')
+
+
+def report_choice(series, scores, method):
+    """Print the validation scores of each method, and write them to selection.csv."""
+    metric = series.plan.metric
+    percent, lines = 1 if metric in SMALLER_IS_BETTER else 100, ['method,part,score']
+    print(f'* Validation {metric}, mean ± standard deviation over {len(series.parts)} networks:')
+    for name, values in scores.items():
+        spread = f' ± {percent * np.std(values, ddof=1):.2f}' if len(values) > 1 else ''
+        print(f"    {name:<16} {percent * np.mean(values):.2f}{spread}{'  (chosen)' if name == method else ''}")
+        lines += [f'{name},{part.name},{value:.6f}' for part, value in zip(series.parts, values, strict=True)]
+    write_text(series.result('selection.csv'), '\n'.join(lines) + '\n')
+
+
+def parts_of(args):
+    """-> `Part` for each seed or fold"""
+    if not args.folds:
+        return [Part(f'seed{seed}', seed, args.csv_train, args.csv_val) for seed in args.seeds]
+    paths = fold_paths(os.path.join('experiments', args.save_path, 'folds'), args.folds)
+    return [Part(f'fold{i}', args.seeds[0], *csvs) for i, csvs in enumerate(paths, start=1)]
+
+
+def main(argv=None):
+    args = parse(argv)
+    from utils.data.fingerprint import fingerprint, read_sets  # imported here: it takes seconds
+
+    csvs = {split: csv for split in ('train', 'val', 'test') if (csv := getattr(args, f'csv_{split}'))}
+    sets = read_sets(csvs, args.data_path, args.label_column)
+    found = fingerprint(sets)
+    plan = plan_of(args, found)
+    with contextlib.redirect_stdout(sys.stderr if args.dry_run else sys.stdout):  # a dry run prints only commands
+        describe(found)
+        print_plan(plan, METHODS)
+    inputs = Inputs(csvs, args.data_path, args.label_column, args.init, n_classes=len(found['classes']), flags=private_flag(args),
+                    train_flags=args.train_flags)
+    series = OwnSeries(args.save_path, plan, parts_of(args), inputs, folds=bool(args.folds))
+    path = series.result('fingerprint.json')
+    before = read_json(path)
+    if before:
+        refuse_other_series(args, found, before, path)
+    first = [series.check(bool(before)), *(command for stage in series.trainings() for command in stage)]
+    if args.dry_run:
+        print('\n'.join(command.text() for command in (*first, *series.tests(plan.methods[0]))))
+        print(f'* The last commands are for the method with the best validation score, here {plan.methods[0]}', file=sys.stderr)
+        return
+    keep_private(args.private, series.result())
+    for folder in ('experiments', series.result()):
+        check_writable(folder)
+    runner = Series(args.jobs, gpu_count(), [*first, *series.tests(plan.methods[0])])
+    runner.run(first[:1])
+    if args.folds:
+        write_folds([csvs[split] for split in ('train', 'val') if split in csvs], sets['train'].label_column,
+                    [(part.csv_train, part.csv_val) for part in series.parts], seed=args.seeds[0])
+    write_text(path, json.dumps(found | {'plan': plan._asdict(), 'settings': settings_of(args)}, indent=2) + '\n')
+    for stage in series.trainings():
+        runner.run(stage)
+    scores = series.scores()
+    method = choose_method(scores, plan.metric)
+    report_choice(series, scores, method)
+    refuse_second_test(series, method)
+    last = series.tests(method)
+    write_text(series.result('commands.sh'), script_of([*first, *last]))
+    for command in last:
+        runner.run([command])
+    print(f"* Report: {series.page(method)}; commands: {series.result('commands.sh')}; network: {series.model(method)}")
+    say_next('predict new images', 'python', '-m', 'tools.predict', '--load_path', series.model(method), args.data_path)
+
+
+def gpu_count():
+    import torch
+    return torch.cuda.device_count()
+
+
+if __name__ == '__main__':
+    run_script(main)
