@@ -5,7 +5,7 @@ Runs whose paths differ only in a folder seed* (repeats) or F1, fold1, ... (fold
 Examples, after the demonstration (bash run_lt_experiments.sh):
 
   python -m tools.compare_experiments results/demo --baseline instance
-  python -m tools.compare_experiments results/demo --format latex > table.tex
+  python -m tools.compare_experiments results/demo --format latex --metrics bacc mcc --decimals 1 > table.tex
 """
 from utils.cli import tune_process
 
@@ -18,11 +18,12 @@ import sys
 
 import pandas as pd
 
-from utils.cli import say_next, script_parser
+from utils.cli import say_next, script_parser, warn_without_effect
 from utils.common import InputError, printable, run_script
 from utils.data.read_csv import csv_text
 from utils.statistics.bootstrap import INTERVALS, STRATIFIED
 from utils.statistics.comparison import (
+    SHOWN,
     columns_of,
     difference,
     find_csvs,
@@ -32,8 +33,12 @@ from utils.statistics.comparison import (
     summary,
     tidy_rows,
 )
-from utils.statistics.tables import TABLES
-from utils.statistics.text import kinds_of, show
+from utils.statistics.tables import TABLES, to_latex
+from utils.statistics.text import NOT_PERCENT, kinds_of, number, show
+from utils.statistics.weighted_metrics import METRIC_NAMES
+
+ERRORS = ('nll', 'brier', 'ece', 'classwise_ece')  # smaller is better
+WITHOUT_EFFECT = tuple((flag, 'without --format latex', lambda a: a.format != 'latex') for flag in ('metrics', 'decimals', 'spread'))
 
 
 def get_parser():
@@ -44,8 +49,13 @@ def get_parser():
                       help='name of the predictions csvs (default: results_test.csv, or results_val.csv if there is none)')
     table = parser.add_argument_group('table')
     table.add_argument('--baseline', metavar='METHOD', help='also show the difference of each method to this one, paired by image')
-    table.add_argument('--format', choices=(*TABLES, 'csv'), default='markdown',
-                       help='format of the table; csv has one row per method and score, with all scores as fractions')
+    table.add_argument('--format', choices=(*TABLES, 'latex', 'csv'), default='markdown',
+                       help='latex: one table for a paper; csv: one row per method and score, with all scores as fractions')
+    table.add_argument('--metrics', nargs='+', choices=list(METRIC_NAMES), metavar='NAME',
+                       help=f"scores of the latex table: {', '.join(METRIC_NAMES)} (default: {' '.join(SHOWN)})")
+    table.add_argument('--decimals', type=int, default=1, metavar='N', help='decimals of the latex table')
+    table.add_argument('--spread', choices=('sd', 'interval'), default='sd',
+                       help='in the latex table: standard deviation over the runs, or 95 %% interval')
     table.add_argument('--ordered', action=argparse.BooleanOptionalAction,
                        help='treat the classes as ordered grades and show kappa (default: if they are named DR0, DR1, ... or grade 0, ..., '
                             'or if runs selected their epoch by kappa)')
@@ -57,10 +67,40 @@ def get_parser():
     return parser
 
 
-def mean_and_sd(cell):
+def mean_and_sd(cell, digits=1, scale=100.):
     if cell is None or cell['value'] is None:
         return '-'
-    return f"{100 * cell['value']:.1f}" + ('' if cell['sd'] is None else f" ± {100 * cell['sd']:.1f}")
+    return number(scale * cell['value'], digits) + ('' if cell['sd'] is None else f" ± {number(scale * cell['sd'], digits)}")
+
+
+def latex_table(methods, summaries, differences, args):
+    """-> text of one LaTeX table, with comments on what it shows. The best mean of each score, as printed, is bold."""
+    names = args.metrics or [name for name in SHOWN if any(cells['metrics', name]['value'] is not None for cells in summaries)]
+    rows, bold = [['Method', *(METRIC_NAMES[name] for name in names)]], []
+    for method, cells, difference_of in zip(methods, summaries, differences, strict=True):
+        rows.append([method.name])
+        for name in names:
+            cell, digits, scale = cells['metrics', name], *((args.decimals + 2, 1) if name in NOT_PERCENT else (args.decimals, 100))
+            text = mean_and_sd(cell, digits, scale) if args.spread == 'sd' else show(cell, digits, scale)
+            rows[-1].append(text + ('*' if excludes_zero(difference_of, name) and method.name != args.baseline else ''))
+    for column, name in enumerate(names, start=1):
+        printed = {i: float(row[column].split()[0].rstrip('*')) for i, row in enumerate(rows[1:], start=1) if row[column] != '-'}
+        best = (min if name in ERRORS else max)(printed.values(), default=None)
+        bold += [(i, column) for i, value in printed.items() if value == best]
+    shown = 'standard deviation over the runs' if args.spread == 'sd' else '95 % interval'
+    sizes = ' or '.join(f'{n:,}' for n in sorted({method.n_images for method in methods}))
+    lines = [r'needs \usepackage{booktabs}', f'mean and {shown}, in percent except NLL and Brier; {sizes} test images',
+             f"runs of each method: {', '.join(f'{method.name} {len(method.runs)}' for method in methods)}",
+             'bold: best mean; this alone does not show that a method is better']
+    if args.baseline:
+        lines.append(f'*: the 95 % interval of the paired difference from {args.baseline} excludes 0')
+    return '\n'.join([*(f'% {printable(line)}' for line in lines), to_latex(rows, bold)])
+
+
+def excludes_zero(cells, name):
+    """Return whether the interval of a difference does not contain 0. `cells`: from `difference`, or None."""
+    found = cells['metrics', name] if cells else {'low': None}
+    return found['low'] is not None and not found['low'] <= 0 <= found['high']
 
 
 def kinds_text(summaries, columns):
@@ -99,9 +139,11 @@ def tables_of(methods, summaries, ranks, differences, baseline):
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
-    if args.draws < 100 or args.seed < 0:
-        raise InputError('--draws must be 100 or more, --seed 0 or more')
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.draws < 100 or args.seed < 0 or args.decimals < 0:
+        raise InputError('--draws must be 100 or more, --seed and --decimals 0 or more')
+    warn_without_effect(parser, argv, args, WITHOUT_EFFECT)
     tested = any(glob.glob(os.path.join(glob.escape(folder), '**', 'results_test.csv'), recursive=True) for folder in args.folders)
     csvs = find_csvs(args.folders, args.file or ('results_test.csv' if tested else 'results_val.csv'))
     if args.baseline and args.baseline not in csvs:
@@ -113,10 +155,11 @@ def main(argv=None):
     if args.format == 'csv':
         header, *rows = tidy_rows(methods, summaries, ranks, differences)
         print(csv_text(pd.DataFrame(rows, columns=header)), end='')
+    elif args.format == 'latex':
+        print(latex_table(methods, summaries, differences, args))
     else:
-        comment = '% ' if args.format == 'latex' else ''
         for what, rows in tables_of(methods, summaries, ranks, differences, baseline=args.baseline).items():
-            print(f'{comment}{printable(what)}\n\n{TABLES[args.format](rows)}\n')
+            print(f'{printable(what)}\n\n{TABLES[args.format](rows)}\n')
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         print('* Note: not all methods were tested on the same images', file=sys.stderr)
     for note in settings_notes(methods):

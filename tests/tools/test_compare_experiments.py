@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -203,3 +204,43 @@ def test_tables():
     assert to_markdown(rows).splitlines()[:3] == ['| a_b  |     c |', '|------|------:|', r'| x\|y | 1 ± 2 |']
     assert r'a\_b & c \\' in to_latex(rows) and r'x\textbar{}y & 1 $\pm$ 2 \\' in to_latex(rows) and r'50 \% & - \\' in to_latex(rows)
     assert to_latex(rows).startswith(r'\begin{tabular}{lr}')
+
+
+def latex(capsys, results, *flags):
+    """-> comments of the LaTeX table, and its rows as lists of cells"""
+    main([results, '--draws', '100', '--format', 'latex', *flags])
+    lines = capsys.readouterr().out.splitlines()
+    return [line[2:] for line in lines if line[:2] == '% '], [line.removesuffix(r' \\').split(' & ') for line in lines if '&' in line]
+
+
+def test_the_latex_table_has_the_chosen_scores_and_the_best_in_bold(results, capsys):
+    comments, rows = latex(capsys, results, '--metrics', 'bacc', 'nll')
+    methods = load_methods(find_csvs([results], 'results_test.csv'), draws=100)
+    assert rows[0] == ['Method', 'balanced accuracy', 'NLL'] and [row[0] for row in rows[1:]] == [method.name for method in methods]
+    means = [summary(method)['metrics', 'bacc'] for method in methods]
+    best = max(range(3), key=lambda i: means[i]['value'])
+    for i, (row, mean) in enumerate(zip(rows[1:], means, strict=True)):
+        value = f"{100 * mean['value']:.1f}"
+        sd = '' if mean['sd'] is None else rf" $\pm$ {100 * mean['sd']:.1f}"
+        assert row[1] == (rf'\textbf{{{value}}}' if i == best else value) + sd
+    smallest = min(float(row[2].replace(r'\textbf{', '').replace('}', '').split()[0]) for row in rows[1:])
+    assert [rf'\textbf{{{smallest:.3f}}}' in row[2] for row in rows[1:]].count(True) >= 1
+    assert comments[0] == r'needs \usepackage{booktabs}' and 'good/net 4, bad/net 2, half/net 1' in comments[2]
+
+
+def test_the_latex_table_with_intervals_and_decimals(results, capsys):
+    _, rows = latex(capsys, results, '--metrics', 'acc', '--decimals', '2', '--spread', 'interval')
+    assert all(re.fullmatch(r'(\\textbf\{)?\d+\.\d\d\}? \{\[\}\d+\.\d\d, \d+\.\d\d\{\]\}', row[1]) for row in rows[1:])
+
+
+def test_the_latex_table_marks_certain_differences_from_the_baseline(results, capsys):
+    _, rows = latex(capsys, results, '--metrics', 'acc', '--baseline', 'bad/net')
+    methods = {method.name: method for method in load_methods(find_csvs([results], 'results_test.csv'), draws=100)}
+    low = {name: difference(method, methods['bad/net'])['metrics', 'acc']['low'] for name, method in methods.items()}
+    assert {row[0]: '{*}' in row[1] for row in rows[1:]} == {name: end > 0 for name, end in low.items()}
+    assert low['good/net'] > 0 == low['bad/net']
+
+
+def test_flags_of_the_latex_table_have_no_effect_on_others(results, capsys):
+    main([results, '--draws', '100', '--metrics', 'acc'])
+    assert '* Warning: --metrics acc has no effect without --format latex' in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Tables of text for the console, Markdown and LaTeX. Cells may contain any text, which is escaped."""
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from utils.common import printable
 
@@ -39,11 +39,19 @@ def to_markdown(rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join([lines[0], f'|{rule}|', *lines[1:]])
 
 
-def to_latex(rows: Sequence[Sequence[str]]) -> str:
-    """A tabular environment that needs no package. Special characters are escaped."""
-    lines = [' & '.join(''.join(LATEX.get(c, c) for c in printable(cell)) for cell in row) + r' \\' for row in rows]
+def to_latex(rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = ()) -> str:
+    """A tabular environment with the rules of the package booktabs. Special characters are escaped.
+
+    `bold`: (row, column) of cells whose first word is bold; row 0 is the header.
+    """
+    lines = [' & '.join(_latex(cell, (i, j) in bold) for j, cell in enumerate(row)) + r' \\' for i, row in enumerate(rows)]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
-    return '\n'.join([begin, r'\hline', lines[0], r'\hline', *lines[1:], r'\hline', r'\end{tabular}'])
+    return '\n'.join([begin, r'\toprule', lines[0], r'\midrule', *lines[1:], r'\bottomrule', r'\end{tabular}'])
 
 
-TABLES = {'text': to_text, 'markdown': to_markdown, 'latex': to_latex}
+def _latex(cell, is_bold):
+    first, *rest = (''.join(LATEX.get(c, c) for c in word) for word in printable(cell).split(' '))
+    return ' '.join([rf'\textbf{{{first}}}' if is_bold else first, *rest])
+
+
+TABLES = {'text': to_text, 'markdown': to_markdown}
