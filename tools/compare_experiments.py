@@ -21,6 +21,7 @@ import pandas as pd
 from utils.cli import say_next, script_parser, warn_without_effect
 from utils.common import InputError, printable, run_script
 from utils.data.read_csv import csv_text
+from utils.prediction.predictions import read_labelled
 from utils.statistics.bootstrap import INTERVALS, STRATIFIED
 from utils.statistics.comparison import (
     SHOWN,
@@ -33,12 +34,19 @@ from utils.statistics.comparison import (
     summary,
     tidy_rows,
 )
+from utils.statistics.folds import pool
+from utils.statistics.settings import are_ordered
+from utils.statistics.subgroups import HELP as BY_HELP
+from utils.statistics.subgroups import parse_by, subgroup_notes, subgroup_rows, subgroups
 from utils.statistics.tables import TABLES, to_latex
 from utils.statistics.text import NOT_PERCENT, kinds_of, number, show
 from utils.statistics.weighted_metrics import METRIC_NAMES
 
 ERRORS = ('nll', 'brier', 'ece', 'classwise_ece')  # smaller is better
-WITHOUT_EFFECT = tuple((flag, 'without --format latex', lambda a: a.format != 'latex') for flag in ('metrics', 'decimals', 'spread'))
+WITHOUT_EFFECT = (
+    *((flag, 'without --format latex', lambda a: a.format != 'latex') for flag in ('metrics', 'decimals', 'spread')),
+    ('by', 'with --format {format}', lambda a: a.format in ('latex', 'csv')),
+)
 
 
 def get_parser():
@@ -56,6 +64,7 @@ def get_parser():
     table.add_argument('--decimals', type=int, default=1, metavar='N', help='decimals of the latex table')
     table.add_argument('--spread', choices=('sd', 'interval'), default='sd',
                        help='in the latex table: standard deviation over the runs, or 95 %% interval')
+    table.add_argument('--by', nargs='+', default=[], metavar='COLUMN[:LIMITS]', help=BY_HELP)
     table.add_argument('--ordered', action=argparse.BooleanOptionalAction,
                        help='treat the classes as ordered grades and show kappa (default: if they are named DR0, DR1, ... or grade 0, ..., '
                             'or if runs selected their epoch by kappa)')
@@ -95,6 +104,32 @@ def latex_table(methods, summaries, differences, args):
     if args.baseline:
         lines.append(f'*: the 95 % interval of the paired difference from {args.baseline} excludes 0')
     return '\n'.join([*(f'% {printable(line)}' for line in lines), to_latex(rows, bold)])
+
+
+def print_subgroups(methods, by, args):
+    """Print one table of the groups of `by` for all methods, and notes."""
+    tables = {method.name: tables_by_seed(method) for method in methods}
+    ordered = are_ordered([table for of_method in tables.values() for table in of_method], args.ordered)
+    found = {name: subgroups(of_method, by, args.draws, args.seed, ordered=ordered, stratified=args.stratified)
+             for name, of_method in tables.items()}
+    rows: list = []
+    for name, groups in found.items():
+        header, *of_method = subgroup_rows(groups)
+        rows = rows or [['method', *header]]
+        rows += [[name, *row] for row in of_method]
+    print(f'By {printable(by.column)}: mean [95 % interval], unpaired differences:\n\n{TABLES[args.format](rows)}\n')
+    for note in dict.fromkeys(note for groups in found.values() for note in subgroup_notes(groups)):
+        print(f'* Note: {printable(note)}', file=sys.stderr)
+
+
+def tables_by_seed(method):
+    """-> a table for each run of the method, in which the folds are pooled. Raises `InputError` if folds have different numbers of runs."""
+    of_sets: dict = {}
+    for csv, image_set in zip(method.csvs, method.image_sets, strict=True):
+        of_sets.setdefault(image_set, []).append(read_labelled(csv))
+    if len({len(tables) for tables in of_sets.values()}) > 1:
+        raise InputError(f'--by: the folds of {method.name} have different numbers of runs: give the folders of complete ones')
+    return [pool(tables) if len(tables) > 1 else tables[0] for tables in zip(*of_sets.values(), strict=True)]
 
 
 def excludes_zero(cells, name):
@@ -160,6 +195,8 @@ def main(argv=None):
     else:
         for what, rows in tables_of(methods, summaries, ranks, differences, baseline=args.baseline).items():
             print(f'{printable(what)}\n\n{TABLES[args.format](rows)}\n')
+        for by in parse_by(args.by):
+            print_subgroups(methods, by, args)
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         print('* Note: not all methods were tested on the same images', file=sys.stderr)
     for note in settings_notes(methods):

@@ -38,7 +38,7 @@ def main(argv=None):
     table = ensemble([read_predictions(csv) for csv in args.csvs])
     keep_private(args.private, beside=os.path.dirname(args.out))
     os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
-    write_predictions(args.out, table, table.class_names, table.patient_ids)
+    write_predictions(args.out, table, table.class_names, table.patient_ids, further=table.further)
     print(f"* Wrote {args.out}: {counted(len(table.preds), 'image')}, the mean of {len(args.csvs)} networks")
     if table.labels is None:
         say_next('look at the result', 'head', args.out)

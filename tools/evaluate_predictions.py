@@ -29,14 +29,18 @@ from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import NAME_COLUMNS, describe_label_column, drop_empty_columns, find_label_column
 from utils.data.permissions import add_private_flag, keep_private
 from utils.data.read_csv import read_csv
+from utils.prediction.per_group import HELP as PER_HELP
+from utils.prediction.per_group import check_rule, parse_per, per_group
 from utils.prediction.predictions import read_labelled
 from utils.runs.formats import read_config
 from utils.runs.provenance import replaced_network
 from utils.runs.results import is_results_file
 from utils.statistics.bootstrap import INTERVALS, STRATIFIED, check_classes
 from utils.statistics.comparison import copies_note, ways_note
-from utils.statistics.folds import are_repeats, evaluate_files
+from utils.statistics.folds import are_repeats, evaluate_files, pool
 from utils.statistics.settings import are_ordered, describe_settings, differing_settings
+from utils.statistics.subgroups import HELP as BY_HELP
+from utils.statistics.subgroups import as_json, parse_by, subgroups, subgroups_text
 from utils.statistics.text import report_text
 from utils.statistics.weighted_metrics import LEVEL, REFERABLE, is_ordered
 
@@ -71,6 +75,8 @@ def get_parser():
     scores.add_argument('--stratified', action='store_true', help=STRATIFIED)
     scores.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap resamples, 100 or more')
     scores.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the bootstrap')
+    scores.add_argument('--by', nargs='+', default=[], metavar='COLUMN[:LIMITS]', help=BY_HELP)
+    scores.add_argument('--per', metavar='COLUMN[:worst]', help=PER_HELP)
     output = parser.add_argument_group('output')
     output.add_argument('--json', metavar='FILE', help='write all results to FILE, as fractions; undefined values are null')
     add_private_flag(output)
@@ -114,6 +120,27 @@ def training_counts(args, class_names):
     return None
 
 
+def further_scores(tables, of, args, **options):
+    """Print the scores of --per and --by. -> {'per', 'subgroups': plain values}. `of`: how the files are interpreted (`evaluate_files`)."""
+    further: dict = {}
+    per, columns = parse_per(args.per), parse_by(args.by)
+    if per:
+        check_rule(per, options['ordered'])
+        grouped = [per_group(table, per) for table in tables]
+        result = evaluate_files(grouped, args.draws, args.seed, **options)
+        print(f"\nPer {per.text}: {counted(len({name for table in grouped for name in table.image_ids}), 'group')}\n\n"
+              + report_text(result, len(tables)))
+        further['per'] = {'column': per.column, 'rule': per.rule} | result
+    as_one = {'': tables} if len(tables) != 2 or of == 'pooled' else {table.path: [table] for table in tables}
+    for name, of_name in as_one.items():
+        together = [pool(of_name)] if of == 'pooled' else of_name
+        for by in columns:
+            groups = subgroups(together, by, args.draws, args.seed, **options)
+            print('\n' + (f'{name}\n' if name else '') + subgroups_text(groups))
+            further.setdefault('subgroups', {}).setdefault(by.column, {})[name or 'all'] = as_json(groups)
+    return further
+
+
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
@@ -149,12 +176,14 @@ def main(argv=None):
         print(f"{table.path}: {counted(len(table.labels), 'image')}, {len(class_names)} classes"
               + (f", {counted(len(set(table.patient_ids)), 'patient')}" if table.patient_ids else ''))
     print(report_text(result, len(tables)))
+    options = {'ordered': ordered, 'stratified': args.stratified}
+    further = further_scores(tables, result['of'], args, **options)
     if args.json:
         settings = {'files': args.csvs, 'n_images': len({i for table in tables for i in table.image_ids}), 'class_names': class_names,
                     'ordered': ordered, 'draws': args.draws, 'seed': args.seed, 'intervals': INTERVALS,
                     'sha256': [file_sha256(csv) for csv in args.csvs], 'settings_differ': differing}
         keep_private(args.private, beside=os.path.dirname(args.json))
-        write_text(args.json, json.dumps(settings | result, indent=1, ensure_ascii=False) + '\n')
+        write_text(args.json, json.dumps(settings | result | further, indent=1, ensure_ascii=False) + '\n')
         print(f'* Wrote {args.json}')
     file, *others = {os.path.basename(csv) for csv in args.csvs}
     if not others:  # files of one name can be compared with those of the same name in other folders

@@ -65,6 +65,8 @@ def get_parser():
     run = parser.add_argument_group('run')
     run.add_argument('--save_path', default='own', metavar='NAME', help='folder below experiments/ and results/')
     run.add_argument('--jobs', type=int, default=1, metavar='N', help='trainings at a time, spread over the GPUs if there are any')
+    run.add_argument('--by', nargs='+', default=[], metavar='COLUMN[:LIMITS]', help='subgroups in the report, as in tools.report')
+    run.add_argument('--per', metavar='COLUMN[:worst]', help='groups of images with one prediction in the report, as in tools.report')
     run.add_argument('--dry_run', action='store_true', help='print the commands without running them')
     add_private_flag(run)
     return parser
@@ -164,7 +166,8 @@ def main(argv=None):
         describe(found)
         print_plan(plan, METHODS)
     inputs = Inputs(csvs, args.data_path, args.label_column, args.init, n_classes=len(found['classes']), flags=private_flag(args),
-                    train_flags=args.train_flags)
+                    train_flags=args.train_flags, report_flags=[*(['--by', *args.by] if args.by else []),
+                                                                *(['--per', args.per] if args.per else [])])
     series = OwnSeries(args.save_path, plan, parts_of(args), inputs, folds=bool(args.folds))
     path = series.result('fingerprint.json')
     before = read_json(path)

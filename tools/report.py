@@ -19,14 +19,19 @@ from pathlib import Path
 from utils.cli import say_next, script_parser, warn_without_effect
 from utils.common import InputError, check_writable, run_script, write_text
 from utils.data.permissions import add_private_flag, keep_private
+from utils.prediction.per_group import HELP as PER_HELP
+from utils.prediction.per_group import parse_per
 from utils.report.runs import MOST_DETAILS, find_runs
 from utils.runs.provenance import PAGES
 from utils.statistics.bootstrap import STRATIFIED
+from utils.statistics.subgroups import HELP as BY_HELP
+from utils.statistics.subgroups import parse_by
 
 WITHOUT_EFFECT = (
     *((flag, 'for runs that have not been tested', lambda a: not a.is_tested)
-      for flag in ('draws', 'stratified', 'baseline', 'with_images')),
-    ('with_images', f'for more than {MOST_DETAILS} runs, which have no sections for single runs', lambda a: a.n_runs > MOST_DETAILS),
+      for flag in ('draws', 'stratified', 'baseline', 'with_images', 'by', 'per')),
+    *((flag, f'for more than {MOST_DETAILS} runs, which have no sections for single runs', lambda a: a.n_runs > MOST_DETAILS)
+      for flag in ('by', 'per', 'with_images')),
 )
 
 
@@ -47,6 +52,8 @@ def get_parser():
                          help='treat the classes as ordered grades and report kappa (default: if they are called DR0, DR1, ... or '
                               'grade 0, ..., or if a run selected its epoch by kappa)')
     content.add_argument('--stratified', action='store_true', help=STRATIFIED)
+    content.add_argument('--by', nargs='+', default=[], metavar='COLUMN[:LIMITS]', help=BY_HELP)
+    content.add_argument('--per', metavar='COLUMN[:worst]', help=PER_HELP)
     content.add_argument('--draws', type=int, default=1000, metavar='N', help='bootstrap resamples, 100 or more')
     content.add_argument('--with_images', action='store_true',
                          help='show the most confident mistakes with image names; the file then holds patient data')
@@ -80,7 +87,7 @@ def main(argv=None):
     from utils.report.build import ReportOptions, build_report  # imported here: matplotlib is needed only from here on
     options = ReportOptions(data_path=args.data_path, draws=args.draws, baseline=args.baseline, ordered=args.ordered,
                             stratified=args.stratified, folder=os.path.dirname(out) or os.curdir, title=args.title,
-                            author=args.author, purpose=args.purpose, data=args.data)
+                            author=args.author, purpose=args.purpose, data=args.data, by=parse_by(args.by), per=parse_per(args.per))
     write_text(out, build_report(runs, options))
     print(f"* Wrote {out}{', which holds images of patients' if args.with_images else ''}")
     say_next('open it in a browser', 'python', '-m', 'webbrowser', Path(out).resolve().as_uri())

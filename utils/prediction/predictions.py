@@ -1,6 +1,6 @@
 """The predictions csv of the test scripts: writing, reading and checking."""
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from utils.common import InputError, counted, write_text
 from utils.data.read_csv import csv_text, read_csv
 from utils.runs.provenance import mark_outdated
 
+OWN_COLUMNS = ('image_id', 'patient_id', 'label', 'pred')
 TOLERANCE = 0.01  # of the sum of a row; other programs may round to three digits
 
 
@@ -21,6 +22,7 @@ class PredictionTable(NamedTuple):
     class_names: list  # (K,)
     patient_ids: list | None  # str (N,); an image without patient id counts as a separate patient
     path: str
+    further: pd.DataFrame | None = None  # str, N rows: the other columns of the file, such as age and sex
 
 
 def _classes(table, column, k, path):
@@ -49,7 +51,7 @@ def _probabilities(table, columns, path):
 
 
 def read_predictions(path: str) -> PredictionTable:
-    """Read a csv with columns `image_id`, `pred`, `p_<class>` for each class, and optionally `label` and `patient_id`.
+    """Read a csv with columns `image_id`, `pred`, `p_<class>` for each class, and optionally `label`, `patient_id` and further ones.
 
     Raises `InputError` for values that are missing, repeated, out of range or not a number, and for probabilities that do not add up to 1.
     """
@@ -70,9 +72,10 @@ def read_predictions(path: str) -> PredictionTable:
     patients = None
     if 'patient_id' in table.columns and table.patient_id.notna().any():
         patients = table.patient_id.fillna('image ' + table.image_id).tolist()
+    further = table.drop(columns=[*columns, *(name for name in OWN_COLUMNS if name in table)])
     return PredictionTable(table.image_id.tolist(), _classes(table, 'label', k, path) if 'label' in table.columns else None,
                            _classes(table, 'pred', k, path), _probabilities(table, columns, path),
-                           class_names=[name[2:] for name in columns], patient_ids=patients, path=str(path))
+                           class_names=[name[2:] for name in columns], patient_ids=patients, path=str(path), further=further)
 
 
 def read_labelled(path: str) -> PredictionTable:
@@ -88,9 +91,24 @@ def anonymous(values: Iterable[Any], salt: str) -> list[Any]:
     return [value if pd.isna(value) else hashlib.sha256(f'{salt}\0{value}'.encode()).hexdigest()[:16] for value in values]
 
 
+def check_further_columns(columns: Sequence[str], available: Sequence[str], csv: str) -> None:
+    """Raise `InputError` for a column of --keep that is not in the `csv`, or whose name a predictions csv uses for something else."""
+    for name in columns:
+        if name not in available:
+            raise InputError(f"--keep: {csv} has no column '{name}' (its columns: {', '.join(available)})")
+        if not is_further(name):
+            raise InputError(f"--keep {name}: predictions csvs have other content in columns of this name: rename it in {csv}")
+
+
+def is_further(column: str) -> bool:
+    """Whether a predictions csv can have another column of this name."""
+    return column not in OWN_COLUMNS and not column.startswith(('p_', 'Unnamed: '))
+
+
 def write_predictions(path: str, predictions: Any, class_names: list[str], patient_ids: Iterable[Any] | None = None,
-                      salt: str | None = None) -> None:
-    """Write one row for each image: image_id, patient_id and label (if known), pred, p_<class> for each class.
+                      salt: str | None = None, further: pd.DataFrame | None = None) -> None:
+    """Write one row for each image: image_id, patient_id (if known), the columns of `further`, label (if known), pred, p_<class> for each
+    class.
 
     Ids are hashed if `salt` is given. Cells are escaped for spreadsheets; `read_predictions` undoes this. Reports of earlier predictions in
     the same file are marked as outdated (`mark_outdated`).
@@ -101,6 +119,8 @@ def write_predictions(path: str, predictions: Any, class_names: list[str], patie
     table = pd.DataFrame({'image_id': written(predictions.image_ids)})
     if patient_ids is not None:
         table['patient_id'] = written(patient_ids)
+    if further is not None:
+        table = pd.concat([table, further.reset_index(drop=True)], axis=1)
     if predictions.labels is not None:
         table['label'] = predictions.labels
     table['pred'] = predictions.preds

@@ -1,19 +1,22 @@
 """Runs -> the text of report.html: the sections of one run, or a comparison of several followed by each of them."""
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 from matplotlib.figure import Figure
 
 from utils.common import progress
+from utils.prediction.per_group import Per
 from utils.report import scores, training
 from utils.report.comparison import comparison_sections
 from utils.report.html import Section, note, page, paragraph, section
 from utils.report.runs import MOST_DETAILS, Run
+from utils.report.subgroups import per_group_parts, subgroup_parts
 from utils.report.thumbnails import mistakes
 from utils.runs.provenance import source_lines
 from utils.statistics.bootstrap import bootstrap_metrics
 from utils.statistics.plots import to_svg
+from utils.statistics.subgroups import By
 from utils.statistics.weighted_metrics import LEVEL, REFERABLE, is_ordered
 
 
@@ -29,6 +32,8 @@ class ReportOptions:
     author: str | None = None
     purpose: str | None = None
     data: str | None = None  # what the images are, in words
+    by: list[By] = field(default_factory=list)  # columns of subgroups
+    per: Per | None = None  # column of groups of images with one prediction
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -59,9 +64,12 @@ def run_sections(run: Run, options: ReportOptions, ordered: bool, within: str | 
                  ('data', 'Images of each class', training.images_of_classes(run, draw)),
                  ('training', 'Training', training.training(run, draw))]
     if run.table:
-        result = bootstrap_metrics(run.table, options.draws, ordered=ordered, class_count=count, levels=[LEVEL], referable=REFERABLE,
-                                   stratified=options.stratified)
+        how = {'ordered': ordered, 'stratified': options.stratified}
+        result = bootstrap_metrics(run.table, options.draws, class_count=count, levels=[LEVEL], referable=REFERABLE, **how)
         parts = [('scores', 'Scores', scores.scores(run.table, result, run.seen_as)),
+                 ('per', f'Scores per {options.per.column}' if options.per else '',
+                  per_group_parts(run.table, options.per, options.draws, **how) if options.per else []),
+                 ('subgroups', 'Subgroups', subgroup_parts(run.table, options.by, draw, options.draws, **how)),
                  *described,
                  ('confusion', 'Confusion matrix', scores.confusion(run.table, draw)),
                  ('classes', 'Scores by class', scores.each_class(run.table, result, draw, count)),

@@ -115,7 +115,8 @@ def align(tables: Sequence[PredictionTable]) -> list[PredictionTable]:
         order = np.argsort([place[image] for image in table.image_ids])
         labels = None if table.labels is None else table.labels[order]
         table = table._replace(image_ids=first.image_ids, labels=labels, preds=table.preds[order], probs=table.probs[order],
-                               patient_ids=table.patient_ids and [table.patient_ids[i] for i in order])
+                               patient_ids=table.patient_ids and [table.patient_ids[i] for i in order],
+                               further=None if table.further is None else table.further.iloc[order].reset_index(drop=True))
         if labels is not None and first.labels is not None and len(wrong := np.flatnonzero(labels != first.labels)):
             raise InputError(f"{table.path} and {first.path} have different labels for {counted(len(wrong), 'image')}, first for "
                              f'{first.image_ids[wrong[0]]}: {labels[wrong[0]]} and {first.labels[wrong[0]]} '

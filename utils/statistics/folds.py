@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import stdtrit
 
 from utils.common import InputError
@@ -39,6 +40,8 @@ def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
     patients = None if any(t.patient_ids is None for t in tables) else list(chain.from_iterable(t.patient_ids or [] for t in tables))
     return first._replace(image_ids=list(chain.from_iterable(t.image_ids for t in tables)), patient_ids=patients,
                           path=' + '.join(t.path for t in tables),
+                          further=None if any(t.further is None for t in tables) else
+                          pd.concat([t.further for t in tables], ignore_index=True),
                           labels=np.concatenate([labels_of(t) for t in tables]), preds=np.concatenate([t.preds for t in tables]),
                           probs=np.concatenate([t.probs for t in tables]))
 

@@ -7,6 +7,7 @@ from utils.cli import parse_im_size, script_parser
 from utils.common import InputError
 from utils.data.permissions import add_private_flag
 from utils.prediction.accelerator import add_device_flag
+from utils.prediction.per_group import HELP as PER_HELP
 from utils.prediction.tta import add_view_flags, check_view_flags
 from utils.testing.tuning import add_flags, chooses, given_correction, priors
 
@@ -48,6 +49,9 @@ def get_parser(description: str, splits: Mapping[str, str | None], dihedral_tta:
     for split in splits:
         output.add_argument(f'--csv_out_{split}', default=f'results_{split}.csv', metavar='NAME',
                             help=f'file name of the predictions for the {SPLITS[split]} csv')
+    output.add_argument('--per', metavar='COLUMN[:worst]', help=PER_HELP)
+    output.add_argument('--keep', nargs='*', metavar='COLUMN', help='columns of the csv to write beside the predictions, such as age and '
+                        'sex (default: all further ones; with --salt: none)')
     output.add_argument('--salt', metavar='TEXT', help='secret text; image and patient ids are replaced by hashes of this text and the id')
     add_private_flag(output)
     checks = parser.add_argument_group('stored in the checkpoint', 'not needed; a value that differs from the checkpoint is an error')

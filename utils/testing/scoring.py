@@ -1,26 +1,30 @@
 """The steps of both test scripts: from a checkpoint and a csv to scores and predictions for each image."""
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from utils.cli import network_flag, say_next, warn_without_effect
-from utils.common import check_writable, file_sha256, printable, write_text
+from utils.common import InputError, check_writable, file_sha256, printable, write_text
 from utils.data.bad_images import write_skipped
 from utils.data.dataset import ClassLoader
+from utils.data.label_column import NAME_COLUMNS
 from utils.data.leakage import check_reported, note_of_patients
 from utils.data.permissions import keep_private, private_flag
 from utils.evaluation import Metrics, evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
 from utils.get_loaders import ClassDataset
 from utils.model_saving_loading import load_model
 from utils.prediction.inference import Predictions
-from utils.prediction.predictions import write_predictions
+from utils.prediction.per_group import Per, check_rule, parse_per, per_group, refuse_mixed_labels
+from utils.prediction.predictions import check_further_columns, is_further, read_predictions, write_predictions
 from utils.runs.paths import is_run, name_of_run
 from utils.runs.results import Checkpoint, PredictionsFile, Results, SourceCsv, Views, check_replaceable, write_results
-from utils.statistics.weighted_metrics import chance_levels, is_ordered
+from utils.statistics.weighted_metrics import chance_levels, is_ordered, labels_of
 from utils.testing.flags import WITHOUT_EFFECT, check_flags, get_parser
 from utils.testing.network import NetworkUnderTest, get_accelerator
 from utils.testing.post_hoc import prior_text
@@ -37,6 +41,15 @@ class Split(NamedTuple):
     @property
     def data(self) -> ClassDataset:
         return self.loader.dataset  # type: ignore[return-value]
+
+    def further(self, args: argparse.Namespace) -> pd.DataFrame:
+        """The columns of the csv that go into the predictions csv: those of --keep, by default all that have no other meaning. With --salt
+        the default is none, since they may identify a patient."""
+        columns = args.keep
+        if columns is None:
+            own = (self.data.label_column, *NAME_COLUMNS)
+            columns = [] if args.salt else [name for name in self.data.table if name not in own and is_further(name)]
+        return self.data.table[columns]
 
 
 def describe(network: NetworkUnderTest, split: Split, tuning: Tuning, *, predictions: Predictions, metrics: Metrics | None) -> Results:
@@ -101,13 +114,14 @@ def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | 
     metrics = None
     if predictions.labels is not None:
         metrics = evaluate_multi_cls(predictions.labels, predictions.preds, predictions.probs)
-    write_predictions(csv, predictions, names, data.table.get('patient_id'), salt=network.args.salt)
+    write_predictions(csv, predictions, names, data.table.get('patient_id'), salt=network.args.salt, further=split.further(network.args))
     results = describe(network, split, tuning._replace(temperature=temperature), predictions=predictions, metrics=metrics)
     write_results(results, csv)
     if metrics is None:
         print(f'{corrections_text(results, names)}* {data.csv_path} has no labels: wrote only the predictions, {csv}')
         return None
-    report = (full_report(predictions, metrics, names, info['class_count'])
+    per = parse_per(network.args.per)
+    report = (full_report(predictions, metrics, names, info['class_count']) + (per_group_text(csv, per, network.args) if per else '')
               + split.note + corrections_text(results, names) + sources_text(split, results))
     file = os.path.join(network.folder, f'performance_{split.name}.txt')
     write_text(file, report)
@@ -115,6 +129,17 @@ def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | 
     print(summary_line(split, metrics, info, len(predictions.image_ids)))
     print(f'* Wrote {file} and {csv}')
     return csv
+
+
+def per_group_text(csv: str, per: Per, args: argparse.Namespace) -> str:
+    """Combine the predictions of `csv` by --per, and write them beside it. -> line of scores in percent"""
+    grouped = per_group(read_predictions(csv), per)
+    path = f"{csv.removesuffix('.csv')}_per_{re.sub(r'[^A-Za-z0-9-]', '_', per.column)}.csv"
+    write_predictions(path, grouped._replace(probs=grouped.probs.astype(np.float32)), grouped.class_names)
+    metrics = evaluate_multi_cls(labels_of(grouped), grouped.preds, grouped.probs)
+    kappa = f'K={100 * metrics.kappa:z.2f} - ' if is_ordered(grouped.class_names) else ''
+    return (f'Per {per.text}: {kappa}BACC={100 * metrics.bacc:.2f} - MCC={100 * metrics.mcc:z.2f} - F1={100 * metrics.f1:.2f} - '
+            f'AUC={100 * metrics.auc:.2f} of {len(grouped.preds)} groups, in {os.path.basename(path)}\n')
 
 
 def load_network(args: argparse.Namespace) -> NetworkUnderTest:
@@ -139,12 +164,32 @@ def load_splits(network: NetworkUnderTest, names: Sequence[str]) -> list[Split]:
     for path in outputs.values():
         check_replaceable(path)
     loaders = {name: network.loader(csv) for name, csv in csvs.items()}
+    for loader in loaders.values():
+        data: ClassDataset = loader.dataset  # type: ignore[assignment]
+        check_further_columns(args.keep or [], list(data.table), data.csv_path)
+        if args.per:
+            check_per(args, data, info)
     if info['image_hashes'] is None:
         print('* Note: this checkpoint has no list of its training images, so overlap with the test images cannot be checked')
     notes = {name: check_reported(loader.dataset, info, args.num_workers) + note_of_patients(loader.dataset, info['config'])
              for name, loader in loaders.items()}
     print(''.join(f'* {note}' for note in notes.values() if note), end='')
     return [Split(name, loader, outputs[name], notes[name]) for name, loader in loaders.items()]
+
+
+def check_per(args: argparse.Namespace, data: ClassDataset, info: dict) -> None:
+    """Raise `InputError` if the predictions of `data` will not have the column of --per, or if its rule does not suit the labels."""
+    per = parse_per(args.per)
+    assert per is not None
+    column = per.column
+    if column not in data.table:
+        raise InputError(f"--per: {data.csv_path} has no column '{column}' (its columns: {', '.join(data.table)})")
+    if column != 'patient_id' and column not in (args.keep or ([] if args.salt or args.keep is not None else [column])):
+        raise InputError(f'--per {column}: this column is not written: add --keep {column}')
+    check_rule(per, is_ordered(info['class_names'], info['config']['metric']))
+    if data.has_labels:
+        ids = data.table[column].fillna('image ' + data.table.image_id).tolist()
+        refuse_mixed_labels(ids, data.labels, info['class_names'], per)
 
 
 def main(description: str, splits: Mapping[str, str | None], dihedral_tta: int, argv: Sequence[str] | None = None) -> None:

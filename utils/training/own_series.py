@@ -32,6 +32,7 @@ class Inputs(NamedTuple):
     n_classes: int
     flags: list[str]
     train_flags: list[str]
+    report_flags: list[str]
 
 
 class OwnSeries(NamedTuple):
@@ -108,7 +109,7 @@ class OwnSeries(NamedTuple):
         title = f'{self.name}: {METHODS[method].what}, {len(runs)} network' + 's' * (len(runs) > 1)
         purpose = f"Test of the method with the best validation score, of {', '.join(self.plan.methods)}"
         return [*commands, Command('write the report', ['-m', 'tools.report', os.path.dirname(page), '--title', title, '--purpose', purpose,
-                                                        *of.flags], lambda: os.path.isfile(page))]
+                                                        *of.report_flags, *of.flags], lambda: os.path.isfile(page))]
 
     def page(self, method: str) -> str:
         """-> the report: on the test images, or without them on the validation images of all folds"""
