@@ -232,3 +232,55 @@ def test_bad_images_are_skipped_listed_and_counted(test, tiny, tmp_path, capsys)
     assert skipped.image_id[0] not in (folder / 'skipped_test.csv').read_text() and not (folder / 'skipped_tune.csv').exists()
     test('')
     assert not list(folder.glob('skipped*'))
+
+
+@pytest.fixture
+def further(tiny, tmp_path):
+    """The test csv with further columns: age, site, p_x, and two images per lesion of the same class."""
+    table = pd.read_csv(tiny / 'test.csv').sort_values('label', kind='stable').reset_index(drop=True)
+    lesions = table.groupby('label').cumcount() // 2
+    table.insert(1, 'lesion', [f'L{label}{i}' for label, i in zip(table.label, lesions, strict=True)])
+    table.insert(1, 'p_x', 1)
+    table.insert(1, 'age', [str(20 + i) for i in range(len(table) - 1)] + [''])
+    table.to_csv(tmp_path / 'further.csv', index=False)
+    return f'--csv_test {tmp_path}/further.csv'
+
+
+@pytest.mark.parametrize(('flags', 'columns'), [
+    ('', ['age', 'lesion']), ('--keep lesion age', ['lesion', 'age']), ('--keep', []), ('--salt x', []), ('--salt x --keep age', ['age'])])
+def test_further_columns_travel_into_the_predictions(test, further, tmp_path, flags, columns):
+    table = pd.read_csv(test(f'{further} {flags}') / 'results_test.csv', dtype=str, keep_default_na=False)
+    assert list(table.columns) == ['image_id', *columns, 'label', 'pred', 'p_class0', 'p_class1', 'p_class2']
+    given = pd.read_csv(tmp_path / 'further.csv', dtype=str, keep_default_na=False)
+    assert table[columns].equals(given[columns])
+
+
+@pytest.mark.parametrize(('flags', 'message'), [
+    ('--keep weight', r"--keep: \S+further\.csv has no column 'weight'"), ('--keep p_x', '--keep p_x: predictions csvs have other content'),
+    ('--per weight', r"--per: \S+further\.csv has no column 'weight'"),
+    ('--per lesion --salt x', '--per lesion: this column is not written'),
+    ('--per lesion:worst', '--per lesion:worst: the classes are not grades'),
+    ('--per name', '--per name: this column is not written: add --keep name')])
+def test_columns_that_cannot_be_written_or_grouped(test, further, flags, message):
+    with pytest.raises(InputError, match=message):
+        test(f'{further} {flags}')
+
+
+def test_one_prediction_for_the_images_of_a_lesion(test, further):
+    folder = test(f'{further} --per lesion')
+    images, lesions = read_predictions(str(folder / 'results_test.csv')), read_predictions(str(folder / 'results_test_per_lesion.csv'))
+    expected = pd.DataFrame(images.probs).groupby(images.further.lesion.tolist(), sort=False).mean()
+    assert lesions.image_ids == list(expected.index)
+    np.testing.assert_allclose(lesions.probs, expected.to_numpy(), atol=1e-6)
+    recall = recall_score(lesions.labels, lesions.preds, average='macro')
+    text = (folder / 'performance_test.txt').read_text()
+    assert re.search(rf'^Per lesion \(mean of the probabilities\): BACC={100 * recall:.2f} - .* of {len(expected)} groups, in '
+                     r'results_test_per_lesion\.csv$', text, re.M)
+
+
+def test_lesions_with_two_classes_are_refused_before_the_prediction(test, further, tmp_path):
+    table = pd.read_csv(tmp_path / 'further.csv')
+    table.assign(lesion='L').to_csv(tmp_path / 'further.csv', index=False)
+    with pytest.raises(InputError, match='--per lesion: the images of L have different labels, class0 and class1'):
+        test(f'{further} --per lesion')
+    assert not (tmp_path / 'results').exists()

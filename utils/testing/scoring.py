@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from utils.cli import network_flag, say_next, warn_without_effect
 from utils.common import InputError, check_writable, file_sha256, printable, write_text
@@ -42,14 +41,15 @@ class Split(NamedTuple):
     def data(self) -> ClassDataset:
         return self.loader.dataset  # type: ignore[return-value]
 
-    def further(self, args: argparse.Namespace) -> pd.DataFrame:
-        """The columns of the csv that go into the predictions csv: those of --keep, by default all that have no other meaning. With --salt
-        the default is none, since they may identify a patient."""
-        columns = args.keep
-        if columns is None:
-            own = (self.data.label_column, *NAME_COLUMNS)
-            columns = [] if args.salt else [name for name in self.data.table if name not in own and is_further(name)]
-        return self.data.table[columns]
+
+def written_columns(data: ClassDataset, args: argparse.Namespace) -> list[str]:
+    """The columns of the csv that go into the predictions csv: those of --keep, by default all that have no other meaning.
+
+    With --salt the default is none, since they may identify a patient.
+    """
+    if args.keep is not None or args.salt:
+        return args.keep or []
+    return [name for name in data.table if name not in (data.label_column, *NAME_COLUMNS) and is_further(name)]
 
 
 def describe(network: NetworkUnderTest, split: Split, tuning: Tuning, *, predictions: Predictions, metrics: Metrics | None) -> Results:
@@ -114,7 +114,8 @@ def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | 
     metrics = None
     if predictions.labels is not None:
         metrics = evaluate_multi_cls(predictions.labels, predictions.preds, predictions.probs)
-    write_predictions(csv, predictions, names, data.table.get('patient_id'), salt=network.args.salt, further=split.further(network.args))
+    write_predictions(csv, predictions, names, data.table.get('patient_id'), salt=network.args.salt,
+                      further=data.table[written_columns(data, network.args)])
     results = describe(network, split, tuning._replace(temperature=temperature), predictions=predictions, metrics=metrics)
     write_results(results, csv)
     if metrics is None:
@@ -184,7 +185,7 @@ def check_per(args: argparse.Namespace, data: ClassDataset, info: dict) -> None:
     column = per.column
     if column not in data.table:
         raise InputError(f"--per: {data.csv_path} has no column '{column}' (its columns: {', '.join(data.table)})")
-    if column != 'patient_id' and column not in (args.keep or ([] if args.salt or args.keep is not None else [column])):
+    if column not in ('patient_id', *written_columns(data, args)):
         raise InputError(f'--per {column}: this column is not written: add --keep {column}')
     check_rule(per, is_ordered(info['class_names'], info['config']['metric']))
     if data.has_labels:
