@@ -25,11 +25,12 @@ from utils.data.read_csv import check_csv_exists
 from utils.datasets.csv_splits import fold_paths, write_folds
 from utils.evaluation import METRICS, SMALLER_IS_BETTER
 from utils.runs.formats import parse_json
-from utils.training.advice import METHODS, make_plan
-from utils.training.commands import Series, script_of
+from utils.training.advice import FAST, METHODS, cpu_seconds, make_plan
+from utils.training.commands import Series, duration, script_of
 from utils.training.own_series import Inputs, OwnSeries, Part, choose_method
 
 FIXED = ('csv_val', 'csv_test', 'data_path', 'label_column', 'init', 'model_name', 'im_size', 'metric', 'folds', 'train_flags')
+LONG = 1800  # seconds
 
 
 class SeriesParser(Parser):
@@ -146,6 +147,16 @@ def report_choice(series, scores, method):
     write_text(series.result('selection.csv'), '\n'.join(lines) + '\n')
 
 
+def warn_of_slow_cpu(args, found, plan, commands):
+    """Print how long the trainings that are left will take on this CPU, if that is long."""
+    size = max(map(int, str(plan.im_size).split(',')))
+    n_epochs = sum(command.cost for command in commands if not command.is_done())
+    seconds = cpu_seconds(found['splits']['train']['images'], n_epochs, size, os.cpu_count() or 1)
+    if seconds > LONG and plan.methods != [FAST]:
+        faster = '' if args.init == 'none' else f'. In minutes, with a frozen network: --recipes {FAST} --seeds 0'
+        print(f'* Without a GPU, this takes about {duration(seconds)}{faster}')
+
+
 def parts_of(args):
     """-> `Part` for each seed or fold"""
     if not args.folds:
@@ -178,6 +189,8 @@ def main(argv=None):
         print('\n'.join(command.text() for command in (*first, *series.tests(plan.methods[0]))))
         print(f'* The last commands are for the method with the best validation score, here {plan.methods[0]}', file=sys.stderr)
         return
+    if not gpu_count():
+        warn_of_slow_cpu(args, found, plan, commands=first)
     keep_private(args.private, series.result())
     for folder in ('experiments', series.result()):
         check_writable(folder)

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 from utils.statistics.weighted_metrics import are_grades
 
 NETWORK = 'tf_efficientnet_lite0'
+FEW = 10  # validation images of the rarest class
 BATCH, GPU_SIZE, CPU_SIZE, SMALL = 16, 224, 128, 64
 LARGE = 20_000  # training images
+CPU_SPEED = 35  # images per second and core, of NETWORK in training at CPU_SIZE
+FAST = 'fast'  # the method for a CPU
 
 
 class Method(NamedTuple):
@@ -31,7 +34,7 @@ METHODS: dict[str, Method] = {
                   '--recipe finetune --loss_fn CE --n_epochs 4 --trainable classifier --sampling class', PLAIN_8),
     'two_stage': Method('plain, then balanced softmax', '--recipe finetune_two_stage', PLAIN_8),
     'mixup_two_stage': Method('Balanced-MixUp, then balanced softmax', '--recipe finetune_two_stage', f'{PLAIN_8} --do_mixup 0.2'),
-    'fast': Method('frozen network, balanced softmax', '--recipe finetune_fast'),
+    FAST: Method('frozen network, balanced softmax', '--recipe finetune_fast'),
     'balanced': Method('small sets without pretrained weights', '--recipe balanced'),
     'modern': Method('large sets without pretrained weights', '--recipe modern --sampling class'),
 }
@@ -66,7 +69,13 @@ def make_plan(found: Mapping[str, Any], on_gpu: bool, init: str = 'imagenet') ->
     return Plan(network, im_size, min(BATCH, train['images']), metric[0], methods=methods, reasons={
         'model_name': why_network, 'im_size': why_size,
         'batch_size': 'as in the study' if train['images'] >= BATCH else 'no more than there are training images',
-        'metric': f"{metric[1]}; the rarest class has {rarest} validation image{'s' * (rarest != 1)}", 'methods': why})
+        'metric': f"{metric[1]}; the rarest class has {rarest} validation image{'s' * (rarest != 1)}"
+                  + ('. So few make the choice uncertain: --folds 5 uses the images better' if rarest < FEW else ''), 'methods': why})
+
+
+def cpu_seconds(n_images: int, n_epochs: float, im_size: int, n_cores: int) -> float:
+    """-> rough duration of a training on a CPU"""
+    return n_epochs * n_images * (im_size / CPU_SIZE) ** 2 / (CPU_SPEED * n_cores)
 
 
 def _image_size(shorter, on_gpu):
