@@ -12,7 +12,6 @@ import pytest
 from tests.factories import ROOT, write_images
 from tools.own_experiments import main
 from utils.common import InputError
-from utils.training import own_series
 from utils.training.own_series import choose_method
 
 NETWORK = '''
@@ -189,11 +188,3 @@ def test_a_bad_training_flag_ends_the_series_at_once(here, capsys):
     ('bacc', {'a': [float('nan'), 1.], 'b': [.1, .1]}, 'b')])
 def test_the_choice(metric, scores, best):
     assert choose_method(scores, metric) == best
-
-
-def test_every_method_is_a_valid_training(here):
-    for method in own_series.METHODS.values():
-        for flags in filter(None, (method.first, method.flags)):
-            from train_lt_mxp import get_parser, resolve
-            resolve(get_parser().parse_args(['--csv_train', 'set/train.csv', *flags.split(),
-                                             *(['--pretrained_weights', 'x'] if method.first and flags == method.flags else [])]))
