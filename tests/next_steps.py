@@ -22,6 +22,9 @@ def next_words(text):
 
 def parse(words):
     """-> (module, parsed arguments, arguments)"""
+    if words[:3] == ['bash', 'run_lt_experiments.sh', 'own']:
+        module = importlib.import_module('tools.own_experiments')
+        return module, module.parse(words[3:]), words[3:]
     assert words[0] == python()
     module, argv = module_of(words)
     return module, module.get_parser().parse_args(argv), argv

@@ -16,7 +16,7 @@ import pandas as pd
 
 from utils.cli import say_next, script_parser, warn_without_effect
 from utils.common import run_script
-from utils.data.permissions import add_private_flag, keep_private
+from utils.data.permissions import add_private_flag, keep_private, private_flag
 from utils.datasets.class_numbers import class_texts, number_classes
 from utils.datasets.csv_splits import (
     add_output_flags,
@@ -106,7 +106,11 @@ def main(argv=None):
     keep_private(args.private, beside=args.out)
     csv = write_parts(table, args.out, set_name)
     print_classes(table, numbers)
-    say_next('check the csvs and images', 'python', '-m', 'tools.check_data', *csv.values(), '--data_path', root)
+    if 'test' in csv:
+        say_next('check the data, train, test and write a report', 'bash', 'run_lt_experiments.sh', 'own', '--csv_train', csv['train'],
+                 '--data_path', root, *private_flag(args))
+    else:
+        say_next('check the csvs and images', 'python', '-m', 'tools.check_data', *csv.values(), '--data_path', root)
 
 
 if __name__ == '__main__':

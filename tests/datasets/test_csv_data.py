@@ -100,7 +100,9 @@ def test_a_published_table_is_recognised_and_explained(published, capsys):
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"* Recognised {title.removesuffix(', Kaggle').removesuffix(', folds')} by its columns"
     assert sum(line.startswith('  row ') for line in out) == 3
-    assert parse(next_words('\n'.join(out)))[1].data_path == 'set'
+    args = parse(next_words('\n'.join(out)))[1]
+    name = args.csv_train.removeprefix('data/train_')
+    assert (args.csv_val, args.csv_test, args.data_path) == (f'data/val_{name}', f'data/test_{name}', 'set')
 
 
 @pytest.mark.parametrize('published', BY_PATIENT, indirect=True)
