@@ -79,7 +79,7 @@ def next_step(sets, args, n_classes):
     if train == val or not os.path.isfile(val):
         return ('look at the images', 'python', '-m', 'tools.contact_sheet', train, '--data_path', args.data_path,
                 *label_flag(args.label_column))
-    return 'train', *to_train(train, val, args.data_path, n_classes, '--model_name', 'mobilenetV2', '--im_size', 224,
+    return 'train', *to_train(train, val, args.data_path, n_classes, '--model_name', 'tf_efficientnet_lite0', '--im_size', 224,
                               '--recipe', 'finetune', '--save_path', 'my/finetune', *label_flag(args.label_column),
                               *(['--allow_outside_data_path'] if args.allow_outside_data_path else []))
 

@@ -37,7 +37,7 @@ from utils.statistics.comparison import (
 from utils.statistics.folds import pool
 from utils.statistics.settings import are_ordered
 from utils.statistics.subgroups import HELP as BY_HELP
-from utils.statistics.subgroups import parse_by, subgroup_notes, subgroup_rows, subgroups
+from utils.statistics.subgroups import parse_by, recall_rows, subgroup_notes, subgroup_rows, subgroups
 from utils.statistics.tables import TABLES, to_latex
 from utils.statistics.text import NOT_PERCENT, kinds_of, number, show
 from utils.statistics.weighted_metrics import METRIC_NAMES
@@ -45,7 +45,7 @@ from utils.statistics.weighted_metrics import METRIC_NAMES
 ERRORS = ('nll', 'brier', 'ece', 'classwise_ece')  # smaller is better
 WITHOUT_EFFECT = (
     *((flag, 'without --format latex', lambda a: a.format != 'latex') for flag in ('metrics', 'decimals', 'spread')),
-    ('by', 'with --format {format}', lambda a: a.format in ('latex', 'csv')),
+    ('by', 'with --format csv', lambda a: a.format == 'csv'),
 )
 
 
@@ -59,11 +59,12 @@ def get_parser():
     table.add_argument('--baseline', metavar='METHOD', help='also show the difference of each method to this one, paired by image')
     table.add_argument('--format', choices=(*TABLES, 'latex', 'csv'), default='markdown',
                        help='latex: one table for a paper; csv: one row per method and score, with all scores as fractions')
-    table.add_argument('--metrics', nargs='+', choices=list(METRIC_NAMES), metavar='NAME',
-                       help=f"scores of the latex table: {', '.join(METRIC_NAMES)} (default: {' '.join(SHOWN)})")
+    table.add_argument('--metrics', nargs='+', choices=[*METRIC_NAMES, 'recall'], metavar='NAME',
+                       help=f"scores of the latex table: {', '.join(METRIC_NAMES)}, or recall of each class (default: {' '.join(SHOWN)}, "
+                            'without undefined ones)')
     table.add_argument('--decimals', type=int, default=1, metavar='N', help='decimals of the latex table')
-    table.add_argument('--spread', choices=('sd', 'interval'), default='sd',
-                       help='in the latex table: standard deviation over the runs, or 95 %% interval')
+    table.add_argument('--spread', choices=('sd', 'interval'),
+                       help='in the latex table: standard deviation over the runs (default if a method has several), or 95 %% interval')
     table.add_argument('--by', nargs='+', default=[], metavar='COLUMN[:LIMITS]', help=BY_HELP)
     table.add_argument('--ordered', action=argparse.BooleanOptionalAction,
                        help='treat the classes as ordered grades and show kappa (default: if they are named DR0, DR1, ... or grade 0, ..., '
@@ -85,22 +86,26 @@ def mean_and_sd(cell, digits=1, scale=100.):
 def latex_table(methods, summaries, differences, args):
     """-> text of one LaTeX table, with comments on what it shows. The best mean of each score, as printed, is bold."""
     names = args.metrics or [name for name in SHOWN if any(cells['metrics', name]['value'] is not None for cells in summaries)]
-    rows, bold = [['Method', *(METRIC_NAMES[name] for name in names)]], []
+    keys = {METRIC_NAMES[name]: ('metrics', name) for name in names if name != 'recall'}
+    if 'recall' in names:
+        keys |= {f'recall of {key[1]}': key for key in summaries[0] if key[0] == 'classes' and key[2] == 'recall'}
+    spread = args.spread or ('sd' if any(len(method.runs) > 1 for method in methods) else 'interval')
+    rows, bold = [['Method', *keys]], []
     for method, cells, difference_of in zip(methods, summaries, differences, strict=True):
         rows.append([method.name])
-        for name in names:
-            cell, digits, scale = cells['metrics', name], *((args.decimals + 2, 1) if name in NOT_PERCENT else (args.decimals, 100))
-            text = mean_and_sd(cell, digits, scale) if args.spread == 'sd' else show(cell, digits, scale)
-            rows[-1].append(text + ('*' if excludes_zero(difference_of, name) and method.name != args.baseline else ''))
-    for column, name in enumerate(names, start=1):
+        for key in keys.values():
+            cell, digits, scale = cells[key], *((args.decimals + 2, 1) if key[1] in NOT_PERCENT else (args.decimals, 100))
+            text = mean_and_sd(cell, digits, scale) if spread == 'sd' else show(cell, digits, scale)
+            rows[-1].append(text + ('*' if excludes_zero(difference_of, key) and method.name != args.baseline else ''))
+    for column, key in enumerate(keys.values(), start=1):
         printed = {i: float(row[column].split()[0].rstrip('*')) for i, row in enumerate(rows[1:], start=1) if row[column] != '-'}
-        best = (min if name in ERRORS else max)(printed.values(), default=None)
-        bold += [(i, column) for i, value in printed.items() if value == best]
-    shown = 'standard deviation over the runs' if args.spread == 'sd' else '95 % interval'
+        best = (min if key[1] in ERRORS else max)(printed.values(), default=None)
+        bold += [(i, column) for i, value in printed.items() if value == best and len(methods) > 1]
+    shown = 'mean and standard deviation over the runs' if spread == 'sd' else 'mean and 95 % interval'
     sizes = ' or '.join(f'{n:,}' for n in sorted({method.n_images for method in methods}))
-    lines = [r'needs \usepackage{booktabs}', f'mean and {shown}, in percent except NLL and Brier; {sizes} test images',
+    lines = [r'needs \usepackage{booktabs}', f'{shown}, in percent except NLL and Brier; {sizes} test images',
              f"runs of each method: {', '.join(f'{method.name} {len(method.runs)}' for method in methods)}",
-             'bold: best mean; this alone does not show that a method is better']
+             *(['bold: best mean; this alone does not show that a method is better'] if len(methods) > 1 else [])]
     if args.baseline:
         lines.append(f'*: the 95 % interval of the paired difference from {args.baseline} excludes 0')
     return '\n'.join([*(f'% {printable(line)}' for line in lines), to_latex(rows, bold)])
@@ -112,12 +117,16 @@ def print_subgroups(methods, by, args):
     ordered = are_ordered([table for of_method in tables.values() for table in of_method], args.ordered)
     found = {name: subgroups(of_method, by, args.draws, args.seed, ordered=ordered, stratified=args.stratified)
              for name, of_method in tables.items()}
-    rows: list = []
-    for name, groups in found.items():
-        header, *of_method = subgroup_rows(groups)
-        rows = rows or [['method', *header]]
-        rows += [[name, *row] for row in of_method]
-    print(f'By {printable(by.column)}: mean [95 % interval], unpaired differences:\n\n{TABLES[args.format](rows)}\n')
+    write, comment = (to_latex, '% ') if args.format == 'latex' else (TABLES[args.format], '')
+    for rows_of, what in ((subgroup_rows, 'mean [95 % interval]; last column: difference in balanced accuracy, unpaired, over the classes '
+                                          'that both groups have'), (recall_rows, 'recall [95 % interval] of the number of images')):
+        rows: list = []
+        for name, groups in found.items():
+            header, *of_method = rows_of(groups)
+            rows = rows or [['method', *header]]
+            rows += [[name, *row] for row in of_method]
+        if len(rows) > 1:
+            print(f'\n{comment}By {printable(by.column)}: {what}\n\n{write(rows)}')
     for note in dict.fromkeys(note for groups in found.values() for note in subgroup_notes(groups)):
         print(f'* Note: {printable(note)}', file=sys.stderr)
 
@@ -132,9 +141,9 @@ def tables_by_seed(method):
     return [pool(tables) if len(tables) > 1 else tables[0] for tables in zip(*of_sets.values(), strict=True)]
 
 
-def excludes_zero(cells, name):
+def excludes_zero(cells, key):
     """Return whether the interval of a difference does not contain 0. `cells`: from `difference`, or None."""
-    found = cells['metrics', name] if cells else {'low': None}
+    found = cells[key] if cells else {'low': None}
     return found['low'] is not None and not found['low'] <= 0 <= found['high']
 
 
@@ -195,8 +204,8 @@ def main(argv=None):
     else:
         for what, rows in tables_of(methods, summaries, ranks, differences, baseline=args.baseline).items():
             print(f'{printable(what)}\n\n{TABLES[args.format](rows)}\n')
-        for by in parse_by(args.by):
-            print_subgroups(methods, by, args)
+    for by in parse_by(args.by) if args.format != 'csv' else ():
+        print_subgroups(methods, by, args)
     if len({frozenset(method.image_sets) for method in methods}) > 1:
         print('* Note: not all methods were tested on the same images', file=sys.stderr)
     for note in settings_notes(methods):

@@ -17,7 +17,7 @@ import sys
 import numpy as np
 
 from tools.advise import describe, print_plan
-from utils.cli import Parser, parse_im_size, say_next, script_parser, sibling_csv
+from utils.cli import Parser, duration, parse_im_size, say_next, script_parser, sibling_csv
 from utils.common import InputError, check_writable, read_text, run_script, write_text
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.permissions import add_private_flag, keep_private, private_flag
@@ -26,7 +26,7 @@ from utils.datasets.csv_splits import fold_paths, write_folds
 from utils.evaluation import METRICS, SMALLER_IS_BETTER
 from utils.runs.formats import parse_json
 from utils.training.advice import FAST, METHODS, cpu_seconds, make_plan
-from utils.training.commands import Series, duration, script_of
+from utils.training.commands import Series, script_of
 from utils.training.own_series import Inputs, OwnSeries, Part, choose_method
 
 FIXED = ('csv_val', 'csv_test', 'data_path', 'label_column', 'init', 'model_name', 'im_size', 'metric', 'folds', 'train_flags')
@@ -98,8 +98,8 @@ def plan_of(args, found):
     """-> `Plan` for the fingerprint `found`, with the values of flags in place of the proposed ones"""
     import torch  # imported here because it takes seconds
 
-    plan = make_plan(found, torch.cuda.is_available(), args.init)
-    given = {'methods': args.recipes, 'model_name': args.model_name, 'metric': args.metric,
+    plan = make_plan(found, torch.cuda.is_available(), args.init, args.recipes or ())
+    given = {'model_name': args.model_name, 'metric': args.metric,
              'im_size': args.im_size and ','.join(map(str, args.im_size))}
     given = {name: value for name, value in given.items() if value}
     return plan._replace(**given, reasons=plan.reasons | dict.fromkeys(given, 'given'))
@@ -125,21 +125,34 @@ def refuse_other_series(args, found, before, path):
                          f'experiments/{args.save_path} and results/{args.save_path}')
 
 
-def refuse_second_test(series, method):
-    """Raise `InputError` if the test images have been used for other networks: a second choice would not be independent of that test."""
-    path, runs = series.result('tested.json'), series.runs(method)
+def refuse_second_test(series):
+    """Raise `InputError` if the test images have been used to test a choice from other networks: a second choice would not be independent
+    of that test."""
+    path = series.result('tested.json')
     before = read_json(path)
-    if before and before['runs'] != runs:
-        raise InputError(f"the test images were used for {', '.join(before['runs'])}, and the choice is now {', '.join(runs)}: to test a "
-                         f'second time, remove {path} and {os.path.dirname(series.page(method))}, and experiments/{series.name}/model')
-    write_text(path, json.dumps({'method': method, 'runs': runs}, indent=2) + '\n')
+    compared = [run for method in series.plan.methods for run in series.runs(method)]
+    if before and sorted(before['compared']) != sorted(compared):
+        other = [*(run for run in compared if run not in before['compared']), *(run for run in before['compared'] if run not in compared)]
+        raise InputError(f"the test images were used for a choice that did not compare the same networks (different: {', '.join(other)}): "
+                         f"to test a second time, remove {' and '.join([path, *filter(os.path.exists, before['results'])])}")
+
+
+def record_test(series, method):
+    """Write tested.json, which `refuse_second_test` reads, before the test images are used."""
+    folders = dict.fromkeys([os.path.dirname(series.page(method)), series.model(method).replace('experiments', 'results', 1)])
+    if len(series.parts) > 1:
+        folders[series.model(method)] = None
+    write_text(series.result('tested.json'), json.dumps({
+        'method': method, 'compared': [run for name in series.plan.methods for run in series.runs(name)],
+        'results': list(folders)}, indent=2) + '\n')
 
 
 def report_choice(series, scores, method):
     """Print the validation scores of each method, and write them to selection.csv."""
     metric = series.plan.metric
     percent, lines = 1 if metric in SMALLER_IS_BETTER else 100, ['method,part,score']
-    print(f'* Validation {metric}, mean ± standard deviation over {len(series.parts)} networks:')
+    several = f', mean ± standard deviation over {len(series.parts)} networks' if len(series.parts) > 1 else ''
+    print(f'* Validation {metric}{several}:')
     for name, values in scores.items():
         spread = f' ± {percent * np.std(values, ddof=1):.2f}' if len(values) > 1 else ''
         print(f"    {name:<16} {percent * np.mean(values):.2f}{spread}{'  (chosen)' if name == method else ''}")
@@ -148,13 +161,13 @@ def report_choice(series, scores, method):
 
 
 def warn_of_slow_cpu(args, found, plan, commands):
-    """Print how long the trainings that are left will take on this CPU, if that is long."""
-    size = max(map(int, str(plan.im_size).split(',')))
-    n_epochs = sum(command.cost for command in commands if not command.is_done())
-    seconds = cpu_seconds(found['splits']['train']['images'], n_epochs, size, os.cpu_count() or 1)
-    if seconds > LONG and plan.methods != [FAST]:
-        faster = '' if args.init == 'none' else f'. In minutes, with a frozen network: --recipes {FAST} --seeds 0'
-        print(f'* Without a GPU, this takes about {duration(seconds)}{faster}')
+    """Print roughly how long the trainings that are left will take on this CPU."""
+    size, fast = max(map(int, str(plan.im_size).split(','))), f'/{FAST}/'
+    seconds = sum(cpu_seconds(found['splits']['train']['images'], command.cost, size, os.cpu_count() or 1, fast in command.title)
+                  for command in commands if not command.is_done())
+    faster = f'. In minutes, with a frozen network: --recipes {FAST} --seeds 0' if seconds > LONG and args.init != 'none' else ''
+    if seconds:
+        print(f'* Without a GPU, training takes roughly {duration(seconds)}{faster}')
 
 
 def parts_of(args):
@@ -163,6 +176,14 @@ def parts_of(args):
         return [Part(f'seed{seed}', seed, args.csv_train, args.csv_val) for seed in args.seeds]
     paths = fold_paths(os.path.join('experiments', args.save_path, 'folds'), args.folds)
     return [Part(f'fold{i}', args.seeds[0], *csvs) for i, csvs in enumerate(paths, start=1)]
+
+
+def report_flags(args, found):
+    """-> words for tools.report: what the images are, subgroups and groups"""
+    images = ', '.join(f"{of['images']:,} {split}" for split, of in found['splits'].items())
+    patients = ' or patient' if all(of['patients'] is not None for of in found['splits'].values()) else ''
+    data = f'{images} images; the check found no image{patients} in two of these splits'
+    return ['--data', data, *(['--by', *args.by] if args.by else []), *(['--per', args.per] if args.per else [])]
 
 
 def main(argv=None):
@@ -177,20 +198,21 @@ def main(argv=None):
         describe(found)
         print_plan(plan, METHODS)
     inputs = Inputs(csvs, args.data_path, args.label_column, args.init, n_classes=len(found['classes']), flags=private_flag(args),
-                    train_flags=args.train_flags, report_flags=[*(['--by', *args.by] if args.by else []),
-                                                                *(['--per', args.per] if args.per else [])])
+                    train_flags=args.train_flags, report_flags=report_flags(args, found))
     series = OwnSeries(args.save_path, plan, parts_of(args), inputs, folds=bool(args.folds))
     path = series.result('fingerprint.json')
     before = read_json(path)
     if before:
         refuse_other_series(args, found, before, path)
+        refuse_second_test(series)
     first = [series.check(bool(before)), *(command for stage in series.trainings() for command in stage)]
+    if not gpu_count():
+        with contextlib.redirect_stdout(sys.stderr if args.dry_run else sys.stdout):
+            warn_of_slow_cpu(args, found, plan, commands=first)
     if args.dry_run:
         print('\n'.join(command.text() for command in (*first, *series.tests(plan.methods[0]))))
         print(f'* The last commands are for the method with the best validation score, here {plan.methods[0]}', file=sys.stderr)
         return
-    if not gpu_count():
-        warn_of_slow_cpu(args, found, plan, commands=first)
     keep_private(args.private, series.result())
     for folder in ('experiments', series.result()):
         check_writable(folder)
@@ -205,7 +227,7 @@ def main(argv=None):
     scores = series.scores()
     method = choose_method(scores, plan.metric)
     report_choice(series, scores, method)
-    refuse_second_test(series, method)
+    record_test(series, method)
     last = series.tests(method)
     write_text(series.result('commands.sh'), script_of([*first, *last]))
     for command in last:

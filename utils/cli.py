@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from utils.common import CONTROL, MAX_PIXELS
 
+IN_SERIES = 'LT_IN_SERIES'  # environment variable of scripts that a series runs, which knows what comes next
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ABSENT = object()
 Rule = tuple[str, str, Callable[[argparse.Namespace], Any]]  # flag, reason, condition; see `warn_without_effect`
@@ -109,8 +110,9 @@ def next_line(what: str, *command: object) -> str:
 
 
 def say_next(what: str, *command: object, file: TextIO | None = None) -> None:
-    """Print the last line of a script: a command to paste into a shell."""
-    print(next_line(what, *command), file=file)
+    """Print the last line of a script: a command to paste into a shell. Within a series of commands, nothing is printed."""
+    if IN_SERIES not in os.environ:
+        print(next_line(what, *command), file=file)
 
 
 def sibling_csv(csv: str, split: str) -> str:
@@ -175,6 +177,8 @@ def to_resume(argv: list[str], save_path: str) -> list[str]:
 
 def how_to_resume(argv: list[str] | None, save_path: str, world_size: int) -> str:
     """Return the end of an interruption message: the command to resume, or only its flags if `argv` is unknown or lacks the launcher."""
+    if IN_SERIES in os.environ:
+        return ''
     if argv is None or world_size > 1:
         return f'; to resume, use --save_path {quoted(save_path)} --resume and leave out --overwrite'
     return '\n' + next_line('resume it', *to_resume(argv, save_path))

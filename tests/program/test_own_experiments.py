@@ -75,7 +75,7 @@ def test_the_method_is_chosen_on_the_validation_images(finished):
     assert selection.groupby('method').part.apply(list).to_dict() == {'plain': ['seed0', 'seed1'], 'crt': ['seed0', 'seed1']}
     best = selection.groupby('method', sort=False).score.mean().idxmax()
     tested = json.loads((folder / 'results/own/tested.json').read_text())
-    assert tested == {'method': best, 'runs': [f'experiments/own/{best}/seed{seed}' for seed in (0, 1)]}
+    assert tested['method'] == best and len(tested['compared']) == 4 and tested['results'] == ['results/own/model', 'experiments/own/model']
     for method, part, score in selection.itertuples(index=False):
         log = (folder / 'experiments/own' / method / part / 'log.jsonl').read_text()
         assert json.loads(log)['val']['bacc'] == pytest.approx(score, abs=1e-6)
@@ -113,8 +113,10 @@ def test_the_same_command_repeats_nothing(finished, monkeypatch):
 def test_a_second_test_of_the_same_images_is_refused(finished, monkeypatch):
     folder, _ = finished
     monkeypatch.chdir(folder)
-    done = run('--seeds', '0')
-    assert done.returncode == 1 and 'error: the test images were used for experiments/own/' in done.stderr
+    for flags in (['--seeds', '0'], ['--recipes', 'plain'], ['--seeds', '0', '1', '2']):
+        with pytest.raises(InputError, match=r'the test images were used for a choice that did not compare the same networks \(different: '
+                                             'experiments/own/.*remove results/own/tested.json and results/own/model and experiments'):
+            main(words(*flags))
 
 
 @pytest.mark.parametrize(('flags', 'message'), [(['--im_size', '64'], 'a series with other --im_size'),

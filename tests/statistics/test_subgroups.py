@@ -14,7 +14,7 @@ from tools.report import main as report
 from utils.common import InputError
 from utils.prediction.predictions import read_predictions
 from utils.statistics.folds import pool
-from utils.statistics.subgroups import By, groups_of, parse_by, rows_of, subgroup_notes, subgroup_rows, subgroups
+from utils.statistics.subgroups import By, groups_of, parse_by, recall_rows, rows_of, subgroup_notes, subgroup_rows, subgroups
 from utils.statistics.weighted_metrics import METRIC_NAMES
 
 
@@ -108,7 +108,7 @@ def test_absent_classes_are_named_and_left_out_of_the_difference():
     recalls = [[(table.preds[rows][labels[rows] == c] == c).mean() for c in (0, 1)] for rows in (slice(200, 300), slice(0, 200))]
     assert small.difference['bacc']['value'] == pytest.approx(np.mean(recalls[0]) - np.mean(recalls[1]))
     assert subgroup_notes([large, small]) == [
-        'B has no image of c. Means are over the other classes, and differences over the classes that both groups have']
+        'B has no image of c. Means are over the other classes']
 
 
 def test_groups_of_few_images_are_marked(table):
@@ -120,6 +120,14 @@ def test_a_single_image_and_a_single_class():
     table = with_columns(random_table(2, n=50)._replace(labels=np.zeros(50, int)), site=['A'] * 49 + ['B'])
     _, single = subgroups([table], By('site'), draws=100)
     assert single.n_images == 1 and len(single.absent) == 4 and subgroup_rows([single])[1][0] == 'B (few)'
+
+
+def test_the_recall_of_each_class_in_each_group(table):
+    groups = subgroups([table], By('sex'), draws=100)
+    header, *rows = recall_rows(groups)
+    assert header == ['recall by sex', *table.class_names] and [row[0] for row in rows] == ['f', 'm', 'unknown']
+    mask = groups_of(table, By('sex'))['f'] & (table.labels == 2)
+    assert rows[0][3].startswith(f'{100 * (table.preds[mask] == 2).mean():.1f} [') and rows[0][3].endswith(f' of {mask.sum()}')
 
 
 def test_seeds_are_averaged(table):
@@ -152,7 +160,7 @@ def test_evaluate_predictions(tmp_path, table, capsys):
     csv = write_with_columns(tmp_path / 'results_test.csv', table)
     evaluate([csv, '--draws', '100', '--by', 'sex', 'age:0,50,120', '--json', str(tmp_path / 'a.json')])
     out = capsys.readouterr().out
-    assert 'By sex: 400 images. Differences are unpaired.\n' in out and '0 to below 50' in out
+    assert 'By sex: 400 images. Last column: difference in balanced accuracy, unpaired' in out and '0 to below 50' in out
     saved = json.loads((tmp_path / 'a.json').read_text())['subgroups']
     assert saved['sex']['all']['f']['n'] == 160 and set(saved['sex']['all']['f']['metrics']) == set(METRIC_NAMES)
     assert saved['age']['all']['50 to 120']['reference'] in ('0 to below 50', '50 to 120')
@@ -163,8 +171,11 @@ def test_compare_experiments(tmp_path, table, capsys):
         write_with_columns(tmp_path / f'plain/seed{seed}/results_test.csv', table)
     compare([str(tmp_path), '--draws', '100', '--by', 'sex', '--format', 'text'])
     out, err = capsys.readouterr()
-    assert 'By sex: mean [95 % interval], unpaired differences:' in out and '\nplain         f  160  ' in out
-    assert '* Warning' not in err
+    assert 'By sex: mean [95 % interval]; last column: difference' in out and '\nplain         f  160  ' in out
+    assert 'recall by sex' in out and '* Warning' not in err
+    compare([str(tmp_path), '--draws', '100', '--by', 'sex', '--format', 'latex'])
+    tables = capsys.readouterr().out.split(r'\begin{tabular}')[1:]
+    assert len(tables) == 3 and tables[1].count(r'plain & ') == tables[2].count(r'plain & ') == 3
 
 
 def test_report(tmp_path, table):

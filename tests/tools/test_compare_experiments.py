@@ -241,6 +241,12 @@ def test_the_latex_table_marks_certain_differences_from_the_baseline(results, ca
     assert low['good/net'] > 0 == low['bad/net']
 
 
+def test_the_latex_table_of_a_single_run_has_intervals_and_no_bold(results, capsys):
+    comments, rows = latex(capsys, f'{results}/F1/bad', '--metrics', 'acc', 'recall')
+    assert rows[0] == ['Method', 'accuracy', *(f'recall of DR{c}' for c in range(5))] and all('{[}' in cell for cell in rows[1][1:])
+    assert 'textbf' not in ''.join(rows[1]) and not any('bold' in comment for comment in comments)
+
+
 def test_flags_of_the_latex_table_have_no_effect_on_others(results, capsys):
     main([results, '--draws', '100', '--metrics', 'acc'])
     assert '* Warning: --metrics acc has no effect without --format latex' in capsys.readouterr().out

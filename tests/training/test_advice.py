@@ -38,6 +38,11 @@ def test_few_validation_images_are_said(val, said):
     assert ('So few make the choice uncertain' in make_plan(found(val=val), True).reasons['metric']) == said
 
 
+def test_chosen_methods_are_kept_and_one_leaves_no_choice():
+    plan = make_plan(found(val=(50, 2)), True, chosen=['fast'])
+    assert plan.methods == ['fast'] and plan.reasons['methods'] == 'given' and 'uncertain' not in plan.reasons['metric']
+
+
 def test_every_value_has_a_reason():
     plan = make_plan(found(), True)
     assert set(plan.reasons) == set(plan._fields) - {'reasons'}
@@ -51,5 +56,6 @@ def test_every_method_is_a_valid_training(name):
 
 
 def test_the_duration_on_a_cpu():
-    """70 images per second on 2 cores at 128 pixels, a quarter of that at 256."""
+    """70 images per second on 2 cores at 128 pixels, a quarter of that at 256, and 400 for the last layer alone."""
+    assert cpu_seconds(4000, 20, 224, 2, last_layer=True) == pytest.approx(200)
     assert cpu_seconds(700, 12, 128, 2) == pytest.approx(120) and cpu_seconds(700, 12, 256, 2) == pytest.approx(480)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.factories import ROOT
 from utils.common import InputError
-from utils.training.commands import Command, Series, duration, script_of
+from utils.training.commands import Command, Series, script_of
 
 
 @pytest.fixture
@@ -81,10 +81,6 @@ def test_a_signal_is_passed_on_once(here, number, status, text):
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert (out, process.returncode) == ('saved\n', status) and err.splitlines()[-1] == text
-
-
-def test_durations():
-    assert [duration(seconds) for seconds in (50, 200, 9000)] == ['50 s', '3.3 min', '2.5 h']
 
 
 def test_the_script_of_a_series():

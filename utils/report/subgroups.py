@@ -11,7 +11,7 @@ from utils.report.html import Cell, Draw
 from utils.report.scores import count, percent, stacked
 from utils.statistics import plots
 from utils.statistics.bootstrap import bootstrap_metrics
-from utils.statistics.subgroups import SHOWN, By, subgroup_notes, subgroups
+from utils.statistics.subgroups import SHOWN, By, recall_rows, subgroup_notes, subgroups
 from utils.statistics.text import FEW, NOT_PERCENT, covers_text, show
 from utils.statistics.weighted_metrics import METRIC_NAMES
 
@@ -22,8 +22,9 @@ def subgroup_parts(table: PredictionTable, columns: list[By], draw: Draw, draws:
     for number, by in enumerate(columns):
         groups = subgroups([table], by, draws, **options)
         shown = [name for name in SHOWN if any(group.cells['metrics', name]['value'] is not None for group in groups)]
-        names = [f'{group.name} ({group.n_images:,})' for group in groups]
-        cells = [group.cells['metrics', 'bacc'] for group in groups]
+        drawn_groups = [group for group in groups if group.n_images >= FEW] or groups  # a few images would stretch the axis
+        names = [f'{group.name} ({group.n_images:,})' for group in drawn_groups]
+        cells = [group.cells['metrics', 'bacc'] for group in drawn_groups]
         value, low, high = (np.array([np.nan if cell[end] is None else 100 * cell[end] for cell in cells])
                             for end in ('value', 'low', 'high'))
         drawn = plots.intervals(names, value, low, high, xlabel='balanced accuracy (%)', labels=[percent(cell['value']) for cell in cells])
@@ -33,11 +34,16 @@ def subgroup_parts(table: PredictionTable, columns: list[By], draw: Draw, draws:
                  '-' if group.difference is None else Cell(show(group.difference['bacc'], sign='+'), group.difference['bacc']['value'])]
                 for group in groups]
         svg = draw(f'subgroups-{number}', drawn, f'Balanced accuracy by {by.column}. The values are in the table below.')
-        parts.append(html.figure(svg, f'Balanced accuracy by {by.column}', 'Dots with 95 % intervals. In brackets: images of the group.'))
-        parts.append(html.table(f'Scores by {by.column} in percent [95 % interval]. Last column: difference from {reference}, the largest '
-                                'group, unpaired. Click a heading to sort.',
+        parts.append(html.figure(svg, f'Balanced accuracy by {by.column}',
+                                 f'Dots with 95 % intervals. In brackets: images of the group. Groups of fewer than {FEW} are left out.'))
+        parts.append(html.table(f'Scores by {by.column} in percent [95 % interval]. Last column: difference in balanced accuracy from '
+                                f'{reference}, the largest group, unpaired, over the classes that both have. Click a heading to sort.',
                                 [by.column, 'images', *(METRIC_NAMES[name] for name in shown), 'difference in balanced accuracy'], rows,
                                 sortable=True))
+        header, *recalls = recall_rows(groups)
+        if recalls:
+            parts.append(html.table(f'Recall of the classes by {by.column} in percent [95 % interval], of the number of images',
+                                    [by.column, *header[1:]], recalls))
         parts += [html.note(f'{note[:1].upper()}{note[1:]}.') for note in subgroup_notes(groups)]
     return parts
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from utils.common import InputError, counted, preview
+from utils.evaluation import MOST_CLASSES
 from utils.prediction.predictions import PredictionTable
 from utils.statistics.bootstrap import BootstrapResult, align, bootstrap_figures, combine
 from utils.statistics.folds import mean_over_seeds
@@ -143,11 +144,23 @@ def _over(classes, run: BootstrapResult) -> BootstrapResult:
 def subgroup_rows(groups: Sequence[Subgroup]) -> list[list[str]]:
     """-> rows of text, the first is the header. Groups with fewer than FEW images are marked with (few)."""
     shown = [name for name in SHOWN if any(group.cells['metrics', name]['value'] is not None for group in groups)]
-    rows = [[groups[0].column, 'n', *(METRIC_NAMES[name] for name in shown), f'balanced accuracy, difference from {groups[0].reference}']]
+    rows = [[groups[0].column, 'n', *(METRIC_NAMES[name] for name in shown), f'difference from {groups[0].reference}']]
     for group in groups:
         few = ' (few)' if group.n_images < FEW else ''
         difference = '-' if group.difference is None else show(group.difference['bacc'], sign='+')
         rows.append([f'{group.name}{few}', f'{group.n_images:,}', *(show(group.cells['metrics', name]) for name in shown), difference])
+    return rows
+
+
+def recall_rows(groups: Sequence[Subgroup]) -> list[list[str]]:
+    """-> rows of text: recall of each class in each group, with the number of images; only the header for more than MOST_CLASSES"""
+    classes = [key[1] for key in groups[0].cells if key[0] == 'classes' and key[2] == 'recall']
+    if len(classes) > MOST_CLASSES:
+        return [[]]
+    rows = [[f'recall by {groups[0].column}', *classes]]
+    for group in groups:
+        cells = [group.cells['classes', name, 'recall'] for name in classes]
+        rows.append([group.name, *('-' if not cell['n'] else f"{show(cell)} of {cell['n']:,}" for cell in cells)])
     return rows
 
 
@@ -156,15 +169,17 @@ def subgroup_notes(groups: Sequence[Subgroup]) -> list[str]:
     few = [group.name for group in groups if group.n_images < FEW]
     notes = [f'fewer than {FEW} images: {preview(few)}. These scores say little'] if few else []
     lacking = [f"{group.name} has no image of {', '.join(group.absent)}" for group in groups if group.absent]
-    return notes + ([f"{'; '.join(lacking)}. Means are over the other classes, and differences over the classes that both groups have"]
-                    if lacking else [])
+    return notes + ([f"{'; '.join(lacking)}. Means are over the other classes"] if lacking else [])
 
 
 def subgroups_text(groups: Sequence[Subgroup]) -> str:
     """-> table and notes for the console"""
     of = f" of {counted(sum(group.n_patients or 0 for group in groups), 'patient')}" if groups[0].n_patients else ''
-    head = f'By {groups[0].column}: {counted(sum(group.n_images for group in groups), "image")}{of}. Differences are unpaired.'
-    return '\n'.join([head, to_text(subgroup_rows(groups)), *(f'Note: {note}.' for note in subgroup_notes(groups))])
+    head = (f'By {groups[0].column}: {counted(sum(group.n_images for group in groups), "image")}{of}. Last column: difference in balanced '
+            'accuracy, unpaired, over the classes that both groups have.')
+    recalls = recall_rows(groups)
+    tables = [to_text(subgroup_rows(groups)), *([to_text(recalls)] if len(recalls) > 1 else [])]
+    return '\n'.join([head, *tables, *(f'Note: {note}.' for note in subgroup_notes(groups))])
 
 
 def as_json(groups: Sequence[Subgroup]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The reasons refer to the study (docs/study.md), which measured one pretrained network on three small sets. They are defaults, not results on
 the user's data: the methods are compared on the validation images.
 """
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from utils.statistics.weighted_metrics import are_grades
@@ -12,7 +12,7 @@ NETWORK = 'tf_efficientnet_lite0'
 FEW = 10  # validation images of the rarest class
 BATCH, GPU_SIZE, CPU_SIZE, SMALL = 16, 224, 128, 64
 LARGE = 20_000  # training images
-CPU_SPEED = 35  # images per second and core, of NETWORK in training at CPU_SIZE
+CPU_SPEED, FAST_SPEED = 35, 200  # images per second and core, of NETWORK in training at CPU_SIZE, and of its last layer alone
 FAST = 'fast'  # the method for a CPU
 
 
@@ -49,8 +49,9 @@ class Plan(NamedTuple):
     reasons: dict[str, str]  # name of a field -> why
 
 
-def make_plan(found: Mapping[str, Any], on_gpu: bool, init: str = 'imagenet') -> Plan:
-    """Plan the training for the fingerprint `found`. `init`: as in the train script; `on_gpu`: whether a GPU is there to train on."""
+def make_plan(found: Mapping[str, Any], on_gpu: bool, init: str = 'imagenet', chosen: Sequence[str] = ()) -> Plan:
+    """Plan the training for the fingerprint `found`. `init`: as in the train script; `on_gpu`: whether a GPU is there to train on;
+    `chosen`: methods that the user has chosen."""
     train = found['splits']['train']
     val = found['splits'].get('val', train)
     im_size, why_size = _image_size(found['sides']['shorter'][1], on_gpu)
@@ -66,16 +67,19 @@ def make_plan(found: Mapping[str, Any], on_gpu: bool, init: str = 'imagenet') ->
     else:
         methods, why = (['finetune', 'plain', 'crt'], 'among the best of the study, and simple; plain training shows what they gain')
         network, why_network = NETWORK, 'small, and the pretrained network of the study'
+    if chosen:
+        methods, why = list(chosen), 'given'
+    uncertain = rarest < FEW and len(methods) > 1
     return Plan(network, im_size, min(BATCH, train['images']), metric[0], methods=methods, reasons={
         'model_name': why_network, 'im_size': why_size,
         'batch_size': 'as in the study' if train['images'] >= BATCH else 'no more than there are training images',
         'metric': f"{metric[1]}; the rarest class has {rarest} validation image{'s' * (rarest != 1)}"
-                  + ('. So few make the choice uncertain: --folds 5 uses the images better' if rarest < FEW else ''), 'methods': why})
+                  + ('. So few make the choice uncertain: --folds 5 uses the images better' if uncertain else ''), 'methods': why})
 
 
-def cpu_seconds(n_images: int, n_epochs: float, im_size: int, n_cores: int) -> float:
-    """-> rough duration of a training on a CPU"""
-    return n_epochs * n_images * (im_size / CPU_SIZE) ** 2 / (CPU_SPEED * n_cores)
+def cpu_seconds(n_images: int, n_epochs: float, im_size: int, n_cores: int, last_layer: bool = False) -> float:
+    """-> rough duration of a training on a CPU. `last_layer`: only that is trained, so the image size does not matter."""
+    return n_epochs * n_images / n_cores / (FAST_SPEED if last_layer else CPU_SPEED * (CPU_SIZE / im_size) ** 2)
 
 
 def _image_size(shorter, on_gpu):

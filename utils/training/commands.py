@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from utils.cli import ROOT
+from utils.cli import IN_SERIES, ROOT, duration
 from utils.common import InputError, Interrupted
 
 RESUME = ': run the same command to resume'
@@ -76,7 +76,7 @@ class Series:
         script = command.words if command.words[0] == '-m' else [os.path.join(ROOT, command.words[0]), *command.words[1:]]
         shared = self.n_jobs > 1
         process = subprocess.Popen(
-            [sys.executable, *script, *command.before_start()], env=os.environ | {'PYTHONPATH': ROOT} | self._device(slot),
+            [sys.executable, *script, *command.before_start()], env=os.environ | {'PYTHONPATH': ROOT, IN_SERIES: '1'} | self._device(slot),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if shared else None, stderr=subprocess.STDOUT if shared else None,
             process_group=0)  # else Ctrl-C would reach it besides `terminate`, and the second signal would end it unsaved
         thread = threading.Thread(target=_copy_lines, args=(process.stdout, command.title)) if shared else None
@@ -123,11 +123,6 @@ def _copy_lines(stream, title):
         for line in stream:
             sys.stdout.write(f"{title}: {line.decode(errors='replace')}")
             sys.stdout.flush()
-
-
-def duration(seconds: float) -> str:
-    """50 -> '50 s', 200 -> '3.3 min', 9000 -> '2.5 h'"""
-    return f'{seconds:.0f} s' if seconds < 90 else f'{seconds / 60:.1f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
 
 
 def script_of(commands: Sequence[Command]) -> str:

@@ -107,7 +107,8 @@ class OwnSeries(NamedTuple):
             commands.append(self._test(f'test {method}', 'eyepacs', words, _results(model, 'performance_test.txt')))
         page = self.page(method)
         title = f'{self.name}: {METHODS[method].what}, {len(runs)} network' + 's' * (len(runs) > 1)
-        purpose = f"Test of the method with the best validation score, of {', '.join(self.plan.methods)}"
+        purpose = 'Test, once, of ' + (f"the method with the best validation score, of {', '.join(self.plan.methods)}"
+                                       if len(self.plan.methods) > 1 else METHODS[method].what)
         return [*commands, Command('write the report', ['-m', 'tools.report', os.path.dirname(page), '--title', title, '--purpose', purpose,
                                                         *of.report_flags, *of.flags], lambda: os.path.isfile(page))]
 
