@@ -130,8 +130,11 @@ class Schedule:
 
 
 def _tensors(model, floating):
-    """Weights and buffers of `model` that are floating-point numbers, or those that are not."""
-    return [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point() == floating]
+    """Weights that are trained, and buffers of `model`: those that are floating-point numbers, or those that are not.
+
+    Frozen weights are left out: their average is the weights, and to compute it takes longer than to train a last layer.
+    """
+    return [tensor for tensor in (*trainable_parameters(model), *model.buffers()) if tensor.is_floating_point() == floating]
 
 
 class MovingAverage:
