@@ -22,13 +22,16 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from utils.prediction.ensemble import save_ensemble  # imported here: it takes seconds
+    from utils.prediction.ensemble import are_folds, save_ensemble  # imported here: it takes seconds
 
     keep_private(args.private, args.out)
     save_ensemble(args.runs, args.out)
     print(f'* Wrote {args.out}: {len(args.runs)} networks')
     config = read_config(args.out)
-    say_next(*to_test(args.out, config['csv_train'], config['csv_val'], config['data_path']))
+    if are_folds(args.runs):
+        say_next('predict images', 'python', '-m', 'tools.predict', '--load_path', args.out, config['data_path'])
+    else:
+        say_next(*to_test(args.out, config['csv_train'], config['csv_val'], config['data_path']))
 
 
 if __name__ == '__main__':

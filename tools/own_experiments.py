@@ -10,6 +10,7 @@ Examples:
       --seeds 0 1 2 3 4 --jobs 2 -- --cache_dir /scratch/cache
 """
 import contextlib
+import glob
 import json
 import os
 import sys
@@ -66,6 +67,7 @@ def get_parser():
     run = parser.add_argument_group('run')
     run.add_argument('--save_path', default='own', metavar='NAME', help='folder below experiments/ and results/')
     run.add_argument('--jobs', type=int, default=1, metavar='N', help='trainings at a time, spread over the GPUs if there are any')
+    run.add_argument('--no_test', action='store_true', help='leave the test images alone for now; the same command without this flag tests')
     run.add_argument('--by', nargs='+', default=[], metavar='COLUMN[:LIMITS]', help='subgroups in the report, as in tools.report')
     run.add_argument('--per', metavar='COLUMN[:worst]', help='groups of images with one prediction in the report, as in tools.report')
     run.add_argument('--dry_run', action='store_true', help='print the commands without running them')
@@ -137,14 +139,18 @@ def refuse_second_test(series):
                          f"to test a second time, remove {' and '.join([path, *filter(os.path.exists, before['results'])])}")
 
 
-def record_test(series, method):
-    """Write tested.json, which `refuse_second_test` reads, before the test images are used."""
-    folders = dict.fromkeys([os.path.dirname(series.page(method)), series.model(method).replace('experiments', 'results', 1)])
+def record_test(series, method, found):
+    """Write tested.json, which `refuse_second_test` reads, before the test images are used. Warns if another series has used them."""
+    digest = found['splits']['test']['sha256']
+    for path in glob.glob(os.path.join('results', '**', 'tested.json'), recursive=True):
+        if os.path.dirname(path) != series.result() and (read_json(path) or {}).get('sha256') == digest:
+            print(f'* Warning: the test images have been used before, see {path}: a choice between both tests is not independent of them')
+    folders = dict.fromkeys([os.path.dirname(series.pages(method)[-1]), series.model(method).replace('experiments', 'results', 1)])
     if len(series.parts) > 1:
         folders[series.model(method)] = None
     write_text(series.result('tested.json'), json.dumps({
         'method': method, 'compared': [run for name in series.plan.methods for run in series.runs(name)],
-        'results': list(folders)}, indent=2) + '\n')
+        'results': list(folders), 'sha256': digest}, indent=2) + '\n')
 
 
 def report_choice(series, scores, method):
@@ -199,7 +205,7 @@ def main(argv=None):
         print_plan(plan, METHODS)
     inputs = Inputs(csvs, args.data_path, args.label_column, args.init, n_classes=len(found['classes']), flags=private_flag(args),
                     train_flags=args.train_flags, report_flags=report_flags(args, found))
-    series = OwnSeries(args.save_path, plan, parts_of(args), inputs, folds=bool(args.folds))
+    series = OwnSeries(args.save_path, plan, parts_of(args), inputs, folds=bool(args.folds), test=not args.no_test)
     path = series.result('fingerprint.json')
     before = read_json(path)
     if before:
@@ -210,13 +216,13 @@ def main(argv=None):
         with contextlib.redirect_stdout(sys.stderr if args.dry_run else sys.stdout):
             warn_of_slow_cpu(args, found, plan, commands=first)
     if args.dry_run:
-        print('\n'.join(command.text() for command in (*first, *series.tests(plan.methods[0]))))
+        print('\n'.join(command.text() for command in (*first, *series.last(plan.methods[0]))))
         print(f'* The last commands are for the method with the best validation score, here {plan.methods[0]}', file=sys.stderr)
         return
     keep_private(args.private, series.result())
     for folder in ('experiments', series.result()):
         check_writable(folder)
-    runner = Series(args.jobs, gpu_count(), [*first, *series.tests(plan.methods[0])])
+    runner = Series(args.jobs, gpu_count(), [*first, *series.last(plan.methods[0])])
     runner.run(first[:1])
     if args.folds:
         write_folds([csvs[split] for split in ('train', 'val') if split in csvs], sets['train'].label_column,
@@ -227,12 +233,14 @@ def main(argv=None):
     scores = series.scores()
     method = choose_method(scores, plan.metric)
     report_choice(series, scores, method)
-    record_test(series, method)
-    last = series.tests(method)
+    if series.has_test:
+        record_test(series, method, found)
+    last = series.last(method, scores)
     write_text(series.result('commands.sh'), script_of([*first, *last]))
     for command in last:
         runner.run([command])
-    print(f"* Report: {series.page(method)}; commands: {series.result('commands.sh')}; network: {series.model(method)}")
+    print(f"* Reports: {', '.join(series.pages(method)) or 'none without a test'}; commands: {series.result('commands.sh')}; network: "
+          f'{series.model(method)}')
     say_next('predict new images', 'python', '-m', 'tools.predict', '--load_path', series.model(method), args.data_path)
 
 

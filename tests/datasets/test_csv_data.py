@@ -284,7 +284,7 @@ def test_a_copy_of_an_image_is_left_out(folder, capsys):
     (folder / 'set' / 'p4.png').write_bytes((folder / 'set' / 'p1.png').read_bytes())  # both 'normal'
     csvs = prepare('t.csv', '--images', 'set')
     assert 'p4.png' not in set(pd.concat(csvs.values()).image_id) and sum(map(len, csvs.values())) == 29
-    assert '* Left out: 1 copy of another image: p4.png (= p1.png)' in capsys.readouterr().out
+    assert '* Left out: 1 copy of other images: p4.png (= p1.png)' in capsys.readouterr().out
 
 
 def test_copies_with_two_classes_are_left_out(folder, capsys):
@@ -292,7 +292,7 @@ def test_copies_with_two_classes_are_left_out(folder, capsys):
     (folder / 'set' / 'p5.png').write_bytes((folder / 'set' / 'p1.png').read_bytes())
     csvs = prepare('t.csv', '--images', 'set')
     assert not {'p1.png', 'p5.png'} & set(pd.concat(csvs.values()).image_id)
-    assert '* Left out: 2 copies of an image of another class: p5.png (= p1.png), p1.png (= p5.png)' in capsys.readouterr().out
+    assert '* Left out: 2 copies of other images with different classes: p5.png (= p1.png), p1.png (= p5.png)' in capsys.readouterr().out
 
 
 def test_duplicates_that_the_check_has_found_are_left_out(folder, capsys):
@@ -302,7 +302,7 @@ def test_duplicates_that_the_check_has_found_are_left_out(folder, capsys):
     csvs = prepare('t.csv', '--images', 'set', '--copies', 'pairs.csv')
     kept = set(pd.concat(csvs.values()).image_id)
     assert len(kept) == 28 and {'p0.png', 'p1.png'} <= kept
-    assert '* Left out: 2 copies of another image: p4.png (= p1.png), p7.png (= p1.png)' in capsys.readouterr().out
+    assert '* Left out: 2 copies of other images: p4.png (= p1.png), p7.png (= p1.png)' in capsys.readouterr().out
 
 
 def test_a_training_image_in_the_test_table_is_left_out_of_training(folder):

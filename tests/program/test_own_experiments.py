@@ -156,6 +156,18 @@ def test_an_interrupted_series_goes_on_where_it_stopped(here):
     assert done.returncode == 0 and titles == ['train x/plain/seed0', 'write the report']
 
 
+def test_the_test_can_wait(here):
+    first = run('--seeds', '0', '--recipes', 'plain', '--no_test')
+    assert first.returncode == 0 and not Path('results/own/tested.json').exists() and not Path('results/own/plain').exists()
+    done = run('--seeds', '0', '--recipes', 'plain')
+    titles = [line.split('] ')[1] for line in done.stderr.splitlines() if line.startswith('[')]
+    assert done.returncode == 0 and titles == ['test plain', 'write the report']
+    assert 'Test, once, of plain training. Validation balanced accuracy: plain training ' in Path(
+        'results/own/plain/seed0/report.html').read_text()
+    other = run('--seeds', '0', '--recipes', 'plain', '--save_path', 'again')
+    assert '* Warning: the test images have been used before, see results/own/tested.json' in other.stdout
+
+
 def test_folds(here):
     os.remove('set/test.csv')
     done = run('--folds', '3', '--seeds', '0', '--recipes', 'plain')
@@ -163,8 +175,9 @@ def test_folds(here):
     parts = [pd.read_csv(f'experiments/own/folds/val_fold{i}.csv') for i in (1, 2, 3)]
     assert sorted(pd.concat(parts).image_id) == sorted(pd.concat([pd.read_csv(f'set/{split}.csv') for split in ('train', 'val')]).image_id)
     assert all(part.label.value_counts().to_dict().keys() == {0, 1, 2} for part in parts)
-    assert json.loads(Path('results/own/out_of_fold.json').read_text())
-    assert Path('results/own/plain/report.html').exists() and Path('experiments/own/model/config.cfg').exists()
+    assert Path('experiments/own/model/config.cfg').exists() and not Path('results/own/tested.json').exists()
+    page = Path('results/own/report_folds.html').read_text()
+    assert 'each image is scored by the network that was not trained on it' in page and '41 images' in page
 
 
 @pytest.mark.parametrize(('flags', 'message'), [

@@ -145,7 +145,7 @@ def leave_out_copies(table: pd.DataFrame, folder: str, known: str | None = None)
     `tools.check_data --out`. Prints what is left out.
     """
     rank, ids = table.part.map(ORDER.index).to_numpy(), table.image_id.tolist()
-    left_out: dict[str, dict] = {'of another image': {}, 'of an image of another class': {}}
+    left_out: dict[str, dict] = {'': {}, ' with different classes': {}}
     groups = _equal_files([os.path.join(folder, image_id) for image_id in ids])
     for group in _merged(groups + (_read_pairs(known, folder, ids) if known else [])):
         first, *others = sorted(group, key=lambda row: rank[row])
@@ -153,12 +153,12 @@ def leave_out_copies(table: pd.DataFrame, folder: str, known: str | None = None)
         out = [row for row in others if table.part.iloc[row] != 'test']
         if not same_class and table.part.iloc[first] != 'test':
             out.append(first)
-        left_out['of another image' if same_class else 'of an image of another class'] |= {
+        left_out['' if same_class else ' with different classes'] |= {
             row: first if row != first else others[0] for row in out}
     for what, rows in left_out.items():
         if rows:
             named = preview([f'{ids[row]} (= {ids[other]})' for row, other in rows.items()])
-            print(f"* Left out: {len(rows)} {'copy' if len(rows) == 1 else 'copies'} {what}: {named}")
+            print(f"* Left out: {len(rows)} {'copy' if len(rows) == 1 else 'copies'} of other images{what}: {named}")
     out_rows = {row for rows in left_out.values() for row in rows}
     return table[[row not in out_rows for row in range(len(table))]].reset_index(drop=True)
 

@@ -46,6 +46,11 @@ def save_ensemble(paths: Sequence[str], folder: str) -> str:
     return checkpoint
 
 
+def are_folds(paths: Sequence[str]) -> bool:
+    """Whether the networks at `paths` were validated on different csvs, so that no validation image is new to their ensemble."""
+    return len({str(read_checkpoint(path)['config']['csv_sha256'].get('val')) for path in paths}) > 1
+
+
 def _fact(info, name):
     return info['config'].get('head', 'linear') if name == 'head' else info[name]
 

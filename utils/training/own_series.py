@@ -7,9 +7,10 @@ import numpy as np
 
 from utils.cli import label_flag, network_flag, script_parser
 from utils.common import InputError
-from utils.evaluation import is_better
+from utils.evaluation import SMALLER_IS_BETTER, is_better
 from utils.runs.formats import read_config, read_log
 from utils.runs.history import best_epoch
+from utils.statistics.weighted_metrics import METRIC_NAMES
 from utils.training.advice import METHODS, Plan
 from utils.training.commands import Command
 from utils.training.recipes import RecipeParser
@@ -36,12 +37,16 @@ class Inputs(NamedTuple):
 
 
 class OwnSeries(NamedTuple):
-    """Runs are experiments/`name`/<method>/<part>, the averaged network is experiments/`name`/model. `folds`: the parts are folds."""
+    """Runs are experiments/`name`/<method>/<part>, the averaged network is experiments/`name`/model.
+
+    `folds`: the parts are folds. `test`: use the test images, if there are any.
+    """
     name: str
     plan: Plan
     parts: list[Part]
     inputs: Inputs
     folds: bool
+    test: bool = True
 
     def run(self, method: str, part: Part) -> str:
         return os.path.join('experiments', self.name, method, part.name)
@@ -65,8 +70,8 @@ class OwnSeries(NamedTuple):
         firsts = list(dict.fromkeys(method.first for method in methods.values() if method.first))
         stage_one = {flags: f'stage_one_{i}' if i else 'stage_one' for i, flags in enumerate(firsts)}
         one = [self._training(name, part, flags) for part in self.parts
-               for name, flags in ((*((stage_one[flags], flags) for flags in firsts),
-                                    *((name, method.flags) for name, method in methods.items() if not method.first)))]
+               for name, flags in ((*((name, method.flags) for name, method in methods.items() if not method.first),
+                                    *((stage_one[flags], flags) for flags in firsts)))]
         two = [self._training(name, part, method.flags, self.run(stage_one[method.first], part)) for part in self.parts
                for name, method in methods.items() if method.first]
         return [one, two]
@@ -93,40 +98,59 @@ class OwnSeries(NamedTuple):
         runs = self.runs(method)
         return os.path.join('experiments', self.name, 'model') if len(runs) > 1 else runs[0]
 
-    def tests(self, method: str) -> list[Command]:
-        """-> the commands after the choice of `method`: average its networks, test them once, write the report"""
-        of, runs, model, commands = self.inputs, self.runs(method), self.model(method), []
-        if self.folds:
-            commands += self._out_of_fold(method)
+    @property
+    def has_test(self) -> bool:
+        return self.test and 'test' in self.inputs.csvs
+
+    def last(self, method: str, scores: Mapping[str, Sequence[float]] | None = None) -> list[Command]:
+        """-> the commands after the choice of `method`: average its networks, test them once, write reports. `scores`: from `scores`."""
+        of, runs, model = self.inputs, self.runs(method), self.model(method)
+        commands = self._out_of_fold() if self.folds else []
         if len(runs) > 1:
             commands.append(Command(f'average {len(runs)} networks', ['-m', 'tools.ensemble_runs', *runs, '--out', model, *of.flags],
                                     lambda: os.path.exists(model)))
-        if 'test' in of.csvs:
+        if self.has_test:
             # With folds, every validation image has trained some of the networks, so that none is left for calibration.
             words = ['--load_path', model, '--csv_test', of.csvs['test'], *([] if self.folds else ['--calibrate'])]
             commands.append(self._test(f'test {method}', 'eyepacs', words, _results(model, 'performance_test.txt')))
-        page = self.page(method)
-        title = f'{self.name}: {METHODS[method].what}, {len(runs)} network' + 's' * (len(runs) > 1)
-        purpose = 'Test, once, of ' + (f"the method with the best validation score, of {', '.join(self.plan.methods)}"
-                                       if len(self.plan.methods) > 1 else METHODS[method].what)
-        return [*commands, Command('write the report', ['-m', 'tools.report', os.path.dirname(page), '--title', title, '--purpose', purpose,
-                                                        *of.report_flags, *of.flags], lambda: os.path.isfile(page))]
+            page = self.pages(method)[-1]
+            purpose = f'Test, once, of {METHODS[method].what}' + (f'. {self.describe(scores)}' if scores else '')
+            commands.append(self._report([os.path.dirname(page)], page, f'average of {len(runs)}' if len(runs) > 1 else 'one', purpose,
+                                         method=method))
+        return commands
 
-    def page(self, method: str) -> str:
-        """-> the report: on the test images, or without them on the validation images of all folds"""
-        return _results(self.model(method), 'report.html') if 'test' in self.inputs.csvs else self.result(method, 'report.html')
+    def pages(self, method: str) -> list[str]:
+        """-> the reports: on the validation images of all folds, and on the test images"""
+        return [*([self.result('report_folds.html')] if self.folds else []),
+                *([_results(self.model(method), 'report.html')] if self.has_test else [])]
+
+    def describe(self, scores: Mapping[str, Sequence[float]]) -> str:
+        """-> the validation scores of all methods in words"""
+        percent = 1 if self.plan.metric in SMALLER_IS_BETTER else 100
+        each = [f'{METHODS[name].what} {percent * np.mean(values):.1f}'
+                + (f' ± {percent * np.std(values, ddof=1):.1f}' if len(values) > 1 else '') for name, values in scores.items()]
+        return (f"Validation {METRIC_NAMES.get(self.plan.metric, self.plan.metric)}: {', '.join(each)}. It chose "
+                f"{'epochs and method' if len(each) > 1 else 'the epochs'}, so it is optimistic")
+
+    def _report(self, results, page, networks, purpose, *, method):
+        title = f'{METHODS[method].what}, {networks} network{"s" if networks != "one" else ""}' if method else 'Cross-validation'
+        return Command('write the report', ['-m', 'tools.report', *results, '--out', page, '--title', title[:1].upper() + title[1:],
+                                            '--purpose', purpose, *self.inputs.report_flags, *self.inputs.flags],
+                       lambda: os.path.isfile(page))
 
     def _test(self, title, tester, words, result):
         words = [f'test_with_labels_{tester}.py', *words, '--data_path', self.inputs.data_path, *network_flag(self.plan.model_name)]
         return Command(title, [*words, *self.inputs.flags], lambda: os.path.isfile(result))
 
-    def _out_of_fold(self, method):
-        """-> the commands that predict each image with the network that was not trained on it, and score these predictions"""
+    def _out_of_fold(self):
+        """-> the commands that predict each image with the network that was not trained on it, for all methods, and report the scores"""
         tests = [self._test(f'test {method}/{part.name}', 'endo', ['--load_path', run, '--csv_val', part.csv_val],
-                            _results(run, 'performance_val.txt')) for part, run in zip(self.parts, self.runs(method), strict=True)]
-        scores, csvs = self.result('out_of_fold.json'), [_results(run, 'results_val.csv') for run in self.runs(method)]
-        return [*tests, Command('score all folds', ['-m', 'tools.evaluate_predictions', *csvs, '--json', scores,
-                                                    *self.inputs.flags], lambda: os.path.isfile(scores))]
+                            _results(run, 'performance_val.txt'))
+                 for method in self.plan.methods for part, run in zip(self.parts, self.runs(method), strict=True)]
+        purpose = ('Comparison by cross-validation: each image is scored by the network that was not trained on it. The images also chose '
+                   'the epochs, so all scores are optimistic')
+        results = [self.result(method) for method in self.plan.methods]
+        return [*tests, self._report(results, self.result('report_folds.html'), '', purpose, method=None)]
 
 
 def _results(run, name):
