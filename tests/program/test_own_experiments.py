@@ -137,6 +137,14 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(here, capsys):
     assert not Path('results').exists() and not Path('experiments').exists()
 
 
+def test_methods_are_compared_over_the_folds(here, capsys):
+    main(words('--folds', '3', '--seeds', '0', '--dry_run', '--no_test'))
+    report = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if 'tools.report' in line]
+    assert len(report) == 1 and report[0][3:9] == ['results/own/plain', 'results/own/crt', '--baseline', 'plain', '--out',
+                                                   'results/own/report_folds.html']
+    assert not Path('experiments').exists()
+
+
 def test_leakage_ends_the_series_before_training(here):
     train = pd.read_csv('set/train.csv', dtype=str)
     pd.concat([train, pd.read_csv('set/test.csv', dtype=str).head(1)]).to_csv('set/train.csv', index=False)

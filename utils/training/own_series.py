@@ -149,7 +149,10 @@ class OwnSeries(NamedTuple):
                  for method in self.plan.methods for part, run in zip(self.parts, self.runs(method), strict=True)]
         purpose = ('Comparison by cross-validation: each image is scored by the network that was not trained on it. The images also chose '
                    'the epochs, so all scores are optimistic')
-        results = [self.result(method) for method in self.plan.methods]
+        methods = self.plan.methods
+        results = [self.result(method) for method in methods]
+        if len(methods) > 1:
+            results += ['--baseline', 'plain' if 'plain' in methods else methods[0]]
         return [*tests, self._report(results, self.result('report_folds.html'), '', purpose, method=None)]
 
 
