@@ -8,7 +8,7 @@ import json
 import os
 
 from utils.cli import label_flag, say_next, script_parser, sibling_csv
-from utils.common import InputError, run_script, write_text
+from utils.common import InputError, counted, run_script, write_text
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.permissions import add_private_flag, keep_private
 
@@ -42,6 +42,8 @@ def describe(found):
     sides = found['sides']
     shorter, longer = (', '.join(map(str, sides[name])) for name in ('shorter', 'longer'))
     print(f"* Image sides in pixels (smallest, median, largest of {sides['read']} images): shorter {shorter}; longer {longer}")
+    if found['copies']:
+        print(f"* Warning: {counted(found['copies'], 'file', 'equal')} another file (tools.check_data finds them)")
     for pair, both in found['shared'].items():
         for what, n in both.items():
             if n:

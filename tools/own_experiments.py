@@ -22,7 +22,7 @@ from utils.cli import Parser, duration, parse_im_size, say_next, script_parser, 
 from utils.common import InputError, check_writable, read_text, run_script, write_text
 from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.permissions import add_private_flag, keep_private, private_flag
-from utils.data.read_csv import check_csv_exists
+from utils.data.read_csv import check_csv_exists, read_csv
 from utils.datasets.csv_splits import fold_paths, write_folds
 from utils.evaluation import METRICS, SMALLER_IS_BETTER
 from utils.runs.formats import parse_json
@@ -227,6 +227,7 @@ def main(argv=None):
     if args.folds:
         write_folds([csvs[split] for split in ('train', 'val') if split in csvs], sets['train'].label_column,
                     [(part.csv_train, part.csv_val) for part in series.parts], seed=args.seeds[0])
+    found['duplicates'] = len(read_csv(series.result('duplicates.csv'))[0])  # of the check: also pictures that were saved again
     write_text(path, json.dumps(found | {'plan': plan._asdict(), 'settings': settings_of(args)}, indent=2) + '\n')
     for stage in series.trainings():
         runner.run(stage)

@@ -25,7 +25,7 @@ def test_the_fingerprint(csvs, tmp_path):
     assert found['classes'] == ['a', 'b'] and found['imbalance'] == 2
     assert found['splits']['train']['class_count'] == [8, 4] and found['splits']['val']['share'] == [.6667, .3333]
     assert [found['splits'][split]['patients'] for split in csvs] == [6, None, None]
-    assert found['shared']['train and test'] == {'image': 0}
+    assert found['shared']['train and test'] == {'image': 0} and found['copies'] == 0
     assert found['sides'] == {'read': 22, 'shorter': [8, 8, 8], 'longer': [8, 8, 8]}
 
 
@@ -33,6 +33,12 @@ def test_images_in_two_splits_are_counted(csvs, tmp_path):
     with open(csvs['test'], 'a') as f:
         f.write('train3.png,a,0\n')
     assert fingerprint(read_sets(csvs, str(tmp_path / 'images')))['shared']['train and test'] == {'image': 1}
+
+
+def test_equal_files_are_counted(csvs, tmp_path):
+    (tmp_path / 'images/train1.png').write_bytes((tmp_path / 'images/test0.png').read_bytes())
+    (tmp_path / 'images/val1.png').write_bytes((tmp_path / 'images/test0.png').read_bytes())
+    assert fingerprint(read_sets(csvs, str(tmp_path / 'images')))['copies'] == 2
 
 
 def test_sides_are_those_of_a_sample(tmp_path):

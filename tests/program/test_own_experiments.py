@@ -69,6 +69,13 @@ def test_everything_is_written(finished):
         path.name for path in (folder / 'results/own/model').iterdir()}
 
 
+def test_the_fingerprint_has_data_plan_and_reasons(finished):
+    folder, _ = finished
+    found = json.loads((folder / 'results/own/fingerprint.json').read_text())
+    assert [of['images'] for of in found['splits'].values()] == [28, 13, 12] and (found['copies'], found['duplicates']) == (0, 0)
+    assert found['plan']['methods'] == ['plain', 'crt'] and set(found['plan']['reasons']) >= {'im_size', 'batch_size', 'methods', 'metric'}
+
+
 def test_the_method_is_chosen_on_the_validation_images(finished):
     folder, _ = finished
     selection = pd.read_csv(folder / 'results/own/selection.csv')

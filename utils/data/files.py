@@ -2,13 +2,14 @@
 import os
 import time
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.common import CONTROL, InputError, counted, preview
+from utils.common import CONTROL, InputError, counted, file_sha256, preview
 
 EXTENSIONS = ('.jpg', '.jpeg', '.jfif', '.png', '.tif', '.tiff', '.bmp', '.webp', '.gif', '.ppm', '.pgm', '.pnm')  # upper or lower case
 MAX_INT64 = 2**63 - 1
@@ -69,6 +70,17 @@ def list_images(folder: str) -> Listing:
                 else:
                     (images if os.path.splitext(name)[1].lower() in EXTENSIONS else others).append(path)
     return Listing(sorted(images), sorted(others), sorted(unnamable))
+
+
+def equal_files(paths: Sequence[str]) -> list[list[int]]:
+    """Return the groups of indices of `paths` whose files have the same content, sorted. Only files of equal size are read."""
+    sizes, hashes = defaultdict(list), defaultdict(list)
+    for i, path in enumerate(paths):
+        sizes[os.path.getsize(path)].append(i)
+    for same_size in sizes.values():
+        for i in same_size if len(same_size) > 1 else ():
+            hashes[file_sha256(paths[i])].append(i)
+    return sorted(group for group in hashes.values() if len(group) > 1)
 
 
 def is_namable(path: str) -> bool:

@@ -10,6 +10,7 @@ from PIL import Image
 from utils.common import InputError, file_sha256
 from utils.data.check_data import find_shared
 from utils.data.dataset import ClassDataset
+from utils.data.files import equal_files
 from utils.data.images import FORMATS
 
 SAMPLE = 500  # images whose size is read
@@ -35,7 +36,8 @@ def fingerprint(sets: Mapping[str, ClassDataset]) -> dict[str, Any]:
     """Describe the csvs {split: data}, the first of them that of training.
 
     `imbalance`: training images of the most frequent class per image of the rarest one. `sides`: shorter and longer side in pixels of up
-    to SAMPLE images, as [smallest, median, largest]. `share`: of the classes in each split. `shared`: images and patients in two splits.
+    to SAMPLE images, as [smallest, median, largest]. `share`: of the classes in each split. `copies`: files that equal another file.
+    `shared`: images and patients in two splits.
     """
     first = next(iter(sets.values()))
     n_classes = 1 + max(int(data.labels.max()) for data in sets.values())
@@ -45,8 +47,9 @@ def fingerprint(sets: Mapping[str, ClassDataset]) -> dict[str, Any]:
                       'class_count': counts[split].tolist(), 'share': (counts[split] / len(data)).round(4).tolist()}
               for split, data in sets.items()}
     shared = {f'{a} and {b}': {what: len(both) for what, both in find_shared(sets[a], sets[b]).items()} for a, b in combinations(sets, 2)}
+    paths = list(dict.fromkeys(path for data in sets.values() for path in data.paths if path))
     return {'classes': first.class_names(n_classes), 'splits': splits, 'imbalance': float(train.max() / max(1, train.min())),
-            'sides': image_sides([path for data in sets.values() for path in data.paths if path]), 'shared': shared}
+            'sides': image_sides(paths), 'copies': sum(len(group) - 1 for group in equal_files(paths)), 'shared': shared}
 
 
 def _n_patients(data):

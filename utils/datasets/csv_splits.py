@@ -7,14 +7,14 @@ import argparse
 import contextlib
 import os
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 
-from utils.common import InputError, counted, file_sha256, preview, whole_file
+from utils.common import InputError, counted, preview, whole_file
+from utils.data.files import equal_files
 from utils.data.read_csv import clean_patients, csv_text, patient_key, read_csv
 from utils.datasets.splitting import fold_groups, rarity, split_groups
 
@@ -146,7 +146,7 @@ def leave_out_copies(table: pd.DataFrame, folder: str, known: str | None = None)
     """
     rank, ids = table.part.map(ORDER.index).to_numpy(), table.image_id.tolist()
     left_out: dict[str, dict] = {'': {}, ' with different classes': {}}
-    groups = _equal_files([os.path.join(folder, image_id) for image_id in ids])
+    groups = equal_files([os.path.join(folder, image_id) for image_id in ids])
     for group in _merged(groups + (_read_pairs(known, folder, ids) if known else [])):
         first, *others = sorted(group, key=lambda row: rank[row])
         same_class = table.label.iloc[group].nunique() == 1
@@ -161,17 +161,6 @@ def leave_out_copies(table: pd.DataFrame, folder: str, known: str | None = None)
             print(f"* Left out: {len(rows)} {'copy' if len(rows) == 1 else 'copies'} of other images{what}: {named}")
     out_rows = {row for rows in left_out.values() for row in rows}
     return table[[row not in out_rows for row in range(len(table))]].reset_index(drop=True)
-
-
-def _equal_files(paths):
-    """-> lists of indices of `paths` whose files are equal, in the order of the first of each"""
-    sizes, hashes = defaultdict(list), defaultdict(list)
-    for i, path in enumerate(paths):
-        sizes[os.path.getsize(path)].append(i)
-    for same_size in sizes.values():  # only files of equal size can be copies, so that few are read
-        for i in same_size if len(same_size) > 1 else ():
-            hashes[file_sha256(paths[i])].append(i)
-    return sorted(group for group in hashes.values() if len(group) > 1)
 
 
 def _read_pairs(path, folder, ids):
