@@ -16,6 +16,7 @@ def get_parser():
     parser = script_parser(__doc__)
     parser.add_argument('runs', nargs='+', metavar='RUN', help='run folder (its best epoch), checkpoint folder or file')
     parser.add_argument('--out', required=True, metavar='FOLDER', help='new run folder, usually below experiments/')
+    parser.add_argument('--overwrite', action='store_true', help='replace an ensemble in FOLDER')
     add_private_flag(parser)
     return parser
 
@@ -25,7 +26,7 @@ def main(argv=None):
     from utils.prediction.ensemble import are_folds, save_ensemble  # imported here: it takes seconds
 
     keep_private(args.private, args.out)
-    save_ensemble(args.runs, args.out)
+    save_ensemble(args.runs, args.out, args.overwrite)
     print(f'* Wrote {args.out}: {len(args.runs)} networks')
     config = read_config(args.out)
     if are_folds(args.runs):

@@ -25,7 +25,11 @@ from utils.data.permissions import add_private_flag, keep_private, private_flag
 from utils.data.read_csv import check_csv_exists, read_csv
 from utils.datasets.csv_splits import fold_paths, write_folds
 from utils.evaluation import METRICS, SMALLER_IS_BETTER
+from utils.prediction.per_group import check_rule, parse_per, refuse_mixed_labels
+from utils.prediction.predictions import is_further
 from utils.runs.formats import parse_json
+from utils.statistics.subgroups import parse_by
+from utils.statistics.weighted_metrics import is_ordered
 from utils.training.advice import FAST, METHODS, cpu_seconds, make_plan
 from utils.training.commands import Series, script_of
 from utils.training.own_series import Inputs, OwnSeries, Part, choose_method
@@ -184,6 +188,22 @@ def parts_of(args):
     return [Part(f'fold{i}', args.seeds[0], *csvs) for i, csvs in enumerate(paths, start=1)]
 
 
+def check_report_flags(args, sets, found, metric):
+    """Raise `InputError` if --by or --per do not fit the csv that is reported, before anything is trained."""
+    data = sets.get('test', sets['train'])
+    columns = [by.column for by in parse_by(args.by)]
+    per = parse_per(args.per)
+    if per:
+        check_rule(per, is_ordered(found['classes'], metric))
+        columns += [per.column] if per.column != 'patient_id' else []
+    for column in columns:
+        if column not in data.table or not is_further(column):
+            raise InputError(f"--by, --per: {data.csv_path} has no further column '{column}' (its columns: {', '.join(data.table)})")
+    if per and per.column in data.table:
+        ids = data.table[per.column].fillna('image ' + data.table.image_id).tolist()
+        refuse_mixed_labels(ids, data.labels, found['classes'], per)
+
+
 def report_flags(args, found):
     """-> words for tools.report: what the images are, subgroups and groups"""
     images = ', '.join(f"{of['images']:,} {split}" for split, of in found['splits'].items())
@@ -203,8 +223,10 @@ def main(argv=None):
     with contextlib.redirect_stdout(sys.stderr if args.dry_run else sys.stdout):  # a dry run prints only commands
         describe(found)
         print_plan(plan, METHODS)
+    check_report_flags(args, sets, found, plan.metric)
     inputs = Inputs(csvs, args.data_path, args.label_column, args.init, n_classes=len(found['classes']), flags=private_flag(args),
-                    train_flags=args.train_flags, report_flags=report_flags(args, found))
+                    train_flags=args.train_flags, report_flags=report_flags(args, found),
+                    is_grouped=bool(args.by or args.per))
     series = OwnSeries(args.save_path, plan, parts_of(args), inputs, folds=bool(args.folds), test=not args.no_test)
     path = series.result('fingerprint.json')
     before = read_json(path)

@@ -371,6 +371,10 @@ def test_images_in_two_folders_get_ids_below_their_common_folder(folder):
     ('scan,label\np0,a\np1,b\n', ['--split_column', 'part'], r"--split_column: t\.csv has no column 'part'"),
     ('scan,label\np0,a\np1,b\n', ['--group_column', 'who'], r"--group_column: t\.csv has no column 'who'"),
     ('scan,label\np0,a\np1,b\n', [], 'there are no validation images'),
+    ('scan,male,female,category\np0,1,0,x\np1,0,1,y\n', [], r'which column is the class\?'),
+    ('scan,label\nx,a\ny,b\n', ['--skip_missing', '--image_column', 'scan'], r't\.csv: no row has both a label and an image file'),
+    ('scan,label,part\np0,a,train\np1,b,train\np0,a,test\n', ['--split_column', 'part'], r't\.csv, row 4: image p0\.png has another split'),
+    ('scan,label\np0,a\np1,b\n', ['--keep', 'Label'], r'--keep Label: the csvs have a column of this name already'),
     ('scan,label\n', [], r't\.csv has no rows')])
 def test_errors_name_file_row_column_and_fix(folder, change, flags, message):
     simple(folder)
@@ -378,6 +382,56 @@ def test_errors_name_file_row_column_and_fix(folder, change, flags, message):
     with pytest.raises(InputError, match=message) as error:
         prepare('t.csv', '--images', 'set', *flags)
     assert '\n' not in str(error.value) and not Path('data').exists()
+
+
+def test_long_codes_are_different_classes(folder):
+    simple(folder, classes=('999000071000000101', '999000071000000104'))
+    assert classes_of(prepare('t.csv', '--images', 'set')) == {0: 'finding 999000071000000101', 1: 'finding 999000071000000104'}
+
+
+def test_negative_labels_come_first(folder):
+    simple(folder, classes=('1', '-1', '0'))
+    assert classes_of(prepare('t.csv', '--images', 'set')) == {0: 'finding -1', 1: 'finding 0', 2: 'finding 1'}
+
+
+def test_a_test_table_without_labels_is_refused(folder):
+    simple(folder)
+    Path('test.csv').write_text('scan,finding\np0,\np1,\n')
+    with pytest.raises(InputError, match=r'test\.csv.*(no row has both a label|which column|no column)'):
+        prepare('t.csv', '--images', 'set', '--test_table', 'test.csv')
+
+
+def test_joined_ids_may_contain_dots(folder):
+    write_distinct_images(folder, *(f'set/1.2.{i}.0.png' for i in range(20)))
+    Path('t.csv').write_text('uid_image,label\n' + ''.join(f"1.2.{i}.0,{'ab'[i % 2]}\n" for i in range(20)))
+    Path('groups.csv').write_text('uid_image,lesion_id\n' + ''.join(f'1.2.{i}.0,L{i}\n' for i in range(0, 20, 2)) + ',L99\n')
+    csvs = pd.concat(prepare('t.csv', '--images', 'set', '--join', 'groups.csv').values())
+    numbers = [int(image_id.split('.')[2]) for image_id in csvs.image_id]
+    assert csvs.patient_id.tolist() == ['' if i % 2 else f'L{i}' for i in numbers]
+
+
+def test_a_patient_in_train_and_test_keeps_the_test_image(folder):
+    simple(folder, 40, 'scan,finding,split,patient', 'p{i},{x},{g}', classes=('a,train', 'a,test', 'b,train', 'b,test'))
+    csvs = prepare('t.csv', '--images', 'set', '--split_column', 'split', '--one_per_group')
+    assert len(csvs['test']) == 20
+
+
+def test_an_empty_cell_does_not_hide_folders_of_another_computer(folder):
+    simple(folder, row='/data/old/p{i}.png,{x}')
+    with open('t.csv', 'a') as f:
+        f.write(',normal\n')
+    assert sum(map(len, prepare('t.csv', '--images', 'set', '--skip_missing').values())) == 30
+
+
+def test_negative_values_of_kept_columns_stay_numbers(folder):
+    simple(folder, header='scan,z,finding', row='p{i},-{i}.5,{x}')
+    prepare('t.csv', '--images', 'set', '--keep', 'z')
+    assert ClassDataset('data/val_t.csv').table.z.astype(float).le(0).all()
+
+
+def test_known_grades_that_the_table_lacks_are_left_out(folder):
+    simple(folder, header='id_code,diagnosis', row='p{i},{x}', classes=('0', '1', '2'))
+    assert classes_of(prepare('t.csv', '--images', 'set')) == {0: 'DR0', 1: 'DR1', 2: 'DR2'}
 
 
 def test_a_column_with_too_many_values_is_not_the_class(folder):

@@ -15,7 +15,7 @@ from tools import ensemble_runs, evaluate_predictions, export_model, predict, re
 from utils.common import InputError, run_script
 from utils.data.image_hashes import CHOSE, TRAINED, merge_seen
 from utils.model_saving_loading import FILE_NAME, load_model, read_checkpoint, save_model
-from utils.prediction.ensemble import save_ensemble
+from utils.prediction.ensemble import members_of, save_ensemble
 from utils.prediction.gradcam import grad_cam
 from utils.prediction.predictions import read_predictions
 from utils.testing import scoring
@@ -135,6 +135,7 @@ def test_stage_two_cannot_start_from_an_ensemble(here, tiny):
 @pytest.mark.parametrize(('paths', 'message'), [
     (['experiments/a/seed0'], 'needs 2 to 100 networks, not 1'),
     (['experiments/a/seed0', 'experiments/a/model'], 'is an ensemble already: give its networks'),
+    (['experiments/a/seed0', 'experiments/a/seed0'], 'experiments/a/seed0/epoch_01_.* is given twice'),
     (['experiments/a/seed0', 'experiments/other'], 'do not fit together: im_size is')])
 def test_networks_that_do_not_fit_together(here, paths, message):
     if not Path('experiments/other').exists():
@@ -149,6 +150,24 @@ def test_networks_that_do_not_fit_together(here, paths, message):
 def test_an_existing_folder_is_kept(here):
     with pytest.raises(InputError, match='experiments/a/model already exists: remove it'):
         ensemble_runs.main(['experiments/a/seed0', 'experiments/a/seed1', '--out', 'experiments/a/model'])
+
+
+def test_networks_of_different_losses_have_learnt_different_priors(here, tmp_path):
+    info = read_checkpoint('experiments/a/seed1')
+    folder = Path(info.pop('folder')).name
+    info['config'] = info['config'] | {'loss_fn': 'BSCE'}
+    save_model(str(tmp_path / 'run' / folder), {name: value for name, value in info.items() if name != 'sha256'})
+    with pytest.raises(InputError, match='do not fit together: loss_fn is CE and BSCE'):
+        save_ensemble(['experiments/a/seed0', str(tmp_path / 'run')], str(tmp_path / 'new'))
+
+
+def test_an_ensemble_is_replaced_on_request_but_not_a_run(here, tmp_path):
+    paths = ['experiments/a/seed0', 'experiments/a/seed1']
+    save_ensemble(paths, str(tmp_path / 'x'))
+    save_ensemble(paths[::-1], str(tmp_path / 'x'), overwrite=True)
+    assert members_of(str(tmp_path / 'x')) == paths[::-1] and list(tmp_path.iterdir()) == [tmp_path / 'x']
+    with pytest.raises(InputError, match='experiments/a/seed0 already exists'):
+        save_ensemble(paths, 'experiments/a/seed0', overwrite=True)
 
 
 def test_the_tool(here, tmp_path, capsys):

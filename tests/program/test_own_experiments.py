@@ -171,6 +171,14 @@ def test_an_interrupted_series_goes_on_where_it_stopped(here):
     assert done.returncode == 0 and titles == ['train x/plain/seed0', 'write the report']
 
 
+def test_an_ensemble_of_an_earlier_choice_is_replaced(here):
+    assert run('--no_test', '--recipes', 'plain').returncode == 0
+    done = run('--no_test', '--recipes', 'plain', '--seeds', '0', '2')
+    titles = [line.split('] ')[1] for line in done.stderr.splitlines() if line.startswith('[')]
+    assert done.returncode == 0 and titles == ['train own/plain/seed2', 'average 2 networks']
+    assert [member['seed'] for member in json.loads(Path('experiments/own/model/config.cfg').read_text())['members']] == [0, 2]
+
+
 def test_the_test_can_wait(here):
     first = run('--seeds', '0', '--recipes', 'plain', '--no_test')
     assert first.returncode == 0 and not Path('results/own/tested.json').exists() and not Path('results/own/plain').exists()
@@ -199,6 +207,8 @@ def test_folds(here):
     (['--seeds', '0', '0'], '--seeds different numbers of 0 or more'), (['--jobs', '0'], '--jobs must be positive'),
     (['--folds', '1'], '--folds must be at least 2, and takes a single seed'),
     (['--folds', '3', '--seeds', '0', '1'], '--folds must be at least 2, and takes a single seed'),
+    (['--by', 'age'], r"--by, --per: set/test\.csv has no further column 'age' \(its columns: image_id, name, label\)"),
+    (['--per', 'name:worst'], '--per name:worst: the classes are not grades'), (['--by', 'age:9,1'], 'ascending limits'),
     (['--csv_test', 'none.csv'], r'no such csv \(--csv_test\): none\.csv'),
     (['--csv_val', 'set/train.csv'], 'give different csvs: set/train')])
 def test_bad_flags(here, flags, message):

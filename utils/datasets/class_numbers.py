@@ -34,11 +34,12 @@ def class_texts(source: LabelTable) -> pd.Series:
     numbers = pd.to_numeric(texts, errors='coerce')
     if numbers.notna().sum() < texts.notna().sum():
         return texts
-    if (fractional := numbers.notna() & (numbers % 1 != 0)).any():
-        row = int(np.argmax(fractional))
+    whole = texts.str.replace(r'^([-+]?\d+)\.0*$', r'\1', regex=True)  # not by float, which cannot hold long codes
+    if (other := whole.notna() & ~whole.str.fullmatch(r'[-+]?\d+').eq(True)).any():
+        row = int(np.argmax(other))
         raise InputError(f"{source.where(row)}: '{texts[row]}' in column '{source.labels[0]}' is not a class: select another column with "
                          '--label_column')
-    return numbers.map(lambda number: f'{number:.0f}', na_action='ignore').astype(texts.dtype)
+    return whole
 
 
 def number_classes(source: LabelTable, texts: pd.Series, wanted: Sequence[str]) -> tuple[dict[str, int], list[str]]:
@@ -48,7 +49,8 @@ def number_classes(source: LabelTable, texts: pd.Series, wanted: Sequence[str]) 
     that differ only in case, or that are different in most rows.
     """
     found = texts.dropna()
-    present = sorted(found.unique(), key=natural)
+    numeric = bool(found.str.fullmatch('[-+]?[0-9]+').all())
+    present = sorted(found.unique(), key=int if numeric else natural)
     counting = [str(c) for c in range(len(wanted or present))]
     known_names = list(source.known.class_names) if source.known and source.labels == list(source.known.labels) else []
     column = source.labels[0] if len(source.labels) == 1 else ''
@@ -57,6 +59,7 @@ def number_classes(source: LabelTable, texts: pd.Series, wanted: Sequence[str]) 
     if wanted:
         order = list(wanted)
     elif known_names:
+        known_names = known_names[:max(map(int, present)) + 1]
         return {str(c): c for c in range(len(known_names))}, known_names
     elif column:
         order = present
@@ -67,12 +70,12 @@ def number_classes(source: LabelTable, texts: pd.Series, wanted: Sequence[str]) 
             print(f"* Left out: columns without images: {', '.join(empty)}")
     if unknown := [text for text in present if text not in order]:
         row = int(np.argmax(texts == unknown[0]))
-        raise InputError(f"{source.where(row)}: label '{unknown[0]}' is not in --classes {','.join(order)}: add it, or delete these rows")
+        raise InputError(f"{source.where(row)}: label '{unknown[0]}' is not in --classes {','.join(order)}: add it, or delete these rows"
+                         + (' (names can be given to the labels 0 to K-1 only)' if numeric else ''))
     if absent := [text for text in order if text not in present]:
         raise InputError(f"--classes: {source.path} has no image of {', '.join(absent)}: leave it out (labels: {preview(present, 10)})")
     if len(order) < 2:
         raise InputError(f"{source.path}: all images have the class '{order[0] if order else ''}': select another --label_column")
-    numeric = all(re.fullmatch('-?[0-9]+', text) for text in order)
     word = 'grade' if 'grade' in words_of(column) else column
     return {text: c for c, text in enumerate(order)}, [f'{word} {text}' for text in order] if numeric else order
 

@@ -184,7 +184,7 @@ def _merged(groups):
 
 def keep_one_per_patient(table: pd.DataFrame) -> pd.DataFrame:
     """Keep only the first image of each patient in val and test. Prints how many are left out. -> the rows that are kept"""
-    repeated = groups_of(table).duplicated() & table.part.isin(['val', 'test'])
+    repeated = (table.part + ' ' + groups_of(table)).duplicated() & table.part.isin(['val', 'test'])
     print(f"* Left out: {counted(repeated.sum(), 'further image')} of patients in validation and test (--one_per_group)")
     return table[~repeated].reset_index(drop=True)
 
@@ -229,3 +229,6 @@ def print_classes(table: pd.DataFrame, numbers: Mapping[str, int]) -> None:
     for name, c in sorted(numbers.items(), key=itemgetter(1)):
         counts = [(table.label[table.part == part] == c).sum() for part in ('train', 'val', 'test') if (table.part == part).any()]
         print(f"  class {c} ({name}): {' / '.join(map(str, counts))}")
+    validated = set(table.label[table.part == 'val'])
+    if validated and (absent := [name for name, c in numbers.items() if c not in validated]):
+        print(f"* Warning: no validation images of {', '.join(absent)}")

@@ -38,15 +38,15 @@ class ImageIndex:
         self._by_name: dict[str, list] = defaultdict(list)
         for path in sorted(self.paths):
             name = _normal(posixpath.basename(path))
-            for key in {name, _stem(name), _stem(name).casefold()}:
+            for key in {name, without_extension(name), without_extension(name).casefold()}:
                 self._by_name[key].append(path)
 
     def candidates(self, image_id: str) -> list[str]:
         """-> the images that `image_id` may name, sorted; [] if there are none"""
         head, name = posixpath.split(posixpath.normpath(_normal(image_id).replace('\\', '/')))
-        keys = (name, _stem(name), _stem(name).casefold()) if name != _stem(name) else (name, name.casefold())
-        for key in keys:
-            if found := [path for path in self._by_name.get(key, ()) if _ends_with(posixpath.dirname(path), head)]:
+        stem = without_extension(name)
+        for key in dict.fromkeys((name, stem, stem.casefold())):
+            if found := [path for path in self._by_name.get(key, ()) if _ends_with(_normal(posixpath.dirname(path)), head)]:
                 return found
         return []
 
@@ -57,14 +57,14 @@ class ImageIndex:
         beginning of all ids are ignored if they exist for none, as in ids from another computer.
         """
         ids = [_normal(image_id).replace('\\', '/') for image_id in image_ids]
-        found = [self.candidates(image_id) for image_id in ids]
-        if not any(found) and all('/' in image_id for image_id in ids):
+        found = [self.candidates(image_id) if image_id else [] for image_id in ids]
+        heads = [posixpath.dirname(image_id) for image_id in ids if '/' in image_id]
+        if not any(found) and heads:
             try:
-                shared = posixpath.commonpath([posixpath.dirname(image_id) for image_id in ids])
+                shared = posixpath.commonpath(heads)
             except ValueError:  # absolute and relative ids
                 shared = ''
-            if shared:
-                found = [self.candidates(posixpath.relpath(image_id, shared)) for image_id in ids]
+            found = [self.candidates(image_id.removeprefix(f'{shared}/')) if image_id else [] for image_id in ids]
         return [[path for path in paths if part in map(split_of, path.split('/')[:-1])] or paths if len(paths) > 1 else paths
                 for paths, part in zip(found, parts, strict=True)]
 
@@ -73,7 +73,8 @@ def _normal(text):
     return unicodedata.normalize('NFC', text)  # macOS stores accents as separate characters
 
 
-def _stem(name):
+def without_extension(name: str) -> str:
+    """a.jpg -> a; a name without the extension of an image is unchanged"""
     stem, extension = posixpath.splitext(name)
     return stem if extension.lower() in EXTENSIONS else name
 

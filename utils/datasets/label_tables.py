@@ -11,7 +11,7 @@ from utils.common import InputError, counted, preview
 from utils.data.check_data import PATIENT_COLUMNS
 from utils.data.label_column import LABEL_NAMES, LABEL_WORDS, TRUTH, drop_empty_columns, find_binary_columns, words_of
 from utils.data.read_csv import read_csv
-from utils.datasets.image_index import ImageIndex
+from utils.datasets.image_index import ImageIndex, without_extension
 from utils.datasets.known_tables import KnownTable, find_known_table
 
 IMAGE_WORDS = {'image', 'images', 'img', 'file', 'filename', 'path', 'picture', 'photo', 'photograph', 'scan', 'id'}
@@ -81,11 +81,12 @@ def join_table(table: pd.DataFrame, image: str, path: str, images: ImageIndex, *
         other = pd.concat([pd.DataFrame({image: other[column], 'patient_id': patients}) for column in other], ignore_index=True)
         other, rows = other.dropna().reset_index(drop=True), np.tile(rows, len(other.columns))[other[image].notna().to_numpy()]
     column = image if image in other else _find_image_column(other, path, find_known_table(other), images)
-    keys = other[column].fillna('').str.replace(r'\.\w+$', '', regex=True)
+    other, rows = other[other[column].notna()].reset_index(drop=True), rows[other[column].notna().to_numpy()]
+    keys = other[column].map(without_extension)
     if keys.duplicated().any():
         row = int(np.argmax(keys.duplicated()))
         raise InputError(f"{path}, row {rows[row]}: image '{other[column][row]}' repeats an earlier row: delete one of them")
-    places = pd.Series(range(len(keys)), keys).reindex(table[image].fillna('').str.replace(r'\.\w+$', '', regex=True))
+    places = pd.Series(range(len(keys)), keys).reindex(table[image].fillna('').map(without_extension))
     found = places.notna().to_numpy()
     if not found.any() and not may_lack_all:
         raise InputError(f"--join: {path} has none of the images of column '{image}': {preview(keys.tolist(), 3)}")
@@ -139,13 +140,13 @@ def _find_label_columns(table, path, known, taken):
     others = table[[column for column in table if column not in taken]]
     binary = find_binary_columns(others)
     one_hot = bool(binary) and (zeros_and_ones(others[binary]).sum(axis=1) == 1).all()
-    for columns in ([column for column in others if column.casefold() in LABEL_NAMES],
-                    [column for column in others if words_of(column) & LABEL_WORDS and not (one_hot and column in binary)],
-                    list(others)):
+    named = [column for column in others if column.casefold() in LABEL_NAMES]
+    alike = [column for column in others if words_of(column) & LABEL_WORDS and not (one_hot and column in binary)]
+    if one_hot and not named and not alike:
+        return binary
+    for columns in (named, *(() if one_hot else (alike, list(others)))):
         if len(columns) == 1:
             return columns
-        if one_hot:
-            return binary
     if not len(others.columns):
         raise InputError(f"{path} has no column with the class, only {', '.join(table)} (tools.predict predicts images without labels)")
     few = [f'{column} ({n} values)' for column in others if 2 <= (n := others[column].nunique()) <= 100]

@@ -18,7 +18,7 @@ Numbering = tuple[dict[str, int], list[str]]  # {text of the label: class}, clas
 
 def check_kept_columns(keep: Sequence[str]) -> None:
     """Raise `InputError` if a column of --keep has the name of a column that the csvs have anyway."""
-    if taken := [column for column in keep if column in WRITTEN]:
+    if taken := [column for column in keep if column.casefold() in WRITTEN]:
         raise InputError(f'--keep {taken[0]}: the csvs have a column of this name already: rename it in the table')
 
 
@@ -56,15 +56,16 @@ def _find_files(source, images, parts, skip_missing):
 
 
 def _leave_out_repeated(source, table):
-    """Keep the first of several equal rows of an image. Raises `InputError` if they differ in class. `table`: index = row of `source`."""
+    """Keep the first of several rows of an image, with index = row of `source`. Raises `InputError` if they differ in class or split."""
     repeated = table.image_id.duplicated()
-    first = table.drop_duplicates('image_id').set_index('image_id').label
-    differs = repeated & (table.image_id.map(first) != table.label)
-    if differs.any():
-        row = table.index[int(np.argmax(differs))]
-        before = table.index[int(np.argmax(table.image_id == table.image_id[row]))]
-        raise InputError(f"{source.where(row)}: image {table.image_id[row]} has another class than in row {source.rows[before]}: correct "
-                         'one of them')
+    for column, what in (('label', 'class'), ('part', 'split')):
+        first = table.drop_duplicates('image_id').set_index('image_id')[column]
+        differs = repeated & (table.image_id.map(first) != table[column])
+        if differs.any():
+            row = table.index[int(np.argmax(differs))]
+            before = table.index[int(np.argmax(table.image_id == table.image_id[row]))]
+            raise InputError(f"{source.where(row)}: image {table.image_id[row]} has another {what} than in row {source.rows[before]}: "
+                             'correct one of them')
     if repeated.any():
         print(f"* Left out: {counted(repeated.sum(), 'repeated row')} of {source.path}: "
               f"{preview([f'row {source.rows[row]}' for row in table.index[repeated]])}")
@@ -86,7 +87,10 @@ def labelled_images(source: LabelTable, images: ImageIndex, args: argparse.Names
             raise InputError(f"--keep: {source.path} has no column '{column}' (its columns: {', '.join(source.table)})")
         table[column] = source.table[column]
     table['part'] = parts
-    table = _leave_out_repeated(source, table[table.image_id.notna() & table.label.notna()])
+    usable = table.image_id.notna() & table.label.notna()
+    if not usable.any():
+        raise InputError(f'{source.path}: no row has both a label and an image file')
+    table = _leave_out_repeated(source, table[usable])
     pattern = args.patient_pattern or (source.known.patient_pattern if source.known else '')
     if source.patient:
         add_patients(table, source.table[source.patient][table.index])
@@ -116,6 +120,6 @@ def describe(source: LabelTable, table: pd.DataFrame) -> None:
     print(f"* {source.path}: {', '.join(f'{what} = {column}' for what, column in columns.items())}")
     for row in table.index[:SHOWN_ROWS]:
         shown = table.loc[row]
-        patient = f', patient {shown.patient_id}' if 'patient_id' in table else ''
+        patient = f', patient {shown.patient_id}' if 'patient_id' in table and pd.notna(shown.patient_id) else ''
         print(printable(f"  row {source.rows[row]}: {source.table[source.image][row]} -> {shown.image_id}, class {shown.label} "
                         f"({shown['name']}){patient}"))

@@ -1,6 +1,7 @@
 """Write several trained networks as one: a run folder whose checkpoint is an `Ensemble`."""
 import json
 import os
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,22 +9,27 @@ import numpy as np
 from utils.common import InputError, write_text
 from utils.data.image_hashes import merge_seen
 from utils.model_saving_loading import FIELDS, read_checkpoint, save_model
-from utils.runs.formats import MAX_MEMBERS, nan_to_null
+from utils.runs.formats import MAX_MEMBERS, nan_to_null, read_config
+from utils.runs.paths import is_run, without_checkpoint
 
-SHARED = ('model_name', 'head', 'class_names', 'im_size', 'mean', 'std')  # facts that the members must agree in
+# Facts that the members must agree in: those of the network, and those that decide which class prior it has learnt
+SHARED = ('model_name', 'head', 'class_names', 'im_size', 'mean', 'std', 'loss_fn', 'loss_params', 'sampling', 'mixing', 'defer')
 
 
-def save_ensemble(paths: Sequence[str], folder: str) -> str:
-    """Write the networks at `paths` (see `read_checkpoint`) to the new run folder `folder`. -> its checkpoint folder
+def save_ensemble(paths: Sequence[str], folder: str, overwrite: bool = False) -> None:
+    """Write the networks at `paths` (see `read_checkpoint`) to the run folder `folder`, completely or not at all.
 
     The folder has config.cfg, that of the first network with a list of the members, and one checkpoint. The scores of the checkpoint are
-    means over the members. Raises `InputError` if the networks do not fit together, or if `folder` exists.
+    means over the members. `overwrite`: replace another ensemble. Raises `InputError` if the networks do not fit together, or if `folder`
+    exists and is not to be replaced.
     """
-    if os.path.exists(folder):
+    if os.path.exists(folder) and not (overwrite and members_of(folder)):
         raise InputError(f'{folder} already exists: remove it, or choose another folder')
     if not 2 <= len(paths) <= MAX_MEMBERS:
         raise InputError(f'an ensemble needs 2 to {MAX_MEMBERS} networks, not {len(paths)}')
     members = [read_checkpoint(path) for path in paths]
+    if twice := [member['folder'] for i, member in enumerate(members) if member['folder'] in [other['folder'] for other in members[:i]]]:
+        raise InputError(f'{twice[0]} is given twice')
     first = members[0]
     for member in members:
         if 'members' in member['config']:
@@ -35,15 +41,25 @@ def save_ensemble(paths: Sequence[str], folder: str) -> str:
     facts = [{'path': member['folder'], 'epoch': member['epoch'], 'seed': member['config']['seed'],
               'score': member['metrics'].get(member['config']['metric'])} for member in members]
     config = first['config'] | {'members': facts}
-    checkpoint = os.path.join(folder, f"epoch_{max(member['epoch'] for member in members):02d}_ensemble")
+    partial = f'{folder.rstrip("/")}.{os.getpid()}.tmp'
+    checkpoint = os.path.join(partial, f"epoch_{max(member['epoch'] for member in members):02d}_ensemble")
     seen = [member['image_hashes'] for member in members]
     save_model(checkpoint, {name: first[name] for name in FIELDS} | {
         'state_dict': {f'members.{i}.{name}': tensor for i, member in enumerate(members) for name, tensor in member['state_dict'].items()},
         'class_count': np.mean([member['class_count'] for member in members], axis=0).round().astype(int).tolist(),
         'epoch': max(member['epoch'] for member in members), 'metrics': _mean_metrics(members), 'config': config,
         'image_hashes': merge_seen(seen) if all(hashes is not None for hashes in seen) else None})
-    write_text(os.path.join(folder, 'config.cfg'), json.dumps(nan_to_null(config), indent=2) + '\n')
-    return checkpoint
+    write_text(os.path.join(partial, 'config.cfg'), json.dumps(nan_to_null(config), indent=2) + '\n')
+    if os.path.exists(folder):
+        shutil.rmtree(folder)
+    os.rename(partial, folder)
+
+
+def members_of(folder: str) -> list[str]:
+    """-> run folders of the networks of the ensemble in `folder`; [] if there is none"""
+    if not is_run(folder):
+        return []
+    return [without_checkpoint(member['path']) for member in read_config(folder).get('members', [])]
 
 
 def are_folds(paths: Sequence[str]) -> bool:
@@ -52,7 +68,8 @@ def are_folds(paths: Sequence[str]) -> bool:
 
 
 def _fact(info, name):
-    return info['config'].get('head', 'linear') if name == 'head' else info[name]
+    defaults = {'head': 'linear', 'defer': 0.}
+    return info[name] if name in info else info['config'].get(name, defaults.get(name))
 
 
 def _mean_metrics(members):

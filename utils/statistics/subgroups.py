@@ -32,7 +32,7 @@ class Subgroup(NamedTuple):
     """Scores of the images of one group. `cells`: {key: cell}, see `BootstrapResult.cell`. `absent`: classes without an image.
 
     `difference`: {'bacc', 'acc': cell} of the difference from the group `reference`, over the classes that both groups have; None for the
-    reference itself, or if no class is in both.
+    reference itself, for fewer than FEW images (which may all be right, as if there were no sampling error), or if no class is in both.
     """
     column: str
     name: str
@@ -81,7 +81,7 @@ def groups_of(table: PredictionTable, by: By) -> dict[str, np.ndarray]:
     else:
         numbers = pd.to_numeric(cells, errors='coerce').to_numpy()
         ends = [*by.limits[1:-1], np.nextafter(by.limits[-1], np.inf)]
-        masks = {f'{low:g} to {"below " if high is not ends[-1] else ""}{shown:g}': (numbers >= low) & (numbers < high)
+        masks = {f'{low:.12g} to {"below " if high is not ends[-1] else ""}{shown:.12g}': (numbers >= low) & (numbers < high)
                  for low, high, shown in zip(by.limits[:-1], ends, by.limits[1:], strict=True)}
     left = ~np.any(list(masks.values()), axis=0) if masks else np.ones(len(cells), bool)
     return {name: mask for name, mask in (masks | {UNKNOWN: left | masks.get(UNKNOWN, False)}).items() if mask.any()}
@@ -118,7 +118,7 @@ def _subgroup(table, column, name, mask, *, figures, reference):
     return Subgroup(column, name, int(mask.sum()), n_patients=patients,
                     absent=[of for of, n in zip(table.class_names, counts, strict=True) if not n],
                     cells={key: mean.cell(key) for key in mean.values}, reference=reference,
-                    difference=None if name == reference else _difference(figures[name], figures[reference]))
+                    difference=None if name == reference or mask.sum() < FEW else _difference(figures[name], figures[reference]))
 
 
 def _difference(group, reference):
@@ -174,8 +174,7 @@ def subgroup_notes(groups: Sequence[Subgroup]) -> list[str]:
 
 def subgroups_text(groups: Sequence[Subgroup]) -> str:
     """-> table and notes for the console"""
-    of = f" of {counted(sum(group.n_patients or 0 for group in groups), 'patient')}" if groups[0].n_patients else ''
-    head = (f'By {groups[0].column}: {counted(sum(group.n_images for group in groups), "image")}{of}. Last column: difference in balanced '
+    head = (f'By {groups[0].column}: {counted(sum(group.n_images for group in groups), "image")}. Last column: difference in balanced '
             'accuracy, unpaired, over the classes that both groups have.')
     recalls = recall_rows(groups)
     tables = [to_text(subgroup_rows(groups)), *([to_text(recalls)] if len(recalls) > 1 else [])]

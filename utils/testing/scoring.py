@@ -48,7 +48,7 @@ def written_columns(data: ClassDataset, args: argparse.Namespace) -> list[str]:
     With --salt the default is none, since they may identify a patient.
     """
     if args.keep is not None or args.salt:
-        return args.keep or []
+        return list(dict.fromkeys(args.keep or []))
     return [name for name in data.table if name not in (data.label_column, *NAME_COLUMNS) and is_further(name)]
 
 
@@ -136,7 +136,8 @@ def per_group_text(csv: str, per: Per, args: argparse.Namespace) -> str:
     """Combine the predictions of `csv` by --per, and write them beside it. -> line of scores in percent"""
     grouped = per_group(read_predictions(csv), per)
     path = f"{csv.removesuffix('.csv')}_per_{re.sub(r'[^A-Za-z0-9-]', '_', per.column)}.csv"
-    write_predictions(path, grouped._replace(probs=grouped.probs.astype(np.float32)), grouped.class_names)
+    write_predictions(path, grouped._replace(probs=grouped.probs.astype(np.float32)), grouped.class_names,
+                      None if per.column == 'patient_id' else grouped.patient_ids)
     metrics = evaluate_multi_cls(labels_of(grouped), grouped.preds, grouped.probs)
     kappa = f'K={100 * metrics.kappa:z.2f} - ' if is_ordered(grouped.class_names) else ''
     return (f'Per {per.text}: {kappa}BACC={100 * metrics.bacc:.2f} - MCC={100 * metrics.mcc:z.2f} - F1={100 * metrics.f1:.2f} - '

@@ -56,7 +56,7 @@ def make_plan(found: Mapping[str, Any], on_gpu: bool, init: str = 'imagenet', ch
     val = found['splits'].get('val', train)
     im_size, why_size = _image_size(found['sides']['shorter'][1], on_gpu)
     graded = are_grades(found['classes'])
-    rarest = min(n for n in val['class_count'] if n) if any(val['class_count']) else 0
+    rarest = min(val['class_count'])
     metric = ('kappa', 'the classes are grades, and quadratic kappa counts how far off a grade is') if graded else (
         'bacc', f"balanced accuracy counts all classes equally, though their sizes differ {found['imbalance']:.0f}-fold")
     if init == 'none':

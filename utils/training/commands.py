@@ -13,6 +13,7 @@ from utils.cli import IN_SERIES, ROOT, duration
 from utils.common import InputError, Interrupted
 
 RESUME = ': run the same command to resume'
+SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 'SIGHUP') else [])]  # SIGHUP: the terminal is closed
 POLL = .2  # seconds between two looks at the running processes
 
 
@@ -43,7 +44,7 @@ class Series:
 
         A signal ends the running commands, which save their state, and raises `Interrupted`.
         """
-        before = signal.signal(signal.SIGTERM, _interrupt)
+        before = {number: signal.signal(number, _interrupt) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
         failed: list[str] = []
         try:
             for command in commands:
@@ -65,7 +66,8 @@ class Series:
                 raise KeyboardInterrupt(RESUME) from None
             raise
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         if failed:
             raise InputError(f"failed: {', '.join(failed)} (see above){RESUME}")
 

@@ -34,6 +34,7 @@ class Inputs(NamedTuple):
     flags: list[str]
     train_flags: list[str]
     report_flags: list[str]
+    is_grouped: bool = False  # --by or --per: the report is written again, since they may be new
 
 
 class OwnSeries(NamedTuple):
@@ -107,8 +108,8 @@ class OwnSeries(NamedTuple):
         of, runs, model = self.inputs, self.runs(method), self.model(method)
         commands = self._out_of_fold() if self.folds else []
         if len(runs) > 1:
-            commands.append(Command(f'average {len(runs)} networks', ['-m', 'tools.ensemble_runs', *runs, '--out', model, *of.flags],
-                                    lambda: os.path.exists(model)))
+            commands.append(Command(f'average {len(runs)} networks', ['-m', 'tools.ensemble_runs', *runs, '--out', model, '--overwrite',
+                                                                      *of.flags], lambda: _is_ensemble_of(model, runs)))
         if self.has_test:
             # With folds, every validation image has trained some of the networks, so that none is left for calibration.
             words = ['--load_path', model, '--csv_test', of.csvs['test'], *([] if self.folds else ['--calibrate'])]
@@ -136,7 +137,7 @@ class OwnSeries(NamedTuple):
         title = f'{METHODS[method].what}, {networks} network{"s" if networks != "one" else ""}' if method else 'Cross-validation'
         return Command('write the report', ['-m', 'tools.report', *results, '--out', page, '--title', title[:1].upper() + title[1:],
                                             '--purpose', purpose, *self.inputs.report_flags, *self.inputs.flags],
-                       lambda: os.path.isfile(page))
+                       lambda: os.path.isfile(page) and method is not None and not self.inputs.is_grouped)
 
     def _test(self, title, tester, words, result):
         words = [f'test_with_labels_{tester}.py', *words, '--data_path', self.inputs.data_path, *network_flag(self.plan.model_name)]
@@ -154,6 +155,11 @@ class OwnSeries(NamedTuple):
         if len(methods) > 1:
             results += ['--baseline', 'plain' if 'plain' in methods else methods[0]]
         return [*tests, self._report(results, self.result('report_folds.html'), '', purpose, method=None)]
+
+
+def _is_ensemble_of(model, runs):
+    from utils.prediction.ensemble import members_of  # imported here: it takes seconds
+    return os.path.isdir(model) and members_of(model) == runs
 
 
 def _results(run, name):
