@@ -144,6 +144,17 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(here, capsys):
     assert not Path('results').exists() and not Path('experiments').exists()
 
 
+def test_each_stage_one_has_its_own_folder_whatever_the_order(here, capsys):
+    main(words('--dry_run', '--seeds', '0', '--recipes', 'mixup_two_stage', 'crt', 'two_stage'))
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if 'train_lt_mxp' in line]
+    runs = {line[line.index('--save_path') + 1]: line for line in lines}
+    assert list(runs) == [f'own/{name}/seed0' for name in ('stage_one_mixup', 'stage_one', 'mixup_two_stage', 'crt', 'two_stage')]
+    assert '--do_mixup' in runs['own/stage_one_mixup/seed0'] and '--do_mixup' not in runs['own/stage_one/seed0']
+    starts = {run: line[line.index('--pretrained_weights') + 1] for run, line in runs.items() if '--pretrained_weights' in line}
+    assert starts == {'own/mixup_two_stage/seed0': 'experiments/own/stage_one_mixup/seed0',
+                      'own/crt/seed0': 'experiments/own/stage_one/seed0', 'own/two_stage/seed0': 'experiments/own/stage_one/seed0'}
+
+
 def test_methods_are_compared_over_the_folds(here, capsys):
     main(words('--folds', '3', '--seeds', '0', '--dry_run', '--no_test'))
     report = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if 'tools.report' in line]

@@ -2,7 +2,7 @@
 import pytest
 
 from train_lt_mxp import get_parser, resolve
-from utils.training.advice import METHODS, cpu_seconds, make_plan
+from utils.training.advice import METHODS, STAGE_ONE, cpu_seconds, make_plan
 
 
 def found(n=1000, shorter=300, classes=('a', 'b'), val=(50, 20)):
@@ -51,7 +51,7 @@ def test_every_value_has_a_reason():
 @pytest.mark.parametrize('name', METHODS)
 def test_every_method_is_a_valid_training(name):
     method = METHODS[name]
-    for flags, start in ((method.first, []), (method.flags, ['--pretrained_weights', 'x'] if method.first else [])):
+    for flags, start in ((STAGE_ONE.get(method.first, ''), []), (method.flags, ['--pretrained_weights', 'x'] if method.first else [])):
         resolve(get_parser().parse_args(['--csv_train', 'train.csv', *flags.split(), *start]))
 
 

@@ -17,13 +17,15 @@ FAST = 'fast'  # the method for a CPU
 
 
 class Method(NamedTuple):
-    """One or two trainings. `flags`: of the train script, for the only or the second stage; `first`: flags of stage one, or ''."""
+    """One or two trainings. `flags`: of the train script, for the only or the second stage; `first`: key of STAGE_ONE, or ''."""
     what: str
     flags: str
     first: str = ''
 
 
-PLAIN_8 = '--recipe finetune --loss_fn CE --n_epochs 8'
+# Name of the folder of a stage one, which methods share -> its flags
+STAGE_ONE = {'stage_one': '--recipe finetune --loss_fn CE --n_epochs 8'}
+STAGE_ONE['stage_one_mixup'] = STAGE_ONE['stage_one'] + ' --do_mixup 0.2'
 METHODS: dict[str, Method] = {
     'finetune': Method('balanced softmax', '--recipe finetune'),
     'plain': Method('plain training', '--recipe finetune --loss_fn CE'),
@@ -31,9 +33,9 @@ METHODS: dict[str, Method] = {
     'drw': Method('plain, deferred re-weighting', '--recipe finetune --loss_fn CE --defer 0.8'),
     'cdt': Method('class-dependent temperature', '--recipe finetune --loss_fn CDT'),
     'crt': Method('plain, then classifier re-training',
-                  '--recipe finetune --loss_fn CE --n_epochs 4 --trainable classifier --sampling class', PLAIN_8),
-    'two_stage': Method('plain, then balanced softmax', '--recipe finetune_two_stage', PLAIN_8),
-    'mixup_two_stage': Method('Balanced-MixUp, then balanced softmax', '--recipe finetune_two_stage', f'{PLAIN_8} --do_mixup 0.2'),
+                  '--recipe finetune --loss_fn CE --n_epochs 4 --trainable classifier --sampling class', 'stage_one'),
+    'two_stage': Method('plain, then balanced softmax', '--recipe finetune_two_stage', 'stage_one'),
+    'mixup_two_stage': Method('Balanced-MixUp, then balanced softmax', '--recipe finetune_two_stage', 'stage_one_mixup'),
     FAST: Method('frozen network, balanced softmax', '--recipe finetune_fast'),
     'balanced': Method('small sets without pretrained weights', '--recipe balanced'),
     'modern': Method('large sets without pretrained weights', '--recipe modern --sampling class'),

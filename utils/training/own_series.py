@@ -11,7 +11,7 @@ from utils.evaluation import SMALLER_IS_BETTER, is_better
 from utils.runs.formats import read_config, read_log
 from utils.runs.history import best_epoch
 from utils.statistics.weighted_metrics import METRIC_NAMES
-from utils.training.advice import METHODS, Plan
+from utils.training.advice import METHODS, STAGE_ONE, Plan
 from utils.training.commands import Command
 from utils.training.recipes import RecipeParser
 
@@ -69,11 +69,10 @@ class OwnSeries(NamedTuple):
         """-> the trainings that start from initial weights, and those that start from them. Methods with the same stage one share it."""
         methods = {name: METHODS[name] for name in self.plan.methods}
         firsts = list(dict.fromkeys(method.first for method in methods.values() if method.first))
-        stage_one = {flags: f'stage_one_{i}' if i else 'stage_one' for i, flags in enumerate(firsts)}
         one = [self._training(name, part, flags) for part in self.parts
                for name, flags in ((*((name, method.flags) for name, method in methods.items() if not method.first),
-                                    *((stage_one[flags], flags) for flags in firsts)))]
-        two = [self._training(name, part, method.flags, self.run(stage_one[method.first], part)) for part in self.parts
+                                    *((first, STAGE_ONE[first]) for first in firsts)))]
+        two = [self._training(name, part, method.flags, self.run(method.first, part)) for part in self.parts
                for name, method in methods.items() if method.first]
         return [one, two]
 
