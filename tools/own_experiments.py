@@ -25,7 +25,7 @@ from utils.data.permissions import add_private_flag, keep_private, private_flag
 from utils.data.read_csv import check_csv_exists, read_csv
 from utils.datasets.csv_splits import fold_paths, write_folds
 from utils.evaluation import METRICS, SMALLER_IS_BETTER
-from utils.prediction.per_group import check_rule, parse_per, refuse_mixed_labels
+from utils.prediction.per_group import parse_per, refuse_unfit
 from utils.prediction.predictions import is_further
 from utils.runs.formats import parse_json
 from utils.statistics.subgroups import parse_by
@@ -149,12 +149,10 @@ def record_test(series, method, found):
     for path in glob.glob(os.path.join('results', '**', 'tested.json'), recursive=True):
         if os.path.dirname(path) != series.result() and (read_json(path) or {}).get('sha256') == digest:
             print(f'* Warning: the test images have been used before, see {path}: a choice between both tests is not independent of them')
-    folders = dict.fromkeys([os.path.dirname(series.pages(method)[-1]), series.model(method).replace('experiments', 'results', 1)])
-    if len(series.parts) > 1:
-        folders[series.model(method)] = None
+    folders = [os.path.dirname(series.pages(method)[-1]), *([series.model(method)] if len(series.parts) > 1 else [])]
     write_text(series.result('tested.json'), json.dumps({
         'method': method, 'compared': [run for name in series.plan.methods for run in series.runs(name)],
-        'results': list(folders), 'sha256': digest}, indent=2) + '\n')
+        'results': folders, 'sha256': digest}, indent=2) + '\n')
 
 
 def report_choice(series, scores, method):
@@ -193,15 +191,15 @@ def check_report_flags(args, sets, found, metric):
     data = sets.get('test', sets['train'])
     columns = [by.column for by in parse_by(args.by)]
     per = parse_per(args.per)
-    if per:
-        check_rule(per, is_ordered(found['classes'], metric))
-        columns += [per.column] if per.column != 'patient_id' else []
+    if per and per.column != 'patient_id':
+        columns.append(per.column)
     for column in columns:
         if column not in data.table or not is_further(column):
             raise InputError(f"--by, --per: {data.csv_path} has no further column '{column}' (its columns: {', '.join(data.table)})")
-    if per and per.column in data.table:
-        ids = data.table[per.column].fillna('image ' + data.table.image_id).tolist()
-        refuse_mixed_labels(ids, data.labels, found['classes'], per)
+    if per and per.column not in data.table:
+        raise InputError(f'--per patient_id: {data.csv_path} has no such column')
+    if per:
+        refuse_unfit(per, data.table, data.labels, found['classes'], ordered=is_ordered(found['classes'], metric))
 
 
 def report_flags(args, found):

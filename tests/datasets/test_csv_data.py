@@ -228,6 +228,15 @@ def test_a_table_of_left_and_right_eyes(folder):
         assert set(29 - numbers) == set(numbers) and table.patient_id.nunique() == len(table) / 2
 
 
+def test_a_table_with_three_images_of_a_patient_per_row(folder):
+    simple(folder)
+    Path('views.csv').write_text('first,second,third\n' + ''.join(f"p{i},p{10 + i},{f'p{20 + i}' if i else ''}\n" for i in range(10)))
+    csvs = pd.concat(prepare('t.csv', '--images', 'set', '--join', 'views.csv').values())
+    numbers = csvs.image_id.str.extract(r'p(\d+)')[0].astype(int)
+    assert (csvs.patient_id.where(numbers != 20, 'views.csv row 2') == [f'views.csv row {2 + i % 10}' for i in numbers]).all()
+    assert csvs.patient_id[numbers == 20].tolist() == ['']
+
+
 def test_images_that_a_joined_table_lacks_are_patients_of_their_own(folder, capsys):
     simple(folder)
     Path('groups.csv').write_text('scan,lesion_id\n' + ''.join(f"p{i},{'' if i > 20 else 'L1'}\n" for i in range(25)))

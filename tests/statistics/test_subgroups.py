@@ -46,6 +46,11 @@ def test_categories_and_missing_values(table):
     assert np.all(np.sum(list(masks.values()), axis=0) == 1)
 
 
+def test_a_category_called_unknown_comes_last_with_the_missing_values(table):
+    named = with_columns(table, sex=['unknown'] * 200 + ['x'] * 160 + [np.nan] * 40)
+    assert [(name, mask.sum()) for name, mask in groups_of(named, By('sex')).items()] == [('x', 160), ('unknown', 240)]
+
+
 def test_limits_include_the_first_and_the_last(table):
     ages = pd.to_numeric(table.further.age).to_numpy()
     masks = groups_of(table, By('age', (1, 40, 100)))

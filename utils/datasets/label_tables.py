@@ -77,9 +77,9 @@ def join_table(table: pd.DataFrame, image: str, path: str, images: ImageIndex, *
     other, rows = read_csv(path, 'table (--join)')
     other = drop_empty_columns(other)
     if len(other.columns) > 1 and set(_columns_of_images(other, images)) == set(other):
-        patients = [f'{os.path.basename(path)} row {row}' for row in rows]
+        patients, n_columns = [f'{os.path.basename(path)} row {row}' for row in rows], len(other.columns)
         other = pd.concat([pd.DataFrame({image: other[column], 'patient_id': patients}) for column in other], ignore_index=True)
-        other, rows = other.dropna().reset_index(drop=True), np.tile(rows, len(other.columns))[other[image].notna().to_numpy()]
+        rows = np.tile(rows, n_columns)
     column = image if image in other else _find_image_column(other, path, find_known_table(other), images)
     other, rows = other[other[column].notna()].reset_index(drop=True), rows[other[column].notna().to_numpy()]
     keys = other[column].map(without_extension)

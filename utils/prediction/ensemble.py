@@ -42,17 +42,21 @@ def save_ensemble(paths: Sequence[str], folder: str, overwrite: bool = False) ->
               'score': member['metrics'].get(member['config']['metric'])} for member in members]
     config = first['config'] | {'members': facts}
     partial = f'{folder.rstrip("/")}.{os.getpid()}.tmp'
-    checkpoint = os.path.join(partial, f"epoch_{max(member['epoch'] for member in members):02d}_ensemble")
-    seen = [member['image_hashes'] for member in members]
-    save_model(checkpoint, {name: first[name] for name in FIELDS} | {
-        'state_dict': {f'members.{i}.{name}': tensor for i, member in enumerate(members) for name, tensor in member['state_dict'].items()},
-        'class_count': np.mean([member['class_count'] for member in members], axis=0).round().astype(int).tolist(),
-        'epoch': max(member['epoch'] for member in members), 'metrics': _mean_metrics(members), 'config': config,
-        'image_hashes': merge_seen(seen) if all(hashes is not None for hashes in seen) else None})
-    write_text(os.path.join(partial, 'config.cfg'), json.dumps(nan_to_null(config), indent=2) + '\n')
-    if os.path.exists(folder):
-        shutil.rmtree(folder)
-    os.rename(partial, folder)
+    try:
+        checkpoint = os.path.join(partial, f"epoch_{max(member['epoch'] for member in members):02d}_ensemble")
+        seen = [member['image_hashes'] for member in members]
+        save_model(checkpoint, {name: first[name] for name in FIELDS} | {
+            'state_dict': {f'members.{i}.{name}': tensor for i, member in enumerate(members)
+                           for name, tensor in member['state_dict'].items()},
+            'class_count': np.mean([member['class_count'] for member in members], axis=0).round().astype(int).tolist(),
+            'epoch': max(member['epoch'] for member in members), 'metrics': _mean_metrics(members), 'config': config,
+            'image_hashes': merge_seen(seen) if all(hashes is not None for hashes in seen) else None})
+        write_text(os.path.join(partial, 'config.cfg'), json.dumps(nan_to_null(config), indent=2) + '\n')
+        if os.path.exists(folder):
+            shutil.rmtree(folder)
+        os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def members_of(folder: str) -> list[str]:

@@ -60,6 +60,12 @@ def refuse_mixed_labels(ids: Sequence[str], labels: np.ndarray, class_names: Seq
                              f'{class_names[label]}: group by another column, or for grades use --per {per.column}:worst')
 
 
+def refuse_unfit(per: Per, table: pd.DataFrame, labels: np.ndarray, class_names: Sequence[str], *, ordered: bool) -> None:
+    """Raise `InputError` if `per` does not suit the classes, or the `labels` (N,) of the rows of a csv, `table`, which has its column."""
+    check_rule(per, ordered)
+    refuse_mixed_labels(table[per.column].fillna('image ' + table.image_id).tolist(), labels, class_names, per)
+
+
 def per_group(table: PredictionTable, per: Per) -> PredictionTable:
     """Combine the images of each group: a table with one row per group, whose id is its `image_id`.
 

@@ -83,8 +83,9 @@ def groups_of(table: PredictionTable, by: By) -> dict[str, np.ndarray]:
         ends = [*by.limits[1:-1], np.nextafter(by.limits[-1], np.inf)]
         masks = {f'{low:.12g} to {"below " if high is not ends[-1] else ""}{shown:.12g}': (numbers >= low) & (numbers < high)
                  for low, high, shown in zip(by.limits[:-1], ends, by.limits[1:], strict=True)}
-    left = ~np.any(list(masks.values()), axis=0) if masks else np.ones(len(cells), bool)
-    return {name: mask for name, mask in (masks | {UNKNOWN: left | masks.get(UNKNOWN, False)}).items() if mask.any()}
+    masks.pop(UNKNOWN, None)
+    masks[UNKNOWN] = ~np.any(list(masks.values()), axis=0) if masks else np.ones(len(cells), bool)
+    return {name: mask for name, mask in masks.items() if mask.any()}
 
 
 def rows_of(table: PredictionTable, mask: np.ndarray) -> PredictionTable:

@@ -19,7 +19,7 @@ from utils.evaluation import Metrics, evaluate_multi_cls, per_class_text, perfor
 from utils.get_loaders import ClassDataset
 from utils.model_saving_loading import load_model
 from utils.prediction.inference import Predictions
-from utils.prediction.per_group import Per, check_rule, parse_per, per_group, refuse_mixed_labels
+from utils.prediction.per_group import Per, parse_per, per_group, refuse_unfit
 from utils.prediction.predictions import check_further_columns, is_further, read_predictions, write_predictions
 from utils.runs.paths import is_run, name_of_run
 from utils.runs.results import Checkpoint, PredictionsFile, Results, SourceCsv, Views, check_replaceable, write_results
@@ -122,7 +122,7 @@ def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | 
         print(f'{corrections_text(results, names)}* {data.csv_path} has no labels: wrote only the predictions, {csv}')
         return None
     per = parse_per(network.args.per)
-    report = (full_report(predictions, metrics, names, info['class_count']) + (per_group_text(csv, per, network.args) if per else '')
+    report = (full_report(predictions, metrics, names, info['class_count']) + (per_group_text(csv, per, info) if per else '')
               + split.note + corrections_text(results, names) + sources_text(split, results))
     file = os.path.join(network.folder, f'performance_{split.name}.txt')
     write_text(file, report)
@@ -132,14 +132,14 @@ def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | 
     return csv
 
 
-def per_group_text(csv: str, per: Per, args: argparse.Namespace) -> str:
+def per_group_text(csv: str, per: Per, info: dict) -> str:
     """Combine the predictions of `csv` by --per, and write them beside it. -> line of scores in percent"""
     grouped = per_group(read_predictions(csv), per)
     path = f"{csv.removesuffix('.csv')}_per_{re.sub(r'[^A-Za-z0-9-]', '_', per.column)}.csv"
     write_predictions(path, grouped._replace(probs=grouped.probs.astype(np.float32)), grouped.class_names,
                       None if per.column == 'patient_id' else grouped.patient_ids)
     metrics = evaluate_multi_cls(labels_of(grouped), grouped.preds, grouped.probs)
-    kappa = f'K={100 * metrics.kappa:z.2f} - ' if is_ordered(grouped.class_names) else ''
+    kappa = f'K={100 * metrics.kappa:z.2f} - ' if is_ordered(grouped.class_names, info['config']['metric']) else ''
     return (f'Per {per.text}: {kappa}BACC={100 * metrics.bacc:.2f} - MCC={100 * metrics.mcc:z.2f} - F1={100 * metrics.f1:.2f} - '
             f'AUC={100 * metrics.auc:.2f} of {len(grouped.preds)} groups, in {os.path.basename(path)}\n')
 
@@ -188,10 +188,8 @@ def check_per(args: argparse.Namespace, data: ClassDataset, info: dict) -> None:
         raise InputError(f"--per: {data.csv_path} has no column '{column}' (its columns: {', '.join(data.table)})")
     if column not in ('patient_id', *written_columns(data, args)):
         raise InputError(f'--per {column}: this column is not written: add --keep {column}')
-    check_rule(per, is_ordered(info['class_names'], info['config']['metric']))
     if data.has_labels:
-        ids = data.table[column].fillna('image ' + data.table.image_id).tolist()
-        refuse_mixed_labels(ids, data.labels, info['class_names'], per)
+        refuse_unfit(per, data.table, data.labels, info['class_names'], ordered=is_ordered(info['class_names'], info['config']['metric']))
 
 
 def main(description: str, splits: Mapping[str, str | None], dihedral_tta: int, argv: Sequence[str] | None = None) -> None:

@@ -44,7 +44,7 @@ METHODS: dict[str, Method] = {
 
 class Plan(NamedTuple):
     model_name: str
-    im_size: int
+    im_size: int | str  # pixels, or 'height,width' as given by the user
     batch_size: int
     metric: str
     methods: list[str]  # keys of METHODS
