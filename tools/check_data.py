@@ -128,7 +128,8 @@ def main(argv=None):
     print(f"* Found {counted(n_problems, 'problem')}: correct the csvs or images, then check again" if n_problems else
           '* Found no problems')
     if len(pairs) and n_problems:
-        print('* Duplicates can be left out: write them with --out PAIRS.csv, and prepare the csvs again with --copies PAIRS.csv')
+        print('* Duplicates can be left out: ' + (f'prepare the csvs again with --copies {args.out}' if args.out else
+              'write them with --out PAIRS.csv, and prepare the csvs again with --copies PAIRS.csv'))
     if not n_problems:
         say_next(*next_step(sets, args, n_classes))
     sys.exit(n_problems > 0)

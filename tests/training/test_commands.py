@@ -40,6 +40,13 @@ def test_lines_of_parallel_commands_are_named(here, capsys):
     assert sorted(capsys.readouterr().out.splitlines()) == ['make a: begin a', 'make b: begin b']
 
 
+def test_what_was_printed_before_comes_first(here):
+    (here / 'series.py').write_text('from utils.training.commands import Command, Series\nprint("before")\n'
+                                    f'Series(1, 0, []).run([Command("a", [{str(here / "work.py")!r}, "a"])])\n')
+    done = subprocess.run([sys.executable, 'series.py'], env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout == 'before\nbegin a\n'
+
+
 def test_words_that_are_known_only_at_the_start(here, capfd):
     Series(1, 0, []).run([command(here, 'a', before_start=lambda: ['--resume'])])
     assert capfd.readouterr().out == 'begin a --resume\n'

@@ -77,6 +77,7 @@ class Series:
         print(f'[{self.n_started}/{self.n_all}{self._eta()}] {command.title}\n$ {command.text()}', file=sys.stderr, flush=True)
         script = command.words if command.words[0] == '-m' else [os.path.join(ROOT, command.words[0]), *command.words[1:]]
         shared = self.n_jobs > 1
+        sys.stdout.flush()  # else what was printed before appears after the output of the command, if that goes to a file
         process = subprocess.Popen(
             [sys.executable, *script, *command.before_start()], env=os.environ | {'PYTHONPATH': ROOT, IN_SERIES: '1'} | self._device(slot),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if shared else None, stderr=subprocess.STDOUT if shared else None,
