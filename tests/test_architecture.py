@@ -11,9 +11,10 @@ import pytest
 
 from tests.factories import ROOT
 
+# Lowest first; rooms on one level do not import each other
 ORDER = ('utils', 'common', 'cli', 'data', 'datasets',
          'evaluation losses models reproducibility combo_loader', 'get_loaders', 'runs', 'model_saving_loading', 'prediction', 'statistics',
-         'training', 'testing', 'report', 'tools', 'scripts', 'benchmarks')  # lowest first; rooms on one level do not import each other
+         'decisions', 'training', 'testing', 'report', 'tools', 'scripts', 'benchmarks')
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
 CODE = [path for pattern in ('*.py', 'utils/**/*.py', 'models/**/*.py', 'tools/**/*.py', 'benchmarks/**/*.py')
         for path in ROOT.glob(pattern)]

@@ -14,6 +14,7 @@ from utils.cli import tune_process
 tune_process()  # before the other imports
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -29,11 +30,14 @@ from utils.data.label_column import HELP as LABEL_HELP
 from utils.data.label_column import NAME_COLUMNS, describe_label_column, drop_empty_columns, find_label_column
 from utils.data.permissions import add_private_flag, keep_private
 from utils.data.read_csv import read_csv
+from utils.decisions.of_predictions import add_flags as add_decision_flags
+from utils.decisions.of_predictions import check_flags as check_decision_flags
+from utils.decisions.of_predictions import evaluate_decisions
 from utils.prediction.per_group import HELP as PER_HELP
 from utils.prediction.per_group import check_rule, parse_per, per_group
 from utils.prediction.predictions import read_labelled
 from utils.runs.formats import read_config
-from utils.runs.provenance import replaced_network
+from utils.runs.provenance import replaced_network, results_of
 from utils.runs.results import is_results_file
 from utils.statistics.bootstrap import INTERVALS, STRATIFIED, check_classes
 from utils.statistics.comparison import copies_note, ways_note
@@ -77,6 +81,7 @@ def get_parser():
     scores.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of the bootstrap')
     scores.add_argument('--by', nargs='+', default=[], metavar='COLUMN[:LIMITS]', help=BY_HELP)
     scores.add_argument('--per', metavar='COLUMN[:worst]', help=PER_HELP)
+    add_decision_flags(parser)
     output = parser.add_argument_group('output')
     output.add_argument('--json', metavar='FILE', help='write all results to FILE, as fractions; undefined values are null')
     add_private_flag(output)
@@ -120,6 +125,19 @@ def training_counts(args, class_names):
     return None
 
 
+def assumed_frequencies(args):
+    """-> class frequencies that the probabilities of the csv assume, a list of length K; None if --run and the csv do not tell"""
+    results = results_of(args.csvs[0]) if args.run and args.calibration else None
+    if results is None or results.checkpoint is None:
+        return None
+    if results.correction:
+        return results.correction.expected
+    from utils.testing.post_hoc import implied_prior  # imported here because it needs torch
+    config = read_config(args.run)
+    with contextlib.suppress(InputError):  # a loss without a known prior
+        return implied_prior(config, config['class_count'], max(results.checkpoint.epoch - 1, 0)).tolist()
+
+
 def further_scores(tables, of, args, **options):
     """Print the scores of --per and --by. -> {'per', 'subgroups': plain values}. `of`: how the files are interpreted (`evaluate_files`)."""
     further: dict = {}
@@ -148,6 +166,7 @@ def main(argv=None):
         raise InputError('--draws must be 100 or more, --seed 0 or more, each --at between 0 and 1')
     if args.json and is_results_file(args.json):
         raise InputError(f'--json {args.json} would overwrite a results file of a test script: choose another name')
+    check_decision_flags(args)
     tables = [read_labelled(csv) for csv in args.csvs]
     class_names = tables[0].class_names
     metric = None
@@ -178,6 +197,12 @@ def main(argv=None):
     print(report_text(result, len(tables)))
     options = {'ordered': ordered, 'stratified': args.stratified}
     further = further_scores(tables, result['of'], args, **options)
+    if len(tables) == 1:
+        text, decisions = evaluate_decisions(tables[0], args, levels=args.at, ordered=ordered, referable=referable,
+                                             frequencies=assumed_frequencies(args))
+        if text:
+            print(f'\n{text}')
+            further['decisions'] = decisions
     if args.json:
         settings = {'files': args.csvs, 'n_images': len({i for table in tables for i in table.image_ids}), 'class_names': class_names,
                     'ordered': ordered, 'draws': args.draws, 'seed': args.seed, 'intervals': INTERVALS,

@@ -1,7 +1,11 @@
 """Export a trained network to ONNX, with the normalisation included, and to safetensors, with a JSON file of everything needed to use them.
+Or export it as a folder for timm (--format timm).
 
 The ONNX input `images` is (N, 3, H, W) for any N: RGB images resized to H x W, as uint8 or as float32 in 0..1 (--input float). The output
 `probabilities` or `logits` is (N, K). The output is compared with that of PyTorch before the file is written.
+
+With --format timm, timm.create_model('local-dir:results/<run>/timm', pretrained=True) builds the network with its weights, class names and
+normalisation. Its logits are compared before the folder is written.
 
 Example, after the demonstration (bash run_lt_experiments.sh), with the packages onnx, onnxscript and onnxruntime:
 
@@ -20,7 +24,8 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from utils.cli import add_network_flag, say_next, script_parser, to_train
+from models.timm_folder import check_timm_has, load_timm_folder, save_timm_folder, whole_folder
+from utils.cli import add_network_flag, say_next, script_parser, to_train, warn_without_effect
 from utils.common import InputError, check_writable, file_sha256, run_script, whole_file, write_text
 from utils.data.new_images import read_new_images
 from utils.data.permissions import add_private_flag, keep_private
@@ -31,6 +36,7 @@ from utils.runs.paths import name_of_run
 
 COMPARED, BATCH = 64, 8  # images
 PACKAGES = ('torch', 'torchvision', 'timm', 'safetensors', 'onnx')
+WITHOUT_EFFECT = tuple((flag, 'with --format timm', lambda a: a.format == 'timm') for flag in ('input', 'output'))
 
 
 class Deployed(nn.Module):
@@ -55,10 +61,12 @@ def get_parser():
     network.add_argument('--images', nargs='+', metavar='IMAGE_OR_FOLDER',
                          help=f'images to compare the output on, at most {COMPARED} (default: noise)')
     output = parser.add_argument_group('output')
+    output.add_argument('--format', default='onnx', choices=('onnx', 'timm'), help='onnx: ONNX and safetensors; timm: folder for timm')
     output.add_argument('--input', default='uint8', choices=('uint8', 'float'), help='ONNX input: uint8 in 0..255, or float in 0..1')
     output.add_argument('--output', default='probabilities', choices=('probabilities', 'logits'), help='ONNX output')
     output.add_argument('--tolerance', type=float, default=1e-4, metavar='D', help='largest accepted difference from PyTorch')
-    output.add_argument('--out', metavar='FOLDER', help='folder for model.onnx, model.safetensors and model.json (default: results/<run>)')
+    output.add_argument('--out', metavar='FOLDER',
+                        help='folder for model.onnx, model.safetensors and model.json, or for timm/ (default: results/<run>)')
     add_private_flag(output)
     return parser
 
@@ -100,6 +108,20 @@ def write_onnx(path, loaded, images, args):
     return difference
 
 
+def write_timm(folder, loaded, images, tolerance):
+    """-> largest difference of the logits from PyTorch on `images`. If it exceeds `tolerance`, raises `InputError` and writes nothing."""
+    expected = reference(loaded, images, 'logits')
+    with whole_folder(folder) as temporary:
+        save_timm_folder(temporary, loaded.model, loaded.info)
+        found = load_timm_folder(temporary, loaded.info['model_name'])
+        again = loaded._replace(model=found.model, info=loaded.info | {'mean': found.mean, 'std': found.std})
+        difference = float(np.abs(reference(again, images, 'logits') - expected).max())
+        if not difference <= tolerance:
+            raise InputError(f'{folder} is not written: its logits differ from PyTorch by {difference:.2g}, more than --tolerance '
+                             f'{tolerance:g}')
+    return difference
+
+
 def write_safetensors(path, loaded, sidecar):
     with whole_file(path) as f:
         f.write(save({name: value.contiguous() for name, value in loaded.model.state_dict().items()}, {'format': 'pt'}))
@@ -112,22 +134,32 @@ def write_safetensors(path, loaded, sidecar):
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    warn_without_effect(parser, argv, args, WITHOUT_EFFECT)
     loaded = load_model(args.load_path, args.model_name)
     c, im_size = loaded.info['config'], tuple(loaded.info['im_size'])
+    if args.format == 'timm':
+        check_timm_has(loaded.model, loaded.info['model_name'], c)
     folder = args.out or os.path.join('results', name_of_run(loaded.folder))
     keep_private(args.private, None if args.out else folder, beside=args.out)
     check_writable(folder)
     images = read_new_images(args.images, im_size, COMPARED) if args.images else noise(im_size)
+    compared = f"{len(images)} {'images' if args.images else 'images of noise (use --images to compare on real ones)'}"
+    to_predict = ('predict images with the network', 'python', '-m', 'tools.predict', '--load_path', args.load_path, c['data_path'])
+    if args.format == 'timm':
+        difference = write_timm(os.path.join(folder, 'timm'), loaded, images, args.tolerance)
+        print(f"* Wrote {os.path.join(folder, 'timm')}: its logits in timm differ from PyTorch by at most {difference:.2g} on {compared}")
+        say_next(*to_predict)
+        return
     os.makedirs(folder, exist_ok=True)
     onnx, safetensors = (os.path.join(folder, f'model.{kind}') for kind in ('onnx', 'safetensors'))
     difference = write_onnx(onnx, loaded, images, args)
-    print(f"* Wrote {onnx}: its {args.output} differ from PyTorch by at most {difference:.2g} on {len(images)} "
-          f"{'images' if args.images else 'images of noise (use --images to compare on real ones)'}")
+    print(f'* Wrote {onnx}: its {args.output} differ from PyTorch by at most {difference:.2g} on {compared}')
     write_safetensors(safetensors, loaded, {'onnx': {'input': args.input, 'output': args.output, 'sha256': file_sha256(onnx)}})
     print(f'* Wrote {safetensors} and model.json')
     if 'members' in c:
-        say_next('predict images with the network', 'python', '-m', 'tools.predict', '--load_path', args.load_path, c['data_path'])
+        say_next(*to_predict)
         return
     say_next('train from these weights', *to_train(c['csv_train'], c['csv_val'], c['data_path'], c['n_classes'],
              '--im_size', ','.join(map(str, im_size)), '--model_name', loaded.info['model_name'], '--init', safetensors))

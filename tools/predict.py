@@ -15,21 +15,24 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from utils.cli import add_network_flag, network_flag, say_next, script_parser, to_test
+from utils.cli import add_network_flag, flags_given, network_flag, say_next, script_parser, to_test
 from utils.common import InputError, check_writable, counted, run_script, whole_file
 from utils.data.images import open_rgb
 from utils.data.new_images import ImageFiles, find_new_images, why_unreadable
 from utils.data.permissions import add_private_flag, keep_private, private_flag
+from utils.decisions.prevalence import prevalence_text
 from utils.get_loaders import fitting_workers
 from utils.model_saving_loading import load_model
 from utils.prediction.accelerator import add_device_flag
 from utils.prediction.gradcam import grad_cam, overlay
-from utils.prediction.inference import Logits, Normalise, collect_logits, to_predictions
+from utils.prediction.inference import Logits, Normalise, collect_logits
 from utils.prediction.predictions import write_predictions
 from utils.prediction.tta import add_view_flags, check_view_flags, get_views
 from utils.runs.paths import name_of_run
 from utils.statistics.tables import to_text
+from utils.testing.decisions import add_decision_flag, check_prior, decide, decision_tuning, read_own_decision
 from utils.testing.network import get_accelerator
+from utils.testing.tuning import Tuning, add_prior_flag
 
 SHOWN = 20  # images on the console; the csv holds all of them
 
@@ -47,6 +50,8 @@ def get_parser():
     add_private_flag(output)
     method = parser.add_argument_group('method')
     add_view_flags(method)
+    add_prior_flag(method)
+    add_decision_flag(method)
     method.add_argument('--batch_size', type=int, default=32, metavar='N', help='images per batch')
     method.add_argument('--num_workers', type=int, default=8, metavar='N', help='processes that decode images, at most one per CPU core')
     add_device_flag(method)
@@ -70,8 +75,20 @@ def save_heat_maps(folder, files, predictions, model, normalise, batch_size):
                 bar.update()
 
 
+def answer_rows(decided, names):
+    """-> table of the first SHOWN images: the most likely classes, and the columns of the decision file; the first row is the header"""
+    predictions, k = decided.predictions, min(3, len(names))
+    order = (-predictions.probs).argsort(axis=1, kind='stable')[:, :k]
+    columns = {} if decided.columns is None else {name.replace('_', ' '): decided.columns[name].tolist() for name in decided.columns}
+    rows = [['image', *['most likely', 'second', 'third'][:k], *columns]]
+    for i, (image_id, top, p) in enumerate(zip(predictions.image_ids[:SHOWN], order, predictions.probs, strict=False)):
+        rows.append([image_id, *(f'{names[c]} {100 * p[c]:5.1f} %' for c in top), *(values[i] for values in columns.values())])
+    return rows
+
+
 def main(argv=None):
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
     check_view_flags(args)
     if args.num_workers < 0 or args.batch_size < 1:
         raise InputError('--num_workers must not be negative, --batch_size must be positive')
@@ -82,7 +99,11 @@ def main(argv=None):
     folder = os.path.join(args.results_path, name_of_run(loaded.folder))
     keep_private(args.private, folder)
     check_writable(folder)
-    info, accelerator = loaded.info, get_accelerator(loaded, args.device)
+    info = loaded.info
+    decision = read_own_decision(args, flags_given(parser, argv, args), info)
+    tuning = decision_tuning(decision, loaded.model, info) if decision else Tuning()
+    check_prior(args.target_prior, info, decision)
+    accelerator = get_accelerator(loaded, args.device)
     normalise = Normalise(accelerator.device, info['mean'], info['std'])
     if args.gradcam:  # fails now, not after the predictions, if the network has no feature map
         device = accelerator.device
@@ -96,18 +117,20 @@ def main(argv=None):
     if not len(good):
         raise InputError('\n'.join(['none of the images can be read:', *unread]))
 
-    predictions = to_predictions(Logits(logits.values[:, good], logits.labels[good], [ids[i] for i in good]))
-    names, k = info['class_names'], min(3, len(info['class_names']))
-    order = (-predictions.probs).argsort(axis=1, kind='stable')[:, :k]
-    rows = [[image_id, *(f'{names[c]} {100 * p[c]:5.1f} %' for c in top)]
-            for image_id, top, p in zip(predictions.image_ids[:SHOWN], order, predictions.probs, strict=False)]
+    decided = decide(Logits(logits.values[:, good], logits.labels[good], [ids[i] for i in good]), info, tuning, decision,
+                     target_prior=args.target_prior)
+    predictions, names = decided.predictions, info['class_names']
     print(f'* {loaded}')
-    print(to_text([['image', 'most likely', 'second', 'third'][:k + 1], *rows]))
+    if decided.prevalence:
+        print(prevalence_text(decided.prevalence, decision.source, names))
+    for line in filter(None, (decided.tuning.correction and decided.tuning.correction.line, decision and decision.line)):
+        print(f'* {line}')
+    print(to_text(answer_rows(decided, names)))
     if len(good) > SHOWN:
         print(f'... and {len(good) - SHOWN} more')
     os.makedirs(folder, exist_ok=True)
     csv = os.path.join(folder, args.csv_out)
-    write_predictions(csv, predictions, names)
+    write_predictions(csv, predictions, names, decided=decided.columns)
     print(f"* Wrote {csv}: {counted(len(good), 'image')}")
     if unread:
         print('\n'.join([f'* {len(unread)} of {len(files)} images cannot be read and were skipped:', *unread]))
@@ -122,7 +145,7 @@ def main(argv=None):
                  *network_flag(args.model_name))
     else:
         say_next('see heat maps of the predictions', 'python', '-m', 'tools.predict', '--load_path', args.load_path,
-                 *network_flag(args.model_name), *args.inputs, '--gradcam', *private_flag(args))
+                 *network_flag(args.model_name), *args.inputs[:3], '--gradcam', *private_flag(args))
 
 
 if __name__ == '__main__':

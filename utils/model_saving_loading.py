@@ -118,6 +118,8 @@ def _os_error(error):
 def read_checkpoint(path: str) -> dict[str, Any]:
     """Return the dictionary saved at `path`, which is a file, a checkpoint folder, or a run folder (then its best checkpoint is read).
 
+    It also has the folder, and the checksum (see `digest`).
+
     Raises `InputError` if the file is damaged, incomplete or not a checkpoint, before it uses more memory than the size of the file.
     """
     check_name(path)
@@ -131,14 +133,15 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if missing:
         raise InputError(f"{file} is not a checkpoint of this project: it lacks {', '.join(missing)}")
     _check_tensors(info, file)
-    if info.pop('sha256', None) != digest(info):
+    checksum = info.pop('sha256', None)
+    if checksum != digest(info):
         raise InputError(f'{file} is damaged: its checksum does not match its content')
     check_keys(info, file, KINDS)  # only now, since digest has read the whole file
     info = upgrade(info, file)
     check_keys(info, file, HASHES)
     check_classes_agree(info, file)
     check_config(info['config'], f"{file}, 'config'")
-    return _in_memory(info) | {'folder': os.path.dirname(file)}
+    return _in_memory(info) | {'folder': os.path.dirname(file), 'checksum': checksum}
 
 
 def _unpack(file):

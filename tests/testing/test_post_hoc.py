@@ -142,9 +142,9 @@ def test_a_prior_without_a_trained_class_is_an_error(tmp_path):
 
 def test_table_of_the_frequencies():
     assert prior_text(['mel', 'no tumour'], [.905, .095], [.5, .5]) == (
-        '  class      learnt %  expected %\n'
-        '  mel           90.50       50.00\n'
-        '  no tumour      9.50       50.00\n')
+        '  class      before %   after %\n'
+        '  mel           90.50     50.00\n'
+        '  no tumour      9.50     50.00\n')
 
 
 def test_strength_is_the_best_on_the_given_images():
@@ -184,7 +184,7 @@ def test_flags(test_run, tiny):
     report, table = test_run('--target_prior uniform')
     np.testing.assert_allclose(table.filter(like='p_'), q / q.sum(1, keepdims=True), rtol=1e-4)
     learnt, expected = f'{1200 / 22:.2f}', f'{100 / 3:.2f}'
-    assert re.search(rf'^Class prior changed to: uniform\n  class +learnt %  expected %\n  class0 +{learnt} +{expected}\n', report, re.M)
+    assert re.search(rf'^Class prior changed to: uniform\n  class +before %   after %\n  class0 +{learnt} +{expected}\n', report, re.M)
     for flags, message in (('--tau_norm --logit_adjust', 'correct for the class frequencies more than once'),
                            (f'--tau_norm --csv_tune {tiny}/test.csv', 'shares 8 images with .* which is reported')):
         with pytest.raises(InputError, match=message):

@@ -76,7 +76,7 @@ def test_results_as_data(test, tiny, tmp_path):
         'csv': {'path': str(tiny / 'test.csv'), 'sha256': file_sha256(tiny / 'test.csv')},
         'predictions': {'file': 'results_test.csv', 'sha256': file_sha256(folder / 'results_test.csv')},
         'tta': {'dihedral': 0, 'zoom': [1.], 'n_views': 1}, 'correction': None, 'temperature': None, 'metrics': None,
-        'class_names': ['class0', 'class1', 'class2'], 'n_images': 8, 'n_left_out': 0}
+        'class_names': ['class0', 'class1', 'class2'], 'n_images': 8, 'n_left_out': 0, 'decision': None}
     metrics, probs = found['metrics'], table.filter(like='p_').to_numpy()
     assert metrics['acc'] == pytest.approx((table.label == table.pred).mean())
     assert metrics['bacc'] == pytest.approx(recall_score(table.label, table.pred, average='macro', zero_division=0))

@@ -12,7 +12,7 @@ from utils.data.image_hashes import CHOSE, ROLES, STAGE_ONE_TRAINED, TRAINED, ro
 from utils.data.read_csv import read_csv
 
 TRAINING_ROLES = TRAINED | STAGE_ONE_TRAINED
-NOT_FOR_TUNING = 'cannot be used to tune --tau_norm, --logit_adjust or --calibrate'
+NOT_FOR_TUNING = 'cannot be used to tune --tau_norm, --logit_adjust or the calibration'
 
 
 def describe_leak(val_set: ClassDataset, seen: torch.Tensor) -> str | None:
@@ -58,10 +58,12 @@ def note_of_patients(data: ClassDataset, config: dict) -> str:
     return f"Note: {counted(n, 'patient')} of {data.csv_path} also had images in the training csv {path}\n" if n else ''
 
 
-def check_tuning(data: ClassDataset, reported: Mapping[str, ClassDataset], info: dict, n_threads: int = 1) -> None:
+def check_tuning(data: ClassDataset, reported: Mapping[str, ClassDataset], info: dict, n_threads: int = 1, *,
+                 flag: str = '--csv_tune') -> None:
     """Raise `InputError` if images of `data`, used for tuning corrections, trained the checkpoint described by `info` or are reported.
 
-    `reported`: split -> ClassDataset. The validation csv may be used for tuning and reported only if a test set is reported as well.
+    `reported`: split -> ClassDataset; `flag`: which names the csv of `data`. The validation csv may be used for tuning and reported only if
+    a test set is reported as well.
     """
     same_csv, seen = _same_csv(data.csv_path, info['config']), info['image_hashes']
     if seen is not None:
@@ -69,12 +71,12 @@ def check_tuning(data: ClassDataset, reported: Mapping[str, ClassDataset], info:
         trained = np.where(roles & CHOSE, 0, roles & TRAINING_ROLES)
         if trained.any():
             raise InputError(f'{data.csv_path} {NOT_FOR_TUNING}: {_seen_images(data, trained)}. Give a csv of validation images with '
-                             '--csv_tune')
+                             f'{flag}')
         if 'val' in same_csv and (note := _note_other_images(data, roles, seen)):
             print(f'* {note}', end='')
     if 'train' in same_csv:  # its images were not recorded, or have changed
         raise InputError(f'{data.csv_path} {NOT_FOR_TUNING}: it is the training csv of this network. Give a csv of validation images '
-                         'with --csv_tune')
+                         f'with {flag}')
     hashes = data.content_hashes(n_threads)
     for split, other in reported.items():
         shared = np.isin(hashes, other.content_hashes(n_threads)).sum()

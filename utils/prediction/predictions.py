@@ -10,7 +10,8 @@ from utils.common import InputError, counted, write_text
 from utils.data.read_csv import csv_text, read_csv
 from utils.runs.provenance import mark_outdated
 
-OWN_COLUMNS = ('image_id', 'patient_id', 'label', 'pred')
+PREDICTION_SET, NOT_SURE = 'prediction_set', 'not_sure'  # columns of decisions
+OWN_COLUMNS = ('image_id', 'patient_id', 'label', 'pred', PREDICTION_SET, NOT_SURE)
 TOLERANCE = 0.01  # of the sum of a row; other programs may round to three digits
 
 
@@ -106,9 +107,9 @@ def is_further(column: str) -> bool:
 
 
 def write_predictions(path: str, predictions: Any, class_names: list[str], patient_ids: Iterable[Any] | None = None,
-                      salt: str | None = None, further: pd.DataFrame | None = None) -> None:
-    """Write one row for each image: image_id, patient_id (if known), the columns of `further`, label (if known), pred, p_<class> for each
-    class.
+                      salt: str | None = None, further: pd.DataFrame | None = None, decided: pd.DataFrame | None = None) -> None:
+    """Write one row for each image: image_id, patient_id (if known), the columns of `further`, label (if known), pred, the columns of
+    `decided`, p_<class> for each class.
 
     Ids are hashed if `salt` is given. Cells are escaped for spreadsheets; `read_predictions` undoes this. Reports of earlier predictions in
     the same file are marked as outdated (`mark_outdated`).
@@ -125,6 +126,6 @@ def write_predictions(path: str, predictions: Any, class_names: list[str], patie
         table['label'] = predictions.labels
     table['pred'] = predictions.preds
     columns = [f'p_{name}' for name in class_names]
-    table = pd.concat([table, pd.DataFrame(predictions.probs, columns=columns)], axis=1)
+    table = pd.concat([table, *([] if decided is None else [decided]), pd.DataFrame(predictions.probs, columns=columns)], axis=1)
     write_text(path, csv_text(table))
     mark_outdated(path)

@@ -140,6 +140,7 @@ class Results:
     metrics: dict[str, Any] | None = None  # `Metrics` as fractions, and 'loss'; NaN if undefined
     n_images: int | None = None
     n_left_out: int | None = None  # unreadable images that were skipped (--skip_bad_images)
+    decision: dict[str, Any] | None = None  # 'line' about the decision file of the test, and its 'rules' as plain values
 
     @property
     def checkpoint_line(self) -> str:
@@ -157,7 +158,7 @@ class Results:
     def lines(self) -> list[str]:
         """Sentences on the corrections, the checkpoint and the csv."""
         return [line for line in (self.correction and self.correction.line, self.temperature and self.temperature.line,
-                                  self.checkpoint_line) if line]
+                                  self.decision and self.decision.get('line'), self.checkpoint_line) if line]
 
     @property
     def way(self) -> str:
@@ -180,6 +181,7 @@ FIGURES = Kind(f"a dictionary with the scores {', '.join([*CALIBRATED.values(), 
 NAME = Kind(f"one of {', '.join(TITLES)}", lambda value: isinstance(value, str) and value in TITLES)
 REQUIRED = {'checkpoint': PART, 'csv': PART, 'predictions': PART, 'tta': PART, 'correction': or_null(PART), 'temperature': or_null(PART),
             'class_names': NAMES, 'metrics': or_null(SCORES), 'n_images': COUNT, 'n_left_out': COUNT}
+OPTIONAL = {'decision': or_null(PART)}  # absent in older files
 CHECKPOINT = {'folder': TEXT, 'epoch': COUNT}
 CSV = {'path': TEXT, 'sha256': DIGEST}
 PREDICTIONS = {'file': TEXT, 'sha256': DIGEST}
@@ -238,33 +240,37 @@ def read_results_file(csv: str) -> Results | None:
     if 'format' not in saved:
         return None
     check_format(saved, path, FORMAT)
-    check_keys(saved, path, REQUIRED)
+    check_keys(saved, path, REQUIRED, OPTIONAL)
     return Results(
-        checkpoint=Checkpoint(**_part(saved, 'checkpoint', CHECKPOINT, path)), csv=SourceCsv(**_part(saved, 'csv', CSV, path)),
-        predictions=PredictionsFile(**_part(saved, 'predictions', PREDICTIONS, path)), tta=Views(**_part(saved, 'tta', VIEWS, path)),
-        correction=_correction(saved, path), temperature=_temperature(saved, path), class_names=saved['class_names'],
-        metrics=saved['metrics'] and null_to_nan(saved['metrics']), n_images=saved['n_images'], n_left_out=saved['n_left_out'])
+        checkpoint=Checkpoint(**read_part(saved, 'checkpoint', CHECKPOINT, path)), csv=SourceCsv(**read_part(saved, 'csv', CSV, path)),
+        predictions=PredictionsFile(**read_part(saved, 'predictions', PREDICTIONS, path)),
+        tta=Views(**read_part(saved, 'tta', VIEWS, path)),
+        correction=read_correction(saved, path), temperature=read_temperature(saved, path), class_names=saved['class_names'],
+        metrics=saved['metrics'] and null_to_nan(saved['metrics']), n_images=saved['n_images'], n_left_out=saved['n_left_out'],
+        decision=saved.get('decision'))
 
 
-def _part(saved, name, kinds, source):
+def read_part(saved: dict, name: str, kinds: dict[str, Kind], source: str) -> dict[str, Any]:
     """Return the entries `kinds` of the dictionary saved[name], checked, with lists converted to tuples."""
     check_keys(saved[name], f"{source}, '{name}'", kinds)
     return {key: tuple(value) if isinstance(value := saved[name][key], list) else value for key in kinds}
 
 
-def _correction(saved, source):
+def read_correction(saved: dict, source: str) -> Correction | None:
+    """The entry 'correction' of `saved`, a results file or decision file `source`, checked."""
     if saved['correction'] is None:
         return None
     if saved['correction'].get('name') == 'target_prior':
-        return Correction(**_part(saved, 'correction', PRIOR, source))
-    part = _part(saved, 'correction', STRENGTH, source)
+        return Correction(**read_part(saved, 'correction', PRIOR, source))
+    part = read_part(saved, 'correction', STRENGTH, source)
     if part['chosen'] is not None:
-        part['chosen'] = Choice(**_part(part, 'chosen', CHOICE, f"{source}, 'correction'"))
+        part['chosen'] = Choice(**read_part(part, 'chosen', CHOICE, f"{source}, 'correction'"))
     return Correction(**part)
 
 
-def _temperature(saved, source):
-    if saved['temperature'] is None:
+def read_temperature(saved: dict, source: str, name: str = 'temperature') -> Temperature | None:
+    """The entry `name` of `saved`, a results file or decision file `source`, checked."""
+    if saved[name] is None:
         return None
-    part = _part(saved, 'temperature', TEMPERATURE, source)
+    part = read_part(saved, name, TEMPERATURE, source)
     return Temperature(**part | {name: part[name] and null_to_nan(part[name]) for name in ('before', 'after')})

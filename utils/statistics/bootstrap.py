@@ -21,7 +21,8 @@ INTERVALS = {
     'normal': 'value ± 1.96 bootstrap standard errors',
     'seeds': "bootstrap percentile interval, widened by Student's t for the variation over seeds",
 }
-LIMITS = {'mcc': (-1., 1.), 'kappa': (-1., 1.), 'nll': (0., np.inf), 'brier': (0., 2.)}  # other scores: 0 to 1
+LIMITS = {'mcc': (-1., 1.), 'kappa': (-1., 1.), 'nll': (0., np.inf), 'brier': (0., 2.), 'set_size': (0., np.inf), 'cost': (0., np.inf),
+          'saved': (-np.inf, np.inf)}  # other scores: 0 to 1
 STRATIFIED = 'resample within each class, for test sets with class counts fixed by design (default: resample all images or patients)'
 BIASED_UPWARDS = (('metrics', 'ece'), ('metrics', 'classwise_ece'))  # sums of absolute values: noise increases them
 

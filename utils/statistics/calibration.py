@@ -3,14 +3,19 @@
 On its own, it does not change the predicted classes. With more than two classes, it can change how images rank by the probability of a
 class, and therefore AUC, average precision and classwise ECE. Corrections of the class prior assume that logits are log posteriors, so the
 temperature is applied before them and affects the corrected predictions."""
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from utils.prediction.inference import Predictions
 from utils.prediction.predictions import PredictionTable
 from utils.runs.results import CALIBRATED
 from utils.statistics.weighted_metrics import WeightedMetrics
 
+if TYPE_CHECKING:  # its import of torch takes seconds
+    from utils.prediction.inference import Predictions
+
 SMALLEST = 1e-38  # about the smallest normal float32; replaces probabilities that softmax has rounded to 0
+RIDGE = .01  # precision of the normal prior of biases
 RANGE = (.05, 20.)  # of the temperature; without any error on the validation images, the optimum would be 0
 
 
@@ -45,13 +50,41 @@ def fit_temperature(probs: np.ndarray, labels: np.ndarray, shift: float | np.nda
     return float(np.exp(brentq(slope, low, high, xtol=1e-10)))
 
 
-def scaled(predictions: Predictions, temperature: float) -> Predictions:
+def fit_bias_corrected(probs: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None,
+                       start: np.ndarray | None = None) -> tuple[float, np.ndarray]:
+    """Fit softmax(log(probs) / T + bias): a temperature T and a bias for each class, (K,), by maximum likelihood (bias-corrected
+    temperature scaling, Alexandari et al., ICML 2020). The mean probability of each class is then its frequency in `labels` (N,).
+
+    `weights` (N,): how often each image counts; `start`: (1 / T, biases), a first guess. The likelihood is concave in 1 / T and the biases.
+    A weak normal prior keeps biases finite if classes are separated perfectly. Absent classes get the bias 0, which means nothing.
+    """
+    from scipy.optimize import minimize  # imported here: few tests calibrate
+    labels = np.asarray(labels)
+    logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST))
+    weights = np.ones(len(labels)) if weights is None else weights
+    present = np.bincount(labels, weights, minlength=logits.shape[1]) > 0
+    truth = np.eye(logits.shape[1])[labels]
+
+    def loss(parameters):
+        inverse, bias = parameters[0], parameters[1:]
+        z = np.where(present, inverse * logits + bias, -np.inf)
+        z = z - z.max(axis=1, keepdims=True)
+        total = np.exp(z).sum(axis=1, keepdims=True)
+        error = (np.exp(z) / total - truth) * weights[:, None]
+        value = -(weights * (z[np.arange(len(labels)), labels] - np.log(total[:, 0]))).sum() + RIDGE / 2 * (bias ** 2).sum()
+        return value, np.append((error * logits).sum(), error.sum(axis=0) + RIDGE * bias)
+    first = np.append(1., np.zeros(len(present))) if start is None else start
+    found = minimize(loss, first, jac=True, method='L-BFGS-B', bounds=[(1 / RANGE[1], 1 / RANGE[0])] + [(None, None)] * len(present))
+    return float(1 / found.x[0]), np.where(present, found.x[1:], 0.)
+
+
+def scaled(predictions: 'Predictions', temperature: float) -> 'Predictions':
     """`Predictions` with scaled probabilities and the same classes. The caller updates their loss."""
     probs = apply_temperature(predictions.probs, temperature)
     return predictions._replace(probs=probs.astype(predictions.probs.dtype))
 
 
-def figures_of(predictions: Predictions, class_names: list[str]) -> dict[str, float]:
+def figures_of(predictions: 'Predictions', class_names: list[str]) -> dict[str, float]:
     """Return the scores of labelled `predictions` that a temperature may change: those of CALIBRATED, as fractions, and 'nll'."""
     probs = np.asarray(predictions.probs, np.float64)
     table = PredictionTable(predictions.image_ids, predictions.labels, predictions.preds, probs,

@@ -9,7 +9,8 @@ from utils.data.permissions import add_private_flag
 from utils.prediction.accelerator import add_device_flag
 from utils.prediction.per_group import HELP as PER_HELP
 from utils.prediction.tta import add_view_flags, check_view_flags
-from utils.testing.tuning import add_flags, chooses, given_correction, priors
+from utils.testing.decisions import add_decision_flag
+from utils.testing.tuning import add_flags, chooses, given_correction
 
 SPLITS = {'val': 'validation', 'test': 'test'}  # name in flags and files -> in text
 # Flags without effect in combination with others: see `warn_without_effect`.
@@ -43,6 +44,7 @@ def get_parser(description: str, splits: Mapping[str, str | None], dihedral_tta:
     method.add_argument('--batch_size', type=int, default=8, metavar='N', help='batch size; evaluation uses four times this number')
     add_device_flag(method)
     add_flags(parser)
+    add_decision_flag(method)
     output = parser.add_argument_group('output')
     output.add_argument('--results_path', default='results/', metavar='FOLDER',
                         help='parent folder of the results, with a subfolder for each run')
@@ -76,7 +78,5 @@ def check_flags(args: argparse.Namespace, info: dict) -> None:
         raise InputError('--salt must not be empty: otherwise anyone can compute the hashes of the ids')
     check_view_flags(args)
     given_correction(args)
-    if args.target_prior is not None:
-        priors(args.target_prior, info)  # reports errors before images are decoded
     if args.batch_size < 1 or args.num_workers < 0:
         raise InputError('--num_workers must not be negative, --batch_size must be positive')

@@ -11,6 +11,7 @@ from models.ensemble import Ensemble
 from models.heads import get_head
 from utils.common import InputError
 from utils.data.read_csv import read_csv
+from utils.decisions.prevalence import prior_shift
 from utils.evaluation import evaluate_multi_cls
 from utils.losses import LOSSES, get_loss_fn, log_prior
 from utils.prediction.inference import Logits, to_predictions
@@ -125,13 +126,6 @@ def _classes_of(labels, rows, class_names, source):
     return read[0]
 
 
-def prior_shift(learnt: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """log expected - log learnt, float64 (K,): the shift of the logits by Bayes' rule when the class prior changes (Saerens et al., Neural
-    Computation 2002, equation 2.4). Classes with a prior of 0 in either get -inf, which is probability 0."""
-    known = (learnt > 0) & (expected > 0)
-    return np.where(known, np.log(np.where(known, expected, 1) / np.where(known, learnt, 1)), -np.inf)
-
-
 def prior_changer(learnt: np.ndarray, expected: np.ndarray) -> Adjustment:
     """Adjustment that adds the `prior_shift` to the logits."""
     shift = torch.tensor(prior_shift(learnt, expected), dtype=torch.float32)
@@ -154,11 +148,11 @@ def fit_source_temperature(logits: Logits, learnt: np.ndarray) -> tuple[float, i
 
 
 def prior_text(class_names: Sequence[str], learnt: Sequence[float], expected: Sequence[float]) -> str:
-    """Table for the report: learnt and expected frequency of each class in percent."""
+    """Table for the report: frequency of each class before and after the change, in percent."""
     width = max(map(len, ['class', *class_names]))
-    lines = [f'  {"class":<{width}}  learnt %  expected %']
+    lines = [f'  {"class":<{width}}  before %   after %']
     for name, old, new in zip(class_names, learnt, expected, strict=True):
-        lines.append(f'  {name:<{width}}  {100 * old:8.2f}  {100 * new:10.2f}')
+        lines.append(f'  {name:<{width}}  {100 * old:8.2f}  {100 * new:8.2f}')
     return '\n'.join(lines) + '\n'
 
 

@@ -3,18 +3,22 @@ import argparse
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.cli import network_flag, say_next, warn_without_effect
-from utils.common import InputError, check_writable, file_sha256, printable, write_text
+from utils.cli import flags_given, network_flag, say_next, warn_without_effect
+from utils.common import InputError, check_writable, counted, file_sha256, printable, write_text
 from utils.data.bad_images import write_skipped
 from utils.data.dataset import ClassLoader
 from utils.data.label_column import NAME_COLUMNS
 from utils.data.leakage import check_reported, note_of_patients
 from utils.data.permissions import keep_private, private_flag
+from utils.decisions.decision_file import Decision, shared_images
+from utils.decisions.prevalence import prevalence_text
+from utils.decisions.rules import rules_as_json, rules_from_json
+from utils.decisions.scores import summary_lines
 from utils.evaluation import Metrics, evaluate_multi_cls, per_class_text, performance_text, recall_per_class, shot_recalls
 from utils.get_loaders import ClassDataset
 from utils.model_saving_loading import load_model
@@ -22,12 +26,22 @@ from utils.prediction.inference import Predictions
 from utils.prediction.per_group import Per, parse_per, per_group, refuse_unfit
 from utils.prediction.predictions import check_further_columns, is_further, read_predictions, write_predictions
 from utils.runs.paths import is_run, name_of_run
-from utils.runs.results import Checkpoint, PredictionsFile, Results, SourceCsv, Views, check_replaceable, write_results
+from utils.runs.results import (
+    Checkpoint,
+    PredictionsFile,
+    Results,
+    SourceCsv,
+    Views,
+    check_replaceable,
+    results_path,
+    write_results,
+)
 from utils.statistics.weighted_metrics import chance_levels, is_ordered, labels_of
+from utils.testing.decisions import check_prior, decide, decision_tuning, read_own_decision
 from utils.testing.flags import WITHOUT_EFFECT, check_flags, get_parser
 from utils.testing.network import NetworkUnderTest, get_accelerator
 from utils.testing.post_hoc import prior_text
-from utils.testing.tuning import Tuning, corrected, tune
+from utils.testing.tuning import Tuning, tune
 
 
 class Split(NamedTuple):
@@ -36,6 +50,7 @@ class Split(NamedTuple):
     loader: ClassLoader
     predictions_csv: str  # path of the predictions csv to write
     note: str  # from `check_reported` and `note_of_patients`, for the report
+    fitted: bool = False  # the decision file was fitted on these images
 
     @property
     def data(self) -> ClassDataset:
@@ -102,34 +117,49 @@ def summary_line(split: Split, metrics: Metrics, info: dict, n_images: int) -> s
             f'F1: {100 * metrics.f1:.2f} - BalAcc: {100 * metrics.bacc:.2f} - Acc: {100 * metrics.acc:.2f} - n: {n_images}')
 
 
-def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning) -> str | None:
+def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning, decision: Decision | None = None) -> str | None:
     """Predict and score one csv, and write the results. -> predictions csv; None if there are no labels"""
     data, info, csv = split.data, network.info, split.predictions_csv
     names = info['class_names']
     logits = network.logits(split.loader, split.name)
-    if data.csv_path == tuning.csv:
+    if data.csv_path == tuning.csv or split.fitted:
         print(f'* Note: {data.csv_path} is reported without correction, because the corrections were chosen on it')
-        tuning = Tuning()
-    predictions, temperature = corrected(logits, tuning, names)
-    metrics = None
+        tuning, decision = Tuning(), None
+    patients = data.table.get('patient_id')
+    decided = decide(logits, info, tuning, decision, target_prior=network.args.target_prior if decision else None,
+                     patient_ids=None if patients is None else patients.fillna('image ' + data.table.image_id).tolist())
+    if decided.prevalence and decision:
+        print(prevalence_text(decided.prevalence, decision.source, names))
+    predictions, metrics = decided.predictions, None
     if predictions.labels is not None:
         metrics = evaluate_multi_cls(predictions.labels, predictions.preds, predictions.probs)
-    write_predictions(csv, predictions, names, data.table.get('patient_id'), salt=network.args.salt,
-                      further=data.table[written_columns(data, network.args)])
-    results = describe(network, split, tuning._replace(temperature=temperature), predictions=predictions, metrics=metrics)
+    write_predictions(csv, predictions, names, patients, salt=network.args.salt,
+                      further=data.table[written_columns(data, network.args)], decided=decided.columns)
+    results = describe(network, split, decided.tuning, predictions=predictions, metrics=metrics)
+    if decision:
+        results = replace(results, decision={'line': decision.line, 'rules': rules_as_json(decided.rules)})
     write_results(results, csv)
     if metrics is None:
         print(f'{corrections_text(results, names)}* {data.csv_path} has no labels: wrote only the predictions, {csv}')
         return None
     per = parse_per(network.args.per)
     report = (full_report(predictions, metrics, names, info['class_count']) + (per_group_text(csv, per, info) if per else '')
-              + split.note + corrections_text(results, names) + sources_text(split, results))
+              + split.note + corrections_text(results, names) + decision_text(results, csv) + sources_text(split, results))
     file = os.path.join(network.folder, f'performance_{split.name}.txt')
     write_text(file, report)
     print(report)
     print(summary_line(split, metrics, info, len(predictions.image_ids)))
     print(f'* Wrote {file} and {csv}')
     return csv
+
+
+def decision_text(results: Results, csv: str) -> str:
+    """Lines on the decision file of a test and on how its rules did on the labelled predictions `csv`; '' without one."""
+    if results.decision is None:
+        return ''
+    table = read_predictions(csv)
+    rules = rules_from_json(results.decision['rules'], len(table.class_names), results_path(csv))
+    return f"{results.decision['line']}\n" + ''.join(f'{line}\n' for line in summary_lines(table, rules))
 
 
 def per_group_text(csv: str, per: Per, info: dict) -> str:
@@ -157,9 +187,9 @@ def load_network(args: argparse.Namespace) -> NetworkUnderTest:
     return NetworkUnderTest(args, loaded, accelerator, folder)
 
 
-def load_splits(network: NetworkUnderTest, names: Sequence[str]) -> list[Split]:
-    """Load the csvs of the flags for the splits `names`. Raises `InputError` if a csv or its images were used in training, or if results
-    would replace an unrelated file."""
+def load_splits(network: NetworkUnderTest, names: Sequence[str], decision: Decision | None = None) -> list[Split]:
+    """Load the csvs of the flags for the splits `names`. Raises `InputError` if a csv or its images were used in training, if some of the
+    images were used for `decision`, or if results would replace an unrelated file."""
     args, info = network.args, network.info
     csvs = {name: csv for name in names if (csv := getattr(args, f'csv_{name}')) is not None}
     outputs = {name: os.path.join(network.folder, getattr(args, f'csv_out_{name}')) for name in csvs}
@@ -176,7 +206,17 @@ def load_splits(network: NetworkUnderTest, names: Sequence[str]) -> list[Split]:
     notes = {name: check_reported(loader.dataset, info, args.num_workers) + note_of_patients(loader.dataset, info['config'])
              for name, loader in loaders.items()}
     print(''.join(f'* {note}' for note in notes.values() if note), end='')
-    return [Split(name, loader, outputs[name], notes[name]) for name, loader in loaders.items()]
+    fitted = {name: decision is not None and is_fitted_on(decision, loader.dataset, args.num_workers) for name, loader in loaders.items()}
+    return [Split(name, loader, outputs[name], notes[name], fitted=fitted[name]) for name, loader in loaders.items()]
+
+
+def is_fitted_on(decision: Decision, data: ClassDataset, n_threads: int) -> bool:
+    """Whether `data` has the images that `decision` was fitted on. Raises `InputError` if it shares only some of them."""
+    shared = shared_images(decision, data.content_hashes(n_threads))
+    if 0 < shared < len(data) and data.has_labels:
+        raise InputError(f'{data.csv_path} shares {counted(shared, "image")} with {decision.csv.path}, on which {decision.path} was '
+                         'fitted: test on other images, or add --no_decision')
+    return shared > 0 and data.has_labels
 
 
 def check_per(args: argparse.Namespace, data: ClassDataset, info: dict) -> None:
@@ -198,11 +238,18 @@ def main(description: str, splits: Mapping[str, str | None], dihedral_tta: int, 
     args = parser.parse_args(argv)
     warn_without_effect(parser, argv, args, WITHOUT_EFFECT)
     network = load_network(args)
-    reported = load_splits(network, list(splits))
-    tuning = tune(network, {split.name: split.loader for split in reported})
+    decision = read_own_decision(args, flags_given(parser, argv, args), network.info)
+    check_prior(args.target_prior, network.info, decision)
+    if decision:
+        print(f'* {decision.line}')
+    reported = load_splits(network, list(splits), decision)
+    if decision:
+        tuning = decision_tuning(decision, network.loaded.model, network.info)
+    else:
+        tuning = tune(network, {split.name: split.loader for split in reported})
     if tuning.csv is None:  # remove the list of an earlier test
         write_skipped(os.path.join(network.folder, 'skipped_tune.csv'), [])
-    scored = [run_split(network, split, tuning) for split in reported]
+    scored = [run_split(network, split, tuning, decision) for split in reported]
     say_next(*next_step(scored[-1], network.loaded.folder, args))
 
 

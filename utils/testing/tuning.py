@@ -28,6 +28,7 @@ from utils.testing.post_hoc import (
 )
 
 VALIDATION = 'val'  # value of --tau_norm and --logit_adjust without a number
+ESTIMATE = 'estimate'  # value of --target_prior: from the predictions of the images
 
 
 class Tuning(NamedTuple):
@@ -51,15 +52,7 @@ def parse_strength(text: str) -> str | float:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the corrections and of the calibration."""
     group = parser.add_argument_group('corrections without training', 'use at most one of the first three')
-    group.add_argument('--tau_norm', nargs='?', const=VALIDATION, type=parse_strength, metavar='TAU',
-                       help='tau-normalisation with strength TAU, for networks trained without re-balancing '
-                            '(without TAU: chosen on --csv_tune)')
-    group.add_argument('--logit_adjust', nargs='?', const=VALIDATION, type=parse_strength, metavar='TAU',
-                       help='logit adjustment with strength TAU, for networks trained without re-balancing '
-                            '(without TAU: chosen on --csv_tune)')
-    group.add_argument('--target_prior', metavar='train|uniform|FILE',
-                       help='change the learnt class prior to that of the training csv, to a uniform prior, or to that of a csv with '
-                            'the columns label (class names or numbers) and prior')
+    add_correction_flags(group)
     group.add_argument('--calibrate', action='store_true',
                        help='temperature scaling, fitted on --csv_tune; applied before --logit_adjust and --target_prior, but after '
                             '--tau_norm')
@@ -67,14 +60,32 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                                                          'test csv, otherwise the validation csv of the training run)')
 
 
-def validation_csv(csv_tune: str | None, csvs: Mapping[str, str], config: dict) -> str:
-    """Return the csv to choose strength and temperature on. `csvs`: split -> csv to report; `config`: of the checkpoint."""
+def add_correction_flags(group: argparse._ArgumentGroup, *, estimate: bool = True) -> None:
+    """Add --tau_norm, --logit_adjust and --target_prior. `estimate`: see `add_prior_flag`."""
+    for name, what in (('tau_norm', 'tau-normalisation'), ('logit_adjust', 'logit adjustment')):
+        group.add_argument(f'--{name}', nargs='?', const=VALIDATION, type=parse_strength, metavar='TAU',
+                           help=f'{what} with strength TAU, for networks trained without re-balancing (without TAU: chosen on validation '
+                                'images)')
+    add_prior_flag(group, estimate=estimate)
+
+
+def add_prior_flag(group: argparse._ArgumentGroup, *, estimate: bool = True) -> None:
+    """Add --target_prior. `estimate`: whether its value may be ESTIMATE."""
+    group.add_argument('--target_prior', metavar=f"train|uniform|{'estimate|' if estimate else ''}FILE",
+                       help='change the learnt class prior to that of the training csv, to a uniform prior, '
+                            + ('to an estimate from the predictions of these images, ' if estimate else '')
+                            + 'or to that of a csv with the columns label (class names or numbers) and prior')
+
+
+def validation_csv(csv_tune: str | None, csvs: Mapping[str, str], config: dict, flag: str = '--csv_tune') -> str:
+    """Return the csv to choose strength and temperature on. `csvs`: split -> csv to report; `config`: of the checkpoint; `flag`: which
+    names another csv."""
     if csv_tune:
         return csv_tune
     if 'test' in csvs and 'val' in csvs:
         return csvs['val']
     if not os.path.isfile(config['csv_val']):
-        raise InputError(f"the validation csv of the training run, {config['csv_val']}, was not found: give one with --csv_tune")
+        raise InputError(f"the validation csv of the training run, {config['csv_val']}, was not found: give one with {flag}")
     return config['csv_val']
 
 
@@ -96,14 +107,19 @@ def priors(target_prior: str, info: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tune(network: NetworkUnderTest, loaders: Mapping[str, ClassLoader]) -> Tuning:
-    """Choose the strength and temperature that the flags ask for. `loaders`: split -> loader of the csv to report.
+    """Choose the strength and temperature that the flags ask for. `loaders`: split -> loader of the csv to report."""
+    csv, logits = _images_to_choose_on(network, loaders)
+    return tune_on(network, csv, logits)
+
+
+def tune_on(network: NetworkUnderTest, csv: str | None, logits: Logits) -> Tuning:
+    """Choose the strength and temperature that the flags ask for on the `logits` of the validation images `csv`.
 
     A change of the class prior assumes that logits are log posteriors, so the temperature is fitted and applied before it, at the learnt
     prior. Tau-normalisation is not a prior shift and changes the confidence, so there the temperature comes last.
     """
     args = network.args
     name = given_correction(args)
-    csv, logits = _images_to_choose_on(network, loaders)
     shown = printable(csv)  # for reports
     if name == 'target_prior':
         learnt, expected = priors(args.target_prior, network.info)
