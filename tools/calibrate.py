@@ -21,9 +21,10 @@ from utils.common import InputError, check_writable, file_sha256, printable, run
 from utils.data.leakage import check_tuning
 from utils.data.permissions import add_private_flag, keep_private
 from utils.decisions.decision_file import Decision, decision_path, write_decision
-from utils.decisions.prediction_sets import KINDS, coverage_range
+from utils.decisions.prediction_sets import KINDS
 from utils.decisions.prevalence import fit_source
-from utils.decisions.rules import Rules, few_images_note, fit_rules
+from utils.decisions.rules import Rules, fit_rules
+from utils.decisions.scores import set_notes
 from utils.model_saving_loading import load_model
 from utils.prediction.accelerator import add_device_flag
 from utils.prediction.inference import Logits, to_predictions
@@ -142,14 +143,11 @@ def print_summary(decision, temperature):
         print(line)
     print('These are the images that it was fitted on: only a test on other images shows how well it works.')
     print(f'\n{rules_table(rules, names)}\n')
-    rule = rules.sets[0]
-    low, high = coverage_range(decision.n_images, rule.coverage)
-    print(f'Prediction sets ({rule.kind}) for a coverage of {100 * rule.coverage:g} %. With one threshold from {decision.n_images} images, '
-          f'the coverage on new images lies between {100 * low:.1f} and {100 * high:.1f} % in 95 % of all calibrations.')
+    print(f'Prediction sets ({rules.sets[0].kind}) for a coverage of {100 * rules.sets[0].coverage:g} %')
+    for note in set_notes(rules, names):
+        print(f'* Note: {note}')
     if rules.abstention:
         print(f'Not sure: below a probability of {rules.abstention.threshold:.3f}, as {100 * rules.abstention.share:g} % of these images.')
-    if note := few_images_note(rule, names):
-        print(f'* Warning: {note}')
     print(f'* Wrote {decision.path}')
 
 

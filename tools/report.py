@@ -60,6 +60,7 @@ def get_parser():
     content.add_argument('--data_path', metavar='FOLDER', help='folder of the images for --with_images')
     output = parser.add_argument_group('output')
     output.add_argument('--out', metavar='FILE', help='file to write (default: report.html in the results folder)')
+    output.add_argument('--model_card', action='store_true', help='also write model_card.md beside the page, for a single run')
     add_private_flag(output)
     return parser
 
@@ -77,6 +78,8 @@ def main(argv=None):
     warn_without_effect(parser, argv, args, WITHOUT_EFFECT, is_tested=any(run.table for run in runs), n_runs=len(runs))
     if args.file and not any(run.table for run in runs):
         raise InputError(f'--file {args.file}: no run has a file of this name with labels')
+    if args.model_card and len(runs) > 1:
+        raise InputError('--model_card needs a single run: give one run folder')
     if args.baseline and len(runs) == 1:
         raise InputError('--baseline needs several runs: give more of them, or a folder that holds several')
     folders = [os.path.abspath(run.results or run.folder) for run in runs]
@@ -84,12 +87,16 @@ def main(argv=None):
     out = args.out or os.path.join(os.path.relpath(os.path.commonpath(folders)), name)
     keep_private(args.private, beside=os.path.dirname(out))
     check_writable(os.path.dirname(out))
-    from utils.report.build import ReportOptions, build_report  # imported here: matplotlib is needed only from here on
+    from utils.report.build import ReportOptions, build_model_card, build_report  # imported here: matplotlib is needed only from here on
     options = ReportOptions(data_path=args.data_path, draws=args.draws, baseline=args.baseline, ordered=args.ordered,
                             stratified=args.stratified, folder=os.path.dirname(out) or os.curdir, title=args.title,
                             author=args.author, purpose=args.purpose, data=args.data, by=parse_by(args.by), per=parse_per(args.per))
     write_text(out, build_report(runs, options))
     print(f"* Wrote {out}{', which holds images of patients' if args.with_images else ''}")
+    if args.model_card:
+        card = os.path.join(os.path.dirname(out), 'model_card.md')
+        write_text(card, build_model_card(runs[0], options))
+        print(f'* Wrote {card}')
     say_next('open it in a browser', 'python', '-m', 'webbrowser', Path(out).resolve().as_uri())
 
 

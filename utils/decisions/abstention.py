@@ -23,15 +23,18 @@ def fit_abstention(probs: np.ndarray, share: float) -> Abstention:
     return Abstention(share, float(confidence[int(np.floor(share * len(confidence) + 1e-9))]))
 
 
-def risk_at_coverage(confidence: np.ndarray, errors: np.ndarray) -> tuple[list[tuple[float, float]], float]:
-    """Mean error of the most confident images (El-Yaniv & Wiener, JMLR 2010), for `confidence` (N,) and `errors` (N,), bool or costs.
+def risk_curve(confidence: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Mean error of the i most confident images for i = 1..N, float64 (N,) (El-Yaniv & Wiener, JMLR 2010).
 
-    -> (share of images, risk) for each of SHARES, and the area under the curve over all shares i / N (AURC, Geifman et al., ICLR 2019).
-    Images of equal confidence count with their mean error, so the result does not depend on their order.
+    `confidence` (N,); `errors` (N,): bool or costs. Images of equal confidence count with their mean error, so their order does not matter.
     """
     order = np.argsort(-confidence, kind='stable')
     place = np.unique(-confidence[order], return_inverse=True)[1]
     tied = (np.bincount(place, errors[order]) / np.bincount(place))[place]
-    risk = np.cumsum(tied) / np.arange(1, len(tied) + 1)
-    n = len(tied)
-    return [(share, float(risk[max(round(share * n), 1) - 1])) for share in SHARES], float(risk.mean())
+    return np.cumsum(tied) / np.arange(1, len(tied) + 1)
+
+
+def risk_at_coverage(confidence: np.ndarray, errors: np.ndarray) -> tuple[list[tuple[float, float]], float]:
+    """-> (share of images, their risk) for each of SHARES, and the mean of `risk_curve` (AURC, Geifman et al., ICLR 2019)"""
+    risk = risk_curve(confidence, errors)
+    return [(share, float(risk[max(round(share * len(risk)), 1) - 1])) for share in SHARES], float(risk.mean())

@@ -121,13 +121,15 @@ def set_class_rows(figures: BootstrapResult, rules: Rules, class_names: list[str
 
 def set_notes(rules: Rules, class_names: list[str]) -> list[str]:
     """-> sentences on the calibration images of the sets"""
-    if not rules.sets:
-        return []
-    n, coverage = sum(rules.sets[0].counts), rules.sets[0].coverage
-    low, high = coverage_range(n, coverage)
-    notes = [f'with {n:,} calibration images, the coverage of one threshold on new images lies between {100 * low:.1f} and '
-             f'{100 * high:.1f} % (95 % of all calibrations)']
-    return notes + list(dict.fromkeys(filter(None, (few_images_note(rule, class_names) for rule in rules.sets))))
+    notes: list[str | None] = []
+    for rule in rules.sets:
+        own = {n: name for c, (n, name) in enumerate(zip(rule.counts, class_names, strict=True)) if c not in rule.too_few}
+        by_class = rule.kind == 'class' and own
+        n = min(own) if by_class else sum(rule.counts)
+        low, high = coverage_range(n, rule.coverage)
+        notes += [f"with {counted(n, 'calibration image')}{f' of {own[n]}' if by_class else ''}, the coverage on new images lies between "
+                  f'{100 * low:.1f} and {100 * high:.1f} % in 95 % of all calibrations', few_images_note(rule, class_names)]
+    return list(dict.fromkeys(filter(None, notes)))
 
 
 def point_rows(figures: BootstrapResult, rules: Rules) -> list[list[str]]:

@@ -9,7 +9,9 @@ from utils.common import progress
 from utils.prediction.per_group import Per
 from utils.report import scores, training
 from utils.report.comparison import comparison_sections
+from utils.report.decisions import decision_parts
 from utils.report.html import Section, note, page, paragraph, section
+from utils.report.model_card import model_card
 from utils.report.runs import MOST_DETAILS, Run
 from utils.report.subgroups import per_group_parts, subgroup_parts
 from utils.report.thumbnails import mistakes
@@ -75,6 +77,7 @@ def run_sections(run: Run, options: ReportOptions, ordered: bool, within: str | 
                  ('classes', 'Scores by class', scores.each_class(run.table, result, draw, count)),
                  ('thresholds', 'ROC curves and thresholds', scores.thresholds(run.table, result, draw)),
                  ('trust', 'Can the probabilities be trusted?', scores.trust(run.table, result, draw)),
+                 ('decisions', 'Decisions', decision_parts(run.table, draw, options.draws, options.stratified)),
                  ('mistakes', 'Most confident mistakes', mistakes(run.table, options.data_path))]
     else:
         parts = [('scores', 'Scores', [note('This run has no labelled predictions yet: test it first.')]), *described]
@@ -95,10 +98,20 @@ def _several(runs: list[Run], options: ReportOptions, ordered: bool) -> list[Sec
     return parts
 
 
+def _are_ordered(runs: list[Run], options: ReportOptions) -> bool:
+    return any(is_ordered(training.class_names_of(run), run.config['metric'] if run.config else None, options.ordered) for run in runs)
+
+
+def build_model_card(run: Run, options: ReportOptions) -> str:
+    """The text of model_card.md for a run."""
+    facts = {'author': options.author, 'purpose': options.purpose, 'data': options.data}
+    return model_card(run, facts, options.by, options.draws, ordered=_are_ordered([run], options), stratified=options.stratified)
+
+
 def build_report(runs: list[Run], options: ReportOptions | None = None) -> str:
     """The text of report.html for one run or several."""
     options = options or ReportOptions()
-    ordered = any(is_ordered(training.class_names_of(run), run.config['metric'] if run.config else None, options.ordered) for run in runs)
+    ordered = _are_ordered(runs, options)
     if len(runs) == 1:
         title, parts = runs[0].name, run_sections(runs[0], options, ordered)
     else:
