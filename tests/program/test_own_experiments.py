@@ -105,7 +105,7 @@ def test_the_saved_commands_are_those_that_ran(finished):
 def test_lines_of_parallel_trainings_are_named(finished):
     _, done = finished
     assert {'train own/plain/seed0', 'train own/stage_one/seed1'} <= {line.split(': ')[0] for line in done.stdout.splitlines()}
-    assert '[11/' not in done.stderr and '[10/10' in done.stderr
+    assert '[12/' not in done.stderr and '[11/11' in done.stderr
 
 
 def test_the_same_command_repeats_nothing(finished, monkeypatch):

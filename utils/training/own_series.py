@@ -111,7 +111,10 @@ class OwnSeries(NamedTuple):
                                                                       *of.flags], lambda: _is_ensemble_of(model, runs)))
         if self.has_test:
             # With folds, every validation image has trained some of the networks, so that none is left for calibration.
-            words = ['--load_path', model, '--csv_test', of.csvs['test'], *([] if self.folds else ['--calibrate'])]
+            if not self.folds:
+                words = ['-m', 'tools.calibrate', '--load_path', model, '--dihedral_tta', '1', *network_flag(self.plan.model_name), *of.flags]
+                commands.append(Command('calibrate', words, lambda: os.path.isfile(os.path.join(model, 'decision.json'))))
+            words = ['--load_path', model, '--csv_test', of.csvs['test']]
             commands.append(self._test(f'test {method}', 'eyepacs', words, _results(model, 'performance_test.txt')))
             page = self.pages(method)[-1]
             purpose = f'Test, once, of {METHODS[method].what}' + (f'. {self.describe(scores)}' if scores else '')
