@@ -69,17 +69,38 @@ class Browser:
         return answer['result']
 
     def open(self, path, width=1200, height=900, scheme='light'):
-        """Load a file in a window of `width` x `height` CSS pixels. -> the requests that the page made, except for the file itself"""
+        """Load a file, or an address of http, in a window of `width` x `height` CSS pixels. -> the requests that the page made, except for
+        the file itself"""
         self.messages.clear()
         self.events.clear()
         self.call('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call('Emulation.setEmulatedMedia', features=[{'name': 'prefers-color-scheme', 'value': scheme}])
-        url = Path(path).resolve().as_uri()
+        url = path if str(path).startswith('http:') else Path(path).resolve().as_uri()
         self.call('Page.navigate', url=url)
         while not any(method == 'Page.loadEventFired' for method, _ in self.events):
             self._receive()
-        urls = [params['request']['url'] for method, params in self.events if method == 'Network.requestWillBeSent']
-        return [other for other in urls if other != url and not other.startswith('data:')]
+        return [other for other in self.requests() if other != url]
+
+    def requests(self):
+        """Return the addresses that the page has requested so far, without those that hold their content."""
+        self.run('0')  # reads the events that have arrived
+        return [params['request']['url'] for method, params in self.events if method == 'Network.requestWillBeSent'
+                and not params['request']['url'].startswith(('data:', 'blob:'))]
+
+    def wait(self, expression, seconds=60):
+        """Evaluate a JavaScript expression until it is true, and return its value."""
+        end = time.monotonic() + seconds
+        while not (value := self.run(expression)):
+            if time.monotonic() > end:
+                raise TimeoutError(expression)
+            time.sleep(.05)
+        return value
+
+    def choose_files(self, selector, paths):
+        """Choose files in the <input type=file> that matches the CSS `selector`, as a user does."""
+        root = self.call('DOM.getDocument')['root']['nodeId']
+        node = self.call('DOM.querySelector', nodeId=root, selector=selector)['nodeId']
+        self.call('DOM.setFileInputFiles', files=[str(path) for path in paths], nodeId=node)
 
     def run(self, expression):
         """Evaluate a JavaScript expression, await a promise, and return the value. The security policy of the page does not apply."""
@@ -94,6 +115,14 @@ class Browser:
         facts = {'key': key, 'code': code, 'windowsVirtualKeyCode': number}
         self.call('Input.dispatchKeyEvent', type='keyDown', **facts, **({'text': text} if text else {}))
         self.call('Input.dispatchKeyEvent', type='keyUp', **facts)
+
+    def click(self, selector):
+        """Scroll to the first element that matches the CSS `selector`, and click on it."""
+        x, y = self.run(f'(e => {{ e.scrollIntoView({{block: "center"}}); const r = e.getBoundingClientRect(); '
+                        'return [r.x + Math.min(r.width, innerWidth) / 2, r.y + r.height / 2] })'
+                        f'(document.querySelector({json.dumps(selector)}))')
+        for kind in ('mousePressed', 'mouseReleased'):
+            self.call('Input.dispatchMouseEvent', type=kind, x=x, y=y, button='left', clickCount=1)
 
     def screenshot(self, path, whole=True):
         data = self.call('Page.captureScreenshot', format='png', captureBeyondViewport=whole)['data']

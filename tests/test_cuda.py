@@ -38,7 +38,7 @@ from utils.losses import LOSSES
 from utils.model_saving_loading import digest, read_checkpoint
 from utils.prediction.accelerator import build_accelerator
 from utils.reproducibility import set_seeds
-from utils.testing import scoring
+from utils.testing import new_images, scoring
 from utils.training import engine, placement
 from utils.training.augmentation import AUGMENT
 from utils.training.data import load_data
@@ -508,8 +508,8 @@ class TestComparisons:
         assert ours.shape == expected.shape and difference <= 1e-3 and expected.std().max() > .02
 
     def test_heat_maps_equal_the_cpus(self, checkpoint, tiny, tmp_path, monkeypatch, figure):
-        maps, grad_cam = [], predict.grad_cam
-        monkeypatch.setattr(predict, 'grad_cam', lambda *args: maps.append(grad_cam(*args)) or maps[-1])
+        maps, grad_cam = [], new_images.grad_cam
+        monkeypatch.setattr(new_images, 'grad_cam', lambda *args: maps.append(grad_cam(*args)) or maps[-1])
         heat = []
         for device in (DEVICE, 'cpu'):
             with new_accelerator():

@@ -12,7 +12,7 @@ from tests.scripts import SCRIPTS
 TORCH = {'torch', 'accelerate'}
 HEAVY = TORCH | {'torchvision', 'timm', 'sklearn', 'scipy.stats', 'scipy.optimize', 'matplotlib', 'tensorboard', 'onnx'}
 NETWORK = ('train_lt_mxp.py', 'test_with_labels_endo.py', 'test_with_labels_eyepacs.py', 'tools/predict.py', 'tools/export_model.py',
-           'tools/calibrate.py')
+           'tools/calibrate.py', 'tools/serve.py')
 OTHERS = tuple(script for script in SCRIPTS if script.startswith('tools/') and script not in NETWORK)
 HELP = """
 import contextlib, io, json, runpy, sys

@@ -73,5 +73,23 @@ def test_overlay_marks_the_hot_corner():
     heat = np.zeros((4, 4), np.float32)
     heat[0, 0] = 1
     picture = np.asarray(overlay(Image.new('RGB', (1600, 800), (0, 0, 200)), heat)).astype(int)
-    assert picture.shape == (400, 1600, 3)
-    assert (picture[:, :800] == (0, 0, 200)).all() and picture[5, 805, 0] > 100 and (picture[-5, -5] == (0, 0, 200)).all()
+    assert picture.shape[1] == 1600 and 410 < picture.shape[0] < 500
+    assert (picture[:400, :800] == (0, 0, 200)).all() and picture[5, 805, 0] > 100 and (picture[395, -5] == (0, 0, 200)).all()
+
+
+def test_overlay_draws_the_colours_of_the_heat_map():
+    picture = np.asarray(overlay(Image.new('RGB', (300, 300), 'black'), np.zeros((2, 2)))).astype(int)
+    assert (picture[302:, :300] == 255).all()  # no caption
+    scale = picture[picture.shape[0] - 10, 350:550]
+    assert scale[0, 0] < scale[-1, 0] and scale[0, 1] < scale[-1, 1] and scale[0, 2] > scale[-1, 2]  # grey to yellow
+
+
+@pytest.mark.parametrize('size', [(100, 100), (28, 28), (10, 800), (800, 10), (3, 4000), (1200, 900)])
+@pytest.mark.parametrize('caption', ['DR2 71.3 %', 'x' * 1000 + ' 71.3 %', '糖尿病 مرحلة 😀\n<b> 71.3 %'])
+def test_overlay_has_room_for_the_caption(size, caption):
+    """Dark pixels of the caption lie below the image and do not touch the right edge."""
+    picture, without = (np.asarray(overlay(Image.new('RGB', size, 'white'), np.zeros((2, 2)), text)) for text in (caption, ''))
+    line = picture[without.shape[0] - picture.shape[0]:][:, :, 0]  # rows that the caption adds, at the bottom
+    assert picture.shape[0] > without.shape[0] and picture.shape[1] == without.shape[1] >= 256
+    height = picture.shape[0] - 2 * len(line)
+    assert (picture[height:height + len(line), :, 0] < 100).any() and (picture[height:, -2:, 0] == 255).all()

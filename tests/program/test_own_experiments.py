@@ -140,7 +140,8 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(here, capsys):
     main(words('--dry_run'))
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert [line[1] if line[1] != '-m' else line[2] for line in lines] == [
-        'tools.check_data', *['train_lt_mxp.py'] * 6, 'tools.ensemble_runs', 'test_with_labels_eyepacs.py', 'tools.report']
+        'tools.check_data', *['train_lt_mxp.py'] * 6, 'tools.ensemble_runs', 'tools.calibrate',
+        'test_with_labels_eyepacs.py', 'tools.report']
     assert not Path('results').exists() and not Path('experiments').exists()
 
 
@@ -195,7 +196,7 @@ def test_the_test_can_wait(here):
     assert first.returncode == 0 and not Path('results/own/tested.json').exists() and not Path('results/own/plain').exists()
     done = run('--seeds', '0', '--recipes', 'plain')
     titles = [line.split('] ')[1] for line in done.stderr.splitlines() if line.startswith('[')]
-    assert done.returncode == 0 and titles == ['test plain', 'write the report']
+    assert done.returncode == 0 and titles == ['calibrate', 'test plain', 'write the report']
     assert 'Test, once, of plain training. Validation balanced accuracy: plain training ' in Path(
         'results/own/plain/seed0/report.html').read_text()
     other = run('--seeds', '0', '--recipes', 'plain', '--save_path', 'again')

@@ -167,6 +167,6 @@ def test_training_works_without_workers(shared_memory, train, capsys):
 def test_predictions_without_write_permission_are_refused_first(tmp_path, train, monkeypatch):
     run = train()
     (tmp_path / 'results').write_text('a file, not a folder')
-    monkeypatch.setattr(predict, 'collect_logits', lambda *args: pytest.fail('the work began'))
+    monkeypatch.setattr(predict, 'get_predictor', lambda *args: pytest.fail('the work began'))
     with pytest.raises(InputError, match=r'^cannot write to results/run: '):
         predict.main(['--load_path', str(run), str(run)])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
-from utils.common import InputError, counted, preview
+from utils.common import InputError, counted, preview, printable
 from utils.data.files import is_namable, list_images
 from utils.data.images import open_rgb, read_image
 
@@ -38,6 +38,20 @@ def find_new_images(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     if not named:
         raise InputError('no file has a valid name (UTF-8 without control characters): rename the files')
     return [path for path, _ in named], [image_id for _, image_id in named]
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Names of uploaded files, for a csv: without folders and control characters; repeated ones become 'a (2).jpg'."""
+    unique: dict[str, None] = {}
+    for name in names:
+        name = printable(os.path.basename(name)).encode(errors='replace').decode()
+        stem, extension = os.path.splitext(name)
+        number = 1
+        while name in unique:
+            number += 1
+            name = f'{stem} ({number}){extension}'
+        unique[name] = None
+    return list(unique)
 
 
 def why_unreadable(path: str) -> str | None:

@@ -2,13 +2,14 @@
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import nn
 
 from models.ensemble import Ensemble
-from utils.common import InputError
+from utils.common import InputError, printable
 
-LONGEST = 800  # maximum length of an image's longer side, in pixels
+SIDES = (256, 800)  # limits of an image's longer side in a picture, in pixels
+NARROWEST = 128  # width of each half of a picture, so that its text fits
 
 
 def _last_map(model, inputs):
@@ -50,13 +51,42 @@ def grad_cam(model: nn.Module, inputs: torch.Tensor, classes: torch.Tensor) -> t
     return heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
 
 
-def overlay(image: Image.Image, heat: ArrayLike) -> Image.Image:
-    """The RGB `image`, and next to it the same image under `heat` (h, w) in 0..1: 0 is transparent, then red to yellow."""
-    image = image.copy()
-    image.thumbnail((LONGEST, LONGEST))
-    resized = Image.fromarray(np.asarray(heat, np.float32)).resize(image.size, Image.Resampling.BICUBIC)
-    warm = np.asarray(resized).clip(0, 1)[..., None]
+def overlay(image: Image.Image, heat: ArrayLike, caption: str = '') -> Image.Image:
+    """The RGB `image`, next to it the same image under `heat` (h, w) in 0..1, and below them `caption` and the colours of 0 to 1.
+
+    Of a caption that is too long, the middle is left out. Characters that Pillow's font lacks are drawn as boxes.
+    """
+    longest = min(max(*image.size, SIDES[0]), SIDES[1])
+    image = ImageOps.contain(image, (longest, longest))
+    warm = Image.fromarray(np.asarray(heat, np.float32)).resize(image.size, Image.Resampling.BICUBIC)
+    half = max(image.width, NARROWEST)
+    size = max(14, half // 20)
+    font, line = ImageFont.load_default(size), size * 3 // 2
+    picture = Image.new('RGB', (2 * half, image.height + (2 if caption else 1) * line), 'white')
+    picture.paste(image)
+    picture.paste(_heated(image, np.asarray(warm)), (half, 0))
+    draw, middle = ImageDraw.Draw(picture), picture.height - line // 2
+    if caption:
+        draw.text((4, image.height + line // 2), _fitting(printable(caption), font, 2 * half - 8), fill='black', font=font, anchor='lm')
+    scale = Image.new('RGB', (half - 4 * size, size * 2 // 3), 'grey')
+    picture.paste(_heated(scale, np.linspace([0], [1], scale.width, axis=1)), (half + 2 * size, middle - scale.height // 2))
+    for x, text, anchor in ((half + 2 * size - 4, '0', 'rm'), (2 * half - 2 * size + 4, '1', 'lm')):
+        draw.text((x, middle), text, fill='black', font=font, anchor=anchor)
+    return picture
+
+
+def _heated(image, warm):
+    """-> `image` under the heat map `warm` (H, W), or (1, W) for all rows: 0 is transparent, then red to yellow"""
+    warm = warm.clip(0, 1)[..., None]
     colour = np.concatenate([np.full_like(warm, 255), 255 * warm ** 2, np.zeros_like(warm)], axis=2)
     pixels = np.asarray(image)
-    mixed = pixels + .6 * warm * (colour - pixels)
-    return Image.fromarray(np.concatenate([pixels, mixed.round().astype(np.uint8)], axis=1))
+    return Image.fromarray((pixels + .6 * warm * (colour - pixels)).round().astype(np.uint8))
+
+
+def _fitting(text, font, width):
+    """-> `text`, without its middle if it is wider than `width` pixels. Its last ten characters, such as ' 71.3 %', are kept."""
+    start, end, shown = text[:-10], text[-10:], text
+    while font.getlength(shown) > width and start:
+        start = start[:-1]
+        shown = f'{start}...{end}'
+    return shown
