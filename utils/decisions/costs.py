@@ -41,7 +41,7 @@ def read_costs(source: str, class_names: Sequence[str], ordered: bool = False) -
     if len(bad):
         row, column = bad[0]
         raise InputError(f"--costs {source}, row {rows[row]}: the cost of '{columns[column]}' must be a number, 0 or more, not "
-                         f"'{table.iloc[row, column + 1]}'")
+                         f"'{table.iloc[:, 1:].fillna('').iloc[row, column]}'")
     return costs
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from utils.common import InputError, file_sha256, read_text, write_text
 from utils.decisions.prevalence import Source
 from utils.decisions.rules import SHARES, Rules, rules_as_json, rules_from_json
-from utils.runs.formats import COUNT, NAMES, NUMBER, Kind, are, check_format, check_keys, nan_to_null, or_null, parse_json
+from utils.runs.formats import COUNT, MAX_CLASSES, NAMES, NUMBER, Kind, are, check_format, check_keys, nan_to_null, or_null, parse_json
 from utils.runs.paths import without_checkpoint
 from utils.runs.results import (
     CHECKPOINT,
@@ -28,14 +28,17 @@ from utils.runs.results import (
     read_part,
     read_temperature,
 )
+from utils.statistics.calibration import RANGE
 
 NAME, FORMAT = 'decision.json', 1
 TABLE = Kind('a table of numbers', are(are(NUMBER.fits)))
+MOST_CLASSES = 2000  # a table of K x K counts has to fit into the file
 SOURCE = {'temperature': POSITIVE, 'bias': NUMBERS, 'frequencies': SHARES, 'refits': TABLE,
           'confusion': Kind('a table of whole numbers', are(are(COUNT.fits)))}
-KEYS = {'checkpoint': PART, 'weights_sha256': DIGEST, 'csv': PART, 'n_images': COUNT, 'class_names': NAMES, 'tta': PART,
+HASH = Kind('a whole number of 64 bits', lambda value: isinstance(value, int) and not isinstance(value, bool) and -2**63 <= value < 2**63)
+KEYS = {'format': COUNT, 'checkpoint': PART, 'weights_sha256': DIGEST, 'csv': PART, 'n_images': COUNT, 'class_names': NAMES, 'tta': PART,
         'correction': or_null(PART), 'temperature': PART, 'source': PART, 'rules': PART,
-        'image_hashes': Kind('a list of whole numbers', are(lambda value: isinstance(value, int) and not isinstance(value, bool)))}
+        'image_hashes': Kind('a list of whole numbers of 64 bits', are(HASH.fits))}
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ def decision_path(checkpoint_folder: str) -> str:
 
 
 def write_decision(decision: Decision) -> None:
-    """Write `decision` to its path, atomically."""
+    """Write `decision` to its path, atomically. Raises `InputError` if it has more classes or images than a file can hold."""
+    if len(decision.class_names) > MOST_CLASSES or decision.n_images > MAX_CLASSES:
+        raise InputError(f'{decision.path} is not written: it can hold at most {MOST_CLASSES:,} classes and {MAX_CLASSES:,} images')
     names = [field.name for field in dataclasses.fields(decision) if field.name != 'path']
     saved = {'format': FORMAT} | {name: getattr(decision, name) for name in names}
     for name, value in saved.items():
@@ -91,11 +96,14 @@ def read_decision(path: str) -> Decision | None:
     k = len(saved['class_names'])
     temperature = read_temperature(saved, path)
     assert temperature is not None  # KEYS requires it
-    source = Source(**read_part(saved, 'source', SOURCE, path))
+    part = read_part(saved, 'source', SOURCE, path)
+    source = Source(**part | {name: tuple(map(tuple, part[name])) for name in ('refits', 'confusion')})
     shapes = {len(source.bias), len(source.frequencies), len(source.confusion), *map(len, source.confusion),
               *(len(refit) - 1 for refit in source.refits)}
-    if shapes != {k} or min(refit[0] for refit in source.refits) <= 0:
-        raise InputError(f"{path}: 'source' must have {k} classes and positive temperatures")
+    temperatures = [source.temperature, *(refit[0] for refit in source.refits)]
+    if shapes != {k} or not RANGE[0] <= min(temperatures) <= max(temperatures) <= RANGE[1] or abs(sum(source.frequencies) - 1) > 1e-6:
+        raise InputError(f"{path}: 'source' must have {k} classes, temperatures from {RANGE[0]:g} to {RANGE[1]:g}, and frequencies that "
+                         'add up to 1')
     return Decision(
         checkpoint=Checkpoint(**read_part(saved, 'checkpoint', CHECKPOINT, path)), weights_sha256=saved['weights_sha256'],
         csv=SourceCsv(**read_part(saved, 'csv', CSV, path)), n_images=saved['n_images'], class_names=saved['class_names'],

@@ -90,6 +90,8 @@ def evaluate_decisions(table: PredictionTable, args: argparse.Namespace, *, leve
         rules = fit_rules(calibration.probs, labels_of(calibration), table.class_names, coverage=args.coverage, kinds=tuple(KINDS),
                           levels=levels, referable=referable if ordered else 0, abstain=args.abstain, frequencies=frequencies)
         source = f'{args.calibration}, {counted(len(calibration.preds), "image")}'
+        if both := set(calibration.patient_ids or []) & set(table.patient_ids or []):
+            parts.append(f'Note: {counted(len(both), "patient")} of {table.path} also in {args.calibration}: the figures are optimistic.')
     else:
         rules, source = saved_rules(table) or Rules(), 'the decision file of the run'
     if any(rules):

@@ -35,7 +35,7 @@ class SetRule(NamedTuple):
 
 def images_needed(coverage: float) -> int:
     """Smallest number of calibration images with a finite threshold: n >= coverage / (1 - coverage)."""
-    return math.ceil(coverage / (1 - coverage) - SLACK)
+    return math.ceil(coverage / (1 - coverage) * (1 - SLACK))
 
 
 def conformal_quantile(scores: np.ndarray, coverage: float) -> float:

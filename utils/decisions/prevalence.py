@@ -12,7 +12,9 @@ from utils.evaluation import confusion_counts
 from utils.statistics.bootstrap import unit_of_images, weights_of_draws
 from utils.statistics.calibration import SMALLEST, apply_temperature, fit_bias_corrected
 
-MOST_STEPS, PRECISION = 2000, 1e-8  # of EM; precision: largest change of a frequency in one step
+MOST_STEPS, PRECISION = 1000, 1e-9  # of EM; precision: difference of the mean log-likelihood from its maximum
+FLOOR = 1e-6  # of a frequency after an extrapolation, from which it can grow again
+APART = 1e-3  # smaller differences of two estimates are rounding errors
 REFITS = 100  # resamples of the calibration images
 NEARLY_SINGULAR = .1  # smallest singular value of the confusion rates; errors are amplified up to 10 times
 MIXED_UP = .5  # share of the largest entry of the singular vector, above which a class is named
@@ -22,8 +24,8 @@ FEW = 30  # images or patients
 class Source(NamedTuple):
     """Probabilities softmax(log(p) / temperature + bias) that are calibrated at the class frequencies (K,) of the calibration images.
 
-    `refits`: (temperature, *bias) for resamples of the calibration images. `confusion` (K, K): calibration images by true class (rows) and
-    most probable class of these probabilities.
+    `refits`: (temperature, *bias) for resamples of the calibration images, at the same `frequencies`. `confusion` (K, K): calibration
+    images by true class (rows) and most probable class of these probabilities.
     """
     temperature: float
     bias: tuple[float, ...]
@@ -33,7 +35,7 @@ class Source(NamedTuple):
 
     def calibrated(self, probs: np.ndarray) -> np.ndarray:
         """Raw probabilities (N, K) of the network -> calibrated ones at `frequencies`, float64."""
-        return apply_temperature(probs, self.temperature, np.array(self.bias))
+        return apply_temperature(probs, self.temperature, np.array(self.bias, np.float64))
 
 
 class Prevalence(NamedTuple):
@@ -58,12 +60,12 @@ def fit_source(probs: np.ndarray, labels: np.ndarray, patient_ids: list | None =
     """
     k = probs.shape[1]
     temperature, bias = fit_bias_corrected(probs, labels)
-    start, again = np.append(1 / temperature, bias), []
+    counts, start, again = np.bincount(labels, minlength=k), np.append(1 / temperature, bias), []
     for block in weights_of_draws(labels, patient_ids, refits, seed, stratified=True):
         for weights in block.T:
             t, b = fit_bias_corrected(probs, labels, weights, start)
-            again.append((t, *b.tolist()))
-    counts = np.bincount(labels, minlength=k)
+            drawn = np.bincount(labels, weights, minlength=k)
+            again.append((t, *np.where(drawn > 0, b + prior_shift(drawn / drawn.sum(), counts / counts.sum()), bias).tolist()))
     predicted = apply_temperature(probs, temperature, bias).argmax(axis=1)
     return Source(temperature, tuple(bias.tolist()), tuple((counts / counts.sum()).tolist()), tuple(again),
                   confusion=tuple(map(tuple, confusion_counts(labels, predicted, k).tolist())))
@@ -85,19 +87,33 @@ def em_frequencies(probs: np.ndarray, learnt: np.ndarray, weights: np.ndarray | 
     """Class frequencies (K,) that maximise the likelihood of unlabelled images, by expectation maximisation (Saerens et al., 2002).
 
     `probs` (N, K): calibrated probabilities at the class frequencies `learnt`. `weights` (N,): how often each image counts. `start`: first
-    guess (default: `learnt`). The likelihood is concave in the frequencies. A class with a frequency of 0 in `learnt` stays at 0.
+    guess (default: `learnt`). A class with a frequency of 0 in `learnt` stays at 0. The likelihood is concave in the frequencies, but flat
+    if classes overlap: two steps of EM are therefore extrapolated (SQUAREM, Varadhan & Roland, Scand. J. Stat. 2008, scheme S3).
     """
     known = learnt > 0
-    likelihood = np.maximum(np.asarray(probs, np.float64)[:, known], SMALLEST) / learnt[known]
-    weights = np.ones(len(probs)) if weights is None else weights
-    weights = weights / weights.sum()
-    found = (learnt if start is None else start)[known]
-    found = np.maximum(found, 1e-12) / np.maximum(found, 1e-12).sum()
+    ratios = np.maximum(np.asarray(probs, np.float64)[:, known], SMALLEST) / learnt[known]
+    weights = np.full(len(probs), 1 / len(probs)) if weights is None else weights / weights.sum()
+
+    def step(frequencies):
+        """-> the next frequencies, the mean log-likelihood of these ones, and a bound of its difference from the maximum"""
+        mixed = ratios @ frequencies
+        gradient = (weights / mixed) @ ratios  # at most 1 at the maximum, by the conditions of Karush, Kuhn and Tucker
+        return frequencies * gradient, float(weights @ np.log(mixed)), float(gradient.max()) - 1
+
+    def allowed(frequencies):
+        positive = np.maximum(frequencies, FLOOR)
+        return positive / positive.sum()
+    found = allowed((learnt if start is None else start)[known])
     for _ in range(MOST_STEPS):
-        updated = found * ((weights / (likelihood @ found)) @ likelihood)
-        change, found = np.abs(updated - found).max(), updated
-        if change < PRECISION:
+        first, before, gap = step(found)
+        if gap < PRECISION:
             break
+        second = step(first)[0]
+        change, bend = first - found, second - 2 * first + found
+        length = float(np.linalg.norm(change)) / max(float(np.linalg.norm(bend)), SMALLEST)
+        jumped = allowed(found + 2 * length * change + length ** 2 * bend) if length > 1 else second
+        after, likelihood, _ = step(jumped)
+        found = after if likelihood >= before else second
     result = np.zeros(len(learnt))
     result[known] = found / found.sum()
     return result
@@ -152,7 +168,7 @@ def estimate_prevalence(probs: np.ndarray, source: Source, class_names: Sequence
     for block in weights_of_draws(np.zeros(n, np.int64), patient_ids, draws, seed):
         for weights in block.T:
             temperature, *bias = source.refits[rng.integers(len(source.refits))]
-            refitted = apply_temperature(probs, temperature, np.array(bias))
+            refitted = apply_temperature(probs, temperature, np.array(bias, np.float64))
             drawn.append(em_frequencies(refitted, learnt, weights, start=(found + 1 / k) / 2))
             shares = np.bincount(predicted, weights, minlength=k) / weights.sum()
             checks.append(bbse_frequencies(shares, _resampled(confusion, rng)))
@@ -161,7 +177,7 @@ def estimate_prevalence(probs: np.ndarray, source: Source, class_names: Sequence
     warnings = [_singular_warning(confusion, class_names)]
     if bbse is not None and warnings == [None]:
         lowest, highest = np.percentile([each for each in checks if each is not None], (2.5, 97.5), axis=0)
-        apart = [class_names[c] for c in np.flatnonzero((lowest > high) | (highest < low)).tolist()]
+        apart = [class_names[c] for c in np.flatnonzero((lowest > high + APART) | (highest < low - APART)).tolist()]
         if apart:
             warnings.append(f'the estimates by EM and by the confusion matrix differ for {preview(apart)}: these images may differ from '
                             'the validation images in more than the class frequencies')

@@ -14,7 +14,8 @@ from utils.runs.formats import COUNT, COUNTS, NUMBER, TEXT, Kind, are, check_key
 SHARE = Kind('a number between 0 and 1', lambda value: NUMBER.fits(value) and 0 <= value <= 1)
 SHARES = Kind('a list of numbers between 0 and 1', are(SHARE.fits))
 THRESHOLDS = Kind('a list of numbers or null', are(lambda value: value is None or NUMBER.fits(value)))
-SETS = {'kind': Kind(f"one of {', '.join(KINDS)}", lambda value: value in KINDS), 'coverage': SHARE, 'thresholds': THRESHOLDS,
+SETS = {'kind': Kind(f"one of {', '.join(KINDS)}", lambda value: isinstance(value, str) and value in KINDS),
+        'coverage': Kind('a number above 0 and below 1', lambda value: NUMBER.fits(value) and 0 < value < 1), 'thresholds': THRESHOLDS,
         'frequencies': SHARES, 'counts': COUNTS}
 POINT = {'name': TEXT, 'first': COUNT, 'last': COUNT, 'aim': Kind('sensitivity or specificity',
          lambda value: value in ('sensitivity', 'specificity')), 'level': SHARE, 'threshold': NUMBER, 'n': COUNT}

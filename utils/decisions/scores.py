@@ -127,7 +127,8 @@ def set_notes(rules: Rules, class_names: list[str]) -> list[str]:
         by_class = rule.kind == 'class' and own
         n = min(own) if by_class else sum(rule.counts)
         low, high = coverage_range(n, rule.coverage)
-        notes += [f"with {counted(n, 'calibration image')}{f' of {own[n]}' if by_class else ''}, the coverage on new images lies between "
+        of_class = f' of {own[n]}' if by_class else ''
+        notes += [f'with {counted(n, "calibration image")}{of_class}, each of another patient, the coverage on new images lies between '
                   f'{100 * low:.1f} and {100 * high:.1f} % in 95 % of all calibrations', few_images_note(rule, class_names)]
     return list(dict.fromkeys(filter(None, notes)))
 

@@ -62,7 +62,8 @@ def fit_bias_corrected(probs: np.ndarray, labels: np.ndarray, weights: np.ndarra
     labels = np.asarray(labels)
     logits = np.log(np.maximum(np.asarray(probs, np.float64), SMALLEST))
     weights = np.ones(len(labels)) if weights is None else weights
-    present = np.bincount(labels, weights, minlength=logits.shape[1]) > 0
+    labels, logits, weights = (each[weights > 0] for each in (labels, logits, weights))
+    present = np.bincount(labels, minlength=logits.shape[1]) > 0
     truth = np.eye(logits.shape[1])[labels]
 
     def loss(parameters):

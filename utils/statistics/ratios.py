@@ -23,7 +23,8 @@ def bootstrap_ratios(table: PredictionTable, ratios: Mapping[tuple, Ratio], mean
     """Resample the images or patients of the labelled `table` (`weights_of_draws`), and compute each of the `ratios` by its key.
 
     `means`: key -> keys of ratios whose mean it is, ignoring undefined ones. Keys are tuples as in `WeightedMetrics`. A ratio without an
-    image is NaN. Shares get Wilson intervals, others percentiles (see `BootstrapResult.cell`).
+    image is NaN. Shares get Wilson intervals, others percentiles (see `BootstrapResult.cell`). With `stratified`, a share over several
+    classes is a weighted mean of shares, and gets percentiles, too.
     """
     n, means = len(table.preds), means or {}
     unit = unit_of_images(table.patient_ids, n)
@@ -43,4 +44,5 @@ def bootstrap_ratios(table: PredictionTable, ratios: Mapping[tuple, Ratio], mean
     counts = {key: int(ratio.of.sum()) for key, ratio in ratios.items()}
     counts |= {key: sum(counts[part] for part in parts) for key, parts in means.items()}
     return BootstrapResult(values, {key: np.concatenate([block[key] for block in blocks]) for key in values}, counts, {},
-                           units={key: len(np.unique(unit[ratio.of])) for key, ratio in ratios.items() if ratio.is_share})
+                           units={key: len(np.unique(unit[ratio.of])) for key, ratio in ratios.items() if ratio.is_share and not (
+                               stratified and len(np.unique(labels_of(table)[ratio.of])) > 1)})

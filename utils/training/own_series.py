@@ -112,7 +112,8 @@ class OwnSeries(NamedTuple):
         if self.has_test:
             # With folds, every validation image has trained some of the networks, so that none is left for calibration.
             if not self.folds:
-                words = ['-m', 'tools.calibrate', '--load_path', model, '--dihedral_tta', '1', *network_flag(self.plan.model_name), *of.flags]
+                words = ['-m', 'tools.calibrate', '--load_path', model, '--dihedral_tta', '1', *network_flag(self.plan.model_name),
+                         *of.flags]
                 commands.append(Command('calibrate', words, lambda: os.path.isfile(os.path.join(model, 'decision.json'))))
             words = ['--load_path', model, '--csv_test', of.csvs['test']]
             commands.append(self._test(f'test {method}', 'eyepacs', words, _results(model, 'performance_test.txt')))
