@@ -99,7 +99,7 @@ def test_predictions_and_heat_maps(tested, tiny, tmp_path):
 CSV = 'results/run/results_test.csv'
 WRITERS = {
     'evaluate_predictions': (evaluate_predictions.main, [CSV, '--draws', '100', '--json', 'out/a.json']),
-    'report': (report.main, ['experiments/run', '--draws', '100', '--out', 'out/a.html']),
+    'report': (report.main, ['experiments/run', '--draws', '100', '--out', 'out/a.html', '--model_card']),
     'contact_sheet': (contact_sheet.main, ['{tiny}/test.csv', '--data_path', '{tiny}/images', '--out', 'out/a.png']),
     'ensemble_predictions': (ensemble_predictions.main, [CSV, 'copy.csv', '--out', 'out/a.csv']),
     'check_data': (check_data.main, ['{tiny}/test.csv', '--data_path', '{tiny}/images', '--num_workers', '1', '--out', 'out/a.csv']),
