@@ -163,6 +163,7 @@ def report_text(result: Mapping[str, Any], n_files: int) -> str:
                      + '\nMeans over classes. many: more than 100 training images; medium: 20 to 100; few: fewer than 20.'
                      + '\nThirds: classes sorted by their number of training images.')
     if result['operating_points']:
-        parts.append(operating_points_text(result['operating_points']))
+        parts.append(operating_points_text(result['operating_points'])
+                     + '\nThese thresholds were chosen on the tested images, and do worse on others.')
     parts.append(intervals_text(result, result['drawn']))
     return '\n\n'.join([*parts, *filter(None, [notes(result)])])
