@@ -210,3 +210,18 @@ def test_frequencies_are_printed_for_a_csv_without_labels(test_run, tiny, tmp_pa
     scoring.main('', {'test': None}, 0, f'--load_path experiments/run --num_workers 0 --csv_test {tmp_path}/new.csv '
                   f'--target_prior {tmp_path}/prior.csv'.split())
     assert re.search(r'^  class2 +18\.18 +50\.00$', capsys.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize(('values', 'expected'), [
+    ((.5, .3, .2), (.5, .3, .2)), ((50, 30.5, 19.5), (.5, .305, .195)), ((5, 3, 2), (.5, .3, .2)),
+    ((.501, .3, .2), (.501 / 1.001, .3 / 1.001, .2 / 1.001))])
+def test_priors_are_shares_percent_or_counts(tmp_path, values, expected):
+    (tmp_path / 'prior.csv').write_text('label,prior\n' + ''.join(f'{c},{value}\n' for c, value in enumerate(values)))
+    np.testing.assert_allclose(read_prior(str(tmp_path / 'prior.csv'), [1, 1, 1], list('abc')), expected)
+
+
+@pytest.mark.parametrize('values', [(.5, .3, .1), (.5, .5, .5), (50.5, 30, 10)])
+def test_priors_that_do_not_add_up_to_1(tmp_path, values):
+    (tmp_path / 'prior.csv').write_text('label,prior\n' + ''.join(f'{c},{value}\n' for c, value in enumerate(values)))
+    with pytest.raises(InputError, match=rf'prior\.csv: the priors add up to {sum(values):.4g}: they must add up to 1 or to 100 %'):
+        read_prior(str(tmp_path / 'prior.csv'), [1, 1, 1], list('abc'))

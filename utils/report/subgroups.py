@@ -7,11 +7,11 @@ from markupsafe import Markup
 from utils.prediction.per_group import Per, check_rule, per_group
 from utils.prediction.predictions import PredictionTable
 from utils.report import html
-from utils.report.html import Cell, Draw
+from utils.report.html import Cell, Draw, paragraph
 from utils.report.scores import count, percent, stacked
 from utils.statistics import plots
 from utils.statistics.bootstrap import bootstrap_metrics
-from utils.statistics.subgroups import SHOWN, By, recall_rows, subgroup_notes, subgroups
+from utils.statistics.subgroups import SHOWN, By, Subgroup, recall_rows, subgroup_notes, subgroups
 from utils.statistics.text import FEW, NOT_PERCENT, covers_text, show
 from utils.statistics.weighted_metrics import METRIC_NAMES
 
@@ -40,12 +40,28 @@ def subgroup_parts(table: PredictionTable, columns: list[By], draw: Draw, draws:
                                 f'{reference}, the largest group, unpaired, over the classes that both have. Click a heading to sort.',
                                 [by.column, 'images', *(METRIC_NAMES[name] for name in shown), 'difference in balanced accuracy'], rows,
                                 sortable=True))
+        parts.append(paragraph(subgroups_in_words(groups)))
         header, *recalls = recall_rows(groups)
         if recalls:
             parts.append(html.table(f'Recall of the classes by {by.column} in percent [95 % interval], of the number of images',
                                     [by.column, *header[1:]], recalls))
         parts += [html.note(f'{note[:1].upper()}{note[1:]}.') for note in subgroup_notes(groups)]
     return parts
+
+
+def subgroups_in_words(groups: list[Subgroup]) -> str:
+    """The range of balanced accuracy over the groups with at least FEW images, and the differences that are certain."""
+    large = [group for group in groups if group.n_images >= FEW and group.cells['metrics', 'bacc']['value'] is not None]
+    if len(large) < 2:
+        return f'Fewer than two groups have {FEW} images or more, so the groups cannot be compared.'
+    worst, best = (end(large, key=lambda group: group.cells['metrics', 'bacc']['value']) for end in (min, max))
+    values = [percent(group.cells['metrics', 'bacc']['value']) for group in (worst, best)]
+    certain = [group.name for group in large if group.difference and group.difference['bacc']['low'] is not None
+               and not group.difference['bacc']['low'] <= 0 <= group.difference['bacc']['high']]
+    text = (f'Balanced accuracy is lowest for {worst.name} ({values[0]} %) and highest for {best.name} ({values[1]} %). The difference '
+            f'from {groups[0].reference}, the largest group, ')
+    return text + (f"is larger than chance explains for: {', '.join(certain)}." if certain else
+                   'is not larger than chance explains for any group. With few images, large differences can stay unnoticed.')
 
 
 def per_group_parts(table: PredictionTable, per: Per, draws: int, **options: Any) -> list[Markup]:

@@ -18,6 +18,7 @@ from utils.prediction.inference import Logits, to_predictions
 from utils.statistics.calibration import fit_temperature
 from utils.training.phases import get_losses, label_shares, n_deferred
 
+ROUNDED = .01  # accepted difference of the sum of priors from 1
 STRENGTHS = np.arange(21) / 10  # 0, .1, .. 2, the grid of Kang et al.
 Adjustment = Callable[[torch.Tensor], torch.Tensor]  # changes logits (V, N, K), see `to_predictions`
 Adjuster = Callable[[float], Adjustment]  # strength -> adjustment
@@ -82,7 +83,7 @@ def implied_prior(config: dict, class_count: Sequence[int], epoch: int) -> np.nd
 
 def read_prior(source: str, class_count: Sequence[int], class_names: Sequence[str]) -> np.ndarray:
     """Class prior of --target_prior, float64 (K,) with sum 1: 'train', 'uniform', or a csv with the columns label (class names or 0..K-1)
-    and prior (any positive scale). Raises `InputError` for unknown, missing or repeated classes, and for invalid priors."""
+    and prior: shares, percent or numbers of images. Raises `InputError` for unknown, missing or repeated classes and invalid priors."""
     count = np.asarray(class_count, np.float64)
     if source == 'uniform':
         return np.full(len(count), 1 / len(count))
@@ -105,8 +106,13 @@ def read_prior(source: str, class_count: Sequence[int], class_names: Sequence[st
     missing = [class_names[c] for c in np.flatnonzero(np.isnan(prior)).tolist()]
     if missing:
         raise InputError(f"--target_prior {source} has no row for class {', '.join(missing)}: add one for each class")
-    if not prior.sum() > 0:
+    total = prior.sum()
+    if not total > 0:
         raise InputError(f'--target_prior {source}: all priors are 0')
+    are_counts = (prior == prior.round()).all()
+    if not are_counts and min(abs(total - 1), abs(total / 100 - 1)) > ROUNDED:
+        raise InputError(f'--target_prior {source}: the priors add up to {total:.4g}: they must add up to 1 or to 100 %, or be whole '
+                         'numbers of images')
     return prior / prior.sum()
 
 
