@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from tests.decisions.examples import RULES
 from tests.decisions.gaussians import random_probs
-from tests.decisions.test_rules import RULES
 from utils.common import InputError
 from utils.decisions.decision_file import FORMAT, KEYS, Decision, decision_of, decision_path, read_decision, shared_images, write_decision
 from utils.decisions.prevalence import fit_source

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from tests.decisions.examples import RULES
 from tests.decisions.gaussians import random_probs
 from utils.common import InputError
 from utils.decisions.abstention import Abstention, fit_abstention
@@ -14,8 +15,6 @@ from utils.decisions.prediction_sets import KINDS, SetRule, fit_sets
 from utils.decisions.rules import Rules, few_images_note, fit_rules, rules_as_json, rules_from_json
 
 NAMES = list('abc')
-RULES = Rules((SetRule('class', .9, (.5, math.inf, .25), (.5, .2, .3), counts=(50, 3, 20)),),
-              (OperatingPoint('b or worse', 1, 2, aim='sensitivity', level=.9, threshold=.3, n=23),), Abstention(.1, .4))
 
 
 def through_json(rules, k):

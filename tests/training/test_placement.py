@@ -36,7 +36,7 @@ def content(run):
     """Everything that training produced: state of last/ and log, without times."""
     state = read_checkpoint(str(run / 'last'))
     log = [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
-    return (digest({key: value for key, value in state.items() if key not in ('config', 'folder')}),
+    return (digest({key: value for key, value in state.items() if key not in ('config', 'folder', 'checksum')}),
             [{key: value for key, value in record.items() if key not in ('seconds', 'images_per_second')} for record in log])
 
 
