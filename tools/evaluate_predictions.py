@@ -14,7 +14,6 @@ from utils.cli import tune_process
 tune_process()  # before the other imports
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -130,12 +129,10 @@ def assumed_frequencies(args):
     results = results_of(args.csvs[0]) if args.run and args.calibration else None
     if results is None or results.checkpoint is None:
         return None
-    if results.correction:
-        return results.correction.expected
-    from utils.testing.post_hoc import implied_prior  # imported here because it needs torch
+    from utils.testing.post_hoc import assumed_prior  # imported here because it needs torch
     config = read_config(args.run)
-    with contextlib.suppress(InputError):  # a loss without a known prior
-        return implied_prior(config, config['class_count'], max(results.checkpoint.epoch - 1, 0)).tolist()
+    found = assumed_prior(config, config['class_count'], max(results.checkpoint.epoch - 1, 0), results.correction)
+    return None if found is None else found.tolist()
 
 
 def further_scores(tables, of, args, **options):
@@ -179,6 +176,10 @@ def main(argv=None):
     referable = min(REFERABLE, len(class_names) - 1) if args.referable is None else args.referable
     if ordered and not 0 <= referable < len(class_names):
         raise InputError(f'--referable {referable} is outside the grades 1..{len(class_names) - 1}')
+    text, decisions = '', {}
+    if len(tables) == 1:  # before the other scores, since it checks the flags of decisions
+        text, decisions = evaluate_decisions(tables[0], args, levels=args.at, ordered=ordered, referable=referable,
+                                             frequencies=assumed_frequencies(args))
     result = evaluate_files(tables, args.draws, args.seed, ordered=ordered, class_count=training_counts(args, class_names),
                             levels=args.at, referable=referable, stratified=args.stratified)
     differing = {}  # two files of the same images may differ: they are compared
@@ -197,12 +198,9 @@ def main(argv=None):
     print(report_text(result, len(tables)))
     options = {'ordered': ordered, 'stratified': args.stratified}
     further = further_scores(tables, result['of'], args, **options)
-    if len(tables) == 1:
-        text, decisions = evaluate_decisions(tables[0], args, levels=args.at, ordered=ordered, referable=referable,
-                                             frequencies=assumed_frequencies(args))
-        if text:
-            print(f'\n{text}')
-            further['decisions'] = decisions
+    if text:
+        print(f'\n{text}')
+        further['decisions'] = decisions
     if args.json:
         settings = {'files': args.csvs, 'n_images': len({i for table in tables for i in table.image_ids}), 'class_names': class_names,
                     'ordered': ordered, 'draws': args.draws, 'seed': args.seed, 'intervals': INTERVALS,

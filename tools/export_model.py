@@ -150,6 +150,7 @@ def main(argv=None):
     if args.format == 'timm':
         difference = write_timm(os.path.join(folder, 'timm'), loaded, images, args.tolerance)
         print(f"* Wrote {os.path.join(folder, 'timm')}: its logits in timm differ from PyTorch by at most {difference:.2g} on {compared}")
+        print('* Corrections and decisions of the run (decision.json) are not in this folder')
         say_next(*to_predict)
         return
     os.makedirs(folder, exist_ok=True)

@@ -26,6 +26,7 @@ from utils.runs.paths import name_of_run
 from utils.statistics.tables import to_text
 from utils.testing.decisions import add_decision_flag
 from utils.testing.new_images import get_predictor
+from utils.testing.post_hoc import prior_text
 from utils.testing.tuning import add_prior_flag
 
 SHOWN = 20  # images on the console; the csv holds all of them
@@ -87,8 +88,11 @@ def main(argv=None):
     print(f'* {loaded}')
     if decided.prevalence:
         print(prevalence_text(decided.prevalence, decision.source, names))
-    for line in filter(None, (decided.tuning.correction and decided.tuning.correction.line, decision and decision.line)):
+    correction = decided.tuning.correction
+    for line in filter(None, (correction and correction.line, decision and decision.line)):
         print(f'* {line}')
+    if correction and correction.learnt and correction.expected:
+        print(prior_text(names, correction.learnt, correction.expected), end='')
     print(to_text(predicted.rows(names, SHOWN)))
     if len(predicted.paths) > SHOWN:
         print(f'... and {len(predicted.paths) - SHOWN} more')

@@ -54,7 +54,7 @@ def build_page(gr, predictor, folder):
         if not files:
             return {results: gr.Column(visible=False), problems: ''}
         try:
-            predicted = predictor.predict([file['path'] for file in files], unique_names([file['orig_name'] for file in files]))
+            predicted = predictor.predict([file['path'] for file in files], unique_names([file['orig_name'] or 'image' for file in files]))
         except InputError as err:
             return {results: gr.Column(visible=False), problems: html('b', 'No predictions', str(err).splitlines())}
         csv = os.path.join(tempfile.mkdtemp(dir=folder), 'predictions.csv')

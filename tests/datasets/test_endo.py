@@ -134,7 +134,8 @@ def test_a_name_that_is_not_utf8_gives_a_one_line_error(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('content', 'message'), [
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', r'00-00-abc\.jpg: cannot identify image file'),
-    (b'\xff\xd8\xff\xc0\0\x0b\x08\x23\x28\x23\x28\x01\x01\x11\0\xff\xda\0\x08\x01\x01\0\0\x3f\0', r'00-00-abc\.jpg: it has 9000 x 9000 pixels')],
+    (b'\xff\xd8\xff\xc0\0\x0b\x08\x23\x28\x23\x28\x01\x01\x11\0\xff\xda\0\x08\x01\x01\0\0\x3f\0',
+     r'00-00-abc\.jpg: it has 9000 x 9000 pixels')],
     ids=['Postscript', 'large'])
 def test_unsuitable_images_are_named(tmp_path, monkeypatch, content, message):
     write_endo_zip(tmp_path / 'old.zip')

@@ -14,8 +14,7 @@ from utils.decisions.decision_file import FORMAT, KEYS, Decision, decision_of, d
 from utils.decisions.prevalence import fit_source
 from utils.runs.results import Checkpoint, Choice, Correction, SourceCsv, Temperature, Views
 
-CORRECTIONS = [None, Correction('logit_adjust', 1.5, chosen=None), Correction('tau_norm', .5, chosen=Choice('val.csv', .5, .6)),
-               Correction('target_prior', prior='uniform', learnt=(.5, .3, .2), expected=(1 / 3,) * 3)]
+CORRECTIONS = [None, Correction('logit_adjust', 1.5, chosen=None), Correction('tau_norm', .5, chosen=Choice('val.csv', .5, .6))]
 FIGURES = {'ece': .1, 'classwise_ece': .05, 'auc': math.nan, 'nll': .7}
 
 
@@ -34,7 +33,8 @@ def decision(tmp_path):
     return Decision(
         Checkpoint('experiments/run/epoch_01', 1), 'a' * 64, csv=SourceCsv('val.csv', 'b' * 64), n_images=60, class_names=['a', 'b', 'c'],
         tta=Views(2, (1., 1.2)), correction=None, temperature=Temperature(1.5, 60, 'val.csv', comes_first=True, before=FIGURES, after=None),
-        source=fit_source(probs, labels, refits=3), rules=RULES, image_hashes=(-5, 2**63 - 1, -2**63), path=str(tmp_path / 'decision.json'))
+        source=fit_source(probs, labels, refits=3), rules=RULES, prior_abstention=RULES.abstention,
+        image_hashes=(-5, 2**63 - 1, -2**63, *range(1000, 1057)), path=str(tmp_path / 'decision.json'))
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_missing_key(read_edited, key):
 
 
 @pytest.mark.parametrize(('key', 'value'), [(key, value) for key in KEYS for value in (True, 'text', -1, 1.5, [], ['x', 1], [[]], None)
-                                            if (key, value) != ('correction', None)])
+                                            if value is not None or key not in ('correction', 'prior_abstention')])
 def test_a_value_of_another_type(read_edited, key, value):
     with pytest.raises(InputError, match=rf"decision\.json: '{key}' must be "):
         read_edited(lambda saved: saved.update({key: value}))
@@ -117,7 +117,7 @@ def test_a_value_of_another_type_in_a_part(read_edited, part, key, value):
     lambda source: source['confusion'][0].append(1), lambda source: source['refits'][1].pop(),
     lambda source: source['refits'][0].__setitem__(0, 0.), lambda source: source['refits'][0].__setitem__(0, -1.)])
 def test_a_source_that_does_not_fit(read_edited, change):
-    with pytest.raises(InputError, match=r"decision\.json: 'source' must have 3 classes, temperatures from 0\.05 to 20, and"):
+    with pytest.raises(InputError, match=r"decision\.json: 'source' must have (3 classes|temperatures from 0\.05 to 20)"):
         read_edited(lambda saved: change(saved['source']))
 
 
@@ -182,20 +182,34 @@ def test_hashes_of_more_than_64_bits(read_edited):
 
 
 def test_a_source_without_images(read_edited):
-    with pytest.raises(InputError, match=r"decision\.json: 'source' must have .* frequencies that add up to 1"):
+    with pytest.raises(InputError, match=r"decision\.json: 'source' must have frequencies that add up to 1"):
         read_edited(lambda saved: saved['source'].update(frequencies=[0, 0, 0]))
 
 
-def test_large_whole_numbers_are_numbers(read_edited):
-    assert np.isfinite(read_edited(lambda saved: saved['source'].update(bias=[2**64, 0, 0])).source.calibrated(np.ones((1, 3)) / 3)).all()
+def changed(key, **changes):
+    return lambda saved: saved[key].update(changes)
 
 
-@pytest.mark.parametrize('changes', [{'n_images': 1_000_001}, {'class_names': [str(c) for c in range(2001)]}])
+@pytest.mark.parametrize(('change', 'message'), [
+    (changed('source', bias=[2**64, 0, 0]), "'source' must have biases of at most 1e.06"),
+    (changed('temperature', value=1e-300), "'temperature' must have a value from 0.05 to 20"),
+    (changed('tta', dihedral=10**9), "'tta' must have at most 1000 views"), (changed('tta', zoom=[-3]), "'tta' must have .* of 1 or more"),
+    (changed('tta', zoom=[1e200]), "'tta' must have"),
+    (lambda saved: saved.update(n_images=3), "'image_hashes' must have one entry for each of the 3 images"),
+    (lambda saved: saved.update(correction={'name': 'logit_adjust', 'strength': 1e200, 'chosen': None}), "'correction' must have a"),
+    (lambda saved: saved.update(correction={'name': 'target_prior', 'prior': 'x', 'learnt': [1], 'expected': [1]}), "'correction' must")])
+def test_values_that_cannot_be_used(read_edited, change, message):
+    with pytest.raises(InputError, match=rf'decision\.json: {message}'):
+        read_edited(change)
+
+
+@pytest.mark.parametrize('changes', [{'n_images': 1_000_001}, {'class_names': [str(c) for c in range(1001)]}])
 def test_more_than_a_file_can_hold(decision, changes):
-    with pytest.raises(InputError, match=r'is not written: it can hold at most 2,000 classes and 1,000,000 images'):
+    with pytest.raises(InputError, match=r'is not written: it can hold at most 1,000 classes and 1,000,000 images'):
         write_decision(dataclasses.replace(decision, **changes))
 
 
 def test_line(decision):
     write_decision(decision)
-    assert re.fullmatch(r'Decisions by .*decision\.json, SHA-256 [0-9a-f]{64}, fitted on the 60 images of val\.csv', decision.line)
+    assert re.fullmatch(r'Decisions by .*decision\.json, SHA-256 [0-9a-f]{64}, fitted on the 60 images of val\.csv with 8 views at '
+                        r'zoom 1 1\.2', decision.line)

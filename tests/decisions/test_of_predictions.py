@@ -25,6 +25,8 @@ def write_csv(path, seed, names=NAMES, results=None, **changes):
     table = table._replace(image_ids=[f'{path.stem}{i}' for i in range(60)])._replace(**changes)
     csv = write(path, table)
     if results is not None:
+        if path.stem == 'test' and results.csv == RESULTS.csv:  # the validation images are others
+            results = dataclasses.replace(results, csv=SourceCsv('test.csv', 'd' * 64))
         write_results(dataclasses.replace(results, predictions=PredictionsFile(path.name, file_sha256(csv))), csv)
     return csv
 
@@ -51,6 +53,12 @@ def test_a_calibration_csv_that_fits(tmp_path, tested, results):
 def test_the_same_images(tmp_path, tested):
     path = write_csv(tmp_path / 'val.csv', 1, image_ids=[f'test{i}' if i in (3, 7) else f'val{i}' for i in range(60)])
     with pytest.raises(InputError, match=r'--calibration .*val\.csv has 2 images of .*test\.csv, first test3: nothing may be fitted on'):
+        read_calibration(path, tested)
+
+
+def test_the_same_csv_under_other_ids(tmp_path, tested):
+    path = write_csv(tmp_path / 'val.csv', 1, results=dataclasses.replace(RESULTS, csv=SourceCsv('test.csv', 'd' * 64)))
+    with pytest.raises(InputError, match=r'has predictions of test\.csv, the images of .*test\.csv: nothing may be fitted'):
         read_calibration(path, tested)
 
 
@@ -133,7 +141,7 @@ def test_measures_what_was_fitted_on_the_calibration_csv(tmp_path, tested):
     assert saved['rules']['sets']['class']['coverage']['value'] == pytest.approx(inside[np.arange(60), tested.labels].mean())
     assert saved['costs']['predicted class']['cost']['value'] == pytest.approx(1000 * ((tested.labels - tested.preds) ** 2).mean())
     assert 'b or worse' in {point['name'] for point in saved['points']} and 'least expected cost, calibrated' in saved['costs']
-    assert text.startswith(f'Decisions fitted on {path}, 60 images') and 'Costs of quadratic per 1,000 images' in text
+    assert text.startswith(f'Decisions fitted on {path}, 60 images') and 'Costs (quadratic) per 1,000 images' in text
 
 
 def test_classes_without_order_have_no_grade_or_worse(tmp_path, tested):
@@ -161,19 +169,21 @@ def test_costs_per_patient(tmp_path):
 def test_saved_rules(tmp_path):
     calibration = random_table(1, n=60, names=NAMES)
     rules = fit_rules(calibration.probs, calibration.labels, NAMES, coverage=.99, kinds=('class',), levels=[.9], abstain=.1)
-    results = dataclasses.replace(RESULTS, decision={'line': 'x', 'rules': rules_as_json(rules)})
+    results = dataclasses.replace(RESULTS, decision={'line': 'x', 'rules': rules_as_json(rules), 'note': ''})
     tested = read_predictions(write_csv(tmp_path / 'test.csv', 0, results=results))
     assert saved_rules(tested) == rules
     text, saved = evaluated(tested, arguments())
-    assert text.startswith('Decisions fitted on the decision file of the run') and saved['calibration'] is None
+    assert text.startswith('Decisions fitted on validation images, in the decision file of the run') and saved['calibration'] is None
 
 
 def test_no_saved_rules(tested):
     assert saved_rules(tested) is None
 
 
-@pytest.mark.parametrize('decision', [{}, {'rules': None}, {'rules': {'sets': []}}])
-def test_invalid_saved_rules(tmp_path, decision):
+@pytest.mark.parametrize(('decision', 'message'), [
+    ({}, "'decision' is incomplete: it lacks line, rules, note"), ({'line': 'x', 'rules': None, 'note': ''}, "'decision': 'rules' must be"),
+    ({'line': 'x', 'rules': {'sets': []}, 'note': ''}, 'must be a dictionary with sets, points and abstention')])
+def test_invalid_saved_rules(tmp_path, decision, message):
     tested = read_predictions(write_csv(tmp_path / 'test.csv', 0, results=dataclasses.replace(RESULTS, decision=decision)))
-    with pytest.raises(InputError, match=r'test\.json must be a dictionary with sets, points and abstention'):
+    with pytest.raises(InputError, match=message):
         saved_rules(tested)

@@ -149,9 +149,10 @@ def test_decisions_by_costs(table):
     calibrated = random_probs(120, 4, 6)[0]
     plain, both = cost_decisions(table, COSTS), cost_decisions(table, COSTS, calibrated)
     cheapest = [min(range(4), key=lambda j, p=p: p.mean(axis=0) @ COSTS[:, j]) for p in (table.probs, calibrated)]
-    assert list(plain) == ['predicted class', 'least expected cost', f'always {NAMES[cheapest[0]]}']
-    assert list(both) == ['predicted class', 'least expected cost', 'least expected cost, calibrated', f'always {NAMES[cheapest[1]]}']
-    assert (both['predicted class'] == table.preds).all() and (both[f'always {NAMES[cheapest[1]]}'] == cheapest[1]).all()
+    assert list(plain) == ['predicted class', 'least expected cost', f'always {NAMES[cheapest[0]]} (best constant)']
+    assert list(both) == ['predicted class', 'least expected cost', 'least expected cost, calibrated',
+                          f'always {NAMES[cheapest[1]]} (best constant)']
+    assert (both['predicted class'] == table.preds).all() and (both[f'always {NAMES[cheapest[1]]} (best constant)'] == cheapest[1]).all()
     assert (both['least expected cost, calibrated'] == least_cost(calibrated, COSTS)).all()
 
 
@@ -203,7 +204,7 @@ def test_text_of_no_rules(table):
 def test_text_of_costs(table):
     decisions = cost_decisions(table, COSTS)
     text = costs_text(table, cost_figures(table, COSTS, decisions, 20), decisions, source='costs.csv', unit='image')
-    assert text.startswith('Costs of costs.csv per 1,000 images, from 120 images.')
+    assert text.startswith('Costs (costs.csv) per 1,000 images, from 120 images.')
 
 
 def test_text_of_risks(table):
@@ -238,7 +239,7 @@ def test_everything_undecided(rules):
     none = Rules(abstention=rules.abstention._replace(threshold=2.))
     figures = rule_figures(table, none, 10)
     assert figures.cell(('abstention', 'all', 'acc'))['value'] is None
-    assert summary_lines(table, none) == ['Left undecided: 100.0 %; no others'] and rules_text(table, none, figures)
+    assert summary_lines(table, none) == ['Left undecided: 100.0 %'] and rules_text(table, none, figures)
 
 
 def test_figures_as_plain_values(figures):

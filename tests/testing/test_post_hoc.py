@@ -127,7 +127,7 @@ def test_ambiguous_labels_are_an_error(prior_of):
 
 
 def test_a_prior_file_that_is_missing():
-    with pytest.raises(InputError, match='must be train, uniform or a csv, but there is no file absent'):
+    with pytest.raises(InputError, match='must be train, uniform, estimate or a csv, but there is no file absent'):
         read_prior('absent', [5], ['a'])
 
 

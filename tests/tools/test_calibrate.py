@@ -154,7 +154,7 @@ def test_some_of_these_images_are_refused(run, tiny, tmp_path):
 
 
 def test_training_images_are_refused(run, tiny):
-    with pytest.raises(InputError, match=r'train\.csv cannot be used to tune .* with --csv_val'):
+    with pytest.raises(InputError, match=r'train\.csv cannot be used for the calibration: .* with --csv_val'):
         fit(f'--csv_val {tiny}/train.csv')
 
 
@@ -165,8 +165,8 @@ def test_labels_are_needed(run, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(('flags', 'message'), [
-    ('--coverage 1', '--coverage and --at must be between 0 and 1'), ('--abstain 1', '--abstain 0 or more and below 1'),
-    ('--at 0', '--at must be'), ('--referable 3', r'--referable 3 is outside the grades 1\.\.2'),
+    ('--coverage 1', '--coverage 1 must be between 0 and 1'), ('--abstain 1', '--abstain 1 must be between'),
+    ('--at 0', '--at 0 must be between'), ('--referable 3', r'--referable 3 is outside the grades 1\.\.2'),
     ('--tau_norm --logit_adjust', 'correct for the class frequencies more than once')])
 def test_bad_flags(run, flags, message):
     with pytest.raises(InputError, match=message):
@@ -250,7 +250,8 @@ def test_evaluate_shows_the_saved_rules(run, capsys):
     csv = str(run() / 'results_test.csv')
     evaluate_predictions.main([csv, '--draws', '100'])
     out = capsys.readouterr().out
-    assert 'Decisions fitted on the decision file of the run' in out and 'classes per set' in out and 'left undecided' in out
+    assert 'Decisions fitted on validation images, in the decision file of the run' in out
+    assert 'classes per set' in out and 'left undecided' in out
 
 
 def test_evaluate_with_a_calibration_csv(run, tiny, tmp_path, capsys):
@@ -308,3 +309,52 @@ def test_class_frequencies_in_the_report(run, tmp_path):
     run('--target_prior uniform')
     report.main([RUN, '--draws', '100'])
     assert 'They were changed to: uniform' in (tmp_path / 'results/a/report.html').read_text()
+
+
+def test_the_class_after_a_shift_is_in_the_set(run):
+    table = pd.read_csv(run('--target_prior uniform') / 'results_test.csv')
+    assert all(f'class{pred}' in text.split(' | ') for pred, text in zip(table.pred, table.prediction_set, strict=True))
+
+
+def test_not_sure_after_a_shift_has_a_threshold_of_its_own(run, tiny):
+    """At the frequencies of the validation images, the share of them that is left undecided is the wanted one."""
+    decision = fit('--abstain 0.4')
+    val, _ = raw(run, tiny)
+    assert decision.prior_abstention.is_unsure(decision.source.calibrated(val.probs)).mean() == pytest.approx(3 / 9)
+
+
+def test_scores_before_a_shift_are_those_of_the_network(run, tiny):
+    _, test = raw(run, tiny)
+    found = json.loads((run('--target_prior uniform') / 'results_test.json').read_text())['temperature']
+    assert found['before']['nll'] == pytest.approx(-np.log(test.probs[np.arange(8), test.labels]).mean(), rel=1e-4)
+
+
+def test_a_shifted_test_says_that_it_measures_no_sets(run, capsys):
+    folder = run('--target_prior uniform')
+    note = 'Prediction sets and thresholds apply to the probabilities before the change of the class frequencies'
+    assert note in (folder / 'performance_test.txt').read_text()
+    evaluate_predictions.main([str(folder / 'results_test.csv'), '--draws', '100'])
+    assert note in capsys.readouterr().out
+
+
+def test_adjusted_sets_after_logit_adjustment_assume_its_frequencies(run):
+    """Plain training learns 12, 6 and 4 images; with tau 1 all classes are equally frequent."""
+    np.testing.assert_allclose(fit('--logit_adjust 1 --sets adjusted').rules.sets[0].frequencies, 1 / 3)
+
+
+def test_the_model_card_names_corrections(run, tmp_path):
+    run('--target_prior uniform')
+    report.main([RUN, '--draws', '100', '--model_card'])
+    assert 'Class prior changed to: uniform' in (tmp_path / 'results/a/model_card.md').read_text()
+
+
+def test_a_replaced_decision_file_is_named(run, capsys):
+    capsys.readouterr()
+    fit()
+    assert 'It replaces the decisions of experiments/a/epoch_01' in capsys.readouterr().out
+
+
+def test_the_test_csv_is_a_warning(run, tiny, capsys):
+    capsys.readouterr()
+    fit(f'--csv_val {tiny}/test.csv')
+    assert f'{tiny}/test.csv seems to be the test csv' in capsys.readouterr().out

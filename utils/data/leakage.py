@@ -12,7 +12,7 @@ from utils.data.image_hashes import CHOSE, ROLES, STAGE_ONE_TRAINED, TRAINED, ro
 from utils.data.read_csv import read_csv
 
 TRAINING_ROLES = TRAINED | STAGE_ONE_TRAINED
-NOT_FOR_TUNING = 'cannot be used to tune --tau_norm, --logit_adjust or the calibration'
+NOT_FOR_TUNING = 'cannot be used to tune --tau_norm, --logit_adjust or --calibrate'
 
 
 def describe_leak(val_set: ClassDataset, seen: torch.Tensor) -> str | None:
@@ -66,22 +66,23 @@ def check_tuning(data: ClassDataset, reported: Mapping[str, ClassDataset], info:
     a test set is reported as well.
     """
     same_csv, seen = _same_csv(data.csv_path, info['config']), info['image_hashes']
+    unfit = NOT_FOR_TUNING if flag == '--csv_tune' else 'cannot be used for the calibration'
     if seen is not None:
         roles = _roles(data, seen, n_threads)
         trained = np.where(roles & CHOSE, 0, roles & TRAINING_ROLES)
         if trained.any():
-            raise InputError(f'{data.csv_path} {NOT_FOR_TUNING}: {_seen_images(data, trained)}. Give a csv of validation images with '
+            raise InputError(f'{data.csv_path} {unfit}: {_seen_images(data, trained)}. Give a csv of validation images with '
                              f'{flag}')
         if 'val' in same_csv and (note := _note_other_images(data, roles, seen)):
             print(f'* {note}', end='')
     if 'train' in same_csv:  # its images were not recorded, or have changed
-        raise InputError(f'{data.csv_path} {NOT_FOR_TUNING}: it is the training csv of this network. Give a csv of validation images '
+        raise InputError(f'{data.csv_path} {unfit}: it is the training csv of this network. Give a csv of validation images '
                          f'with {flag}')
     hashes = data.content_hashes(n_threads)
     for split, other in reported.items():
         shared = np.isin(hashes, other.content_hashes(n_threads)).sum()
         if shared and not (split == 'val' and other.csv_path == data.csv_path and 'test' in reported):
-            raise InputError(f"{data.csv_path} {NOT_FOR_TUNING}: it shares {counted(shared, 'image')} with {other.csv_path}, which is "
+            raise InputError(f"{data.csv_path} {unfit}: it shares {counted(shared, 'image')} with {other.csv_path}, which is "
                              'reported. Give another csv with --csv_tune')
 
 

@@ -56,6 +56,9 @@ def read_calibration(path: str, table: PredictionTable) -> PredictionTable:
         raise InputError(f"--calibration {path} has {counted(len(shared), 'image')} of {table.path}, first {min(shared)}: nothing may be "
                          'fitted on the images that are reported')
     first, second = results_of(path), results_of(table.path)
+    if first and second and first.csv and second.csv and first.csv.sha256 == second.csv.sha256:
+        raise InputError(f'--calibration {path} has predictions of {second.csv.path}, the images of {table.path}: nothing may be fitted on '
+                         'the images that are reported')
     if first and second and first.checkpoint and second.checkpoint:
         if first.checkpoint != second.checkpoint:
             raise InputError(f'--calibration {path} was predicted by another checkpoint, {first.checkpoint.folder}, than {table.path}, '
@@ -63,7 +66,7 @@ def read_calibration(path: str, table: PredictionTable) -> PredictionTable:
         ways = [(each.tta, each.correction, each.temperature and each.temperature.value) for each in (first, second)]
         if ways[0] != ways[1]:
             raise InputError(f'--calibration {path} and {table.path} were predicted in different ways ({first.way}; {second.way}): test '
-                             'both with the same flags')
+                             'both with --no_decision and the same other flags')
     return calibration
 
 
@@ -93,7 +96,10 @@ def evaluate_decisions(table: PredictionTable, args: argparse.Namespace, *, leve
         if both := set(calibration.patient_ids or []) & set(table.patient_ids or []):
             parts.append(f'Note: {counted(len(both), "patient")} of {table.path} also in {args.calibration}: the figures are optimistic.')
     else:
-        rules, source = saved_rules(table) or Rules(), 'the decision file of the run'
+        rules, source = saved_rules(table) or Rules(), 'validation images, in the decision file of the run'
+    results = None if calibration else results_of(table.path)
+    if results and results.decision and results.decision['note']:
+        parts.append(f"Note: {results.decision['note']}.")
     if any(rules):
         figures = rule_figures(table, rules, args.draws, **options)
         parts.append(f'Decisions fitted on {source}\n\n{rules_text(table, rules, figures)}')

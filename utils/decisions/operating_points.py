@@ -35,9 +35,8 @@ def fit_operating_points(probs: np.ndarray, labels: np.ndarray, class_names: Seq
                          referable: int = 0) -> list[OperatingPoint]:
     """Choose thresholds on calibration images, for each class against the rest, and for grade >= `referable` unless it is 0.
 
-    For a sensitivity, the highest threshold that reaches it; for a specificity, the lowest one among the scores of positive images, so the
-    highest possible sensitivity. Left out: classes without calibration images
-    or without other images, and levels that no threshold reaches.
+    For a sensitivity, the highest threshold that reaches it. For a specificity, the one with the highest sensitivity. Left out: classes
+    without calibration images or without other images, and levels that no threshold reaches.
     """
     k = len(class_names)
     groups = [(name, c, c) for c, name in enumerate(class_names)]

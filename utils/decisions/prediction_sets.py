@@ -81,7 +81,8 @@ def fit_sets(probs: np.ndarray, labels: np.ndarray, coverage: float, kind: str, 
 
 
 def apply_sets(probs: np.ndarray, rule: SetRule) -> np.ndarray:
-    """Probabilities (N, K) -> whether each class is in the set, bool (N, K). The most probable class always is, so no set is empty."""
+    """Probabilities (N, K) -> whether each class is in the set, bool (N, K). The most probable class always is, so no set is empty, and the
+    coverage may be above the wanted one."""
     inside = set_scores(probs, rule.kind, rule.frequencies) <= np.array(rule.thresholds)
     inside[np.arange(len(inside)), np.asarray(probs).argmax(axis=1)] = True
     return inside
@@ -99,5 +100,6 @@ def coverage_range(n: int, coverage: float) -> tuple[float, float]:
 
 
 def set_text(inside: np.ndarray, probs: np.ndarray, class_names: Sequence[str]) -> list[str]:
-    """Sets bool (N, K) -> 'DR2 | DR1' for each image, most probable class first."""
-    return [' | '.join(class_names[c] for c in np.argsort(-p, kind='stable') if chosen[c]) for chosen, p in zip(inside, probs, strict=True)]
+    """Sets bool (N, K) -> 'DR2 | DR1' for each image, most probable class first. Names with a vertical bar are quoted."""
+    names = [f'"{name}"' if '|' in name else name for name in class_names]
+    return [' | '.join(names[c] for c in np.argsort(-p, kind='stable') if chosen[c]) for chosen, p in zip(inside, probs, strict=True)]

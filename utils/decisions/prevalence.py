@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.common import counted, preview
+from utils.common import InputError, counted, preview, progress
 from utils.evaluation import confusion_counts
-from utils.statistics.bootstrap import unit_of_images, weights_of_draws
+from utils.statistics.bootstrap import unit_of_images, weights_of_draws, wilson
 from utils.statistics.calibration import SMALLEST, apply_temperature, fit_bias_corrected
 
 MOST_STEPS, PRECISION = 1000, 1e-9  # of EM; precision: difference of the mean log-likelihood from its maximum
@@ -18,7 +18,7 @@ APART = 1e-3  # smaller differences of two estimates are rounding errors
 REFITS = 100  # resamples of the calibration images
 NEARLY_SINGULAR = .1  # smallest singular value of the confusion rates; errors are amplified up to 10 times
 MIXED_UP = .5  # share of the largest entry of the singular vector, above which a class is named
-FEW = 30  # images or patients
+FEW, LEAST = 30, 5  # images or patients: a warning, an error
 
 
 class Source(NamedTuple):
@@ -61,11 +61,14 @@ def fit_source(probs: np.ndarray, labels: np.ndarray, patient_ids: list | None =
     k = probs.shape[1]
     temperature, bias = fit_bias_corrected(probs, labels)
     counts, start, again = np.bincount(labels, minlength=k), np.append(1 / temperature, bias), []
+    bar = progress(refits, 'refits of the calibration', unit='resample')
     for block in weights_of_draws(labels, patient_ids, refits, seed, stratified=True):
         for weights in block.T:
+            bar.update()
             t, b = fit_bias_corrected(probs, labels, weights, start)
             drawn = np.bincount(labels, weights, minlength=k)
             again.append((t, *np.where(drawn > 0, b + prior_shift(drawn / drawn.sum(), counts / counts.sum()), bias).tolist()))
+    bar.close()
     predicted = apply_temperature(probs, temperature, bias).argmax(axis=1)
     return Source(temperature, tuple(bias.tolist()), tuple((counts / counts.sum()).tolist()), tuple(again),
                   confusion=tuple(map(tuple, confusion_counts(labels, predicted, k).tolist())))
@@ -147,24 +150,31 @@ def _singular_warning(confusion, class_names):
         return None
     direction = np.abs(vectors[-1])
     mixed = [class_names[c] for c in np.flatnonzero(direction >= MIXED_UP * direction.max()).tolist()]
-    return (f'the confusion matrix is nearly singular (smallest singular value {values[-1]:.2g}): the network hardly separates '
-            f"{preview(mixed)} from other classes, so {'its frequency is' if len(mixed) == 1 else 'their frequencies are'} unreliable")
+    which = f"{preview(mixed)} with other classes, so {'its frequency is' if len(mixed) == 1 else 'their frequencies are'}"
+    return f'the network often confuses {which} unreliable (the confusion matrix is nearly singular, {values[-1]:.2g})'
 
 
 def estimate_prevalence(probs: np.ndarray, source: Source, class_names: Sequence[str], *, patient_ids: list | None = None,
                         draws: int = 200, seed: int = 0) -> Prevalence:
     """Estimate the class frequencies of unlabelled images with raw probabilities (N, K), by a network with the calibration `source`.
 
-    The estimate is that of EM. Its intervals are percentiles over resamples of these images (or patients) and of the calibration images.
+    The estimate is that of EM. Its intervals are percentiles over resamples of these images (or patients) and of the calibration images,
+    and at least Wilson intervals, as if each image showed its class.
     BBSE checks it. Warnings: the confusion matrix is nearly singular, few images, or EM and BBSE disagree, as if more than the frequencies
-    had changed.
+    had changed. Raises `InputError` for fewer than LEAST images or patients.
     """
     n, k = probs.shape
+    unit = unit_of_images(patient_ids, n)
+    if unit.max() + 1 < LEAST:
+        raise InputError(f"--target_prior estimate needs at least {LEAST} {'images' if patient_ids is None else 'patients'}, and there are "
+                         f'{unit.max() + 1}')
     learnt, confusion = np.array(source.frequencies), np.array(source.confusion)
     calibrated = source.calibrated(probs)
     found, predicted = em_frequencies(calibrated, learnt), calibrated.argmax(axis=1)
-    unit, rng = unit_of_images(patient_ids, n), np.random.default_rng([seed, 1])
-    drawn, checks = [], []
+    rng = np.random.default_rng([seed, 1])
+    drawn: list[np.ndarray] = []
+    checks: list[np.ndarray | None] = []
+    bar = progress(draws, 'class frequencies', unit='resample')
     for block in weights_of_draws(np.zeros(n, np.int64), patient_ids, draws, seed):
         for weights in block.T:
             temperature, *bias = source.refits[rng.integers(len(source.refits))]
@@ -172,7 +182,11 @@ def estimate_prevalence(probs: np.ndarray, source: Source, class_names: Sequence
             drawn.append(em_frequencies(refitted, learnt, weights, start=(found + 1 / k) / 2))
             shares = np.bincount(predicted, weights, minlength=k) / weights.sum()
             checks.append(bbse_frequencies(shares, _resampled(confusion, rng)))
+            bar.update()
+    bar.close()
     low, high = np.percentile(drawn, (2.5, 97.5), axis=0)
+    least = np.array([wilson(share, unit.max() + 1) for share in found])  # resamples never have a class that no image has
+    low, high = np.minimum(low, least[:, 0]), np.maximum(high, least[:, 1])
     bbse = bbse_frequencies(np.bincount(predicted, minlength=k) / n, confusion)
     warnings = [_singular_warning(confusion, class_names)]
     if bbse is not None and warnings == [None]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.common import counted
+from utils.common import counted, preview
 from utils.decisions.abstention import Abstention, risk_at_coverage
 from utils.decisions.costs import PER, least_cost
 from utils.decisions.operating_points import OperatingPoint
@@ -95,7 +95,7 @@ def cost_decisions(table: PredictionTable, costs: np.ndarray, calibrated: np.nda
         by_cost['least expected cost, calibrated'] = least_cost(calibrated, costs)
     probs = table.probs if calibrated is None else calibrated
     always = int((probs.mean(axis=0) @ costs).argmin())
-    return by_cost | {f'always {table.class_names[always]}': np.full(len(table.preds), always)}
+    return by_cost | {f'always {table.class_names[always]} (best constant)': np.full(len(table.preds), always)}
 
 
 def _shown(figures, key):
@@ -112,7 +112,7 @@ def set_rows(figures: BootstrapResult, rules: Rules) -> list[list[str]]:
 
 def set_class_rows(figures: BootstrapResult, rules: Rules, class_names: list[str], what: str = 'coverage') -> list[list[str]]:
     """-> table of the coverage or the set size of each class: calibration images, tested images, then a column for each kind"""
-    rows = [[f'{OF_SETS[what]}, true class', 'calibration', 'n', *(rule.kind for rule in rules.sets)]]
+    rows = [[f'{OF_SETS[what]} by true class', 'calibration images', 'n', *(f"sets '{rule.kind}'" for rule in rules.sets)]]
     for c, name in enumerate(class_names):
         keys = [('set_classes', name, what, rule.kind) for rule in rules.sets]
         rows.append([name, f'{rules.sets[0].counts[c]:,}', f'{figures.counts[keys[0]]:,}', *(_shown(figures, key) for key in keys)])
@@ -123,13 +123,17 @@ def set_notes(rules: Rules, class_names: list[str]) -> list[str]:
     """-> sentences on the calibration images of the sets"""
     notes: list[str | None] = []
     for rule in rules.sets:
-        own = {n: name for c, (n, name) in enumerate(zip(rule.counts, class_names, strict=True)) if c not in rule.too_few}
-        by_class = rule.kind == 'class' and own
-        n = min(own) if by_class else sum(rule.counts)
-        low, high = coverage_range(n, rule.coverage)
-        of_class = f' of {own[n]}' if by_class else ''
-        notes += [f'with {counted(n, "calibration image")}{of_class}, each of another patient, the coverage on new images lies between '
-                  f'{100 * low:.1f} and {100 * high:.1f} % in 95 % of all calibrations', few_images_note(rule, class_names)]
+        own = [c for c in range(len(class_names)) if c not in rule.too_few]
+        if rule.kind == 'class' and not own:
+            notes.append(few_images_note(rule, class_names))
+            continue
+        n = min(rule.counts[c] for c in own) if rule.kind == 'class' else sum(rule.counts)
+        low = coverage_range(n, rule.coverage)[0]
+        if rule.kind != 'between' and low < 1:  # 'between' has no exact guarantee
+            smallest = preview([class_names[c] for c in own if rule.counts[c] == n])
+            notes.append(f'with {counted(n, "calibration image")}{f" of {smallest}" if rule.kind == "class" else ""}, the coverage on new '
+                         f'images is at least {100 * low:.1f} % in 97.5 % of all calibrations, if each image is of another patient')
+        notes.append(few_images_note(rule, class_names))
     return list(dict.fromkeys(filter(None, notes)))
 
 
@@ -179,6 +183,10 @@ def rules_text(table: PredictionTable, rules: Rules, figures: BootstrapResult) -
     return '\n\n'.join(parts)
 
 
+def _balanced(right, labels, of):
+    return np.mean([right[of & (labels == c)].mean() for c in np.unique(labels[of])])
+
+
 def summary_lines(table: PredictionTable, rules: Rules) -> list[str]:
     """One line for each rule on how it did on the labelled `table`, in percent without intervals."""
     lines, labels = [], labels_of(table)
@@ -192,8 +200,12 @@ def summary_lines(table: PredictionTable, rules: Rules) -> list[str]:
                      f'(lowest: {worst}, {100 * of_class[worst]:.1f} %), {inside.sum(axis=1).mean():.2f} classes per set')
     if rules.abstention:
         unsure, right = rules.abstention.is_unsure(table.probs), table.preds == labels
-        others = f'{100 * right[~unsure].mean():.1f} % of the others are classified correctly' if not unsure.all() else 'no others'
-        lines.append(f'Left undecided: {100 * unsure.mean():.1f} %; {others}')
+        lines.append(f'Left undecided: {100 * unsure.mean():.1f} %')
+        if not unsure.all():
+            shown = [f'{name} {100 * before:.1f} % (of all {100 * after:.1f} %)' for name, before, after in (
+                ('accuracy', right[~unsure].mean(), right.mean()),
+                ('balanced accuracy', _balanced(right, labels, ~unsure), _balanced(right, labels, np.ones(len(labels), bool))))]
+            lines[-1] += f"; of the others, {', '.join(shown)}"
     return lines
 
 
@@ -221,7 +233,7 @@ def recall_rows(table: PredictionTable, decisions: Mapping[str, np.ndarray]) -> 
 
 def costs_text(table: PredictionTable, figures: BootstrapResult, decisions: Mapping[str, np.ndarray], *, source: str, unit: str) -> str:
     """Tables of costs for the console. `source`: of the costs; `unit`: what the rows of the table are, such as image."""
-    head = (f'Costs of {source} per {PER:,} {unit}s, from {counted(len(table.preds), unit)}. Saved: cost of the predicted class minus that '
+    head = (f'Costs ({source}) per {PER:,} {unit}s, from {counted(len(table.preds), unit)}. Saved: cost of the predicted class minus that '
             'of the decision')
     parts = [f'{head}\n{to_text(cost_rows(figures))}']
     shown = {name: chosen for name, chosen in decisions.items() if np.ptp(chosen)}

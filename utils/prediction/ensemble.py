@@ -24,7 +24,8 @@ def save_ensemble(paths: Sequence[str], folder: str, overwrite: bool = False) ->
     exists and is not to be replaced.
     """
     if os.path.exists(folder) and not (overwrite and members_of(folder)):
-        raise InputError(f'{folder} already exists: remove it, or choose another folder')
+        replace = ', or replace it with --overwrite' if os.path.exists(folder) and members_of(folder) else ''
+        raise InputError(f'{folder} already exists: remove it, or choose another folder{replace}')
     if not 2 <= len(paths) <= MAX_MEMBERS:
         raise InputError(f'an ensemble needs 2 to {MAX_MEMBERS} networks, not {len(paths)}')
     members = [read_checkpoint(path) for path in paths]

@@ -32,6 +32,8 @@ def decision_parts(table: PredictionTable, draw: Draw, draws: int, stratified: b
         return []
     figures = rule_figures(table, rules, draws, stratified=stratified)
     parts = [html.paragraph('The rules below were fitted on other images than these, and then applied to these without a change.')]
+    if results.decision['note']:
+        parts.append(html.note(f"{results.decision['note']}."))
     if rules.sets:
         parts += set_parts(table, rules, figures)
     if rules.points:
@@ -47,10 +49,15 @@ def set_parts(table: PredictionTable, rules: Rules, figures: BootstrapResult) ->
     """Coverage and size of the prediction sets, overall and for each class."""
     rule = rules.sets[0]
     cells = {name: figures.cell(('sets', rule.kind, name)) for name in ('coverage', 'set_size', 'single')}
+    of_class = {name: value for name in table.class_names
+                if (value := figures.cell(('set_classes', name, 'coverage', rule.kind))['value']) is not None}
+    worst = min(of_class, key=lambda name: of_class[name])
     parts = [html.paragraph(
         f'A prediction set lists the classes that an image may have. It should contain the true class in {100 * rule.coverage:g} % of the '
-        f"cases, {GUARANTEES[rule.kind]}. Here, {percent(cells['coverage']['value'])} % of the sets contain it. They hold "
-        f"{cells['set_size']['value']:.2f} classes on average; {percent(cells['single']['value'])} % hold a single one.")]
+        f"cases, {GUARANTEES[rule.kind]}. Here, {percent(cells['coverage']['value'])} % of the sets contain it; the lowest "
+        f"coverage is that of {worst}, {percent(of_class[worst])} %. Sets hold {cells['set_size']['value']:.2f} classes on average; "
+        f"{percent(cells['single']['value'])} % hold a single one. A set can leave out a class that is more probable than one that it "
+        'holds, since each class may have its own threshold.')]
     rows = [[name, count(rule.counts[c]), count(figures.counts['set_classes', name, 'coverage', rule.kind]),
              stacked(figures.cell(('set_classes', name, 'coverage', rule.kind))),
              stacked(figures.cell(('set_classes', name, 'set_size', rule.kind)), 2, 1)] for c, name in enumerate(table.class_names)]
@@ -76,7 +83,7 @@ def abstention_parts(table: PredictionTable, rules: Rules, figures: BootstrapRes
     """What is left undecided, and the errors against the share of images that are decided."""
     rule = rules.abstention
     assert rule is not None
-    cells = {name: figures.cell(('abstention', 'all', name)) for name in ('undecided', 'acc', 'acc_all')}
+    cells = {name: figures.cell(('abstention', 'all', name)) for name in ('undecided', 'acc', 'acc_all', 'bacc', 'bacc_all')}
     confidence, errors = table.probs.max(axis=1), (table.preds != labels_of(table)).astype(float)
     risk, area = risk_curve(confidence, errors), risk_at_coverage(confidence, errors)[1]
     shares = 100 * np.arange(1, len(risk) + 1) / len(risk)
@@ -90,7 +97,8 @@ def abstention_parts(table: PredictionTable, rules: Rules, figures: BootstrapRes
     return [
         html.paragraph(f'If the highest probability is below {rule.threshold:.3f}, the answer is "not sure": '
                        f"{percent(cells['undecided']['value'])} % of these images. Of the others, {percent(cells['acc']['value'])} % are "
-                       f"classified correctly, of all images {percent(cells['acc_all']['value'])} %."),
+                       f"classified correctly, of all images {percent(cells['acc_all']['value'])} %. Balanced accuracy of the others is "
+                       f"{percent(cells['bacc']['value'])} %, of all images {percent(cells['bacc_all']['value'])} %."),
         html.figure(draw('risk', drawn, f'Errors against the share of decided images. All images: {100 * risk[-1]:.1f} %.'),
                     'Errors against the share of decided images',
                     'The curve falls to the left if the network is unsure about the images that it gets wrong. Mean over all shares '

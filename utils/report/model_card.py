@@ -1,4 +1,5 @@
 """A run -> its model card in Markdown, with the sections of Mitchell et al., "Model Cards for Model Reporting", FAT* 2019."""
+import os
 from datetime import date
 from typing import Any
 
@@ -10,6 +11,7 @@ from utils.decisions.scores import abstention_rows, point_rows, rule_figures, se
 from utils.prediction.predictions import PredictionTable
 from utils.report import settings
 from utils.report.runs import Run
+from utils.report.scores import MEANING
 from utils.runs.provenance import results_of
 from utils.statistics.bootstrap import bootstrap_metrics
 from utils.statistics.subgroups import By, recall_rows, subgroup_notes, subgroup_rows, subgroups
@@ -91,10 +93,16 @@ def _metrics(run, result):
     if result is None:
         return 'The network has not been tested yet.'
     rules = saved_rules(run.table)
+    results = results_of(run.table.path)
+    shown = [f'{METRIC_NAMES[name]}: {MEANING[name]}' for name in METRIC_NAMES if result['metrics'][name]['value'] is not None]
     return _list([
-        'Balanced accuracy counts all classes equally, MCC all images. Recall and precision are given for each class.',
+        *shown, 'Recall: share of the images of a class that are recognised. Precision: share of the predictions that are right.',
+        f'Test-time augmentation: {results.tta.words or "none"}.' if results else '',
+        f'{_text(results.correction.line)}.' if results and results.correction else '',
+        f'Calibrated with temperature {results.temperature.value:.3f}.' if results and results.temperature else '',
         f"{covers_text(result['drawn'])}.",
-        'Decision thresholds: fitted on validation images, see below.' if rules and any(rules) else
+        'Decisions: fitted on validation images. A prediction set lists the classes that an image may have. An image is positive if its '
+        'probability is at least the threshold.' if rules and any(rules) else
         'Decision thresholds: none. The predicted class is the most probable one.'])
 
 
@@ -106,7 +114,7 @@ def _evaluation_data(run, stated):
     rows = [('data', stated.get('data') or _not_stated('data')),
             ('images', f'{len(table.preds):,}{patients}')]
     if results and results.csv:
-        rows += [('csv', results.csv.path), ('SHA-256', results.csv.sha256)]
+        rows += [('csv', os.path.basename(results.csv.path)), ('SHA-256', results.csv.sha256)]
     counts = np.bincount(labels_of(table), minlength=len(table.class_names))
     return f'{_facts_table(rows)}\n\n{_counts(table.class_names, counts)}'
 
@@ -115,7 +123,8 @@ def _training_data(run):
     if run.config is None:
         return 'Unknown: the run folder was not found.'
     c = run.config
-    rows = [('training csv', c['csv_train']), ('validation csv', c['csv_val']), ('images', f"{sum(c['class_count']):,}"),
+    rows = [('training csv', os.path.basename(c['csv_train'])), ('validation csv', os.path.basename(c['csv_val'])),
+            ('images', f"{sum(c['class_count']):,}"),
             ('imbalance', f"{max(c['class_count']):,} images of the most frequent class, {min(c['class_count']):,} of the rarest")]
     return f"{_facts_table(rows)}\n\n{_counts(c['class_names'], c['class_count'])}"
 
@@ -148,6 +157,8 @@ def _analyses(run, result, by, draws, *, how):
     if rules and any(rules):
         figures = rule_figures(table, rules, draws, stratified=how.get('stratified', False))
         parts.append('### Decisions, fitted on validation images')
+        if rules.abstention:
+            parts.append(f'The answer is "not sure" if the highest probability is below {rules.abstention.threshold:.3f}.')
         if rules.sets:
             parts += [to_markdown(set_rows(figures, rules)), to_markdown(set_class_rows(figures, rules, table.class_names))]
         parts += [to_markdown(point_rows(figures, rules))] if rules.points else []
@@ -176,8 +187,9 @@ def _caveats(run, result):
             items.append('The tested images also chose the epoch of the network or trained it: the scores are optimistic.')
         items += [f"No tested image of {', '.join(map(_text, absent))}: nothing is known about them."] if absent else []
         items += [f'Fewer than {FEW} tested images of {_text(preview(few))}: these scores say little.'] if few else []
-        items.append('The probabilities were calibrated on validation images.' if results and results.temperature else
-                     'The probabilities are not calibrated (`tools.calibrate`).')
+        items.append('The probabilities were calibrated on validation images, which may have chosen the epoch, too.'
+                     if results and results.temperature else 'The probabilities are not calibrated (`tools.calibrate`).')
+        items.append('Precision, accuracy and the probabilities depend on the class frequencies, which may be others in your clinic.')
         rules = saved_rules(table)
         items += [f'{note[:1].upper()}{note[1:]}.' for note in set_notes(rules, table.class_names)] if rules else []
         items.append(f'Tested on {counted(len(table.preds), "image")}. Test on images of your own before use.')

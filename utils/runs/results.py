@@ -140,7 +140,7 @@ class Results:
     metrics: dict[str, Any] | None = None  # `Metrics` as fractions, and 'loss'; NaN if undefined
     n_images: int | None = None
     n_left_out: int | None = None  # unreadable images that were skipped (--skip_bad_images)
-    decision: dict[str, Any] | None = None  # 'line' about the decision file of the test, and its 'rules' as plain values
+    decision: dict[str, Any] | None = None  # of the test: 'line' about its file, 'rules' as plain values, 'note' (may be '')
 
     @property
     def checkpoint_line(self) -> str:
@@ -182,6 +182,7 @@ NAME = Kind(f"one of {', '.join(TITLES)}", lambda value: isinstance(value, str) 
 REQUIRED = {'checkpoint': PART, 'csv': PART, 'predictions': PART, 'tta': PART, 'correction': or_null(PART), 'temperature': or_null(PART),
             'class_names': NAMES, 'metrics': or_null(SCORES), 'n_images': COUNT, 'n_left_out': COUNT}
 OPTIONAL = {'decision': or_null(PART)}  # absent in older files
+DECISION = {'line': TEXT, 'rules': PART, 'note': TEXT}
 CHECKPOINT = {'folder': TEXT, 'epoch': COUNT}
 CSV = {'path': TEXT, 'sha256': DIGEST}
 PREDICTIONS = {'file': TEXT, 'sha256': DIGEST}
@@ -241,11 +242,17 @@ def read_results_file(csv: str) -> Results | None:
         return None
     check_format(saved, path, FORMAT)
     check_keys(saved, path, REQUIRED, OPTIONAL)
+    if saved.get('decision') is not None:
+        check_keys(saved['decision'], f"{path}, 'decision'", DECISION)
+    correction = read_correction(saved, path)
+    k = len(saved['class_names'])
+    if correction and any(prior is not None and len(prior) != k for prior in (correction.learnt, correction.expected)):
+        raise InputError(f"{path}, 'correction': 'learnt' and 'expected' must have {k} classes")
     return Results(
         checkpoint=Checkpoint(**read_part(saved, 'checkpoint', CHECKPOINT, path)), csv=SourceCsv(**read_part(saved, 'csv', CSV, path)),
         predictions=PredictionsFile(**read_part(saved, 'predictions', PREDICTIONS, path)),
         tta=Views(**read_part(saved, 'tta', VIEWS, path)),
-        correction=read_correction(saved, path), temperature=read_temperature(saved, path), class_names=saved['class_names'],
+        correction=correction, temperature=read_temperature(saved, path), class_names=saved['class_names'],
         metrics=saved['metrics'] and null_to_nan(saved['metrics']), n_images=saved['n_images'], n_left_out=saved['n_left_out'],
         decision=saved.get('decision'))
 

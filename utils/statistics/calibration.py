@@ -53,7 +53,7 @@ def fit_temperature(probs: np.ndarray, labels: np.ndarray, shift: float | np.nda
 def fit_bias_corrected(probs: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None,
                        start: np.ndarray | None = None) -> tuple[float, np.ndarray]:
     """Fit softmax(log(probs) / T + bias): a temperature T and a bias for each class, (K,), by maximum likelihood (bias-corrected
-    temperature scaling, Alexandari et al., ICML 2020). The mean probability of each class is then its frequency in `labels` (N,).
+    temperature scaling, Alexandari et al., ICML 2020). The mean probability of each class is then nearly its frequency in `labels` (N,).
 
     `weights` (N,): how often each image counts; `start`: (1 / T, biases), a first guess. The likelihood is concave in 1 / T and the biases.
     A weak normal prior keeps biases finite if classes are separated perfectly. Absent classes get the bias 0, which means nothing.

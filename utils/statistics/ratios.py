@@ -28,8 +28,7 @@ def bootstrap_ratios(table: PredictionTable, ratios: Mapping[tuple, Ratio], mean
     """
     n, means = len(table.preds), means or {}
     unit = unit_of_images(table.patient_ids, n)
-    above, below = (csr_array(np.stack(rows)) if ratios else csr_array((0, n)) for rows in (
-        [np.where(ratio.of, ratio.values, 0.) for ratio in ratios.values()], [ratio.of.astype(float) for ratio in ratios.values()]))
+    above, below = _rows(ratios, n, lambda ratio, of: ratio.values[of]), _rows(ratios, n, lambda ratio, of: np.ones(len(of)))
 
     def computed(weights):
         with np.errstate(invalid='ignore', divide='ignore'):
@@ -46,3 +45,11 @@ def bootstrap_ratios(table: PredictionTable, ratios: Mapping[tuple, Ratio], mean
     return BootstrapResult(values, {key: np.concatenate([block[key] for block in blocks]) for key in values}, counts, {},
                            units={key: len(np.unique(unit[ratio.of])) for key, ratio in ratios.items() if ratio.is_share and not (
                                stratified and len(np.unique(labels_of(table)[ratio.of])) > 1)})
+
+
+def _rows(ratios, n, values):
+    """-> sparse matrix (ratios, n) with `values(ratio, images)` at the images of each ratio"""
+    images = [np.flatnonzero(ratio.of) for ratio in ratios.values()]
+    ends = np.concatenate([[0], np.cumsum([len(of) for of in images])]).astype(np.int64)
+    data = [np.asarray(values(ratio, of), float) for ratio, of in zip(ratios.values(), images, strict=True)]
+    return csr_array((np.concatenate([*data, []]), np.concatenate([*images, []]).astype(np.int64), ends), shape=(len(ratios), n))

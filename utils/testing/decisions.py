@@ -8,16 +8,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from utils.common import InputError, preview, printable
+from utils.common import InputError, preview
 from utils.decisions.decision_file import Decision, decision_of
 from utils.decisions.prediction_sets import apply_sets, set_text
-from utils.decisions.prevalence import Prevalence, estimate_prevalence, prior_shift
+from utils.decisions.prevalence import Prevalence, estimate_prevalence
 from utils.decisions.rules import Rules
 from utils.prediction.inference import Logits, Predictions, to_predictions
 from utils.prediction.predictions import NOT_SURE, PREDICTION_SET
 from utils.runs.results import Correction
-from utils.testing.post_hoc import Adjustment, logit_adjuster, prior_changer, read_prior, tau_normaliser
-from utils.testing.tuning import ESTIMATE, Tuning, corrected, priors
+from utils.statistics.calibration import figures_of
+from utils.testing.post_hoc import Adjustment, logit_adjuster, read_prior, tau_normaliser
+from utils.testing.tuning import ESTIMATE, Tuning, changed_prior, corrected, priors
 
 REPLACED = ('calibrate', 'tau_norm', 'logit_adjust', 'csv_tune')  # flags whose effect is in the decision file
 HELP = 'ignore decision.json of the run, which tools.calibrate writes'
@@ -57,13 +58,16 @@ def read_own_decision(args: argparse.Namespace, given: Collection[str], info: di
             shown = ' '.join(f'{each:g}' for each in (value if isinstance(value, list) else [value]))
             raise InputError(f'{decision.path} was fitted with --{flag} {shown}: leave out the flag, run tools.calibrate with your value, '
                              'or add --no_decision')
+        if getattr(args, flag) != value:
+            print(f"* Test-time augmentation as in {decision.path}: {decision.tta.words or 'none'}")
         setattr(args, flag, value)
     if found := [flag for flag in REPLACED if flag in given]:
         raise InputError(f'--{found[0]}: the corrections of this network are in {decision.path}: leave out the flag, or add --no_decision')
     absent = [name for name, share in zip(info['class_names'], decision.source.frequencies, strict=True) if not share]
     if args.target_prior is not None and absent:
+        ignore = '' if args.target_prior == ESTIMATE else ', or add --no_decision'
         raise InputError(f'--target_prior: {decision.path} was fitted without an image of {preview(absent)}: run tools.calibrate with a '
-                         'csv that has every class, or add --no_decision')
+                         f'csv that has every class{ignore}')
     return decision
 
 
@@ -84,10 +88,8 @@ def decision_tuning(decision: Decision, model: torch.nn.Module, info: dict) -> T
 
 
 def _adjustment(correction: Correction, model: torch.nn.Module, info: dict) -> Adjustment:
-    if correction.learnt is not None and correction.expected is not None:
-        return prior_changer(np.array(correction.learnt), np.array(correction.expected))
+    assert correction.strength is not None  # `read_decision` checks it
     adjuster = tau_normaliser(model) if correction.name == 'tau_norm' else logit_adjuster(info['class_count'])
-    assert correction.strength is not None
     return adjuster(correction.strength)
 
 
@@ -100,8 +102,7 @@ def prior_tuning(target_prior: str, info: dict, decision: Decision | None, logit
     the calibration images, so that no class is ruled out.
     """
     if decision is None:
-        learnt, expected = priors(target_prior, info)
-        return _to_prior(target_prior, learnt, expected), None
+        return changed_prior(target_prior, *priors(target_prior, info)), None
     source, prevalence = decision.source, None
     before = np.array(source.frequencies)
     if target_prior == ESTIMATE:
@@ -110,16 +111,9 @@ def prior_tuning(target_prior: str, info: dict, decision: Decision | None, logit
         expected = (len(probs) * prevalence.frequencies + before) / (len(probs) + 1)
     else:
         expected = read_prior(target_prior, info['class_count'], info['class_names'])
+    name = 'estimated from these images, with one more at the validation frequencies' if prevalence else target_prior
     temperature = dataclasses.replace(decision.temperature, value=source.temperature, comes_first=True)
-    name = 'estimated from these images' if prevalence else target_prior
-    return _to_prior(name, before, expected, bias=np.array(source.bias))._replace(temperature=temperature), prevalence
-
-
-def _to_prior(name, learnt, expected, bias=0.):
-    """-> `Tuning` that adds a bias to the logits, and changes their prior from `learnt` to `expected`"""
-    shift = torch.tensor(bias + prior_shift(learnt, expected), dtype=torch.float32)
-    correction = Correction('target_prior', prior=printable(name), learnt=tuple(learnt.tolist()), expected=tuple(expected.tolist()))
-    return Tuning(lambda z: z + shift, correction)
+    return changed_prior(name, before, expected, bias=np.array(source.bias))._replace(temperature=temperature), prevalence
 
 
 def decide(logits: Logits, info: dict, tuning: Tuning, decision: Decision | None, *, target_prior: str | None = None,
@@ -127,7 +121,7 @@ def decide(logits: Logits, info: dict, tuning: Tuning, decision: Decision | None
     """Apply all corrections and rules to `logits`. `tuning`: from `tune` or `decision_tuning`; `target_prior`: a change after it.
 
     Prediction sets and operating points use the probabilities before a change to --target_prior, for which they were fitted. The predicted
-    class and abstention use those after it.
+    class, which is then added to the set, and abstention use those after it. Raises `InputError` for probabilities that are not numbers.
     """
     names = info['class_names']
     before, temperature = corrected(logits, tuning, names)
@@ -135,13 +129,20 @@ def decide(logits: Logits, info: dict, tuning: Tuning, decision: Decision | None
     if target_prior is not None:
         changed, prevalence = prior_tuning(target_prior, info, decision, logits, patient_ids=patient_ids)
         final, temperature = corrected(logits, changed, names)
+        if temperature is not None and final.labels is not None:  # otherwise `before` would have the bias, but not the temperature
+            temperature = dataclasses.replace(temperature, before=figures_of(to_predictions(logits), names))
         used = changed._replace(temperature=temperature)
+    if not np.isfinite(final.probs).all():
+        raise InputError('the corrections give probabilities that are not numbers: run tools.calibrate again, or add --no_decision')
     if decision is None:
         return Decided(final, used, prevalence=prevalence)
     rules, columns = decision.rules, pd.DataFrame(index=range(len(final.preds)))
+    abstention = rules.abstention if target_prior is None else decision.prior_abstention
     if rules.sets:
-        columns[PREDICTION_SET] = set_text(apply_sets(before.probs, rules.sets[0]), before.probs, names)
-    if rules.abstention:
-        columns[NOT_SURE] = np.where(rules.abstention.is_unsure(final.probs), 'yes', 'no')
-    measured = rules if target_prior is None else rules._replace(sets=(), points=())
+        inside = apply_sets(before.probs, rules.sets[0])
+        inside[np.arange(len(inside)), final.preds] = True
+        columns[PREDICTION_SET] = set_text(inside, before.probs, names)
+    if abstention:
+        columns[NOT_SURE] = np.where(abstention.is_unsure(final.probs), 'yes', 'no')
+    measured = rules if target_prior is None else Rules(abstention=abstention)
     return Decided(final, used, columns, measured, prevalence=prevalence)

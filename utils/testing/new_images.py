@@ -68,6 +68,9 @@ class Predictor(NamedTuple):
                   'The probabilities are not calibrated, because --no_decision was given.' if self.args.no_decision else
                   f'The probabilities are not calibrated. To calibrate them, run python -m tools.calibrate {flags} and start this page '
                   'again.')
+        if decision and decision.rules.sets:
+            source += (f' Possible classes should hold the true class in {100 * decision.rules.sets[0].coverage:g} % of the cases. They '
+                       'can leave out a class that is more probable than one that they hold.')
         heat = ('Heat maps show which regions support the predicted class, from 0 to 1 (Grad-CAM).' if self.has_heat_maps() else
                 'There are no heat maps: this network has no feature map with height and width.')
         return [f'Network: {self.loaded}.', f"Classes: {', '.join(info['class_names'])}.", source, heat]

@@ -15,6 +15,7 @@ from utils.decisions.prevalence import prior_shift
 from utils.evaluation import evaluate_multi_cls
 from utils.losses import LOSSES, get_loss_fn, log_prior
 from utils.prediction.inference import Logits, to_predictions
+from utils.runs.results import Correction
 from utils.statistics.calibration import fit_temperature
 from utils.training.phases import get_losses, label_shares, n_deferred
 
@@ -90,7 +91,7 @@ def read_prior(source: str, class_count: Sequence[int], class_names: Sequence[st
     if source == 'train':
         return count / count.sum()
     if not os.path.isfile(source):
-        raise InputError(f'--target_prior must be train, uniform or a csv, but there is no file {source}')
+        raise InputError(f'--target_prior must be train, uniform, estimate or a csv, but there is no file {source}')
     table, rows = read_csv(source)
     if not {'label', 'prior'} <= set(table.columns):
         raise InputError(f'--target_prior {source} needs the columns label and prior, but has {", ".join(table.columns)}')
@@ -132,9 +133,9 @@ def _classes_of(labels, rows, class_names, source):
     return read[0]
 
 
-def prior_changer(learnt: np.ndarray, expected: np.ndarray) -> Adjustment:
-    """Adjustment that adds the `prior_shift` to the logits."""
-    shift = torch.tensor(prior_shift(learnt, expected), dtype=torch.float32)
+def prior_changer(learnt: np.ndarray, expected: np.ndarray, bias: float | np.ndarray = 0.) -> Adjustment:
+    """Adjustment that adds the `prior_shift`, and a `bias` (K,), to the logits."""
+    shift = torch.tensor(bias + prior_shift(learnt, expected), dtype=torch.float32)
     return lambda z: z + shift
 
 
@@ -151,6 +152,22 @@ def fit_source_temperature(logits: Logits, learnt: np.ndarray) -> tuple[float, i
     labels = all_labels[trained]
     shift = prior_shift(learnt, np.bincount(labels, minlength=len(learnt)) / len(labels))
     return fit_temperature(p.probs[trained], labels, shift), len(labels)
+
+
+def assumed_prior(config: dict, class_count: Sequence[int], epoch: int, correction: Correction | None = None) -> np.ndarray | None:
+    """Class frequencies (K,) that the probabilities of a network assume after a `correction`; None if they are not known."""
+    if correction is not None and correction.name == 'tau_norm':
+        return None
+    if correction is not None and correction.expected is not None:
+        return np.array(correction.expected)
+    try:
+        prior = implied_prior(config, class_count, epoch)
+    except InputError:  # a loss without a known prior
+        return None
+    if correction is not None and correction.strength is not None:  # logit adjustment
+        log_shares = log_prior(class_count)
+        prior = prior * np.exp(-correction.strength * np.where(np.isfinite(log_shares), log_shares, 0))
+    return prior / prior.sum()
 
 
 def prior_text(class_names: Sequence[str], learnt: Sequence[float], expected: Sequence[float]) -> str:

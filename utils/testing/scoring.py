@@ -43,6 +43,9 @@ from utils.testing.network import NetworkUnderTest, get_accelerator
 from utils.testing.post_hoc import prior_text
 from utils.testing.tuning import Tuning, tune
 
+UNMEASURED = ('Prediction sets and thresholds apply to the probabilities before the change of the class frequencies: a test without '
+              '--target_prior measures them')
+
 
 class Split(NamedTuple):
     """A csv to test on."""
@@ -123,7 +126,8 @@ def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning, decision:
     names = info['class_names']
     logits = network.logits(split.loader, split.name)
     if data.csv_path == tuning.csv or split.fitted:
-        print(f'* Note: {data.csv_path} is reported without correction, because the corrections were chosen on it')
+        ignored = ', also without --target_prior' if split.fitted and network.args.target_prior is not None else ''
+        print(f'* Note: {data.csv_path} is reported without correction{ignored}, because the corrections were chosen on it')
         tuning, decision = Tuning(), None
     patients = data.table.get('patient_id')
     decided = decide(logits, info, tuning, decision, target_prior=network.args.target_prior if decision else None,
@@ -137,7 +141,9 @@ def run_split(network: NetworkUnderTest, split: Split, tuning: Tuning, decision:
                       further=data.table[written_columns(data, network.args)], decided=decided.columns)
     results = describe(network, split, decided.tuning, predictions=predictions, metrics=metrics)
     if decision:
-        results = replace(results, decision={'line': decision.line, 'rules': rules_as_json(decided.rules)})
+        results = replace(results, decision={
+            'line': decision.line, 'rules': rules_as_json(decided.rules), 'note': UNMEASURED if network.args.target_prior else '',
+            'bias': list(decision.source.bias) if network.args.target_prior else None})
     write_results(results, csv)
     if metrics is None:
         print(f'{corrections_text(results, names)}* {data.csv_path} has no labels: wrote only the predictions, {csv}')
@@ -159,7 +165,8 @@ def decision_text(results: Results, csv: str) -> str:
         return ''
     table = read_predictions(csv)
     rules = rules_from_json(results.decision['rules'], len(table.class_names), results_path(csv))
-    return f"{results.decision['line']}\n" + ''.join(f'{line}\n' for line in summary_lines(table, rules))
+    lines = [results.decision['line'], *filter(None, [results.decision['note']]), *summary_lines(table, rules)]
+    return ''.join(f'{line}\n' for line in lines)
 
 
 def per_group_text(csv: str, per: Per, info: dict) -> str:

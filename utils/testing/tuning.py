@@ -52,7 +52,8 @@ def parse_strength(text: str) -> str | float:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the corrections and of the calibration."""
     group = parser.add_argument_group('corrections without training', 'use at most one of the first three')
-    add_correction_flags(group)
+    add_strength_flags(group)
+    add_prior_flag(group)
     group.add_argument('--calibrate', action='store_true',
                        help='temperature scaling, fitted on --csv_tune; applied before --logit_adjust and --target_prior, but after '
                             '--tau_norm')
@@ -60,21 +61,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                                                          'test csv, otherwise the validation csv of the training run)')
 
 
-def add_correction_flags(group: argparse._ArgumentGroup, *, estimate: bool = True) -> None:
-    """Add --tau_norm, --logit_adjust and --target_prior. `estimate`: see `add_prior_flag`."""
+def add_strength_flags(group: argparse._ArgumentGroup) -> None:
+    """Add --tau_norm and --logit_adjust."""
     for name, what in (('tau_norm', 'tau-normalisation'), ('logit_adjust', 'logit adjustment')):
         group.add_argument(f'--{name}', nargs='?', const=VALIDATION, type=parse_strength, metavar='TAU',
                            help=f'{what} with strength TAU, for networks trained without re-balancing (without TAU: chosen on validation '
                                 'images)')
-    add_prior_flag(group, estimate=estimate)
 
 
-def add_prior_flag(group: argparse._ArgumentGroup, *, estimate: bool = True) -> None:
-    """Add --target_prior. `estimate`: whether its value may be ESTIMATE."""
-    group.add_argument('--target_prior', metavar=f"train|uniform|{'estimate|' if estimate else ''}FILE",
-                       help='change the learnt class prior to that of the training csv, to a uniform prior, '
-                            + ('to an estimate from the predictions of these images, ' if estimate else '')
-                            + 'or to that of a csv with the columns label (class names or numbers) and prior')
+def add_prior_flag(group: argparse._ArgumentGroup) -> None:
+    """Add --target_prior."""
+    group.add_argument('--target_prior', metavar='train|uniform|estimate|FILE',
+                       help='change the class frequencies that the probabilities assume to those of the training csv, to equal ones, to an '
+                            'estimate from the predictions of these images, or to those of a csv with the columns label (class names or '
+                            'numbers) and prior')
 
 
 def validation_csv(csv_tune: str | None, csvs: Mapping[str, str], config: dict, flag: str = '--csv_tune') -> str:
@@ -130,14 +130,20 @@ def tune_on(network: NetworkUnderTest, csv: str | None, logits: Logits) -> Tunin
         temperature = Temperature(*fit_source_temperature(logits, learnt), shown, comes_first=True)
         logits = tempered(logits, temperature.value)
     if name == 'target_prior':
-        adjust = prior_changer(learnt, expected)
-        correction = Correction(name, prior=printable(args.target_prior), learnt=tuple(learnt.tolist()), expected=tuple(expected.tolist()))
-    elif name:
+        return changed_prior(args.target_prior, learnt, expected)._replace(temperature=temperature, csv=csv)
+    if name:
         adjust, correction = _adjust_by_strength(name, network, shown, logits)
     if args.calibrate and temperature is None:
         labels = logits.labels.numpy()
         temperature = Temperature(fit_temperature(to_predictions(logits, adjust).probs, labels), len(labels), shown)
     return Tuning(adjust, correction, temperature, csv)
+
+
+def changed_prior(source: str, learnt: np.ndarray, expected: np.ndarray, *, bias: float | np.ndarray = 0.) -> Tuning:
+    """Change the class frequencies that logits assume from `learnt` to `expected`, float64 (K,), after adding a `bias`. `source`: where the
+    new frequencies come from, for reports."""
+    correction = Correction('target_prior', prior=printable(source), learnt=tuple(learnt.tolist()), expected=tuple(expected.tolist()))
+    return Tuning(prior_changer(learnt, expected, bias), correction)
 
 
 def _images_to_choose_on(network, loaders):

@@ -1,4 +1,5 @@
 """The series of commands for a user's own data: methods x seeds (or folds), the choice of a method on validation images, and its test."""
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -114,7 +115,7 @@ class OwnSeries(NamedTuple):
             if not self.folds:
                 words = ['-m', 'tools.calibrate', '--load_path', model, '--dihedral_tta', '1', *network_flag(self.plan.model_name),
                          *of.flags]
-                commands.append(Command('calibrate', words, lambda: os.path.isfile(os.path.join(model, 'decision.json'))))
+                commands.append(Command('calibrate', words, lambda: _has_decision(model)))
             words = ['--load_path', model, '--csv_test', of.csvs['test']]
             commands.append(self._test(f'test {method}', 'eyepacs', words, _results(model, 'performance_test.txt')))
             page = self.pages(method)[-1]
@@ -163,6 +164,15 @@ class OwnSeries(NamedTuple):
 def _is_ensemble_of(model, runs):
     from utils.prediction.ensemble import members_of  # imported here: it takes seconds
     return os.path.isdir(model) and members_of(model) == runs
+
+
+def _has_decision(model):
+    """-> whether the run has a decision file for a checkpoint that it still has"""
+    from utils.decisions.decision_file import decision_path, read_decision  # imported here: it takes seconds
+    with contextlib.suppress(InputError):
+        decision = read_decision(decision_path(model))
+        return decision is not None and os.path.isdir(decision.checkpoint.folder)
+    return False
 
 
 def _results(run, name):

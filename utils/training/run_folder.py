@@ -30,7 +30,7 @@ from utils.training.signals import StopSignal
 from utils.training.state import TrainState
 
 WRITTEN = ('config.cfg', 'environment.json', 'log.jsonl', 'val_metrics.txt', 'skipped.csv', 'performance_epoch_*.txt', 'epoch_*', 'last',
-           'interrupted', 'tensorboard', 'decision.json')  # what a run writes, and --overwrite removes
+           'interrupted', 'tensorboard', 'decision.json', 'skipped_calibrate.csv')  # what a run writes, and --overwrite removes
 
 
 class RunFolder:
