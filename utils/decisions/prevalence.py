@@ -159,9 +159,9 @@ def estimate_prevalence(probs: np.ndarray, source: Source, class_names: Sequence
     """Estimate the class frequencies of unlabelled images with raw probabilities (N, K), by a network with the calibration `source`.
 
     The estimate is that of EM. Its intervals are percentiles over resamples of these images (or patients) and of the calibration images,
-    and at least Wilson intervals, as if each image showed its class.
-    BBSE checks it. Warnings: the confusion matrix is nearly singular, few images, or EM and BBSE disagree, as if more than the frequencies
-    had changed. Raises `InputError` for fewer than LEAST images or patients.
+    and at least Wilson intervals, as if each image showed its class. BBSE checks the estimate. Warnings: the confusion matrix is nearly
+    singular, few images, or EM and BBSE disagree, as if more than the frequencies had changed. Raises `InputError` for fewer than LEAST
+    images or patients.
     """
     n, k = probs.shape
     unit = unit_of_images(patient_ids, n)
