@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests import tiny_network
+from tests.browser import Browser, find_chromium
 from tests.factories import ROOT, train_flags, write_images
 from train_lt_mxp import get_parser
 from train_lt_mxp import main as train_main
@@ -22,6 +23,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope='session')
 def tiny(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp('tiny'))
+
+
+@pytest.fixture(scope='module')
+def browser():
+    program = find_chromium()
+    if program is None:
+        pytest.skip('no Chromium on this machine (Debian: apt-get install chromium)')
+    browser = Browser(program)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser import Browser, find_chromium
 from tests.factories import ROOT, train_flags
 from tools import calibrate, predict, serve
 from train_lt_mxp import get_parser
@@ -93,16 +92,6 @@ def root(tiny, tmp_path_factory):
             Image.open(tiny / 'images' / f'test_{i % 3}_{i // 3}.jpg').save(root / 'new' / name)
         (root / 'new' / '<i>text.png').write_text('text')
     return root
-
-
-@pytest.fixture(scope='module')
-def browser():
-    program = find_chromium()
-    if program is None:
-        pytest.skip('no Chromium on this machine (Debian: apt-get install chromium)')
-    browser = Browser(program)
-    yield browser
-    browser.close()
 
 
 def upload(browser, server, files, width=1200):
