@@ -212,7 +212,7 @@ def content(run, names=None):
     """-> digest of the last checkpoint of a run, and its log without times, or only their values called `names`"""
     def chosen(values, *without):
         return {key: value for key, value in values.items() if key not in without and (names is None or key in names)}
-    state = chosen(read_checkpoint(str(run / 'last')), 'config', 'folder')
+    state = chosen(read_checkpoint(str(run / 'last')), 'config', 'folder', 'checksum')
     assert names is None or len(state) == len(names) - 1
     return digest(state), [chosen(record, 'seconds', 'images_per_second') for record in log_of(run)]
 

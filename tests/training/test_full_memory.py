@@ -162,7 +162,7 @@ SCRIPTS = [  # command line, function that runs out of memory, advice
      'use a smaller --batch_size'),
     ('test_with_labels_endo.py --load_path {run} --csv_val {tiny}/val.csv', 'utils.testing.network.collect_logits',
      'use a smaller --batch_size'),
-    ('-m tools.predict --load_path {run} {tiny}/images', 'utils.prediction.inference.collect_logits', 'use a smaller --batch_size'),
+    ('-m tools.predict --load_path {run} {tiny}/images', 'utils.testing.new_images.collect_logits', 'use a smaller --batch_size'),
     ('-m tools.check_data {tiny}/train.csv --data_path {tiny}/images', 'utils.data.near_duplicates.similar_pairs',
      'close other programs that use it, or search for identical files only: --similarity 1')]
 
