@@ -358,3 +358,8 @@ def test_the_test_csv_is_a_warning(run, tiny, capsys):
     capsys.readouterr()
     fit(f'--csv_val {tiny}/test.csv')
     assert f'{tiny}/test.csv seems to be the test csv' in capsys.readouterr().out
+
+
+def test_private(run):
+    fit('--private')
+    assert Path('experiments/a/decision.json').stat().st_mode & 0o777 == 0o600

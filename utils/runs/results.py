@@ -275,9 +275,9 @@ def read_correction(saved: dict, source: str) -> Correction | None:
     return Correction(**part)
 
 
-def read_temperature(saved: dict, source: str, name: str = 'temperature') -> Temperature | None:
-    """The entry `name` of `saved`, a results file or decision file `source`, checked."""
-    if saved[name] is None:
+def read_temperature(saved: dict, source: str) -> Temperature | None:
+    """The entry 'temperature' of `saved`, a results file or decision file `source`, checked."""
+    if saved['temperature'] is None:
         return None
-    part = read_part(saved, name, TEMPERATURE, source)
+    part = read_part(saved, 'temperature', TEMPERATURE, source)
     return Temperature(**part | {name: part[name] and null_to_nan(part[name]) for name in ('before', 'after')})
