@@ -11,9 +11,9 @@ from utils.decisions.prediction_sets import (
     KINDS,
     apply_sets,
     conformal_quantile,
-    coverage_range,
     fit_sets,
     images_needed,
+    least_coverage,
     set_scores,
     set_text,
 )
@@ -155,20 +155,19 @@ def test_quantile_without_scores():
 
 
 @pytest.mark.parametrize(('n', 'coverage'), [(9, .9), (50, .8), (400, .9), (30, .95)])
-def test_range_of_the_coverage_against_scipy(n, coverage):
+def test_least_coverage_against_scipy(n, coverage):
     rank = math.ceil(Fraction(str(coverage)) * (n + 1))
-    assert coverage_range(n, coverage) == pytest.approx(stats.beta(rank, n + 1 - rank).interval(.95))
+    assert least_coverage(n, coverage) == pytest.approx(stats.beta(rank, n + 1 - rank).ppf(.025))
 
 
-def test_range_of_the_coverage_in_a_simulation():
+def test_least_coverage_in_a_simulation():
     scores = np.random.default_rng(0).random((4000, 50))  # uniform scores: the threshold is the coverage of new images
     coverage = np.array([conformal_quantile(row, .8) for row in scores])
-    low, high = coverage_range(50, .8)
-    assert np.mean(coverage < low) == pytest.approx(.025, abs=.01) and np.mean(coverage > high) == pytest.approx(.025, abs=.01)
+    assert np.mean(coverage < least_coverage(50, .8)) == pytest.approx(.025, abs=.01)
 
 
-def test_range_of_the_coverage_with_too_few_images():
-    assert coverage_range(8, .9) == (1, 1)
+def test_least_coverage_with_too_few_images():
+    assert least_coverage(8, .9) == 1
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -16,7 +16,9 @@ from tools.evaluate_predictions import main as evaluate
 from tools.report import main
 from utils.common import InputError
 from utils.report.runs import find_runs
+from utils.report.subgroups import subgroups_in_words
 from utils.statistics import plots
+from utils.statistics.subgroups import Subgroup
 from utils.statistics.text import show
 
 
@@ -136,6 +138,31 @@ def test_kappa_is_shown_for_ordered_classes_only(tmp_path, metric, flags, shown)
     log = (run / 'log.jsonl').read_text()
     (run / 'log.jsonl').write_text(log.replace('"mcc"', f'"{metric}"'))
     assert ('agreement (quadratic kappa)' in Page(report(run, *flags)).text) == shown
+
+
+def test_class_frequencies_in_words(tmp_path):
+    run = write_run(tmp_path, 'a', ['nv', 'mel', 'bcc'])  # 200, 100 and 66 training images
+    tested = np.bincount(random_table(0, n=69, names=['nv', 'mel', 'bcc']).labels) / 69
+    assert (f'bcc, the rarest class of the training images, makes up {100 * 66 / 366:.1f} % of them and {100 * tested[2]:.1f} % of the '
+            'tested images') in Page(report(run)).text
+
+
+def subgroup(name, n, bacc, difference):
+    cell = {'value': bacc, 'low': None, 'high': None, 'n': n}
+    return Subgroup('sex', name, n, n_patients=None, absent=[], cells={('metrics', 'bacc'): cell}, reference='m',
+                    difference=difference and {'bacc': dict(zip(('value', 'low', 'high'), difference, strict=True))})
+
+
+@pytest.mark.parametrize(('difference', 'text'), [
+    ((-.2, -.3, -.1), 'The difference from m, the largest group, is certain, as its interval excludes 0, for: f.'),
+    ((-.2, -.5, .1), 'No difference from m, the largest group, is certain: all intervals include 0.')])
+def test_subgroups_in_words(difference, text):
+    words = subgroups_in_words([subgroup('m', 90, .7, None), subgroup('f', 60, .5, difference), subgroup('x', 5, .1, (-.6, -.7, -.5))])
+    assert 'lowest for f (50.0 %) and highest for m (70.0 %)' in words and text in words
+
+
+def test_small_subgroups_are_not_compared():
+    assert 'cannot be compared' in subgroups_in_words([subgroup('m', 90, .7, None), subgroup('f', 29, .5, None)])
 
 
 def test_plain_accuracy_is_on_a_card(tmp_path):

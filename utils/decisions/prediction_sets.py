@@ -61,8 +61,8 @@ def fit_sets(probs: np.ndarray, labels: np.ndarray, coverage: float, kind: str, 
 
     - 'marginal', 'adjusted': `coverage`, on average over all images. 'adjusted' favours rare classes.
     - 'class': `coverage`, for each class, also if the class frequencies change. A class with fewer than `images_needed` is in every set.
-    - 'between': no such guarantee at `coverage`. Its thresholds are means of those of a single threshold and of one for each class, where
-      an infinite one counts as the highest score (Ding et al., INTERP-Q with weight 1/2).
+    - 'between': 2 `coverage` - 1, on average. Its thresholds are means of those of a single threshold and of one for each class, where an
+      infinite one counts as the highest score (Ding et al., INTERP-Q with weight 1/2).
 
     `frequencies`: class frequencies (K,) that the probabilities assume; by default those of the calibration images. The guarantee of
     'adjusted' is exact only if they do not depend on the calibration images.
@@ -88,15 +88,12 @@ def apply_sets(probs: np.ndarray, rule: SetRule) -> np.ndarray:
     return inside
 
 
-def coverage_range(n: int, coverage: float) -> tuple[float, float]:
-    """Range that holds the coverage on new images in 95 % of all draws of `n` calibration images: quantiles of the beta distribution with
-    parameters k and n + 1 - k, k = ceil((n + 1) coverage) (Vovk, ACML 2012). It is (1, 1) if n is too small for a finite threshold."""
+def least_coverage(n: int, coverage: float) -> float:
+    """Coverage on new images that 97.5 % of all draws of `n` calibration images exceed: a quantile of the beta distribution with parameters
+    k and n + 1 - k, k = ceil((n + 1) coverage) (Vovk, ACML 2012). It is 1 if n is too small for a finite threshold."""
     from scipy.special import betaincinv  # imported here to keep the module light
     rank = math.ceil((n + 1) * coverage - SLACK)
-    if rank > n:
-        return 1., 1.
-    low, high = (float(betaincinv(rank, n + 1 - rank, level)) for level in (.025, .975))
-    return low, high
+    return float(betaincinv(rank, n + 1 - rank, .025)) if rank <= n else 1.
 
 
 def set_text(inside: np.ndarray, probs: np.ndarray, class_names: Sequence[str]) -> list[str]:

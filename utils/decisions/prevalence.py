@@ -81,11 +81,6 @@ def prior_shift(learnt: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.where(known, np.log(np.where(known, expected, 1) / np.where(known, learnt, 1)), -np.inf)
 
 
-def shift_prior(probs: np.ndarray, learnt: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K) at the class frequencies `learnt` (K,) -> the same at `expected`."""
-    return apply_temperature(probs, 1., prior_shift(learnt, expected))
-
-
 def em_frequencies(probs: np.ndarray, learnt: np.ndarray, weights: np.ndarray | None = None, start: np.ndarray | None = None) -> np.ndarray:
     """Class frequencies (K,) that maximise the likelihood of unlabelled images, by expectation maximisation (Saerens et al., 2002).
 

@@ -8,7 +8,7 @@ from utils.common import counted, preview
 from utils.decisions.abstention import Abstention, risk_at_coverage
 from utils.decisions.costs import PER, least_cost
 from utils.decisions.operating_points import OperatingPoint
-from utils.decisions.prediction_sets import KINDS, SetRule, apply_sets, coverage_range
+from utils.decisions.prediction_sets import KINDS, SetRule, apply_sets, least_coverage
 from utils.decisions.rules import Rules, few_images_note
 from utils.evaluation import MOST_CLASSES
 from utils.prediction.predictions import PredictionTable
@@ -128,8 +128,8 @@ def set_notes(rules: Rules, class_names: list[str]) -> list[str]:
             notes.append(few_images_note(rule, class_names))
             continue
         n = min(rule.counts[c] for c in own) if rule.kind == 'class' else sum(rule.counts)
-        low = coverage_range(n, rule.coverage)[0]
-        if rule.kind != 'between' and low < 1:  # 'between' has no exact guarantee
+        low = least_coverage(n, rule.coverage)
+        if rule.kind != 'between' and low < 1:  # 'between' has another guarantee
             smallest = preview([class_names[c] for c in own if rule.counts[c] == n])
             notes.append(f'with {counted(n, "calibration image")}{f" of {smallest}" if rule.kind == "class" else ""}, the coverage on new '
                          f'images is at least {100 * low:.1f} % in 97.5 % of all calibrations, if each image is of another patient')

@@ -21,7 +21,7 @@ GUARANTEES = {
     'marginal': 'on average over all images, but perhaps not for rare classes',
     'class': 'for each class',
     'adjusted': 'on average over all images, with more weight on rare classes',
-    'between': 'approximately: this kind is a compromise for rare classes without an exact guarantee',
+    'between': 'at most twice the errors are guaranteed, on average over all images',
 }
 
 

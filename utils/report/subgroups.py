@@ -58,10 +58,12 @@ def subgroups_in_words(groups: list[Subgroup]) -> str:
     values = [percent(group.cells['metrics', 'bacc']['value']) for group in (worst, best)]
     certain = [group.name for group in large if group.difference and group.difference['bacc']['low'] is not None
                and not group.difference['bacc']['low'] <= 0 <= group.difference['bacc']['high']]
-    text = (f'Balanced accuracy is lowest for {worst.name} ({values[0]} %) and highest for {best.name} ({values[1]} %). The difference '
-            f'from {groups[0].reference}, the largest group, ')
-    return text + (f"is larger than chance explains for: {', '.join(certain)}." if certain else
-                   'is not larger than chance explains for any group. With few images, large differences can stay unnoticed.')
+    text = (f'Among the groups with {FEW} images or more, balanced accuracy is lowest for {worst.name} ({values[0]} %) and highest for '
+            f'{best.name} ({values[1]} %). ')
+    reference = f'{groups[0].reference}, the largest group'
+    return text + (f"The difference from {reference}, is certain, as its interval excludes 0, for: {', '.join(certain)}." if certain else
+                   f'No difference from {reference}, is certain: all intervals include 0. With few images, large differences can stay '
+                   'unnoticed.')
 
 
 def per_group_parts(table: PredictionTable, per: Per, draws: int, **options: Any) -> list[Markup]:

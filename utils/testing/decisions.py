@@ -21,7 +21,6 @@ from utils.testing.post_hoc import Adjustment, logit_adjuster, read_prior, tau_n
 from utils.testing.tuning import ESTIMATE, Tuning, changed_prior, corrected, priors
 
 REPLACED = ('calibrate', 'tau_norm', 'logit_adjust', 'csv_tune')  # flags whose effect is in the decision file
-HELP = 'ignore decision.json of the run, which tools.calibrate writes'
 
 
 class Decided(NamedTuple):
@@ -38,7 +37,7 @@ class Decided(NamedTuple):
 
 
 def add_decision_flag(group: argparse._ArgumentGroup) -> None:
-    group.add_argument('--no_decision', action='store_true', help=HELP)
+    group.add_argument('--no_decision', action='store_true', help='ignore decision.json of the run, which tools.calibrate writes')
 
 
 def read_own_decision(args: argparse.Namespace, given: Collection[str], info: dict) -> Decision | None:
